@@ -1,0 +1,48 @@
+"""From what a user types after --data to captioned rows, split into what is trained on and what is held out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict, concatenate_datasets
+
+from data_prep.folder import load_folder
+from data_prep.openmoji import ATTRIBUTION, load_openmoji
+from training.errors import UserError
+
+TRAIN = "train"
+
+
+@dataclass
+class Collection:
+    """Rows `{image, caption, key}` in the split `train` and one or more held-out splits; `attribution` is the
+    licence line that every model trained on it carries."""
+
+    splits: DatasetDict
+    attribution: str | None = None
+
+    @property
+    def train(self) -> Dataset:
+        return self.splits[TRAIN]
+
+    @property
+    def held_out_names(self) -> list[str]:
+        return [name for name in self.splits if name != TRAIN]
+
+    @property
+    def held_out(self) -> Dataset:
+        """All held-out splits together."""
+        return concatenate_datasets([self.splits[name] for name in self.held_out_names])
+
+
+def load_collection(data: str, image_size: int) -> Collection:
+    """`openmoji`, or a folder of captioned pictures (see `load_folder`).
+
+    `image_size` is the side, in pixels, at which vector pictures are drawn; others keep their own size.
+    Raises UserError for anything else.
+    """
+    if data == "openmoji":
+        return Collection(load_openmoji(image_size), ATTRIBUTION)
+    folder = Path(data)
+    if not folder.is_dir():
+        raise UserError(f"--data must be openmoji or a folder of captioned pictures; {data!r} is neither.")
+    return Collection(load_folder(folder))

@@ -1,0 +1,101 @@
+"""A folder of captioned pictures. Knows where captions are written, nothing of codes."""
+
+import csv
+import json
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict, Image
+
+from data_prep.splits import hash_share, is_held_out
+from training.errors import UserError
+
+PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
+PICTURE_COLUMNS = ("file_name", "image", "file")
+CAPTION_COLUMNS = ("caption", "text")
+
+
+def load_folder(folder: Path) -> DatasetDict:
+    """Splits `train` and `held_out` (a tenth by a hash of the file's name) of a folder of captioned pictures.
+
+    Captions come from `metadata.csv` or `metadata.jsonl` (columns `file_name`, `caption`), else from a `.txt` of the
+    same stem beside each picture. Raises UserError for a folder without captions, a caption file that names a missing
+    picture, a picture without a caption, an empty caption, or fewer than two pictures.
+    """
+    captions = read_captions(folder)
+    if len(captions) < 2:
+        raise UserError(f"{folder} holds {len(captions)} captioned picture; at least 2 are needed, one is held out.")
+    held_out = [name for name in captions if is_held_out(name)] or [min(captions, key=hash_share)]
+    if len(held_out) == len(captions):
+        held_out = held_out[:1]
+    train = [name for name in captions if name not in set(held_out)]
+    return DatasetDict(
+        {
+            split: Dataset.from_dict(
+                {
+                    "image": [str(folder / name) for name in names],
+                    "caption": [captions[name] for name in names],
+                    "key": names,
+                }
+            ).cast_column("image", Image())
+            for split, names in {"train": train, "held_out": held_out}.items()
+        }
+    )
+
+
+def read_captions(folder: Path) -> dict[str, str]:
+    """Caption by file name, relative to the folder and sorted."""
+    for name, read in (("metadata.csv", _read_csv), ("metadata.jsonl", _read_jsonl)):
+        if (path := folder / name).exists():
+            captions = _by_file_name(path, read(path))
+            break
+    else:
+        captions = _same_stem_captions(folder)
+    if empty := [name for name, caption in captions.items() if not caption.strip()]:
+        raise UserError(f"{folder}: the caption of {empty[0]} is empty; write one or remove the picture.")
+    return {name: " ".join(captions[name].split()) for name in sorted(captions)}
+
+
+def _read_csv(path: Path) -> list[dict]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _read_jsonl(path: Path) -> list[dict]:
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, line {number} is not JSON ({error.msg}); write one object a line.") from None
+    return rows
+
+
+def _by_file_name(path: Path, rows: list[dict]) -> dict[str, str]:
+    if not rows:
+        raise UserError(f"{path} holds no rows; write one row a picture, with file_name and caption.")
+    picture = next((column for column in PICTURE_COLUMNS if column in rows[0]), None)
+    caption = next((column for column in CAPTION_COLUMNS if column in rows[0]), None)
+    if picture is None or caption is None:
+        raise UserError(f"{path} must have the columns file_name and caption, found {', '.join(map(str, rows[0]))}.")
+    for row in rows:
+        if not row.get(picture) or not (path.parent / row[picture]).is_file():
+            raise UserError(
+                f"{path} names the picture {row.get(picture)!r}, which is not in {path.parent}; "
+                "add the file or remove its row."
+            )
+    return {row[picture]: row.get(caption) or "" for row in rows}
+
+
+def _same_stem_captions(folder: Path) -> dict[str, str]:
+    pictures = [path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES]
+    if not pictures:
+        raise UserError(f"{folder} holds no pictures ({', '.join(sorted(PICTURE_SUFFIXES))}); check the path.")
+    missing = [path for path in pictures if not path.with_suffix(".txt").exists()]
+    if missing:
+        raise UserError(
+            f"{folder} has {len(missing)} of {len(pictures)} pictures without a caption, {missing[0].name} first; "
+            "write metadata.csv with the columns file_name and caption, or a .txt of the same name beside each picture."
+        )
+    return {
+        str(path.relative_to(folder)): path.with_suffix(".txt").read_text(encoding="utf-8").strip() for path in pictures
+    }

@@ -1,0 +1,35 @@
+"""Picture files as tensors. Knows PIL, nothing of models."""
+
+import numpy as np
+import torch
+from datasets import Dataset, Image
+from jaxtyping import UInt8
+from PIL import Image as PILImage
+from PIL import ImageOps
+from torch import Tensor
+
+from training.errors import UserError
+
+
+def to_rgb(picture: PILImage.Image, size: tuple[int, int], background: str = "white") -> PILImage.Image:
+    """Upright, RGB, transparency on `background`, scaled and cropped about its centre to (height, width) `size`."""
+    picture = ImageOps.exif_transpose(picture)
+    if "A" in picture.getbands() or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = PILImage.alpha_composite(PILImage.new("RGBA", picture.size, background), picture)
+    picture = picture.convert("RGB")
+    return picture if picture.size == size[::-1] else ImageOps.fit(picture, size[::-1], PILImage.Resampling.LANCZOS)
+
+
+def load_pictures(rows: Dataset, size: tuple[int, int]) -> UInt8[Tensor, "n 3 h w"]:
+    """All pictures of `rows` in memory, (N, 3, H, W) uint8. Raises UserError naming a picture that cannot be read."""
+    undecoded = rows.cast_column("image", Image(decode=False))
+    pictures = torch.empty(len(rows), 3, *size, dtype=torch.uint8)
+    for index, row in enumerate(undecoded):
+        try:
+            picture = to_rgb(Image().decode_example(row["image"]), size)
+        except (OSError, SyntaxError, ValueError) as error:
+            name = row["image"]["path"] or row["key"]
+            raise UserError(f"The picture {name} cannot be read ({error}); repair it, or remove it and its caption.") from None
+        pictures[index] = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    return pictures

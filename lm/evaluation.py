@@ -1,0 +1,53 @@
+"""Figures of a finished model on a prepared set: likelihood, retrieval. Functions of a model and rows, not of a run."""
+
+from collections.abc import Iterable
+
+import torch
+from datasets import Dataset
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from data_prep.sequences import TextToImageCollator
+from data_prep.vocabulary import Vocabulary
+from lm.objective import WeightedCrossEntropy
+
+EVALUATION_BATCH = 64
+
+
+@torch.no_grad()
+def evaluate_nll(model: PreTrainedModel, vocabulary: Vocabulary, rows: Dataset, max_caption_tokens: int) -> float:
+    """Mean negative log-likelihood of the codes given their captions, in nats a code, over the whole vocabulary."""
+    was_training = model.training
+    objective = WeightedCrossEntropy(model.eval(), vocabulary, text_weight=0.0, image_weight=1.0)
+    collate = TextToImageCollator(vocabulary, max_caption_tokens, None)
+    total, count = 0.0, 0
+    for batch in rows.select_columns(["caption", "codes"]).iter(EVALUATION_BATCH):
+        pairs = [{"caption": c, "codes": k} for c, k in zip(batch["caption"], batch["codes"], strict=True)]  # type: ignore[arg-type]
+        tensors = {name: tensor.to(model.device) for name, tensor in vars(collate(pairs)).items()}
+        total += objective(**tensors).image_nll.item() * len(pairs)
+        count += len(pairs)
+    model.train(was_training)
+    return total / count
+
+
+def retrieval_ranks(
+    drawn: Float[Tensor, "b c h w"], targets: Float[Tensor, "b c h w"], gallery: Iterable[Float[Tensor, "n c h w"]]
+) -> Int[Tensor, " b"]:
+    """Rank (1 is best) of `targets[i]` among the gallery by L2 pixel distance to `drawn[i]`.
+
+    The gallery comes in parts and holds the targets. Its pictures that equal the target share the target's rank.
+    """
+    queries = drawn.flatten(1).double()
+    own = (queries - targets.flatten(1).double()).square().sum(1, keepdim=True)
+    closer = torch.zeros(len(drawn), dtype=torch.int64, device=drawn.device)
+    for part in gallery:
+        pictures = part.flatten(1).double()
+        distances = queries.square().sum(1, keepdim=True) - 2 * queries @ pictures.T + pictures.square().sum(1)
+        closer += (distances < own * (1 - 1e-9) - 1e-9).sum(1)
+    return 1 + closer
+
+
+def recall_at(ranks: Int[Tensor, " b"], k: int) -> float:
+    """Share of the ranks that are at most `k`."""
+    return (ranks <= k).double().mean().item()

@@ -1,0 +1,97 @@
+"""The language model: a stock transformers architecture over the merged vocabulary."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from data_prep.vocabulary import Vocabulary
+from training.errors import UserError
+
+# Modules whose output enters the residual stream, by the last part of their name in transformers' decoders.
+RESIDUAL_BRANCHES = ("self_attn", "attn", "attention", "mlp", "feed_forward")
+
+
+@dataclass
+class LanguageModelConfig:
+    """Size and kind of the language model.
+
+    Args:
+        architecture: a `model_type` that `AutoModelForCausalLM` knows, such as llama, qwen3 or gpt2.
+        hidden_size: width of the residual stream.
+        intermediate_size: width inside a feed-forward block.
+        num_hidden_layers: decoder layers.
+        num_attention_heads: attention heads a layer, each of hidden_size / num_attention_heads channels.
+        tie_word_embeddings: whether one matrix serves as input and output embedding.
+        extra: further settings of the architecture's own configuration class.
+    """
+
+    architecture: str = "llama"
+    hidden_size: int = 256
+    intermediate_size: int = 704
+    num_hidden_layers: int = 6
+    num_attention_heads: int = 4
+    tie_word_embeddings: bool = True
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.hidden_size % self.num_attention_heads:
+            raise UserError(
+                f"model.hidden_size {self.hidden_size} must be divisible by model.num_attention_heads "
+                f"{self.num_attention_heads}."
+            )
+
+
+def build_language_model(config: LanguageModelConfig, vocabulary: Vocabulary, max_length: int) -> PreTrainedModel:
+    """A freshly initialised causal LM for rows of up to `max_length` ids, in fp32.
+
+    Raises UserError for an architecture that transformers does not know as a causal LM.
+    """
+    sizes = {
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "intermediate_size": config.intermediate_size,
+        "max_position_embeddings": max_length,
+    }
+    if config.architecture == "gpt2":  # GPT-2 names its feed-forward width differently
+        sizes["n_inner"] = sizes.pop("intermediate_size")
+    else:
+        sizes["num_key_value_heads"] = config.num_attention_heads
+    try:
+        stock = AutoConfig.for_model(
+            config.architecture, vocab_size=vocabulary.size, tie_word_embeddings=config.tie_word_embeddings,
+            pad_token_id=vocabulary.pad, bos_token_id=vocabulary.bos, eos_token_id=vocabulary.eos,
+            **sizes, **config.extra,
+        )  # fmt: skip
+        return AutoModelForCausalLM.from_config(stock)
+    except ValueError as error:
+        raise UserError(
+            f"model.architecture {config.architecture!r} is no causal language model of transformers "
+            f"({str(error).splitlines()[0][:150]}); take for example llama, qwen3 or gpt2."
+        ) from None
+
+
+def add_dropout(model: PreTrainedModel, rate: float) -> None:
+    """Dropout on the embeddings and on what every attention and feed-forward block adds, in training only.
+
+    Stock decoders of today have none there. Hooks change neither the weights nor the saved configuration.
+    """
+    if not rate:
+        return
+    branches = [module for name, module in model.named_modules() if name.rsplit(".", 1)[-1] in RESIDUAL_BRANCHES]
+    for module in [model.get_input_embeddings(), *branches]:
+        module.register_forward_hook(_Dropout(rate))
+
+
+class _Dropout:
+    def __init__(self, rate: float):
+        self.rate = rate
+
+    def __call__(self, module: nn.Module, _inputs: Any, output: Any) -> Any:
+        if not module.training:
+            return None
+        if isinstance(output, tuple):
+            return nn.functional.dropout(output[0], self.rate), *output[1:]
+        return nn.functional.dropout(output, self.rate)

@@ -1,0 +1,194 @@
+"""The report of a finished model on a prepared set: figures, a sheet of samples, a page. Needs no training run."""
+
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from data_prep.pictures import load_pictures
+from data_prep.prepare import PreparedSet, require_match
+from lm.evaluation import evaluate_nll, recall_at, retrieval_ranks
+from lm.pipeline import TextToImagePipeline
+from training.files import read_json, write_json
+from training.machine import describe_machine
+from vq.metrics import CodeUsage, psnr
+from vq.pictures import to_pil, to_pixel_values
+
+GUIDANCE_SCALES = (1.0, 1.5, 2.0, 3.0)
+GALLERY_PART = 256
+SAMPLES_PER_SPLIT = 16
+SHEET_COLUMNS = 4
+CELL, MARGIN, LINE = 128, 8, 15
+
+
+@torch.no_grad()
+def evaluate(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int = 0) -> tuple[dict[str, Any], dict]:
+    """All figures of the report, and for each held-out split the tensors that its sheet of samples shows.
+
+    Draws one picture for every held-out prompt at each guidance scale, with the pipeline's other defaults.
+    Raises UserError if the model was not trained on this prepared set's tokenizers.
+    """
+    start = time.monotonic()
+    expected = prepared.manifest["made_from"]["image_tokenizer"]
+    image_tokenizer = pipeline.image_tokenizer
+    require_match("the model's image tokenizer is", image_tokenizer.fingerprint(), "the prepared set's is", expected)
+    require_match(
+        "the model's vocabulary is", pipeline.vocabulary.fingerprint(),
+        "the prepared set's is", prepared.manifest["vocabulary"],
+    )  # fmt: skip
+
+    usage = CodeUsage(image_tokenizer.config.codebook_size)
+    for rows in prepared.rows.values():
+        usage.add(_codes(rows))
+    held_out_usage, psnr_values, nll, retrieval, shown = CodeUsage(usage.codebook_size), [], {}, {}, {}
+    default = pipeline.sampling.guidance_scale
+    for split, rows in prepared.held_out.items():
+        codes = _codes(rows)
+        held_out_usage.add(codes)
+        originals = to_pixel_values(load_pictures(rows, tuple(image_tokenizer.config.network.input_shape)))
+        targets = _decode(pipeline, codes)
+        psnr_values.append(psnr(targets, originals))
+        nll[split] = evaluate_nll(pipeline.model, pipeline.vocabulary, rows, pipeline.max_caption_tokens)
+        retrieval[split] = {}
+        for scale in sorted({*GUIDANCE_SCALES, default}):
+            generator = torch.Generator().manual_seed(seed)
+            made = pipeline(rows["caption"][:], guidance_scale=scale, generator=generator)
+            drawn = _decode(pipeline, made.codes.flatten(1))
+            ranks = retrieval_ranks(drawn, targets, _gallery(pipeline, prepared))
+            retrieval[split][f"{scale:g}"] = {"r1": recall_at(ranks, 1), "r10": recall_at(ranks, 10)}
+            if scale == default:
+                shown[split] = {"captions": rows["caption"][:], "pictures": (originals, targets, drawn)}
+    stages = pipeline_seconds(pipeline)
+    figures = {
+        "held_out_psnr_db": torch.cat(psnr_values).mean().item(),
+        "perplexity": held_out_usage.perplexity,
+        "perplexity_collection": usage.perplexity,
+        "codebook_usage": usage.usage,
+        "held_out_image_nll": nll,
+        "retrieval": retrieval,
+        "default_sampling": vars(pipeline.sampling).copy(),
+        "pictures": prepared.manifest["splits"],
+        "seconds": stages | {"evaluate": round(time.monotonic() - start, 1)},
+        "machine": describe_machine(),
+    }
+    return figures, shown
+
+
+def pipeline_seconds(pipeline: TextToImagePipeline) -> dict[str, float]:
+    """Seconds of the stages that made the model, as they wrote them into its folder; empty where they did not."""
+    path = Path(pipeline.model.config.name_or_path) / "run" / "stages.json"
+    return read_json(path) if path.exists() else {}
+
+
+def write_report(figures: dict[str, Any], shown: dict, prepared: PreparedSet, output: Path) -> None:
+    """`report.json`, `report.md`, `samples.png` and `reconstructions.png` in `output`."""
+    output.mkdir(parents=True, exist_ok=True)
+    samples = [_spread(len(part["captions"]), SAMPLES_PER_SPLIT) for part in shown.values()]
+    cells = [
+        (part["captions"][index], [pictures[index] for pictures in part["pictures"]])
+        for part, indices in zip(shown.values(), samples, strict=True)
+        for index in indices
+    ]
+    sample_sheet(cells).save(output / "samples.png")
+    sample_sheet([(caption, pictures[:2]) for caption, pictures in cells]).save(output / "reconstructions.png")
+    write_json(output / "report.json", figures)
+    (output / "report.md").write_text(report_markdown(figures, prepared.manifest["attribution"]), encoding="utf-8")
+
+
+def sample_sheet(cells: list[tuple[str, list[Tensor]]]) -> Image.Image:
+    """Cells of pictures side by side, (C, H, W) in [-1, 1] each, with the caption under them."""
+    font = ImageFont.load_default(size=LINE - 2)
+    per_cell = len(cells[0][1])
+    width, height = per_cell * CELL + 2 * MARGIN, CELL + 3 * LINE + 2 * MARGIN
+    rows = -(-len(cells) // SHEET_COLUMNS)
+    sheet = Image.new("RGB", (SHEET_COLUMNS * width, rows * height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for index, (caption, pictures) in enumerate(cells):
+        left, top = index % SHEET_COLUMNS * width + MARGIN, index // SHEET_COLUMNS * height + MARGIN
+        for place, picture in enumerate(pictures):
+            shown = to_pil(picture.unsqueeze(0))[0].convert("RGB").resize((CELL, CELL), Image.Resampling.LANCZOS)
+            sheet.paste(shown, (left + place * CELL, top))
+        text = textwrap.wrap(caption, width=per_cell * CELL // 7)[:3]
+        draw.multiline_text((left, top + CELL), "\n".join(text), fill="black", font=font, spacing=2)
+    return sheet
+
+
+def report_markdown(figures: dict[str, Any], attribution: str | None) -> str:
+    """The figures as a page."""
+    machine, counts = figures["machine"], figures["pictures"]
+    lines = [
+        "# Report",
+        "",
+        f"{counts['train']} pictures trained on, "
+        + ", ".join(f"{count} held out ({split})" for split, count in counts.items() if split != "train")
+        + ".",
+        "",
+        "![held-out prompts: original, reconstruction, drawn](samples.png)",
+        "",
+        "Held-out prompts: original | reconstruction | drawn. The reconstruction is the ceiling of what can be drawn.",
+        "",
+        "## Image tokenizer",
+        "",
+        "| figure | value |",
+        "|---|---|",
+        f"| held-out PSNR, mean over pictures | {figures['held_out_psnr_db']:.2f} dB |",
+        f"| perplexity, held-out pictures | {figures['perplexity']:.0f} |",
+        f"| perplexity, whole collection | {figures['perplexity_collection']:.0f} |",
+        f"| codebook usage, whole collection | {100 * figures['codebook_usage']:.1f}% |",
+        "",
+        "## Language model",
+        "",
+        "One picture drawn for each held-out prompt; rank of its own reconstruction among those of the whole collection "
+        "by pixel distance. Drawn with "
+        + ", ".join(f"{name} {value:g}" for name, value in figures["default_sampling"].items())
+        + " as the saved default.",
+        "",
+        "| held-out set | image NLL, nats a code | guidance | R@1 | R@10 |",
+        "|---|---|---|---|---|",
+    ]
+    for split, by_scale in figures["retrieval"].items():
+        for scale, recall in by_scale.items():
+            is_default = float(scale) == figures["default_sampling"]["guidance_scale"]
+            lines.append(
+                f"| {split} | {figures['held_out_image_nll'][split]:.3f} | {scale}{' (default)' if is_default else ''} "
+                f"| {100 * recall['r1']:.1f}% | {100 * recall['r10']:.1f}% |"
+            )
+    lines += ["", "## Time", "", "| stage | seconds |", "|---|---|"]
+    lines += [f"| {stage} | {seconds:.0f} |" for stage, seconds in figures["seconds"].items() if seconds is not None]
+    lines += [
+        "",
+        f"{machine['processor']}, {machine['threads']} threads, device {machine['device']}; matrix peak "
+        f"{machine['bf16_gflops']} GFLOPS in bf16, {machine['fp32_gflops']} in fp32; torch {machine['torch']}.",
+    ]
+    if attribution:
+        lines += ["", attribution]
+    return "\n".join(lines) + "\n"
+
+
+def _codes(rows: Dataset) -> Tensor:
+    return torch.as_tensor(rows.with_format("numpy")["codes"][:].astype("int64"))
+
+
+def _decode(pipeline: TextToImagePipeline, flat_codes: Tensor) -> Tensor:
+    """(N, tokens_per_image) -> (N, C, H, W) in [-1, 1] on the CPU."""
+    image_tokenizer = pipeline.image_tokenizer
+    shaped = image_tokenizer.unflatten_codes(flat_codes.to(image_tokenizer.device))
+    return torch.cat([image_tokenizer.decode_codes(part).cpu() for part in shaped.split(64)])
+
+
+def _gallery(pipeline: TextToImagePipeline, prepared: PreparedSet) -> Iterator[Tensor]:
+    for rows in prepared.rows.values():
+        for part in _codes(rows).split(GALLERY_PART):
+            yield _decode(pipeline, part)
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    """Up to `wanted` indices evenly over `count`: a choice that nobody made."""
+    wanted = min(count, wanted)
+    return [index * count // wanted for index in range(wanted)]

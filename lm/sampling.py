@@ -1,0 +1,88 @@
+"""From logits to the next code: guidance, candidates, temperature. Knows nothing of models or caches."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from training.errors import UserError
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How a code is drawn. The defaults draw from the model's own distribution.
+
+    Args:
+        guidance_scale: weight of the prompt: 1 is the plain conditional distribution, above 1 sharpens what the
+            prompt changes (classifier-free guidance, Ho and Salimans 2022).
+        temperature: logits are divided by it; 0 always takes the most likely code.
+        top_k: keep this many of the likeliest candidates; 0 keeps all.
+        top_p: keep the smallest set of candidates that holds this probability; 1 keeps all.
+        min_p: keep candidates of at least this share of the likeliest one's probability; 0 keeps all.
+    """
+
+    guidance_scale: float = 1.0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    def __post_init__(self):
+        if self.guidance_scale < 0:
+            raise UserError(f"guidance_scale must not be negative, found {self.guidance_scale}; 1 means no guidance.")
+        if self.temperature < 0:
+            raise UserError(f"temperature must not be negative, found {self.temperature}; 0 takes the likeliest code.")
+        if self.top_k < 0:
+            raise UserError(f"top_k must not be negative, found {self.top_k}; 0 keeps all.")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p must lie in (0, 1], found {self.top_p}; 1 keeps all.")
+        if not 0 <= self.min_p <= 1:
+            raise UserError(f"min_p must lie in [0, 1], found {self.min_p}; 0 keeps all.")
+
+    @property
+    def is_guided(self) -> bool:
+        return self.guidance_scale != 1.0
+
+
+def guided_logits(
+    conditional: Float[Tensor, "b k"], unconditional: Float[Tensor, "b k"] | None, settings: SamplingConfig
+) -> Float[Tensor, "b k"]:
+    """Log-probabilities of the next code before temperature; -inf outside the candidates.
+
+    The candidates are the conditional distribution's own and are cut before guidance. Guidance moves logits by
+    (scale - 1) times what the prompt changed, and would lift codes of the far tail that both branches know badly.
+    """
+    log_probs = conditional.float().log_softmax(-1)
+    kept = candidates(log_probs, settings)
+    if settings.is_guided and unconditional is not None:
+        base = unconditional.float().log_softmax(-1)
+        log_probs = base + settings.guidance_scale * (log_probs - base)
+    return log_probs.masked_fill(~kept, -torch.inf).log_softmax(-1)
+
+
+def candidates(log_probs: Float[Tensor, "b k"], settings: SamplingConfig) -> Tensor:
+    """(B, K) bool: what top-k, top-p and min-p each keep. The likeliest is always kept."""
+    kept = torch.ones_like(log_probs, dtype=torch.bool)
+    if settings.min_p > 0:
+        kept &= log_probs >= log_probs.amax(-1, keepdim=True) + torch.tensor(settings.min_p).log().item()
+    if 0 < settings.top_k < log_probs.shape[-1]:
+        kept &= log_probs >= log_probs.topk(settings.top_k, -1).values[:, -1:]
+    if settings.top_p < 1:
+        ordered, order = log_probs.sort(-1, descending=True)
+        probability = ordered.exp()
+        is_inside = probability.cumsum(-1) - probability < settings.top_p  # the mass before it
+        kept &= torch.zeros_like(kept).scatter(-1, order, is_inside)
+    return kept
+
+
+def sample(logits: Float[Tensor, "b k"], uniform: Float[Tensor, " b"], temperature: float) -> Int[Tensor, " b"]:
+    """One index a row, by the inverse of the cumulative distribution at `uniform` in [0, 1).
+
+    The random number is the caller's, so that a row's draw does not depend on the rows beside it.
+    """
+    if temperature == 0:
+        return logits.argmax(-1)
+    cumulative = (logits / temperature).softmax(-1).double().cumsum(-1)
+    threshold = uniform.double().unsqueeze(1) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)

@@ -1,0 +1,137 @@
+"""Training stage two on a prepared set. Knows codes and captions, nothing of how pictures became codes."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader
+
+from data_prep.prepare import PreparedSet
+from data_prep.sequences import SequenceConfig, TextToImageCollator
+from lm.evaluation import evaluate_nll
+from lm.model import LanguageModelConfig, add_dropout, build_language_model
+from lm.objective import WeightedCrossEntropy
+from lm.pipeline import TextToImagePipeline
+from lm.sampling import SamplingConfig
+from training.compiling import can_compile
+from training.config import TrainingConfig
+from training.files import write_json
+from training.run import Run
+
+# A run shorter than this does not win back the time that compiling takes.
+MIN_STEPS_TO_COMPILE = 300
+# Optimizer steps of a small model need no weight decay on vectors, only on matrices.
+MATRIX_DIMS = 2
+
+
+@dataclass(kw_only=True)
+class LMTrainingConfig(TrainingConfig):
+    """Stage two's own settings.
+
+    Args:
+        dropout: rate on the embeddings and on what each attention and feed-forward block adds.
+        image_weight: weight of codes in the loss.
+        text_weight: weight of captions in the loss.
+        max_caption_tokens: longer captions are cut to this many tokens.
+        compile: whether torch.compile builds the training step; auto: where it works and the run is long enough.
+    """
+
+    default_steps: ClassVar[int] = 2200
+
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.1
+    dropout: float = 0.1
+    image_weight: float = 1.0
+    text_weight: float = 0.1
+    max_caption_tokens: int = 64
+    compile: Literal["auto", "yes", "no"] = "auto"
+
+
+class Rows(torch.utils.data.Dataset):
+    """Captions and codes of a prepared split in memory, fetched a batch at a time."""
+
+    def __init__(self, rows: Dataset):
+        self.captions = rows["caption"][:]
+        self.codes = torch.as_tensor(rows.with_format("numpy")["codes"][:].astype("int64"))  # (N, tokens_per_image)
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"caption": self.captions[index], "codes": self.codes[index]}
+
+
+def train_lm(
+    prepared: PreparedSet,
+    output: Path,
+    model_config: LanguageModelConfig,
+    config: LMTrainingConfig,
+    sequences: SequenceConfig,
+    sampling: SamplingConfig,
+    resume: bool = False,
+) -> TextToImagePipeline:
+    """Train a causal LM on `prepared` and save the finished model folder in `output`.
+
+    `sampling` becomes the pipeline's saved default. Raises UserError if `output` holds another run.
+    """
+    settings = {"model": asdict(model_config), "sequences": asdict(sequences)} | asdict(config)
+    settings |= {key: prepared.manifest[key] for key in ("vocabulary", "made_from")}
+    run = Run(output, "train_lm", config, settings, resume)
+    if run.is_finished:
+        run.progress.say(f"{output} is finished already")
+        return TextToImagePipeline.from_pretrained(output)
+
+    vocabulary = prepared.vocabulary
+    caption_tokens = min(config.max_caption_tokens, prepared.manifest["longest_caption_tokens"])
+    collate = TextToImageCollator(vocabulary, caption_tokens, sequences)
+    length = caption_tokens + prepared.tokens_per_image + 4
+    model = build_language_model(model_config, vocabulary, length)
+    if run.accelerator.device.type == "cpu":
+        model.set_attn_implementation("eager")  # at these lengths faster than the fused kernel, most of all compiled
+    add_dropout(model, config.dropout)
+    objective = WeightedCrossEntropy(model, vocabulary, config.text_weight, config.image_weight).train()
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim >= MATRIX_DIMS], "weight_decay": config.weight_decay},
+        {"params": [p for p in model.parameters() if p.ndim < MATRIX_DIMS], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.beta2), fused=True)
+    loader = DataLoader(
+        Rows(prepared.train), config.batch_size, shuffle=True, collate_fn=lambda rows: vars(collate(rows)),
+        drop_last=len(prepared.train) >= config.batch_size, num_workers=config.num_workers,
+    )  # fmt: skip
+    objective, optimizer, loader = run.prepare(objective, optimizer, loader)
+    step = torch.compile(objective, dynamic=False) if _shall_compile(config, run) else objective
+
+    for batch in run.batches(loader):
+        made = step(**batch)
+        run.step(made.loss, objective, optimizer)
+        run.log(image_nll=made.image_nll, text_nll=made.text_nll)
+        if run.is_next_due(config.eval_every):
+            run.report(**held_out_nll(run.accelerator.unwrap_model(objective).model, prepared, caption_tokens))
+
+    model = run.accelerator.unwrap_model(objective).model.eval()
+    nll = held_out_nll(model, prepared, caption_tokens)
+    if run.accelerator.is_main_process:
+        image_tokenizer = prepared.load_image_tokenizer()
+        pipeline = TextToImagePipeline(model, vocabulary, image_tokenizer, sampling, caption_tokens)
+        pipeline.save_pretrained(output)
+        write_json(output / "run" / "stages.json", prepared.manifest["seconds"] | {"train_lm": run.state.seconds})
+    run.finish(**nll)
+    return TextToImagePipeline.from_pretrained(output)
+
+
+def held_out_nll(model, prepared: PreparedSet, caption_tokens: int) -> dict[str, float]:
+    """Image NLL in nats a code of every held-out split."""
+    return {
+        f"{split}_image_nll": evaluate_nll(model, prepared.vocabulary, rows, caption_tokens)
+        for split, rows in prepared.held_out.items()
+    }
+
+
+def _shall_compile(config: LMTrainingConfig, run: Run) -> bool:
+    if config.compile == "auto":
+        is_long = config.max_steps is None or config.max_steps >= MIN_STEPS_TO_COMPILE
+        return is_long and can_compile(run.accelerator.device)
+    return config.compile == "yes"

@@ -1,0 +1,30 @@
+"""Report on a finished model: figures, samples, a page.
+
+    python scripts/evaluate.py --model runs/model --data runs/data --output runs/eval
+"""
+
+from pathlib import Path
+
+from data_prep import PreparedSet
+from lm import TextToImagePipeline
+from lm.report import evaluate, report_markdown, write_report
+from training.cli import run_script, script_parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = script_parser(__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="Folder that train_lm.py finished.")
+    parser.add_argument("--data", type=Path, required=True, help="Folder that prepare_data.py wrote.")
+    parser.add_argument("--output", type=Path, required=True, help="Folder for the report.")
+    parser.add_argument("--seed", type=int, default=0, help="Decides the pictures that are drawn.")
+    settings = parser.parse_args(arguments)
+
+    prepared = PreparedSet.load(settings.data)
+    pipeline = TextToImagePipeline.from_pretrained(settings.model)
+    figures, shown = evaluate(pipeline, prepared, settings.seed)
+    write_report(figures, shown, prepared, settings.output)
+    print(report_markdown(figures, prepared.manifest["attribution"]), flush=True)
+
+
+if __name__ == "__main__":
+    run_script(main)

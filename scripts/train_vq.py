@@ -1,0 +1,36 @@
+"""Stage one: train a VQ-VAE on a collection of pictures.
+
+    python scripts/train_vq.py --data openmoji --output runs/vq --max-minutes 3
+"""
+
+from pathlib import Path
+
+from data_prep import load_collection, load_pictures
+from training.cli import run_script, script_parser, values_of
+from vq import NetworkConfig, QuantizerConfig, VQVAEConfig
+from vq.train import VQTrainingConfig, train_vq
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = script_parser(__doc__)
+    parser.add_argument("--data", required=True, help="openmoji, or a folder of captioned pictures.")
+    parser.add_argument("--output", type=Path, required=True, help="Folder for the image tokenizer.")
+    parser.add_argument("--resume", action="store_true", help="Continue the run in --output, if there is one.")
+    parser.add_class_arguments(VQTrainingConfig)
+    parser.add_class_arguments(NetworkConfig, "network")
+    parser.add_class_arguments(QuantizerConfig, "quantizer")
+    settings = parser.instantiate(parser.parse_args(arguments))
+    config = values_of(VQTrainingConfig, settings)
+
+    collection = load_collection(settings.data, settings.network.input_shape[0])
+    size = tuple(settings.network.input_shape)
+    pictures = load_pictures(collection.train, size)
+    held_out = load_pictures(collection.held_out, size)
+    model_config = VQVAEConfig(
+        network=settings.network, quantizer=settings.quantizer, attribution=collection.attribution
+    )
+    train_vq(pictures, held_out, settings.output, model_config, config, {"data": settings.data}, settings.resume)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,54 @@
+"""The command line that every script has: --help, --config FILE.yaml, dotted overrides, and errors in one line."""
+
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, TypeVar
+
+import datasets
+import transformers
+from jsonargparse import ArgumentParser
+
+from training.errors import UserError
+
+Config = TypeVar("Config")
+
+
+class ScriptParser(ArgumentParser):
+    """`--max-steps` and `--max_steps` are the same option."""
+
+    def parse_args(self, args=None, **kwargs):
+        arguments = sys.argv[1:] if args is None else list(args)
+        return super().parse_args([_with_underscores(argument) for argument in arguments], **kwargs)
+
+
+def script_parser(description: str | None) -> ScriptParser:
+    """A parser that also reads `--config FILE.yaml`; unknown keys in it fail."""
+    parser = ScriptParser(description=description)
+    parser.add_argument("--config", action="config", help="YAML file of settings; later options override it.")
+    return parser
+
+
+def values_of(kind: type[Config], settings: Any) -> Config:
+    """The dataclass `kind` from the top-level settings of its field names."""
+    return kind(**{field.name: getattr(settings, field.name) for field in fields(kind)})  # type: ignore[arg-type]
+
+
+def run_script(main: Callable[[list[str] | None], Any]) -> None:
+    """Run a script's `main`; a UserError becomes one line and exit status 2."""
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+    try:
+        main(None)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _with_underscores(argument: str) -> str:
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value

@@ -1,0 +1,48 @@
+"""How far a run is: a bar in a terminal, a line now and then in a log. Knows nothing of training."""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+class Progress:
+    """Shows the share done, the time left and a few figures."""
+
+    def __init__(self, name: str, is_shown: bool = True):
+        self.name, self.is_shown = name, is_shown
+        self.is_terminal = sys.stderr.isatty()
+        self.bar = None
+        self.last_line = 0.0
+        if is_shown and self.is_terminal:
+            self.bar = tqdm(total=100, desc=name, bar_format="{desc}: {percentage:3.0f}%|{bar}| {postfix}")
+
+    def show(self, share: float, seconds_left: float, text: str) -> None:
+        """`share` in [0, 1]; `text` holds the figures."""
+        if not self.is_shown:
+            return
+        if self.bar is not None:
+            self.bar.n = round(100 * share)
+            self.bar.set_postfix_str(f"{text}, {format_seconds(seconds_left)} left")
+        elif time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES or share >= 1:
+            self.last_line = time.monotonic()
+            self.say(f"{100 * share:3.0f}%  {text}  {format_seconds(seconds_left)} left")
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        if self.is_shown:
+            tqdm.write(f"[{self.name}] {text}", file=sys.stderr)
+            sys.stderr.flush()
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def format_seconds(seconds: float) -> str:
+    """125 -> "2:05"."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,120 @@
+"""What a VQ-VAE is made of. The shapes that follow from it are properties, computed nowhere else."""
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from transformers import PreTrainedConfig
+
+from training.errors import UserError
+from vq.quantizer import QuantizerConfig
+
+
+@dataclass
+class NetworkConfig:
+    """Encoder and decoder.
+
+    Args:
+        type: "patch" is a fast network on patches; "paper" is that of van den Oord et al. 2017 as in Sonnet's example.
+        input_shape: height and width of a picture, in pixels; one number for a series, three for a volume.
+        in_channels: channels of the input, 3 for RGB.
+        strides: downsampling of each level, in order; "paper" takes levels of 2 only.
+        stem_channels: width of every level but the deepest.
+        hidden_channels: width of the deepest level.
+        residual_channels: width inside a residual block; the block's own width when not given.
+        num_residual_layers: residual blocks a level ("patch"), or in the one stack ("paper").
+    """
+
+    type: Literal["patch", "paper"] = "patch"
+    input_shape: list[int] = field(default_factory=lambda: [64, 64])
+    in_channels: int = 3
+    strides: list[int] = field(default_factory=lambda: [4, 2])
+    stem_channels: int = 64
+    hidden_channels: int = 192
+    residual_channels: int | None = None
+    num_residual_layers: int = 2
+
+    def __post_init__(self):
+        self.input_shape, self.strides = list(self.input_shape), list(self.strides)
+        if self.type not in ("patch", "paper"):
+            raise UserError(f"network.type must be patch or paper, found {self.type!r}.")
+        if not 1 <= len(self.input_shape) <= 3:
+            raise UserError(f"network.input_shape must have 1, 2 or 3 numbers, found {self.input_shape}.")
+        if not self.strides or min(self.strides) < 1:
+            raise UserError(f"network.strides must hold at least one positive number, found {self.strides}.")
+        if self.type == "paper" and set(self.strides) != {2}:
+            raise UserError(f"network.type paper halves at every level; set network.strides to 2s, found {self.strides}.")
+        for name in ("in_channels", "stem_channels", "hidden_channels"):
+            if getattr(self, name) < 1:
+                raise UserError(f"network.{name} must be at least 1, found {getattr(self, name)}.")
+        factor = self.downsample_factor
+        if wrong := [n for n in self.input_shape if n < factor or n % factor]:
+            nearest = [max(factor, round(n / factor) * factor) for n in self.input_shape]
+            raise UserError(
+                f"network.input_shape {self.input_shape} must be divisible by the downsample factor {factor} "
+                f"(the product of network.strides), {wrong[0]} is not; the nearest valid shape is {nearest}."
+            )
+
+    @property
+    def spatial_dims(self) -> int:
+        return len(self.input_shape)
+
+    @property
+    def downsample_factor(self) -> int:
+        return math.prod(self.strides)
+
+    @property
+    def code_shape(self) -> tuple[int, ...]:
+        return tuple(n // self.downsample_factor for n in self.input_shape)
+
+
+class VQVAEConfig(PreTrainedConfig):
+    """A network, a quantizer, and whose pictures it learned (`attribution`, the licence line of the collection).
+
+    Raises UserError for a key that does not exist or values that do not fit together.
+    """
+
+    model_type = "vqvae"
+
+    network: NetworkConfig | dict[str, Any] | None = None
+    quantizer: QuantizerConfig | dict[str, Any] | None = None
+    attribution: str | None = None
+
+    def __post_init__(self, **kwargs):
+        self.network = _as_dataclass(NetworkConfig, "network", self.network)
+        self.quantizer = _as_dataclass(QuantizerConfig, "quantizer", self.quantizer)
+        super().__post_init__(**kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        return super().to_dict() | {"network": asdict(self.network), "quantizer": asdict(self.quantizer)}
+
+    @property
+    def code_shape(self) -> tuple[int, ...]:
+        """Shape of one picture's codes, (h, w)."""
+        return self.network.code_shape
+
+    @property
+    def downsample_factor(self) -> int:
+        """H / h."""
+        return self.network.downsample_factor
+
+    @property
+    def tokens_per_image(self) -> int:
+        """h * w."""
+        return math.prod(self.code_shape)
+
+    @property
+    def codebook_size(self) -> int:
+        """K."""
+        return self.quantizer.codebook_size
+
+
+def _as_dataclass(kind, name: str, value):
+    if value is None:
+        return kind()
+    if isinstance(value, kind):
+        return value
+    known = list(kind.__dataclass_fields__)
+    if unknown := sorted(set(value) - set(known)):
+        raise UserError(f"{name} has no setting {unknown[0]!r}; it knows {', '.join(known)}.")
+    return kind(**value)

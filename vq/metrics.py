@@ -1,0 +1,41 @@
+"""How well pictures come back and how the codebook is used."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def psnr(reconstruction: Float[Tensor, "b *shape"], pixel_values: Float[Tensor, "b *shape"]) -> Float[Tensor, " b"]:
+    """Peak signal-to-noise ratio of each picture in dB, both in [-1, 1] (peak to peak 2). (B, ...) -> (B,)."""
+    error = (reconstruction.float().clamp(-1, 1) - pixel_values.float()).square().flatten(1).mean(1)
+    return 10 * torch.log10(4 / error.clamp(min=1e-10))
+
+
+class CodeUsage:
+    """Counts codes over a window: perplexity (exp of the entropy in nats) and the share of the codebook used."""
+
+    def __init__(self, codebook_size: int):
+        self.codebook_size = codebook_size
+        self.reset()
+
+    def reset(self) -> None:
+        self.counts = torch.zeros(self.codebook_size)
+
+    def add(self, codes: Int[Tensor, "*shape"]) -> "CodeUsage":
+        """Any shape of codes in [0, K)."""
+        self.counts = self.counts.to(codes.device)
+        self.counts += torch.bincount(codes.flatten(), minlength=self.codebook_size)
+        return self
+
+    @property
+    def perplexity(self) -> float:
+        """1 for a single code, K for all alike, 0 before any code."""
+        if not self.counts.sum():
+            return 0.0
+        share = self.counts.double() / self.counts.sum()
+        return torch.special.entr(share).sum().exp().item()
+
+    @property
+    def usage(self) -> float:
+        """Share of the codebook that occurs, in [0, 1]."""
+        return (self.counts > 0).double().mean().item()
