@@ -26,7 +26,7 @@ class Collection:
 
     @property
     def held_out_names(self) -> list[str]:
-        return [name for name in self.splits if name != TRAIN]
+        return [str(name) for name in self.splits if name != TRAIN]
 
     @property
     def held_out(self) -> Dataset:

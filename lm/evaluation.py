@@ -17,15 +17,15 @@ EVALUATION_BATCH = 64
 
 @torch.no_grad()
 def evaluate_nll(model: PreTrainedModel, vocabulary: Vocabulary, rows: Dataset, max_caption_tokens: int) -> float:
-    """Mean negative log-likelihood of the codes given their captions, in nats a code, over the whole vocabulary."""
+    """Mean negative log-likelihood of the codes given their captions, in nats a code."""
     was_training = model.training
-    objective = WeightedCrossEntropy(model.eval(), vocabulary, text_weight=0.0, image_weight=1.0)
+    num_codes = len(rows[0]["codes"])
+    objective = WeightedCrossEntropy(model.eval(), vocabulary, num_codes, text_weight=0.0, image_weight=1.0)
     collate = TextToImageCollator(vocabulary, max_caption_tokens, None)
     total, count = 0.0, 0
     for batch in rows.select_columns(["caption", "codes"]).iter(EVALUATION_BATCH):
         pairs = [{"caption": c, "codes": k} for c, k in zip(batch["caption"], batch["codes"], strict=True)]  # type: ignore[arg-type]
-        tensors = {name: tensor.to(model.device) for name, tensor in vars(collate(pairs)).items()}
-        total += objective(**tensors).image_nll.item() * len(pairs)
+        total += objective(**vars(collate(pairs).to(model.device))).image_nll.item() * len(pairs)
         count += len(pairs)
     model.train(was_training)
     return total / count

@@ -76,7 +76,9 @@ def build_language_model(config: LanguageModelConfig, vocabulary: Vocabulary, ma
 def add_dropout(model: PreTrainedModel, rate: float) -> None:
     """Dropout on the embeddings and on what every attention and feed-forward block adds, in training only.
 
-    Stock decoders of today have none there. Hooks change neither the weights nor the saved configuration.
+    A row drops the same channels at all its positions (Gal and Ghahramani 2016, arXiv 1512.05287), which needs a
+    random number a channel, not one an element. Stock decoders of today have none there. Hooks change neither the
+    weights nor the saved configuration.
     """
     if not rate:
         return
@@ -92,6 +94,6 @@ class _Dropout:
     def __call__(self, module: nn.Module, _inputs: Any, output: Any) -> Any:
         if not module.training:
             return None
-        if isinstance(output, tuple):
-            return nn.functional.dropout(output[0], self.rate), *output[1:]
-        return nn.functional.dropout(output, self.rate)
+        hidden = output[0] if isinstance(output, tuple) else output  # (B, T, D)
+        mask = nn.functional.dropout(hidden.new_ones(hidden.shape[0], 1, hidden.shape[2]), self.rate)
+        return (hidden * mask, *output[1:]) if isinstance(output, tuple) else hidden * mask

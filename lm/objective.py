@@ -1,4 +1,4 @@
-"""The training loss: one cross-entropy over the whole vocabulary, with a weight per modality."""
+"""The training loss: one cross-entropy over the ids that can occur at each place, with a weight per modality."""
 
 from typing import NamedTuple
 
@@ -11,27 +11,35 @@ from transformers import PreTrainedModel
 from data_prep.sequences import IGNORED
 from data_prep.vocabulary import Vocabulary
 
+TAIL = 2  # eoi eos
+
 
 class ObjectiveOutput(NamedTuple):
-    """Scalars, except `nll` (B, T-1), 0 where ignored.
-
-    loss: the weighted mean over all labelled ids. image_nll, text_nll: plain means in nats, over codes and over the rest.
-    """
+    """Scalars. loss: the weighted mean over all labelled ids. image_nll, text_nll: plain means in nats, over the
+    codes, and over captions and brackets."""
 
     loss: Float[Tensor, ""]
     image_nll: Float[Tensor, ""]
     text_nll: Float[Tensor, ""]
-    nll: Float[Tensor, "b t"]
 
 
 class WeightedCrossEntropy(nn.Module):
-    """A causal LM with its loss. Codes and the end of a picture weigh `image_weight`, all else `text_weight`."""
+    """A causal LM with its loss on rows `bos caption boi codes eoi eos`, padded on the left.
 
-    def __init__(self, model: PreTrainedModel, vocabulary: Vocabulary, text_weight: float, image_weight: float):
+    The codes of every row stand in the same columns, so that logits are computed for image codes there and nowhere
+    else, and for text and brackets everywhere else: at these sizes the head is a third of a training step. Drawing
+    takes codes from the image range only, so no other logit is missed there.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, vocabulary: Vocabulary, num_codes: int, text_weight: float, image_weight: float
+    ):
         super().__init__()
-        self.model = model
+        self.model, self.num_codes = model, num_codes
         self.text_weight, self.image_weight = text_weight, image_weight
-        self.first_code, self.stop, self.eoi = vocabulary.image.offset, vocabulary.image.stop, vocabulary.eoi
+        self.codes = slice(vocabulary.image.offset, vocabulary.image.stop)
+        self.others = slice(0, vocabulary.image.offset)
+        self.has_plain_head = has_plain_head(model)
 
     def forward(
         self,
@@ -41,22 +49,55 @@ class WeightedCrossEntropy(nn.Module):
         attention_mask: Bool[Tensor, "b t"],
     ) -> ObjectiveOutput:
         """The ids before predict each label; see `data_prep.sequences.Batch` for the shapes."""
-        logits = self.model(
-            input_ids=input_ids[:, :-1],
-            attention_mask=attention_mask[:, :-1],
-            position_ids=position_ids[:, :-1],
-            use_cache=False,
-        ).logits  # (B, T-1, V)
+        inputs = {
+            "input_ids": input_ids[:, :-1],
+            "attention_mask": attention_mask[:, :-1],
+            "position_ids": position_ids[:, :-1],
+            "use_cache": False,
+        }
+        before = input_ids.shape[1] - 1 - self.num_codes - TAIL  # columns that predict the caption and boi
+        after = before + self.num_codes
+        if self.has_plain_head:
+            hidden = self.model.get_decoder()(**inputs).last_hidden_state  # (B, T-1, D)
+            code_logits = self._head(hidden[:, before:after], self.codes)
+            other_logits = self._head(torch.cat([hidden[:, :before], hidden[:, after:]], 1), self.others)
+        else:
+            logits = self.model(**inputs).logits  # (B, T-1, V)
+            code_logits = logits[:, before:after, self.codes]
+            other_logits = torch.cat([logits[:, :before], logits[:, after:]], 1)[..., self.others]
         targets = labels[:, 1:]
-        nll = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none")
-        nll = nll.view(targets.shape)
-        is_code = (targets >= self.first_code) & (targets < self.stop)
-        is_text = (targets != IGNORED) & ~is_code
-        is_image = is_code | (targets == self.eoi)
-        weight = torch.where(is_image, self.image_weight, self.text_weight) * (targets != IGNORED)
+        other_targets = torch.cat([targets[:, :before], targets[:, after:]], 1)
+        image_nll = _cross_entropy(code_logits, targets[:, before:after] - self.codes.start)
+        text_nll = _cross_entropy(other_logits, other_targets)
+        num_text = (other_targets != IGNORED).sum()
+        weight = self.image_weight * image_nll.numel() + self.text_weight * num_text
         return ObjectiveOutput(
-            loss=(nll * weight).sum() / weight.sum().clamp(min=1e-9),
-            image_nll=(nll * is_code).sum() / is_code.sum().clamp(min=1),
-            text_nll=(nll * is_text).sum() / is_text.sum().clamp(min=1),
-            nll=nll,
+            loss=(self.image_weight * image_nll.sum() + self.text_weight * text_nll.sum()) / weight.clamp(min=1e-9),
+            image_nll=image_nll.mean(),
+            text_nll=text_nll.sum() / num_text.clamp(min=1),
         )
+
+    def _head(self, hidden: Tensor, ids: slice) -> Tensor:
+        head = self.model.get_output_embeddings()
+        assert isinstance(head, nn.Linear)  # has_plain_head
+        return F.linear(hidden, head.weight[ids], None if head.bias is None else head.bias[ids])
+
+
+@torch.no_grad()
+def has_plain_head(model: PreTrainedModel) -> bool:
+    """Whether the logits are the decoder's output through the output embedding and nothing else."""
+    head = model.get_output_embeddings()
+    if model.get_decoder() is None or not isinstance(head, nn.Linear):
+        return False
+    was_training = model.training
+    model.eval()
+    ids = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
+    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+    logits = model(input_ids=ids, use_cache=False).logits
+    model.train(was_training)
+    return torch.allclose(head(hidden), logits, atol=1e-5)
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """(B, C, V) and (B, C) -> (B * C,) in nats, 0 where ignored."""
+    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none")

@@ -1,10 +1,10 @@
 """From prompts to pictures with a finished model folder.
 
-    R/model/
-      config.json, model.safetensors, tokenizer.json, ...   load in stock AutoModelForCausalLM and AutoTokenizer
-      vocabulary.json           the ranges of ids
-      text_to_image.json        how to draw: code shape, sampling defaults, fingerprints
-      image_tokenizer/          the VQ-VAE
+R/model/
+  config.json, model.safetensors, tokenizer.json, ...   load in stock AutoModelForCausalLM and AutoTokenizer
+  vocabulary.json           the ranges of ids
+  text_to_image.json        how to draw: code shape, sampling defaults, fingerprints
+  image_tokenizer/          the VQ-VAE
 """
 
 from collections.abc import Sequence
@@ -23,13 +23,12 @@ from data_prep.vocabulary import Vocabulary
 from lm.decoding import Generators, draw_codes
 from lm.sampling import SamplingConfig
 from training.errors import UserError
-from training.files import read_json, write_json
+from training.files import read_json, write_json, write_notice
 from training.machine import best_device
 from vq import VQVAE
 from vq.pictures import to_pil
 
 SETTINGS_FILE = "text_to_image.json"
-NOTICE_FILE = "NOTICE"
 
 
 @dataclass
@@ -111,7 +110,9 @@ class TextToImagePipeline:
         """Codes (B, *code_shape) -> PIL pictures."""
         device = self.image_tokenizer.device
         return [
-            picture for part in codes.split(64) for picture in to_pil(self.image_tokenizer.decode_codes(part.to(device)))
+            picture
+            for part in codes.split(64)
+            for picture in to_pil(self.image_tokenizer.decode_codes(part.to(device)))
         ]
 
     def to(self, device: torch.device | str) -> "TextToImagePipeline":
@@ -127,7 +128,7 @@ class TextToImagePipeline:
         longest = max(map(len, self.vocabulary.encode_text([text for text in texts if text])), default=0)
         if longest > self.max_caption_tokens:
             raise UserError(
-                f"A prompt has {longest} tokens, this model was trained on at most {self.max_caption_tokens}; shorten it."
+                f"A prompt has {longest} tokens, this model knows at most {self.max_caption_tokens}; shorten it."
             )
         return prompt_ids(self.vocabulary, texts, self.max_caption_tokens)
 
@@ -136,9 +137,12 @@ class TextToImagePipeline:
     def save_pretrained(self, folder: Path | str) -> None:
         """Write the finished model folder; see the module for what it holds."""
         folder = Path(folder)
+        # After `bos caption boi`, stock `generate` then draws exactly the codes of one picture and no other id.
         self.model.generation_config = GenerationConfig(
-            max_new_tokens=self.image_tokenizer.config.tokens_per_image + 2, do_sample=True,
-            bos_token_id=self.vocabulary.bos, eos_token_id=self.vocabulary.eos, pad_token_id=self.vocabulary.pad,
+            min_new_tokens=self.image_tokenizer.config.tokens_per_image,
+            max_new_tokens=self.image_tokenizer.config.tokens_per_image,
+            suppress_tokens=list(range(self.vocabulary.image_token_offset)), do_sample=True,
+            bos_token_id=self.vocabulary.bos, pad_token_id=self.vocabulary.pad,
         )  # fmt: skip
         self.model.save_pretrained(folder)
         self.vocabulary.save_pretrained(folder)
@@ -151,8 +155,7 @@ class TextToImagePipeline:
             "vocabulary": self.vocabulary.fingerprint(),
         }
         write_json(folder / SETTINGS_FILE, settings)
-        if attribution := self.image_tokenizer.config.attribution:
-            (folder / NOTICE_FILE).write_text(attribution + "\n", encoding="utf-8")
+        write_notice(folder, self.image_tokenizer.config.attribution)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, device: torch.device | str | None = None) -> "TextToImagePipeline":
@@ -167,7 +170,9 @@ class TextToImagePipeline:
         vocabulary = Vocabulary.from_pretrained(folder)
         image_tokenizer = load_image_tokenizer(folder / "image_tokenizer")
         for name, part in (("vocabulary", vocabulary), ("image_tokenizer", image_tokenizer)):
-            require_match(f"the {name} in {folder} is", part.fingerprint(), "its model was trained with", settings[name])
+            require_match(
+                f"the {name} in {folder} is", part.fingerprint(), "its model was trained with", settings[name]
+            )
         model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32)
         sampling = SamplingConfig(**settings["sampling"])
         pipeline = cls(model, vocabulary, image_tokenizer, sampling, settings["max_caption_tokens"])

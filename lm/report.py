@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from data_prep.pictures import load_pictures
-from data_prep.prepare import PreparedSet, require_match
+from data_prep.prepare import PreparedSet, codes_of, require_match
 from lm.evaluation import evaluate_nll, recall_at, retrieval_ranks
 from lm.pipeline import TextToImagePipeline
 from training.files import read_json, write_json
@@ -43,27 +42,30 @@ def evaluate(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int = 0
         "the prepared set's is", prepared.manifest["vocabulary"],
     )  # fmt: skip
 
-    usage = CodeUsage(image_tokenizer.config.codebook_size)
+    usage, held_out_usage = (CodeUsage(image_tokenizer.config.codebook_size) for _ in range(2))
     for rows in prepared.rows.values():
-        usage.add(_codes(rows))
-    held_out_usage, psnr_values, nll, retrieval, shown = CodeUsage(usage.codebook_size), [], {}, {}, {}
+        usage.add(codes_of(rows))
+    psnr_values, nll, shown = [], {}, {}
+    drawings: dict[tuple[str, float], Tensor] = {}
     default = pipeline.sampling.guidance_scale
     for split, rows in prepared.held_out.items():
-        codes = _codes(rows)
+        codes, captions = codes_of(rows), rows["caption"][:]
         held_out_usage.add(codes)
-        originals = to_pixel_values(load_pictures(rows, tuple(image_tokenizer.config.network.input_shape)))
-        targets = _decode(pipeline, codes)
-        psnr_values.append(psnr(targets, originals))
+        originals = to_pixel_values(load_pictures(rows, image_tokenizer.config.network.input_shape))
+        reconstructions = _decode(pipeline, codes)
+        psnr_values.append(psnr(reconstructions, originals))
         nll[split] = evaluate_nll(pipeline.model, pipeline.vocabulary, rows, pipeline.max_caption_tokens)
-        retrieval[split] = {}
         for scale in sorted({*GUIDANCE_SCALES, default}):
             generator = torch.Generator().manual_seed(seed)
-            made = pipeline(rows["caption"][:], guidance_scale=scale, generator=generator)
-            drawn = _decode(pipeline, made.codes.flatten(1))
-            ranks = retrieval_ranks(drawn, targets, _gallery(pipeline, prepared))
-            retrieval[split][f"{scale:g}"] = {"r1": recall_at(ranks, 1), "r10": recall_at(ranks, 10)}
-            if scale == default:
-                shown[split] = {"captions": rows["caption"][:], "pictures": (originals, targets, drawn)}
+            made = pipeline(captions, guidance_scale=scale, generator=generator)
+            drawings[split, scale] = _decode(pipeline, made.codes.flatten(1))
+        shown[split] = {"captions": captions, "pictures": (originals, reconstructions, drawings[split, default])}
+    # One pass over the collection ranks all drawings.
+    targets = torch.cat([shown[split]["pictures"][1] for split, _ in drawings])
+    ranks = retrieval_ranks(torch.cat(list(drawings.values())), targets, _gallery(pipeline, prepared))
+    retrieval: dict[str, dict] = {split: {} for split in shown}
+    for (split, scale), own in zip(drawings, ranks.split([len(part) for part in drawings.values()]), strict=True):
+        retrieval[split][f"{scale:g}"] = {"r1": recall_at(own, 1), "r10": recall_at(own, 10)}
     stages = pipeline_seconds(pipeline)
     figures = {
         "held_out_psnr_db": torch.cat(psnr_values).mean().item(),
@@ -82,7 +84,7 @@ def evaluate(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int = 0
 
 def pipeline_seconds(pipeline: TextToImagePipeline) -> dict[str, float]:
     """Seconds of the stages that made the model, as they wrote them into its folder; empty where they did not."""
-    path = Path(pipeline.model.config.name_or_path) / "run" / "stages.json"
+    path = Path(pipeline.model.config.name_or_path or "") / "run" / "stages.json"
     return read_json(path) if path.exists() else {}
 
 
@@ -144,8 +146,8 @@ def report_markdown(figures: dict[str, Any], attribution: str | None) -> str:
         "",
         "## Language model",
         "",
-        "One picture drawn for each held-out prompt; rank of its own reconstruction among those of the whole collection "
-        "by pixel distance. Drawn with "
+        "One picture drawn for each held-out prompt; rank of its own reconstruction among those of the whole "
+        "collection by pixel distance. Drawn with "
         + ", ".join(f"{name} {value:g}" for name, value in figures["default_sampling"].items())
         + " as the saved default.",
         "",
@@ -171,10 +173,6 @@ def report_markdown(figures: dict[str, Any], attribution: str | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _codes(rows: Dataset) -> Tensor:
-    return torch.as_tensor(rows.with_format("numpy")["codes"][:].astype("int64"))
-
-
 def _decode(pipeline: TextToImagePipeline, flat_codes: Tensor) -> Tensor:
     """(N, tokens_per_image) -> (N, C, H, W) in [-1, 1] on the CPU."""
     image_tokenizer = pipeline.image_tokenizer
@@ -184,7 +182,7 @@ def _decode(pipeline: TextToImagePipeline, flat_codes: Tensor) -> Tensor:
 
 def _gallery(pipeline: TextToImagePipeline, prepared: PreparedSet) -> Iterator[Tensor]:
     for rows in prepared.rows.values():
-        for part in _codes(rows).split(GALLERY_PART):
+        for part in codes_of(rows).split(GALLERY_PART):
             yield _decode(pipeline, part)
 
 

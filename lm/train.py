@@ -8,11 +8,11 @@ import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
-from data_prep.prepare import PreparedSet
-from data_prep.sequences import SequenceConfig, TextToImageCollator
+from data_prep.prepare import PreparedSet, codes_of
+from data_prep.sequences import PROMPT_BRACKETS, SequenceConfig, TextToImageCollator
 from lm.evaluation import evaluate_nll
 from lm.model import LanguageModelConfig, add_dropout, build_language_model
-from lm.objective import WeightedCrossEntropy
+from lm.objective import TAIL, WeightedCrossEntropy
 from lm.pipeline import TextToImagePipeline
 from lm.sampling import SamplingConfig
 from training.compiling import can_compile
@@ -54,7 +54,7 @@ class Rows(torch.utils.data.Dataset):
 
     def __init__(self, rows: Dataset):
         self.captions = rows["caption"][:]
-        self.codes = torch.as_tensor(rows.with_format("numpy")["codes"][:].astype("int64"))  # (N, tokens_per_image)
+        self.codes = codes_of(rows)
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -86,26 +86,29 @@ def train_lm(
     vocabulary = prepared.vocabulary
     caption_tokens = min(config.max_caption_tokens, prepared.manifest["longest_caption_tokens"])
     collate = TextToImageCollator(vocabulary, caption_tokens, sequences)
-    length = caption_tokens + prepared.tokens_per_image + 4
+    length = caption_tokens + prepared.tokens_per_image + PROMPT_BRACKETS + TAIL
     model = build_language_model(model_config, vocabulary, length)
     if run.accelerator.device.type == "cpu":
         model.set_attn_implementation("eager")  # at these lengths faster than the fused kernel, most of all compiled
     add_dropout(model, config.dropout)
-    objective = WeightedCrossEntropy(model, vocabulary, config.text_weight, config.image_weight).train()
+    num_codes = prepared.tokens_per_image
+    objective = WeightedCrossEntropy(model, vocabulary, num_codes, config.text_weight, config.image_weight).train()
     groups = [
         {"params": [p for p in model.parameters() if p.ndim >= MATRIX_DIMS], "weight_decay": config.weight_decay},
         {"params": [p for p in model.parameters() if p.ndim < MATRIX_DIMS], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.beta2), fused=True)
     loader = DataLoader(
-        Rows(prepared.train), config.batch_size, shuffle=True, collate_fn=lambda rows: vars(collate(rows)),
+        Rows(prepared.train), config.batch_size, shuffle=True, collate_fn=list, generator=torch.Generator(),
         drop_last=len(prepared.train) >= config.batch_size, num_workers=config.num_workers,
     )  # fmt: skip
     objective, optimizer, loader = run.prepare(objective, optimizer, loader)
     step = torch.compile(objective, dynamic=False) if _shall_compile(config, run) else objective
 
-    for batch in run.batches(loader):
-        made = step(**batch)
+    for rows in run.batches(loader):
+        # Built here and not in the loader, which reads ahead: a continued run then draws the same dropout and noise.
+        batch = collate(rows).to(run.accelerator.device)
+        made = step(**vars(batch))
         run.step(made.loss, objective, optimizer)
         run.log(image_nll=made.image_nll, text_nll=made.text_nll)
         if run.is_next_due(config.eval_every):

@@ -1,6 +1,6 @@
 """Report on a finished model: figures, samples, a page.
 
-    python scripts/evaluate.py --model runs/model --data runs/data --output runs/eval
+python scripts/evaluate.py --model runs/model --data runs/data --output runs/eval
 """
 
 from pathlib import Path

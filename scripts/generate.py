@@ -1,6 +1,6 @@
 """Draw a prompt with a finished model.
 
-    python scripts/generate.py --model runs/model --prompt "red heart" --output picture.png
+python scripts/generate.py --model runs/model --prompt "red heart" --output picture.png
 """
 
 from pathlib import Path
@@ -21,7 +21,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--num_images", type=int, default=1, help="Pictures to draw, side by side in one file.")
     parser.add_argument("--seed", type=int, help="The same seed draws the same picture.")
     parser.add_argument("--guidance_scale", type=float, help="Weight of the prompt; the model's default if not given.")
-    parser.add_argument("--temperature", type=float, help="0 takes the likeliest code; the model's default if not given.")
+    parser.add_argument(
+        "--temperature", type=float, help="0 takes the likeliest code; the model's default if not given."
+    )
     settings = parser.parse_args(arguments)
     if settings.output.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise UserError(f"--output must end in .png, .jpg or .webp, found {settings.output.name!r}.")

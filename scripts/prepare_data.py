@@ -1,6 +1,6 @@
 """Between the stages: encode a collection's pictures to codes and its captions to one vocabulary.
 
-    python scripts/prepare_data.py --data openmoji --image-tokenizer runs/vq --output runs/data
+python scripts/prepare_data.py --data openmoji --image-tokenizer runs/vq --output runs/data
 """
 
 from pathlib import Path
@@ -20,9 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     image_tokenizer = load_image_tokenizer(settings.image_tokenizer)
     collection = load_collection(settings.data, image_tokenizer.config.network.input_shape[0])
-    prepared = prepare(
-        collection, image_tokenizer, settings.output, settings.data, settings.text_size, settings.resume
-    )
+    prepared = prepare(collection, image_tokenizer, settings.output, settings.data, settings.text_size, settings.resume)
     counts = ", ".join(f"{len(rows)} {split}" for split, rows in prepared.rows.items())
     print(f"{settings.output}: {counts}; {prepared.vocabulary.size} ids", flush=True)
 

@@ -1,6 +1,6 @@
 """Stage two: train a language model on a prepared set and save the finished model folder.
 
-    python scripts/train_lm.py --data runs/data --output runs/model --max-minutes 5
+python scripts/train_lm.py --data runs/data --output runs/model --max-minutes 5
 """
 
 from pathlib import Path
@@ -23,9 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings = parser.instantiate(parser.parse_args(arguments))
     config = values_of(LMTrainingConfig, settings)
     prepared = PreparedSet.load(settings.data)
-    train_lm(
-        prepared, settings.output, settings.model, config, settings.sequences, settings.sampling, settings.resume
-    )
+    train_lm(prepared, settings.output, settings.model, config, settings.sequences, settings.sampling, settings.resume)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Stage one: train a VQ-VAE on a collection of pictures.
 
-    python scripts/train_vq.py --data openmoji --output runs/vq --max-minutes 3
+python scripts/train_vq.py --data openmoji --output runs/vq --max-minutes 3
 """
 
 from pathlib import Path
@@ -23,9 +23,8 @@ def main(arguments: list[str] | None = None) -> None:
     config = values_of(VQTrainingConfig, settings)
 
     collection = load_collection(settings.data, settings.network.input_shape[0])
-    size = tuple(settings.network.input_shape)
-    pictures = load_pictures(collection.train, size)
-    held_out = load_pictures(collection.held_out, size)
+    pictures = load_pictures(collection.train, settings.network.input_shape)
+    held_out = load_pictures(collection.held_out, settings.network.input_shape)
     model_config = VQVAEConfig(
         network=settings.network, quantizer=settings.quantizer, attribution=collection.attribution
     )

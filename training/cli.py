@@ -4,7 +4,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import datasets
 import transformers
@@ -16,11 +16,14 @@ Config = TypeVar("Config")
 
 
 class ScriptParser(ArgumentParser):
-    """`--max-steps` and `--max_steps` are the same option."""
+    """`--max-steps` and `--max_steps` are the same option; a wrong option ends in one line."""
 
-    def parse_args(self, args=None, **kwargs):
+    def parse_args(self, args=None, **kwargs):  # type: ignore[override]
         arguments = sys.argv[1:] if args is None else list(args)
         return super().parse_args([_with_underscores(argument) for argument in arguments], **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UserError(f"{' '.join(message.split()).rstrip('.')}; --help lists every setting.") from ex
 
 
 def script_parser(description: str | None) -> ScriptParser:

@@ -16,6 +16,12 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(temporary, path)
 
 
+def write_notice(folder: Path, attribution: str | None) -> None:
+    """The licence line of the pictures that a model was trained on, as the file NOTICE; nothing without one."""
+    if attribution:
+        (folder / "NOTICE").write_text(attribution + "\n", encoding="utf-8")
+
+
 def read_json(path: Path) -> Any:
     """Raises UserError for a file that is missing or not JSON."""
     try:

@@ -84,6 +84,9 @@ class Run:
         with self.accelerator.main_process_first():
             if not self.accelerator.is_main_process:
                 return
+            final, old = self.folder / "checkpoint", self.folder / "checkpoint.old"
+            if old.exists() and not final.exists():  # stopped between the two renames of `checkpoint`
+                os.replace(old, final)
             if resume and (self.folder / "settings.json").exists():
                 require_same_settings(self.output, read_json(self.folder / "settings.json"), wanted)
             else:
@@ -176,7 +179,7 @@ class Run:
 
     def report(self, **figures: float) -> None:
         """Figures that are logged at once and said aloud, such as those of a held-out evaluation."""
-        self._write_line(figures)
+        self._write_line(figures, self.state.step + 1)
         self.progress.say(f"step {self.state.step + 1}: " + _format(figures))
 
     def _flush_log(self) -> None:
@@ -186,13 +189,13 @@ class Run:
         rate = (self.state.step - start_step) * self.config.batch_size * self.accelerator.num_processes / elapsed
         figures["rows_per_second"] = rate
         self._window, self._window_start = {}, (self.state.step, self.state.seconds)
-        self._write_line(figures)
+        self._write_line(figures, self.state.step)
         left = self.state.seconds * (1 - self.share) / max(self.share, 1e-9)
         self.progress.show(self.share, left, f"step {self.state.step}  " + _format(figures))
 
-    def _write_line(self, figures: dict[str, float]) -> None:
+    def _write_line(self, figures: dict[str, float], step: int) -> None:
         if self.accelerator.is_main_process:
-            line = {"step": self.state.step, "seconds": round(self.state.seconds, 2), **figures}
+            line = {"step": step, "seconds": round(self.state.seconds, 2), **figures}
             with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
@@ -261,7 +264,7 @@ def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _mixed_precision(wanted: str) -> str:
     if wanted == "auto":
-        return "bf16" if is_bf16_fast(PartialState().device) else "no"
+        return "bf16" if is_bf16_fast(torch.device(PartialState().device or "cpu")) else "no"
     return wanted
 
 

@@ -43,7 +43,9 @@ class NetworkConfig:
         if not self.strides or min(self.strides) < 1:
             raise UserError(f"network.strides must hold at least one positive number, found {self.strides}.")
         if self.type == "paper" and set(self.strides) != {2}:
-            raise UserError(f"network.type paper halves at every level; set network.strides to 2s, found {self.strides}.")
+            raise UserError(
+                f"network.type paper halves at every level; set network.strides to 2s, found {self.strides}."
+            )
         for name in ("in_channels", "stem_channels", "hidden_channels"):
             if getattr(self, name) < 1:
                 raise UserError(f"network.{name} must be at least 1, found {getattr(self, name)}.")
@@ -76,8 +78,9 @@ class VQVAEConfig(PreTrainedConfig):
 
     model_type = "vqvae"
 
-    network: NetworkConfig | dict[str, Any] | None = None
-    quantizer: QuantizerConfig | dict[str, Any] | None = None
+    # Given as a dataclass, as a dict (from JSON), or not at all; always a dataclass afterwards.
+    network: NetworkConfig = None  # type: ignore[assignment]
+    quantizer: QuantizerConfig = None  # type: ignore[assignment]
     attribution: str | None = None
 
     def __post_init__(self, **kwargs):

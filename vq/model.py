@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from einops import rearrange
@@ -12,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from training.errors import UserError
+from training.files import write_notice
 from vq.config import VQVAEConfig
 from vq.networks import DECODERS, ENCODERS
 from vq.quantizer import VectorQuantizer
@@ -98,6 +101,11 @@ class VQVAE(PreTrainedModel):
     def unflatten_codes(self, codes: Int[Tensor, "b n"]) -> Int[Tensor, "b *code_shape"]:
         """(B, h * w) -> (B, h, w), the inverse of `flatten_codes`."""
         return codes.reshape(-1, *self.config.code_shape)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
+        """As any transformers model, with the licence line of its pictures as NOTICE."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        write_notice(Path(save_directory), self.config.attribution)
 
     @torch.no_grad()
     def fingerprint(self) -> str:

@@ -7,6 +7,8 @@ from torch import Tensor
 # A tile of distances this large stays in a core's cache; the full N x K matrix would not.
 TILE_ELEMENTS = 512 * 1024
 MAX_CODES_PER_TILE = 8192
+# Below this many vectors BLAS takes paths that round the products with equal rows differently.
+MIN_VECTORS = 4
 
 
 @torch.no_grad()
@@ -20,13 +22,16 @@ def nearest_codes(vectors: Float[Tensor, "n d"], codebook: Float[Tensor, "k d"])
     """
     with torch.autocast(vectors.device.type, enabled=False):
         vectors, codebook = vectors.float(), codebook.float()
+        count = vectors.shape[0]
+        if 0 < count < MIN_VECTORS:
+            vectors = vectors[[0] * (MIN_VECTORS - count) + list(range(count))]
         half_norms = codebook.square().sum(1) / 2  # argmin |z - e|^2 = argmin |e|^2 / 2 - z.e
         columns = min(codebook.shape[0], MAX_CODES_PER_TILE)
         rows = max(1, TILE_ELEMENTS // columns)
         codes = torch.empty(vectors.shape[0], dtype=torch.int64, device=vectors.device)
         for start in range(0, vectors.shape[0], rows):
             codes[start : start + rows] = _search(vectors[start : start + rows], codebook, half_norms, columns)
-    return codes
+    return codes[codes.shape[0] - count :]
 
 
 def _search(chunk: Tensor, codebook: Tensor, half_norms: Tensor, columns: int) -> Tensor:

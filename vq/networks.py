@@ -24,7 +24,7 @@ class PatchShuffle(nn.Module):
     def __init__(self, factor: int, spatial_dims: int):
         super().__init__()
         self.pattern = UNFOLD[spatial_dims]
-        self.sizes = {axis: factor for axis in "pqr"[:spatial_dims]}
+        self.sizes = dict.fromkeys("pqr"[:spatial_dims], factor)
         self.factor = factor if spatial_dims == 2 else None
 
     def forward(self, hidden: Tensor) -> Tensor:

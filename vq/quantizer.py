@@ -78,6 +78,11 @@ class VectorQuantizer(nn.Module):
     `forward` changes no state. A training step calls `update(z_e, codes)` after it: running means and revival.
     """
 
+    codebook: Tensor
+    ema_sum: Tensor
+    ema_count: Tensor
+    num_updates: Tensor
+
     def __init__(self, config: QuantizerConfig):
         super().__init__()
         self.config = config
@@ -136,7 +141,9 @@ class VectorQuantizer(nn.Module):
         Counts and sums are those of all processes together, so every process holds the same codebook.
         """
         vectors, flat_codes = _as_vectors(z_e.detach()).float(), codes.reshape(-1)
-        count = torch.zeros_like(self.ema_count).index_add_(0, flat_codes, torch.ones_like(flat_codes, dtype=torch.float))
+        count = torch.zeros_like(self.ema_count).index_add_(
+            0, flat_codes, torch.ones_like(flat_codes, dtype=torch.float)
+        )
         total = torch.zeros_like(self.ema_sum).index_add_(0, flat_codes, vectors)
         count, total = sum_over_processes(count), sum_over_processes(total)
         self.num_updates += 1
@@ -173,7 +180,7 @@ def _draw_rows(vectors: Tensor, number: int, generator: torch.Generator) -> Tens
     order = torch.cat([order, torch.randint(vectors.shape[0], (missing,), generator=generator)]).to(vectors.device)
     rows = vectors[order].clone()
     noise = torch.randn(missing, vectors.shape[1], generator=generator).to(rows.device)
-    rows[-missing:] += 0.01 * vectors.std().nan_to_num() * noise
+    rows[-missing:] += 0.01 * vectors.std(correction=0) * noise
     return rows
 
 

@@ -31,9 +31,8 @@ class VQTrainingConfig(TrainingConfig):
         max_shift: pictures are moved by up to this many pixels, their edges repeated.
     """
 
-    default_steps: ClassVar[int] = 2000
+    default_steps: ClassVar[int] = 2400
 
-    batch_size: int = 64
     flip: float = 0.0
     max_shift: int = 0
 
@@ -90,7 +89,7 @@ def train_vq(
     )  # fmt: skip
     loader = DataLoader(
         Pictures(pictures), config.batch_size, shuffle=True, drop_last=len(pictures) >= config.batch_size,
-        collate_fn=_as_batch, num_workers=config.num_workers,
+        collate_fn=_as_batch, num_workers=config.num_workers, generator=torch.Generator(),
     )  # fmt: skip
     model, optimizer, loader = run.prepare(model, optimizer, loader)
     if not run.is_resumed:
@@ -174,7 +173,7 @@ def evaluate_reconstruction(model: VQVAE, pictures: UInt8[Tensor, "n c *shape"])
 
 
 @torch.no_grad()
-def save_reconstructions(model: VQVAE, pictures: UInt8[Tensor, "n c h w"], path: Path) -> None:
+def save_reconstructions(model: VQVAE, pictures: UInt8[Tensor, "n c *shape"], path: Path) -> None:
     """The first held-out pictures above their reconstructions, in one picture file. Only for two dimensions."""
     if pictures.ndim != 4:
         return

@@ -1,0 +1,98 @@
+"""What every test shares: checked shapes and types, a fixed seed, a small VQ-VAE and a small folder of pictures."""
+
+from jaxtyping import config, install_import_hook
+
+# Before anything of ours is imported: from here on a wrong shape or type in a signature fails the test.
+install_import_hook(["vq", "data_prep", "lm", "training"], "beartype.beartype")
+
+import csv  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from accelerate.state import AcceleratorState, GradientState  # noqa: E402
+from PIL import Image, ImageDraw  # noqa: E402
+
+from vq import VQVAE, NetworkConfig, QuantizerConfig, VQVAEConfig  # noqa: E402
+
+# transformers gives its configurations an __init__ that also takes keys that are no fields, such as model_type in a
+# config.json; the hook's check of a dataclass would refuse them.
+VQVAEConfig.__init__ = VQVAEConfig.__init__.__wrapped__
+
+# Tiny tensors gain nothing from many threads.
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+COLOURS = ("red", "green", "blue", "black", "orange", "purple")
+PICTURE_SIDE = 16
+
+
+@pytest.fixture(autouse=True)
+def _fresh_state():
+    """The same random numbers in every test, and no accelerator left over from the last one."""
+    _reset_accelerate()
+    torch.manual_seed(0)
+    yield
+    _reset_accelerate()
+
+
+def _reset_accelerate() -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.fixture
+def unchecked_types():
+    """For tests of our own message for a value of the wrong type, which the hook above would refuse before it."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def tiny_vqvae_config() -> VQVAEConfig:
+    """16x16 RGB -> codes (4, 4), 16 of them, 4 wide."""
+    return VQVAEConfig(
+        network=NetworkConfig(
+            input_shape=[PICTURE_SIDE, PICTURE_SIDE],
+            strides=[2, 2],
+            stem_channels=8,
+            hidden_channels=16,
+            num_residual_layers=1,
+        ),
+        quantizer=QuantizerConfig(codebook_size=16, codebook_dim=4),
+    )
+
+
+@pytest.fixture
+def tiny_vqvae(tiny_vqvae_config: VQVAEConfig) -> VQVAE:
+    """An untrained VQ-VAE in evaluation mode, whose codebook starts from its own outputs so that many codes occur."""
+    model = VQVAE(tiny_vqvae_config).eval()
+    model.quantizer.initialize(model.encode_continuous(torch.rand(8, 3, PICTURE_SIDE, PICTURE_SIDE) * 2 - 1))
+    return model
+
+
+@pytest.fixture
+def picture_folder(tmp_path: Path) -> Path:
+    """24 pictures, 16x16, of coloured squares and circles on white, with captions such as "red square"."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    rows = []
+    for colour in COLOURS:
+        for shape in ("square", "circle"):
+            for margin in (2, 4):
+                name = f"{colour}-{shape}-{margin}.png"
+                _draw(colour, shape, margin).save(folder / name)
+                rows.append({"file_name": name, "caption": f"{colour} {shape}"})
+    with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["file_name", "caption"])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
+
+
+def _draw(colour: str, shape: str, margin: int) -> Image.Image:
+    picture = Image.new("RGB", (PICTURE_SIDE, PICTURE_SIDE), "white")
+    box = [margin, margin, PICTURE_SIDE - 1 - margin, PICTURE_SIDE - 1 - margin]
+    pen = ImageDraw.Draw(picture)
+    (pen.rectangle if shape == "square" else pen.ellipse)(box, fill=colour)
+    return picture

@@ -1,0 +1,231 @@
+"""The finished model folder: what is in it, who can load it, what a prompt gives."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from data_prep import Vocabulary
+from lm import SamplingConfig, TextToImagePipeline
+from training.errors import UserError
+from training.files import read_json
+
+PROMPTS = ["red square", "a green circle"]
+
+STOCK_USER = """
+import sys
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder, expected = sys.argv[1:]
+model = AutoModelForCausalLM.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+ours = load_file(expected)
+ids = tokenizer("<bos> red square<image>", add_special_tokens=False, return_tensors="pt").input_ids
+assert torch.equal(ids, ours["ids"]), ids
+with torch.no_grad():
+    logits = model(input_ids=ids).logits
+assert logits.isfinite().all()
+torch.testing.assert_close(logits, ours["logits"])
+torch.manual_seed(0)
+drawn = model.generate(input_ids=ids)[0, ids.shape[1] :]
+names = tokenizer.convert_ids_to_tokens(drawn)
+assert names[:16] == [f"<image_{int(code) - ours['offset'].item()}>" for code in drawn[:16]], names
+mine = {"vq", "data_prep", "lm", "training"} & set(sys.modules)
+assert not mine, mine
+print("stock")
+"""
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def pixels_of(images) -> np.ndarray:
+    return np.stack([np.array(image) for image in images])
+
+
+# The folder
+
+
+def test_a_saved_pipeline_draws_the_same(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path / "model")
+    loaded = TextToImagePipeline.from_pretrained(tmp_path / "model", "cpu")
+    assert loaded.sampling == pipeline.sampling
+    assert loaded.max_caption_tokens == pipeline.max_caption_tokens
+    ours = pipeline(PROMPTS, num_images_per_prompt=3, generator=seeded(4))
+    theirs = loaded(PROMPTS, num_images_per_prompt=3, generator=seeded(4))
+    assert torch.equal(ours.codes, theirs.codes)
+    np.testing.assert_array_equal(pixels_of(ours.images), pixels_of(theirs.images))
+
+
+def test_stock_transformers_loads_the_folder(pipeline, vocabulary, tmp_path):
+    folder, expected = tmp_path / "model", tmp_path / "expected.safetensors"
+    pipeline.save_pretrained(folder)
+    ids = torch.tensor([[vocabulary.bos, *vocabulary.encode_text(["red square"])[0], vocabulary.boi]])
+    with torch.no_grad():
+        logits = pipeline.model(input_ids=ids).logits
+    save_file({"ids": ids, "logits": logits, "offset": torch.tensor(vocabulary.image_token_offset)}, expected)
+    done = subprocess.run(
+        [sys.executable, "-c", STOCK_USER, str(folder), str(expected)], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "stock"
+
+
+def test_the_folder_holds_no_pickles_and_a_notice(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert {"model.safetensors", "config.json", "tokenizer.json", "vocabulary.json", "text_to_image.json"} <= names
+    assert {"image_tokenizer/model.safetensors", "image_tokenizer/config.json"} <= names
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"))]
+    notice = (tmp_path / "NOTICE").read_text(encoding="utf-8")
+    assert notice == pipeline.image_tokenizer.config.attribution + "\n"
+
+
+def test_settings_of_the_folder(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    settings = read_json(tmp_path / "text_to_image.json")
+    assert settings["code_shape"] == [4, 4]
+    assert settings["max_caption_tokens"] == 8
+    assert SamplingConfig(**settings["sampling"]) == pipeline.sampling
+    assert settings["image_tokenizer"] == pipeline.image_tokenizer.fingerprint()
+    assert settings["vocabulary"] == pipeline.vocabulary.fingerprint()
+
+
+def test_without_attribution_there_is_no_notice(build_tiny, vocabulary, tiny_vqvae, tmp_path):
+    TextToImagePipeline(build_tiny(), vocabulary, tiny_vqvae).save_pretrained(tmp_path)
+    assert not (tmp_path / "NOTICE").exists()
+
+
+def test_another_image_tokenizer(pipeline, other_vqvae, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    other_vqvae.save_pretrained(tmp_path / "image_tokenizer")
+    with pytest.raises(UserError, match="image_tokenizer in") as caught:
+        TextToImagePipeline.from_pretrained(tmp_path)
+    for fingerprint in (other_vqvae.fingerprint(), pipeline.image_tokenizer.fingerprint()):
+        assert fingerprint in str(caught.value)
+
+
+def test_another_vocabulary(pipeline, vocabulary, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    other = Vocabulary.train(["violet square", "green circus", "blue square", "block circle"] * 3, 300, {"image": 16})
+    other.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="vocabulary in") as caught:
+        TextToImagePipeline.from_pretrained(tmp_path)
+    for fingerprint in (other.fingerprint(), vocabulary.fingerprint()):
+        assert fingerprint in str(caught.value)
+
+
+def test_parts_of_different_sizes(build_tiny, vocabulary, tiny_vqvae):
+    model = build_tiny()
+    larger = Vocabulary.train(["red square"], 300, {"image": 17})
+    with pytest.raises(UserError, match=f"model knows {vocabulary.size} ids, the vocabulary {larger.size}"):
+        TextToImagePipeline(model, larger, tiny_vqvae)
+    model.config.vocab_size = larger.size
+    with pytest.raises(UserError, match="vocabulary has 17 image codes, the image tokenizer 16"):
+        TextToImagePipeline(model, larger, tiny_vqvae)
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(UserError, match=r"gone is no folder; --model must name a model"):
+        TextToImagePipeline.from_pretrained(tmp_path / "gone")
+
+
+def test_a_folder_without_a_model(tmp_path):
+    with pytest.raises(UserError, match=r"text_to_image\.json is missing"):
+        TextToImagePipeline.from_pretrained(tmp_path)
+
+
+def test_a_folder_whose_weights_are_gone(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="model"):
+        TextToImagePipeline.from_pretrained(tmp_path)
+
+
+# Drawing
+
+
+def test_pictures_are_the_decoded_codes(pipeline):
+    made = pipeline("red square", num_images_per_prompt=2, generator=seeded(0))
+    assert made.codes.shape == (2, 4, 4)
+    assert [image.size for image in made.images] == [(16, 16)] * 2
+    np.testing.assert_array_equal(pixels_of(pipeline.decode(made.codes)), pixels_of(made.images))
+
+
+def test_pictures_come_prompt_by_prompt(pipeline):
+    made = pipeline([*PROMPTS, None], num_images_per_prompt=2, temperature=0.0)
+    alone = [pipeline(prompt, temperature=0.0).codes[0] for prompt in [*PROMPTS, None]]
+    assert not torch.equal(alone[0], alone[1])
+    assert torch.equal(made.codes, torch.stack([codes for codes in alone for _ in range(2)]))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_the_batch_size_changes_no_picture(pipeline, batch_size):
+    settings = {"num_images_per_prompt": 2, "batch_size": batch_size}
+    ours = [
+        pipeline(PROMPTS, generator=seeded(1), **settings),
+        pipeline(PROMPTS, generator=seeded(1), num_images_per_prompt=2),
+    ]
+    assert torch.equal(ours[0].codes, ours[1].codes)
+    one_each = [
+        pipeline(PROMPTS, generator=[seeded(n) for n in range(4)], **s)
+        for s in (settings, settings | {"batch_size": 64})
+    ]
+    assert torch.equal(one_each[0].codes, one_each[1].codes)
+
+
+def test_none_draws_without_a_prompt(pipeline):
+    assert torch.equal(pipeline(temperature=0.0).codes, pipeline([None], temperature=0.0).codes)
+    guided = pipeline(None, temperature=0.0, guidance_scale=3.0)
+    assert torch.equal(guided.codes, pipeline(None, temperature=0.0, guidance_scale=1.0).codes)
+
+
+def test_no_prompts_give_no_pictures(pipeline):
+    assert pipeline([]).images == []
+
+
+def test_a_call_overrides_the_defaults(build_tiny, vocabulary, tiny_vqvae):
+    greedy = TextToImagePipeline(build_tiny(), vocabulary, tiny_vqvae, SamplingConfig(temperature=0.0))
+    default = greedy("red square", generator=seeded(0)).codes
+    assert torch.equal(greedy("red square", generator=seeded(1)).codes, default)
+    assert not torch.equal(greedy("red square", generator=seeded(1), temperature=5.0).codes, default)
+    assert torch.equal(greedy("red square", generator=seeded(1), temperature=5.0, top_k=1).codes, default)
+    assert torch.equal(greedy("red square", generator=seeded(1), temperature=5.0, min_p=1.0).codes, default)
+    assert torch.equal(greedy("red square", generator=seeded(1), temperature=5.0, top_p=1e-6).codes, default)
+    assert greedy.sampling == SamplingConfig(temperature=0.0)
+
+
+def test_spaces_do_not_matter(pipeline):
+    spaced = pipeline("  red \n square ", temperature=0.0).codes
+    assert torch.equal(spaced, pipeline("red square", temperature=0.0).codes)
+
+
+@pytest.mark.parametrize("prompt", ["", "  \n"])
+def test_an_empty_prompt(pipeline, prompt):
+    with pytest.raises(UserError, match="Prompt 1 is empty; .* None"):
+        pipeline(["red square", prompt])
+
+
+def test_a_prompt_that_is_too_long(pipeline, vocabulary):
+    length = len(vocabulary.encode_text(["xyz" * 5])[0])
+    with pytest.raises(UserError, match=f"prompt has {length} tokens, .* at most 8; shorten it"):
+        pipeline("xyz" * 5)
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_no_pictures_a_prompt(pipeline, number):
+    with pytest.raises(UserError, match=f"num_images_per_prompt must be at least 1, found {number}"):
+        pipeline("red square", num_images_per_prompt=number)
+
+
+@pytest.mark.parametrize("number", [1, 3, 5])
+@pytest.mark.parametrize("batch_size", [64, 2])
+def test_a_list_of_generators_has_one_a_picture(pipeline, number, batch_size):
+    with pytest.raises(UserError, match="generator must be one, or one for each"):
+        pipeline(PROMPTS, num_images_per_prompt=2, generator=[seeded(n) for n in range(number)], batch_size=batch_size)

@@ -1,0 +1,103 @@
+"""From a folder of pictures to a drawn one through the five scripts; --help, --config, overrides."""
+
+import pytest
+from PIL import Image
+
+from training import machine
+from training.files import read_json
+
+SCRIPTS = ["train_vq", "prepare_data", "train_lm", "generate", "evaluate"]
+
+
+@pytest.fixture(autouse=True)
+def _no_benchmark(monkeypatch):
+    monkeypatch.setattr(machine, "matrix_peak", lambda dtype, device: 123.0)
+
+
+def size_of(path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        picture.load()
+        return picture.size
+
+
+def test_from_pictures_to_a_report(call_script, picture_folder, vq_yaml, lm_yaml, tmp_path, capsys):
+    runs = tmp_path / "runs"
+    vq, data, model, report = runs / "vq", runs / "data", runs / "model", runs / "eval"
+
+    call_script("train_vq", "--config", vq_yaml, "--data", picture_folder, "--output", vq, "--max-steps", 2)
+    assert (vq / "model.safetensors").exists()
+    assert size_of(vq / "reconstructions.png")[0] >= 16
+    assert read_json(vq / "run" / "summary.json")["steps"] == 2  # the option, not the file
+    settings = read_json(vq / "run" / "settings.json")
+    assert settings["batch_size"] == 8  # the file, not the default
+    assert settings["network.hidden_channels"] == 16
+
+    call_script("prepare_data", "--data", picture_folder, "--image-tokenizer", vq, "--output", data, "--text-size=300")
+    counts = read_json(data / "manifest.json")["splits"]
+    assert counts.keys() == {"train", "held_out"}
+    assert sum(counts.values()) == 24
+
+    call_script(
+        "train_lm", "--data", data, "--output", model, "--config", lm_yaml,
+        "--model.num-hidden-layers=1", "--sequences.code_noise", 0.2,
+    )  # fmt: skip
+    assert read_json(model / "config.json")["num_hidden_layers"] == 1
+    assert read_json(model / "config.json")["hidden_size"] == 32
+    assert read_json(model / "run" / "settings.json")["sequences.code_noise"] == 0.2
+    assert read_json(model / "text_to_image.json")["sampling"]["guidance_scale"] == 1.5
+    assert read_json(model / "run" / "summary.json")["steps"] == 3
+
+    one, four, without = tmp_path / "new" / "one.png", tmp_path / "four.jpg", tmp_path / "without.png"
+    call_script("generate", "--model", model, "--prompt", "red square", "--output", one, "--seed", 1)
+    assert size_of(one) == (16, 16)
+    call_script("generate", "--model", model, "--prompt", "red square", "--output", four, "--num-images", 4)
+    assert size_of(four)[0] >= 4 * 16
+    call_script("generate", "--model", model, "--output", without, "--guidance-scale", 3, "--temperature", 0)
+    assert size_of(without) == (16, 16)
+    again = tmp_path / "again.png"
+    call_script("generate", "--model", model, "--prompt", "red square", "--output", again, "--seed", 1)
+    assert again.read_bytes() == one.read_bytes()
+
+    capsys.readouterr()
+    call_script("evaluate", "--model", model, "--data", data, "--output", report)
+    assert (report / "report.md").read_text(encoding="utf-8") in capsys.readouterr().out
+    figures = read_json(report / "report.json")
+    assert figures["seconds"].keys() == {"train_vq", "prepare_data", "train_lm", "evaluate"}
+    assert None not in figures["seconds"].values()
+    assert min(size_of(report / "samples.png")) > 100
+
+
+def test_a_finished_run_may_be_resumed(call_script, picture_folder, vq_yaml, tmp_path):
+    arguments = ["--config", vq_yaml, "--data", picture_folder, "--output", tmp_path / "vq"]
+    call_script("train_vq", *arguments)
+    before = (tmp_path / "vq" / "model.safetensors").read_bytes()
+    call_script("train_vq", *arguments, "--resume")
+    assert (tmp_path / "vq" / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help(call_script, name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        call_script(name, "--help")
+    assert stopped.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"python scripts/{name}.py --" in shown
+    assert "--config CONFIG" in shown
+    assert "--output OUTPUT" in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "help_text"),
+    [
+        ("train_vq", "--quantizer.codebook_size", "number of codes"),
+        ("train_lm", "--sampling.guidance_scale", "weight of the prompt"),
+        ("train_lm", "--max_steps", "optimizer steps"),
+        ("train_lm", "--text_weight", "weight of captions"),
+    ],
+)
+def test_help_explains_every_setting(call_script, name, option, help_text, capsys):
+    with pytest.raises(SystemExit):
+        call_script(name, "--help")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert option in shown
+    assert help_text in shown

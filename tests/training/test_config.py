@@ -1,0 +1,36 @@
+"""The settings that every training run has: its budget, and what it refuses."""
+
+import pytest
+
+from training.config import TrainingConfig
+from training.errors import UserError
+from vq.train import VQTrainingConfig
+
+
+@pytest.mark.parametrize("kind", [TrainingConfig, VQTrainingConfig])
+def test_without_a_budget_it_is_the_stage_s_own_number_of_steps(kind):
+    assert kind().max_steps == kind.default_steps > 0
+    assert kind(max_steps=7).max_steps == 7
+
+
+def test_minutes_alone_bring_no_steps():
+    config = TrainingConfig(max_minutes=1.5)
+    assert (config.max_steps, config.max_minutes) == (None, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_steps": 0}, "max_steps must be above 0, found 0"),
+        ({"max_minutes": -1.0}, "max_minutes must be above 0, found -1.0"),
+        ({"batch_size": 0}, "batch_size must be above 0, found 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0, found 0.0"),
+        ({"log_every": 0}, "log_every must be above 0, found 0"),
+        ({"eval_every": -5}, "eval_every must be above 0, found -5"),
+        ({"warmup_share": 1.0}, r"warmup_share must lie in \[0, 1\), found 1.0"),
+        ({"warmup_share": -0.1}, "found -0.1"),
+    ],
+)
+def test_wrong_settings_are_named(settings, message):
+    with pytest.raises(UserError, match=message):
+        TrainingConfig(**settings)

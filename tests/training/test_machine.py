@@ -1,0 +1,43 @@
+"""What is said of the machine, and whether it can compile."""
+
+import shutil
+
+import pytest
+import torch
+
+import training.machine
+from training.compiling import can_compile
+from training.machine import describe_machine, is_bf16_fast, matrix_peak
+
+CPU = torch.device("cpu")
+
+
+def test_the_peak_is_a_rate_that_a_processor_can_have():
+    assert 0.01 < matrix_peak(torch.float32, CPU, seconds=0.01) < 1e6
+
+
+def test_the_machine_is_described(monkeypatch):
+    monkeypatch.setattr(
+        training.machine, "matrix_peak", lambda dtype, device: 12.6 if dtype == torch.bfloat16 else 34.4
+    )
+    machine = describe_machine()
+    assert list(machine) == ["processor", "threads", "device", "bf16_gflops", "fp32_gflops", "python", "torch"]
+    assert (machine["bf16_gflops"], machine["fp32_gflops"]) == (13, 34)
+    assert (machine["threads"], machine["torch"]) == (torch.get_num_threads(), torch.__version__)
+    assert machine["processor"]
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "fast"),
+    [({}, False), ({"avx512_f": True}, False), ({"amx_bf16": True}, True), ({"avx512_bf16": True}, True)],
+)
+def test_bf16_is_fast_with_its_own_instructions(monkeypatch, capabilities, fast):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert is_bf16_fast(CPU) is fast
+    assert is_bf16_fast(torch.device("mps")) is False
+
+
+@pytest.mark.parametrize(("compiler", "can"), [("g++", True), ("clang++", True), ("gcc", False)])
+def test_a_cpu_compiles_with_a_cpp_compiler(monkeypatch, compiler, can):
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}" if name == compiler else None)
+    assert can_compile(CPU) is can

@@ -1,0 +1,285 @@
+"""A run: its schedule, its budget, one step, its log, its checkpoints, and whose folder it is."""
+
+import itertools
+import json
+import os
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+import training.run
+from training.config import TrainingConfig
+from training.errors import UserError
+from training.run import Interrupted, Run, schedule
+
+ROWS = 6
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """A run in `tmp_path / "run-of-a-test"`; further arguments are training settings."""
+
+    def make(settings: dict | None = None, resume: bool = False, **config) -> Run:
+        config = {"batch_size": 2, "mixed_precision": "no", "log_every": 2} | config
+        return Run(tmp_path / "output", "test", TrainingConfig(**config), settings or {}, resume)
+
+    return make
+
+
+def make_parts(weight: float = 1.0) -> tuple:
+    """A model of one weight, plain gradient descent, and the rows 0 to 5 in batches of 2."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, weight)
+    rows = torch.arange(float(ROWS)).view(ROWS, 1)
+    loader = DataLoader(rows, batch_size=2, shuffle=True, generator=torch.Generator())
+    return model, torch.optim.SGD(model.parameters(), lr=123.0), loader
+
+
+def train(run: Run) -> float:
+    """Trains to the end of the budget; the weight that comes of it."""
+    model, optimizer, loader = run.prepare(*make_parts())
+    for batch in run.batches(loader):
+        loss = model(batch + torch.rand(2, 1)).square().mean()
+        run.step(loss, model, optimizer)
+        run.log(loss=loss)
+    run.finish()
+    return model.weight.item()
+
+
+def log_of(run: Run) -> list[dict]:
+    return [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+
+
+# Schedule
+
+
+@pytest.mark.parametrize(
+    ("share", "warmup_share", "factor"),
+    [
+        (0.0, 0.2, 0),
+        (0.1, 0.2, 0.5),
+        (0.2, 0.2, 1),
+        (0.6, 0.2, 0.5),
+        (1.0, 0.2, 0),
+        (0.0, 0.0, 1),
+        (0.25, 0.0, 0.75),
+        (1.0, 0.0, 0),
+    ],
+)
+def test_schedule_rises_and_falls_linearly(share, warmup_share, factor):
+    assert schedule(share, warmup_share) == pytest.approx(factor)
+
+
+# Budget
+
+
+@pytest.mark.parametrize(
+    ("budget", "steps", "seconds", "share"),
+    [
+        ({"max_steps": 8}, 2, 1e6, 0.25),
+        ({"max_minutes": 2.0}, 1000, 30, 0.25),
+        ({"max_steps": 8, "max_minutes": 2.0}, 4, 30, 0.5),
+        ({"max_steps": 8, "max_minutes": 2.0}, 2, 90, 0.75),
+        ({"max_steps": 8, "max_minutes": 2.0}, 9, 0, 1),
+        ({"max_minutes": 2.0}, 0, 1000, 1),
+    ],
+)
+def test_share_is_that_of_whichever_budget_ends_first(make_run, budget, steps, seconds, share):
+    run = make_run(**budget)
+    run.state.step, run.state.seconds = steps, float(seconds)
+    assert run.share == share
+
+
+def test_steps_end_the_batches(make_run):
+    run = make_run(max_steps=4)
+    loader = run.prepare(make_parts()[2])
+    assert len(list(run.batches(loader))) == 4
+    assert (run.state.step, run.state.epoch, run.state.batch) == (4, 1, 1)
+
+
+def test_minutes_end_the_batches(make_run, monkeypatch):
+    monkeypatch.setattr(training.run, "time", SimpleNamespace(monotonic=itertools.count().__next__))  # 1 s a look
+    run = make_run(max_minutes=0.1)
+    loader = run.prepare(make_parts()[2])
+    assert len(list(run.batches(loader))) == 6
+    assert run.state.seconds == 6
+
+
+def test_every_epoch_brings_every_row_in_another_order(make_run):
+    run = make_run(max_steps=9)
+    loader = run.prepare(make_parts()[2])
+    seen = torch.cat(list(run.batches(loader))).view(3, ROWS)
+    assert [sorted(epoch) for epoch in seen.tolist()] == [list(range(ROWS))] * 3
+    assert len({tuple(epoch) for epoch in seen.tolist()}) > 1
+
+
+def test_due_at_multiples_and_at_the_end(make_run):
+    run = make_run(max_steps=7)
+    due, next_due = [], []
+    for run.state.step in range(1, 8):
+        due += [run.state.step] * run.due(3)
+    for run.state.step in range(7):
+        next_due += [run.state.step + 1] * run.is_next_due(3)
+    assert due == next_due == [3, 6, 7]
+
+
+# One step
+
+
+@pytest.mark.parametrize(
+    ("steps_done", "max_grad_norm", "weight"),
+    [
+        (0, 1e9, 1.0),  # the schedule starts at zero
+        (5, 1e9, 1 - 0.1 * 0.5 * 6),  # half the warm-up: half the rate; the gradient of (3 w)^2 / 3 is 6 w
+        (10, 1e9, 1 - 0.1 * 6),
+        (10, 2.0, 1 - 0.1 * 2),  # scaled down to 2
+    ],
+)
+def test_a_step_by_hand(make_run, steps_done, max_grad_norm, weight):
+    run = make_run(max_steps=100, warmup_share=0.1, learning_rate=0.1, max_grad_norm=max_grad_norm)
+    model, optimizer, _ = run.prepare(*make_parts())
+    run.state.step = steps_done
+    run.step(model(torch.tensor([[3.0]])).square().sum() / 3, model, optimizer)
+    assert model.weight.item() == pytest.approx(weight, abs=1e-5)
+    assert model.weight.grad is None
+
+
+@pytest.mark.parametrize(("fast", "precision"), [(True, "bf16"), (False, "no")])
+def test_automatic_precision_is_bf16_where_it_is_fast(make_run, monkeypatch, fast, precision):
+    monkeypatch.setattr(training.run, "is_bf16_fast", lambda device: fast)
+    assert make_run(mixed_precision="auto").accelerator.mixed_precision == precision
+
+
+# Log
+
+
+def test_log_lines_hold_step_seconds_and_the_means_since_the_last(make_run):
+    run = make_run(max_steps=5, log_every=2)
+    loader = run.prepare(make_parts()[2])
+    for number, _ in enumerate(run.batches(loader), start=1):
+        run.log(loss=torch.tensor(float(number)), constant=7.0)
+    lines = log_of(run)
+    assert [line["step"] for line in lines] == [2, 4, 5]
+    assert [line["loss"] for line in lines] == [1.5, 3.5, 5.0]
+    assert [line["constant"] for line in lines] == [7.0, 7.0, 7.0]
+    seconds = [line["seconds"] for line in lines]
+    assert seconds == sorted(seconds)
+    assert all(line["rows_per_second"] > 0 for line in lines)
+
+
+def test_a_report_is_logged_at_once_under_the_step_at_hand(make_run):
+    run = make_run(max_steps=3, log_every=100)
+    loader = run.prepare(make_parts()[2])
+    for _ in run.batches(loader):
+        if run.is_next_due(2):
+            run.report(held_out=0.5)
+    assert [line["step"] for line in log_of(run) if line.get("held_out") == 0.5] == [2, 3]
+
+
+# Checkpoints
+
+
+def interrupt(run: Run, step: int, times: int = 1) -> None:
+    """Trains until `step`, then sends this process SIGTERM."""
+    model, optimizer, loader = run.prepare(*make_parts())
+    for batch in run.batches(loader):
+        loss = model(batch + torch.rand(2, 1)).square().mean()
+        run.step(loss, model, optimizer)
+        if run.state.step + 1 == step:
+            for _ in range(times):
+                signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 6])
+def test_resumed_equals_uninterrupted(make_run, tmp_path, step):
+    whole = train(make_run(max_steps=7))
+    (tmp_path / "output").rename(tmp_path / "whole")
+    with pytest.raises(Interrupted) as stopped:
+        interrupt(make_run(max_steps=7), step)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    run = make_run(max_steps=7, resume=True)
+    assert run.is_resumed
+    assert train(run) == whole
+    assert run.state.step == 7
+
+
+def test_a_second_signal_ends_the_run_at_once(make_run):
+    run, before = make_run(max_steps=7), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        interrupt(run, step=3, times=2)
+    assert not (run.folder / "checkpoint").exists()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_crash_between_two_checkpoints_leaves_one_to_continue(make_run, monkeypatch):
+    run = make_run(max_steps=7)
+    run.prepare(*make_parts())
+    run.state.step = 2
+    run.checkpoint()
+    replace = os.replace
+
+    def crash(source, target):
+        if Path(target).name == "checkpoint":
+            raise OSError("no power")
+        replace(source, target)
+
+    run.state.step = 4
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(OSError, match="no power"):
+        run.checkpoint()
+    monkeypatch.undo()
+    continued = make_run(max_steps=7, resume=True)
+    continued.prepare(*make_parts())
+    assert continued.state.step in (2, 4)
+
+
+def test_checkpoints_are_made_as_time_passes(make_run, monkeypatch):
+    monkeypatch.setattr(training.run, "time", SimpleNamespace(monotonic=itertools.count().__next__))  # 1 s a look
+    run = make_run(max_steps=7, checkpoint_minutes=0.05)
+    steps = []
+    monkeypatch.setattr(
+        run.accelerator, "save_state", lambda folder: (Path(folder).mkdir(), steps.append(run.state.step))
+    )
+    list(run.batches(run.prepare(make_parts()[2])))
+    assert steps == [4]  # the first step after 3 seconds; the next would come after step 8
+    assert json.loads((run.folder / "checkpoint" / "state.json").read_text())["step"] == 4
+
+
+# Whose folder it is
+
+
+def test_a_run_is_finished_once_its_budget_is_spent(make_run):
+    run = make_run(max_steps=4)
+    assert not run.is_finished
+    train(run)
+    assert make_run(max_steps=4, resume=True).is_finished
+    longer = make_run(max_steps=6, resume=True)
+    assert not longer.is_finished
+    assert longer.is_resumed
+
+
+def test_the_same_settings_are_recognised_in_any_form(make_run):
+    make_run({"model": {"shape": (2, 3)}, "log_every": 5})
+    make_run({"model": {"shape": [2, 3]}, "log_every": 9}, resume=True)  # neither a tuple nor the log matters
+    with pytest.raises(UserError, match=r"model.shape is \[2, 3\], now \[2, 4\]"):
+        make_run({"model": {"shape": [2, 4]}}, resume=True)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_of_other_files_is_refused(make_run, tmp_path, resume):
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output" / "thesis.txt").write_text("all my work")
+    with pytest.raises(UserError, match="already holds files"):
+        make_run(resume=resume)
+    assert [path.name for path in (tmp_path / "output").iterdir()] == ["thesis.txt"]
+
+
+def test_resume_in_an_empty_folder_starts(make_run):
+    run = make_run(resume=True)
+    assert not run.is_resumed
+    assert (run.folder / "settings.json").exists()

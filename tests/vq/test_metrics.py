@@ -1,0 +1,46 @@
+"""PSNR, perplexity and usage by hand."""
+
+import math
+
+import pytest
+import torch
+from jaxtyping import TypeCheckError
+
+from vq.metrics import CodeUsage, psnr
+
+
+def test_psnr_by_hand():
+    pixel_values = torch.zeros(3, 1, 4, 6)
+    reconstruction = pixel_values.clone()
+    reconstruction[0] = 0.5  # squared error 0.25 everywhere
+    reconstruction[1, :, :, :3] = -1.0  # squared error 1 in one half
+    reconstruction[2] = 7.0  # counts as 1, the brightest there is
+    wanted = [10 * math.log10(4 / 0.25), 10 * math.log10(4 / 0.5), 10 * math.log10(4)]
+    torch.testing.assert_close(psnr(reconstruction, pixel_values), torch.tensor(wanted))
+
+
+def test_psnr_of_equal_pictures_is_high_and_finite():
+    assert psnr(torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 2)).item() == pytest.approx(106.02, abs=0.01)
+
+
+def test_psnr_of_unlike_shapes_is_refused_by_the_checks_of_this_test_run():
+    with pytest.raises(TypeCheckError):
+        psnr(torch.zeros(1, 3, 2, 2), torch.zeros(1, 1, 2, 2))
+
+
+def test_perplexity_by_hand():
+    assert CodeUsage(8).perplexity == 0
+    assert CodeUsage(8).add(torch.full((2, 3, 5), 6)).perplexity == pytest.approx(1)
+    assert CodeUsage(8).add(torch.arange(8).repeat(3)).perplexity == pytest.approx(8)
+    # shares 1/2, 1/4, 1/4: entropy 1.5 bit
+    assert CodeUsage(8).add(torch.tensor([[0, 0], [3, 7]])).perplexity == pytest.approx(2**1.5)
+
+
+def test_usage_counts_over_all_that_was_added():
+    usage = CodeUsage(8)
+    assert usage.usage == 0
+    usage.add(torch.tensor([[0, 0, 1]])).add(torch.tensor([1, 7]))
+    assert usage.counts.tolist() == [2, 2, 0, 0, 0, 0, 0, 1]
+    assert usage.usage == 3 / 8
+    usage.reset()
+    assert usage.usage == 0

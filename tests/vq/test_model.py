@@ -1,0 +1,163 @@
+"""The model: saved and loaded bit for bit, codes there and back, what it refuses, its fingerprint."""
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel
+
+from training.errors import UserError
+from vq import VQVAE, QuantizerConfig, VQVAEConfig
+
+
+@pytest.fixture
+def pixel_values() -> torch.Tensor:
+    return torch.rand(3, 3, 16, 16) * 2 - 1
+
+
+def assert_same_outputs(model, other, pixel_values) -> None:
+    out, wanted = other(pixel_values), model(pixel_values)
+    assert list(out) == list(wanted)
+    for name, value in wanted.items():
+        assert torch.equal(out[name], value), name
+
+
+# Files
+
+
+@pytest.mark.parametrize("codebook_training", ["ema", "gradient"])
+def test_saved_and_loaded_bit_for_bit(tiny_vqvae_config, codebook_training, pixel_values, tmp_path):
+    tiny_vqvae_config.quantizer.codebook_training = codebook_training
+    model = VQVAE(tiny_vqvae_config).eval()
+    model.quantizer.initialize(model.encode_continuous(pixel_values))
+    model.quantizer.update(model.encode_continuous(pixel_values), model.encode(pixel_values))
+    model.save_pretrained(tmp_path)
+    loaded = VQVAE.from_pretrained(tmp_path)
+    assert_same_outputs(model, loaded, pixel_values)
+    assert loaded.fingerprint() == model.fingerprint()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+def test_auto_classes_know_it(tiny_vqvae, pixel_values, tmp_path):
+    tiny_vqvae.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path)
+    assert isinstance(loaded, VQVAE)
+    assert_same_outputs(tiny_vqvae, loaded, pixel_values)
+    config = AutoConfig.from_pretrained(tmp_path)
+    assert isinstance(config, VQVAEConfig)
+    assert (config.network, config.quantizer) == (tiny_vqvae.config.network, tiny_vqvae.config.quantizer)
+
+
+def test_weights_are_safetensors_alone(tiny_vqvae, tmp_path):
+    tiny_vqvae.save_pretrained(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_the_licence_line_of_the_pictures_is_saved_with_the_weights(tiny_vqvae, tmp_path):
+    tiny_vqvae.config.attribution = "pictures by A, CC BY 4.0"
+    tiny_vqvae.save_pretrained(tmp_path)
+    assert (tmp_path / "NOTICE").read_text() == "pictures by A, CC BY 4.0\n"
+    assert VQVAE.from_pretrained(tmp_path).config.attribution == "pictures by A, CC BY 4.0"
+
+
+# Codes
+
+
+def test_forward_changes_no_state_in_training(tiny_vqvae, pixel_values):
+    fingerprint = tiny_vqvae.train().fingerprint()
+    tiny_vqvae(pixel_values)
+    tiny_vqvae.encode(pixel_values)
+    assert tiny_vqvae.fingerprint() == fingerprint
+
+
+def test_encode_and_decode_agree_with_forward(tiny_vqvae, pixel_values):
+    out = tiny_vqvae(pixel_values)
+    assert len(out.codes.unique()) > 1
+    assert torch.equal(tiny_vqvae.encode(pixel_values), out.codes)
+    torch.testing.assert_close(tiny_vqvae.decode_codes(out.codes), out.reconstruction.clamp(-1, 1), atol=1e-5, rtol=0)
+
+
+def test_decoded_pixels_are_clamped(tiny_vqvae):
+    tiny_vqvae.decoder[0].weight.data *= 1000
+    decoded = tiny_vqvae.decode_codes(torch.arange(16).view(1, 4, 4))
+    assert (decoded.min(), decoded.max()) == (-1, 1)
+
+
+def test_normalised_z_e_has_mean_0_and_variance_1(tiny_vqvae, pixel_values):
+    z_e = tiny_vqvae.encode_continuous(pixel_values)
+    torch.testing.assert_close(z_e.mean(1), torch.zeros(3, 4, 4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(z_e.var(1, correction=0), torch.ones(3, 4, 4), atol=1e-2, rtol=0)
+
+
+def test_z_e_is_the_encoder_s_output_unless_normalised(tiny_vqvae, pixel_values):
+    tiny_vqvae.config.quantizer.normalize_z_e = False
+    assert torch.equal(tiny_vqvae.encode_continuous(pixel_values), tiny_vqvae.encoder(pixel_values))
+
+
+def test_other_sizes_than_trained_on(tiny_vqvae):
+    codes = tiny_vqvae.encode(torch.zeros(2, 3, 12, 20))
+    assert codes.shape == (2, 3, 5)
+    assert tiny_vqvae.decode_codes(codes).shape == (2, 3, 12, 20)
+
+
+def test_codes_are_flattened_row_by_row_and_back(tiny_vqvae):
+    codes = torch.arange(32).view(2, 4, 4) % 16
+    flat = tiny_vqvae.flatten_codes(codes)
+    assert flat[0].tolist() == list(range(16))
+    assert torch.equal(tiny_vqvae.unflatten_codes(flat), codes)
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((2, 3, 16), r"\(batch, 3 channels, 2 spatial dimensions\), found shape \(2, 3, 16\)"),
+        ((2, 3, 16, 16, 16), r"2 spatial dimensions\), found shape \(2, 3, 16, 16, 16\)"),
+        ((2, 1, 16, 16), r"3 channels.*found shape \(2, 1, 16, 16\)"),
+        ((2, 3, 16, 18), r"multiple of 4, found \(16, 18\)"),
+        ((2, 3, 0, 16), r"multiple of 4, found \(0, 16\)"),
+    ],
+)
+def test_wrong_pictures_are_refused(tiny_vqvae, shape, message):
+    for take in (tiny_vqvae, tiny_vqvae.encode):
+        with pytest.raises(UserError, match=message):
+            take(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(("code", "message"), [(16, r"\[0, 16\), found 0 to 16"), (-1, r"\[0, 16\), found -1 to 0")])
+def test_codes_outside_the_codebook_are_refused(tiny_vqvae, code, message):
+    codes = torch.zeros(1, 4, 4, dtype=torch.int64)
+    codes[0, 2, 3] = code
+    with pytest.raises(UserError, match=message):
+        tiny_vqvae.decode_codes(codes)
+
+
+def test_flat_codes_are_refused(tiny_vqvae):
+    with pytest.raises(UserError, match=r"\(batch, 2 spatial dimensions\), found shape \(1, 16\)"):
+        tiny_vqvae.decode_codes(torch.zeros(1, 16, dtype=torch.int64))
+
+
+# Fingerprint
+
+
+def test_fingerprint_is_16_hex_digits_of_weights_and_settings(tiny_vqvae):
+    fingerprint = tiny_vqvae.fingerprint()
+    assert len(fingerprint) == 16
+    assert set(fingerprint) <= set("0123456789abcdef")
+    copy = VQVAE(tiny_vqvae.config)
+    copy.load_state_dict(tiny_vqvae.state_dict())
+    assert copy.fingerprint() == fingerprint
+
+
+@pytest.mark.parametrize("name", ["encoder.0.weight", "decoder.0.bias", "quantizer.codebook"])
+def test_one_changed_number_changes_the_fingerprint(tiny_vqvae, name):
+    before = tiny_vqvae.fingerprint()
+    tiny_vqvae.state_dict()[name].view(-1)[0] += 1e-3
+    assert tiny_vqvae.fingerprint() != before
+
+
+def test_a_changed_setting_changes_the_fingerprint(tiny_vqvae):
+    before = tiny_vqvae.fingerprint()
+    tiny_vqvae.config.quantizer = QuantizerConfig(codebook_size=16, codebook_dim=4, normalize_z_e=False)
+    assert tiny_vqvae.fingerprint() != before
