@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, Image
@@ -56,18 +57,28 @@ def read_captions(folder: Path) -> dict[str, str]:
 
 
 def _read_csv(path: Path) -> list[dict]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return list(csv.DictReader(_read_text(path).splitlines(keepends=True)))
 
 
 def _read_jsonl(path: Path) -> list[dict]:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(_read_text(path).splitlines(), start=1):
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError as error:
             raise UserError(f"{path}, line {number} is not JSON ({error.msg}); write one object a line.") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number} is no object with file_name and caption, found {line[:40]}.")
+        rows.append(row)
     return rows
+
+
+def _read_text(path: Path) -> str:
+    """With or without the byte order mark that spreadsheets write."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8.") from None
 
 
 def _by_file_name(path: Path, rows: list[dict]) -> dict[str, str]:
@@ -83,7 +94,13 @@ def _by_file_name(path: Path, rows: list[dict]) -> dict[str, str]:
                 f"{path} names the picture {row.get(picture)!r}, which is not in {path.parent}; "
                 "add the file or remove its row."
             )
-    return {row[picture]: row.get(caption) or "" for row in rows}
+        if not isinstance(row.get(caption), str | None):
+            raise UserError(f"{path}: the caption of {row[picture]} must be text, found {row[caption]!r}.")
+    captions = {row[picture]: row.get(caption) or "" for row in rows}
+    if len(captions) < len(rows):
+        twice = next(name for name, count in Counter(row[picture] for row in rows).items() if count > 1)
+        raise UserError(f"{path} names the picture {twice} more than once; keep one row a picture.")
+    return captions
 
 
 def _same_stem_captions(folder: Path) -> dict[str, str]:

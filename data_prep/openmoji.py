@@ -42,7 +42,7 @@ def load_openmoji(image_size: int) -> DatasetDict:
         render_rows, features=FEATURES, gen_kwargs={"image_size": image_size, "packages": packages}
     )
     indices = defaultdict(list)
-    for index, split in enumerate(split_names(rows["caption"])):
+    for index, split in enumerate(split_names(rows["caption"][:])):
         indices[split].append(index)
     return DatasetDict({split: rows.select(indices[split]) for split in ("train", "compositional", "novel")})
 

@@ -20,12 +20,12 @@ def to_rgb(picture: PILImage.Image, size: tuple[int, int], background: str = "wh
     if "A" in picture.getbands() or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         picture = PILImage.alpha_composite(PILImage.new("RGBA", picture.size, background), picture)
-    picture = picture.convert("RGB")
-    return (
-        picture
-        if picture.size == size[::-1]
-        else ImageOps.fit(picture, (size[1], size[0]), PILImage.Resampling.LANCZOS)
-    )
+    if picture.mode.startswith("I"):  # 16 bits of grey, which PIL would clip at 255
+        picture = picture.convert("I").point(lambda value: value / 257).convert("L")
+    picture, (height, width) = picture.convert("RGB"), size
+    if picture.size == (width, height):
+        return picture
+    return ImageOps.fit(picture, (width, height), PILImage.Resampling.LANCZOS)
 
 
 def load_pictures(rows: Dataset, input_shape: Sequence[int]) -> UInt8[Tensor, "n 3 h w"]:

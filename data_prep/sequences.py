@@ -80,7 +80,7 @@ class TextToImageCollator:
 
     def __init__(self, vocabulary: Vocabulary, max_caption_tokens: int, config: SequenceConfig | None):
         self.vocabulary, self.max_caption_tokens = vocabulary, max_caption_tokens
-        self.config = config or SequenceConfig(caption_dropout=0, word_dropout=0, code_noise=0)
+        self.config = config or SequenceConfig(caption_dropout=0.0, word_dropout=0.0, code_noise=0.0)
 
     def __call__(self, rows: list[dict]) -> Batch:
         vocabulary = self.vocabulary

@@ -16,6 +16,7 @@ EVALUATION_BATCH = 64
 
 
 @torch.no_grad()
+@torch.random.fork_rng(devices=[])
 def evaluate_nll(model: PreTrainedModel, vocabulary: Vocabulary, rows: Dataset, max_caption_tokens: int) -> float:
     """Mean negative log-likelihood of the codes given their captions, in nats a code."""
     was_training = model.training

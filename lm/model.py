@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -41,6 +42,8 @@ class LanguageModelConfig:
                 f"model.hidden_size {self.hidden_size} must be divisible by model.num_attention_heads "
                 f"{self.num_attention_heads}."
             )
+        if clash := sorted({*vars(self), "vocab_size", "max_position_embeddings"} & set(self.extra)):
+            raise UserError(f"model.extra must not hold {clash[0]}; it follows from the other settings.")
 
 
 def build_language_model(config: LanguageModelConfig, vocabulary: Vocabulary, max_length: int) -> PreTrainedModel:
@@ -55,22 +58,40 @@ def build_language_model(config: LanguageModelConfig, vocabulary: Vocabulary, ma
         "intermediate_size": config.intermediate_size,
         "max_position_embeddings": max_length,
     }
-    if config.architecture == "gpt2":  # GPT-2 names its feed-forward width differently
+    if config.architecture == "gpt2":  # GPT-2 names its feed-forward width differently, and has dropout of its own
         sizes["n_inner"] = sizes.pop("intermediate_size")
+        sizes |= dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
     else:
         sizes["num_key_value_heads"] = config.num_attention_heads
     try:
+        known = AutoConfig.for_model(config.architecture)
+        if hasattr(known, "head_dim"):
+            sizes["head_dim"] = config.hidden_size // config.num_attention_heads
         stock = AutoConfig.for_model(
             config.architecture, vocab_size=vocabulary.size, tie_word_embeddings=config.tie_word_embeddings,
             pad_token_id=vocabulary.pad, bos_token_id=vocabulary.bos, eos_token_id=vocabulary.eos,
-            **sizes, **config.extra,
+            **{name: value for name, value in sizes.items() if name not in config.extra}, **config.extra,
         )  # fmt: skip
-        return AutoModelForCausalLM.from_config(stock)
+        model = AutoModelForCausalLM.from_config(stock)
     except ValueError as error:
         raise UserError(
             f"model.architecture {config.architecture!r} is no causal language model of transformers "
             f"({str(error).splitlines()[0][:150]}); take for example llama, qwen3 or gpt2."
         ) from None
+    if unknown := [name for name in config.extra if not hasattr(known, name)]:
+        raise UserError(f"model.extra has {unknown[0]!r}, which {config.architecture} does not know; check it.")
+    if _sees_the_future(model):
+        raise UserError(f"model.architecture {config.architecture!r} sees later ids; take for example llama or gpt2.")
+    return model
+
+
+@torch.no_grad()
+def _sees_the_future(model: PreTrainedModel) -> bool:
+    was_training = model.training
+    ids = torch.tensor([[0, 1, 2], [0, 1, 3]])
+    first, second = model.eval()(input_ids=ids).logits[:, :2]
+    model.train(was_training)
+    return not torch.allclose(first, second, atol=1e-5)
 
 
 def add_dropout(model: PreTrainedModel, rate: float) -> None:

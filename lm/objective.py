@@ -65,7 +65,7 @@ class WeightedCrossEntropy(nn.Module):
             logits = self.model(**inputs).logits  # (B, T-1, V)
             code_logits = logits[:, before:after, self.codes]
             other_logits = torch.cat([logits[:, :before], logits[:, after:]], 1)[..., self.others]
-        targets = labels[:, 1:]
+        targets = labels[:, 1:].masked_fill(~attention_mask[:, :-1], IGNORED)  # padding predicts nothing
         other_targets = torch.cat([targets[:, :before], targets[:, after:]], 1)
         image_nll = _cross_entropy(code_logits, targets[:, before:after] - self.codes.start)
         text_nll = _cross_entropy(other_logits, other_targets)
@@ -91,11 +91,19 @@ def has_plain_head(model: PreTrainedModel) -> bool:
         return False
     was_training = model.training
     model.eval()
-    ids = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
+    ids = torch.ones(1, 1, dtype=torch.int64, device=model.device)  # not pad, whose embedding is zero
+    # Large enough to meet a soft cap, which is the identity near zero.
+    enlarge = model.get_decoder().register_forward_hook(_enlarge)
     hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
     logits = model(input_ids=ids, use_cache=False).logits
+    enlarge.remove()
     model.train(was_training)
-    return torch.allclose(head(hidden), logits, atol=1e-5)
+    return torch.allclose(head(hidden), logits, rtol=1e-4)
+
+
+def _enlarge(_module, _inputs, output):
+    output.last_hidden_state = 1000 * output.last_hidden_state
+    return output
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

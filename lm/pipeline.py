@@ -97,6 +97,10 @@ class TextToImagePipeline:
             raise UserError(f"num_images_per_prompt must be at least 1, found {num_images_per_prompt}.")
         prompts = [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
         rows = [ids for ids in self._prompt_ids(prompts) for _ in range(num_images_per_prompt)]
+        if isinstance(generator, Sequence) and len(generator) != len(rows):
+            raise UserError(
+                f"generator must be one, or one for each of the {len(rows)} pictures; found {len(generator)}."
+            )
         num_codes = self.image_tokenizer.config.tokens_per_image
         parts = []
         for start in range(0, len(rows), batch_size):
@@ -167,6 +171,8 @@ class TextToImagePipeline:
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder; --model must name a model that scripts/train_lm.py finished.")
         settings = read_json(folder / SETTINGS_FILE)
+        if not list(folder.glob("model*.safetensors")):
+            raise UserError(f"{folder} holds no language model's weights (model.safetensors); train it again.")
         vocabulary = Vocabulary.from_pretrained(folder)
         image_tokenizer = load_image_tokenizer(folder / "image_tokenizer")
         for name, part in (("vocabulary", vocabulary), ("image_tokenizer", image_tokenizer)):

@@ -1,5 +1,6 @@
 """From logits to the next code: guidance, candidates, temperature. Knows nothing of models or caches."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -29,9 +30,9 @@ class SamplingConfig:
     min_p: float = 0.0
 
     def __post_init__(self):
-        if self.guidance_scale < 0:
+        if not 0 <= self.guidance_scale < math.inf:
             raise UserError(f"guidance_scale must not be negative, found {self.guidance_scale}; 1 means no guidance.")
-        if self.temperature < 0:
+        if not 0 <= self.temperature < math.inf:
             raise UserError(f"temperature must not be negative, found {self.temperature}; 0 takes the likeliest code.")
         if self.top_k < 0:
             raise UserError(f"top_k must not be negative, found {self.top_k}; 0 keeps all.")

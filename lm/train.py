@@ -83,7 +83,7 @@ def train_lm(
         run.progress.say(f"{output} is finished already")
         return TextToImagePipeline.from_pretrained(output)
 
-    vocabulary = prepared.vocabulary
+    vocabulary, image_tokenizer = prepared.vocabulary, prepared.load_image_tokenizer()
     caption_tokens = min(config.max_caption_tokens, prepared.manifest["longest_caption_tokens"])
     collate = TextToImageCollator(vocabulary, caption_tokens, sequences)
     length = caption_tokens + prepared.tokens_per_image + PROMPT_BRACKETS + TAIL
@@ -117,7 +117,6 @@ def train_lm(
     model = run.accelerator.unwrap_model(objective).model.eval()
     nll = held_out_nll(model, prepared, caption_tokens)
     if run.accelerator.is_main_process:
-        image_tokenizer = prepared.load_image_tokenizer()
         pipeline = TextToImagePipeline(model, vocabulary, image_tokenizer, sampling, caption_tokens)
         pipeline.save_pretrained(output)
         write_json(output / "run" / "stages.json", prepared.manifest["seconds"] | {"train_lm": run.state.seconds})

@@ -1,7 +1,7 @@
 """The command line that every script has: --help, --config FILE.yaml, dotted overrides, and errors in one line."""
 
+import logging
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, NoReturn, TypeVar
@@ -42,7 +42,8 @@ def run_script(main: Callable[[list[str] | None], Any]) -> None:
     """Run a script's `main`; a UserError becomes one line and exit status 2."""
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+    # It warns that weights shared by two names are saved once, which is what tied embeddings want.
+    logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
     try:
         main(None)
     except UserError as error:

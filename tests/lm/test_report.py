@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -126,4 +127,4 @@ def test_a_model_of_another_vocabulary(prepared, tiny_config, tiny_vqvae, vocabu
 
 
 def _to_tensor(picture: Image.Image) -> torch.Tensor:
-    return torch.tensor(list(picture.getdata()), dtype=torch.uint8).view(16, 16, 3).permute(2, 0, 1)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
