@@ -1,5 +1,7 @@
 """From what a user types after --data to captioned rows, split into what is trained on and what is held out."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,13 @@ class Collection:
     @property
     def held_out_names(self) -> list[str]:
         return [str(name) for name in self.splits if name != TRAIN]
+
+    def fingerprint(self) -> str:
+        """16 hex digits that name every split's keys and captions, in order."""
+        digest = hashlib.sha256()
+        for split, rows in self.splits.items():
+            digest.update(json.dumps([str(split), rows["key"][:], rows["caption"][:]]).encode())
+        return digest.hexdigest()[:16]
 
     @property
     def held_out(self) -> Dataset:

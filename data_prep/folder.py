@@ -104,7 +104,7 @@ def _by_file_name(path: Path, rows: list[dict]) -> dict[str, str]:
 
 
 def _same_stem_captions(folder: Path) -> dict[str, str]:
-    pictures = [path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES]
+    pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
     if not pictures:
         raise UserError(f"{folder} holds no pictures ({', '.join(sorted(PICTURE_SUFFIXES))}); check the path.")
     missing = [path for path in pictures if not path.with_suffix(".txt").exists()]
@@ -113,6 +113,4 @@ def _same_stem_captions(folder: Path) -> dict[str, str]:
             f"{folder} has {len(missing)} of {len(pictures)} pictures without a caption, {missing[0].name} first; "
             "write metadata.csv with the columns file_name and caption, or a .txt of the same name beside each picture."
         )
-    return {
-        str(path.relative_to(folder)): path.with_suffix(".txt").read_text(encoding="utf-8").strip() for path in pictures
-    }
+    return {path.relative_to(folder).as_posix(): _read_text(path.with_suffix(".txt")).strip() for path in pictures}

@@ -49,7 +49,12 @@ def prepare(
     Raises UserError if `output` holds anything else than this same prepared set.
     """
     start = time.monotonic()
-    made_from = {"data": data, "image_tokenizer": image_tokenizer.fingerprint(), "text_size": text_size}
+    made_from = {
+        "data": data,
+        "collection": collection.fingerprint(),
+        "image_tokenizer": image_tokenizer.fingerprint(),
+        "text_size": text_size,
+    }
     if resume and (output / MANIFEST).exists():
         require_same_settings(output, read_json(output / MANIFEST)["made_from"], made_from)
         return PreparedSet.load(output)

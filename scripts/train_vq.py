@@ -28,7 +28,8 @@ def main(arguments: list[str] | None = None) -> None:
     model_config = VQVAEConfig(
         network=settings.network, quantizer=settings.quantizer, attribution=collection.attribution
     )
-    train_vq(pictures, held_out, settings.output, model_config, config, {"data": settings.data}, settings.resume)
+    provenance = {"data": settings.data, "collection": collection.fingerprint()}
+    train_vq(pictures, held_out, settings.output, model_config, config, provenance, settings.resume)
 
 
 if __name__ == "__main__":
