@@ -13,7 +13,7 @@ import time
 import torch
 
 from data_prep import SequenceConfig, TextToImageCollator, Vocabulary
-from lm.model import LanguageModelConfig, add_dropout, build_language_model
+from lm.model import LanguageModelConfig, add_embedding_dropout, build_language_model
 from lm.objective import WeightedCrossEntropy
 from training.machine import describe_machine, is_bf16_fast, keep_freed_memory
 
@@ -54,7 +54,7 @@ def time_steps(
     vocabulary = Vocabulary.train(words, 1500, {"image": CODEBOOK_SIZE})
     model = build_language_model(LanguageModelConfig(), vocabulary, 128)
     model.set_attn_implementation(attention)
-    add_dropout(model, dropout)
+    add_embedding_dropout(model, dropout)
     objective = WeightedCrossEntropy(model, vocabulary, NUM_CODES, text_weight=0.1, image_weight=1.0).train()
     objective.has_plain_head &= not whole_vocabulary
     optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-4, fused=True)

@@ -18,9 +18,10 @@ CAPTION_COLUMNS = ("caption", "text")
 def load_folder(folder: Path) -> DatasetDict:
     """Splits `train` and `held_out` (a tenth by a hash of the file's name) of a folder of captioned pictures.
 
-    Captions come from `metadata.csv` or `metadata.jsonl` (columns `file_name`, `caption`), else from a `.txt` of the
-    same stem beside each picture. Raises UserError for a folder without captions, a caption file that names a missing
-    picture, a picture without a caption, an empty caption, or fewer than two pictures.
+    Captions come from `metadata.csv` or `metadata.jsonl` (columns `file_name`, `caption`; pictures that it does not
+    name are left out), else from a `.txt` of the same stem beside each picture.
+    Raises UserError for a folder without captions, a caption file that names a missing picture, a picture without a
+    `.txt`, an empty caption, or fewer than two pictures.
     """
     captions = read_captions(folder)
     if len(captions) < 2:
@@ -62,7 +63,9 @@ def _read_csv(path: Path) -> list[dict]:
 
 def _read_jsonl(path: Path) -> list[dict]:
     rows = []
-    for number, line in enumerate(_read_text(path).splitlines(), start=1):
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
@@ -89,6 +92,8 @@ def _by_file_name(path: Path, rows: list[dict]) -> dict[str, str]:
     if picture is None or caption is None:
         raise UserError(f"{path} must have the columns file_name and caption, found {', '.join(map(str, rows[0]))}.")
     for row in rows:
+        if None in row:  # where csv puts what has no column
+            raise UserError(f"{path}: the row of {row[picture]} has too many commas; put its caption in double quotes.")
         if not row.get(picture) or not (path.parent / row[picture]).is_file():
             raise UserError(
                 f"{path} names the picture {row.get(picture)!r}, which is not in {path.parent}; "

@@ -42,7 +42,7 @@ def load_pictures(rows: Dataset, input_shape: Sequence[int]) -> UInt8[Tensor, "n
     for index, row in enumerate(undecoded):  # type: ignore[assignment]
         try:
             picture = to_rgb(Image().decode_example(row["image"]), (height, width))
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, PILImage.DecompressionBombError) as error:
             name = row["image"]["path"] or row["key"]
             raise UserError(
                 f"The picture {name} cannot be read ({error}); repair it, or remove it and its caption."

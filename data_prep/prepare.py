@@ -27,8 +27,7 @@ from data_prep.vocabulary import Vocabulary
 from training.errors import UserError
 from training.files import read_json, require_empty, require_same_settings, write_json
 from training.machine import best_device
-from vq import VQVAE
-from vq.pictures import to_pil, to_pixel_values
+from vq import VQVAE, to_pil, to_pixel_values
 
 MANIFEST = "manifest.json"
 ENCODING_BATCH = 64
@@ -95,8 +94,12 @@ def encode_rows(rows: Dataset, image_tokenizer: VQVAE, keep_pictures: bool) -> D
     config, device = image_tokenizer.config, best_device()
     image_tokenizer = image_tokenizer.to(device).eval()  # type: ignore[arg-type]
     pictures = load_pictures(rows, config.network.input_shape)
-    batches = [to_pixel_values(part.to(device)) for part in pictures.split(ENCODING_BATCH)]
-    codes = torch.cat([image_tokenizer.flatten_codes(image_tokenizer.encode(batch)).cpu() for batch in batches])
+    codes = torch.cat(
+        [
+            image_tokenizer.flatten_codes(image_tokenizer.encode(to_pixel_values(part.to(device)))).cpu()
+            for part in pictures.split(ENCODING_BATCH)
+        ]
+    )
     code_type = "uint16" if config.codebook_size <= 2**16 else "int32"
     columns: dict[str, Any] = {"caption": rows["caption"][:], "key": rows["key"][:], "codes": codes.numpy()}
     features = {"caption": Value("string"), "key": Value("string"), "codes": List(Value(code_type))}

@@ -30,7 +30,7 @@ class SequenceConfig:
 
     caption_dropout: float = 0.1
     word_dropout: float = 0.1
-    code_noise: float = 0.1
+    code_noise: float = 0.2
 
     def __post_init__(self):
         for name, value in vars(self).items():
@@ -87,7 +87,7 @@ class TextToImageCollator:
         captions = [self._thin(row["caption"]) for row in rows]
         prompts = prompt_ids(vocabulary, captions, self.max_caption_tokens)
         prefix, mask, positions = left_pad(prompts, vocabulary.pad, self.max_caption_tokens + PROMPT_BRACKETS)
-        codes = torch.stack([torch.as_tensor(row["codes"], dtype=torch.int64, device="cpu") for row in rows])  # (B, N)
+        codes = torch.stack([torch.as_tensor(row["codes"], dtype=torch.int64) for row in rows])  # (B, N)
         ends = torch.tensor([[vocabulary.eoi, vocabulary.eos]]).expand(len(rows), -1)
         clean = torch.cat([prefix, vocabulary.codes_to_ids(codes), ends], 1)  # (B, T)
         noisy = torch.cat([prefix, vocabulary.codes_to_ids(self._disturb(codes)), ends], 1)

@@ -82,7 +82,12 @@ class Vocabulary:
         )
         bpe.train_from_iterator(captions, trainer)
         tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=bpe, pad_token=PAD, bos_token=BOS, eos_token=EOS, padding_side="left"
+            tokenizer_object=bpe,
+            pad_token=PAD,
+            bos_token=BOS,
+            eos_token=EOS,
+            padding_side="left",
+            model_input_names=["input_ids", "attention_mask"],
         )
         return cls.extend(tokenizer, codebook_sizes)
 

@@ -4,14 +4,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from data_prep.vocabulary import Vocabulary
 from training.errors import UserError
-
-# Modules whose output enters the residual stream, by the last part of their name in transformers' decoders.
-RESIDUAL_BRANCHES = ("self_attn", "attn", "attention", "mlp", "feed_forward")
 
 
 @dataclass
@@ -30,7 +27,7 @@ class LanguageModelConfig:
 
     architecture: str = "llama"
     hidden_size: int = 256
-    intermediate_size: int = 704
+    intermediate_size: int = 640
     num_hidden_layers: int = 6
     num_attention_heads: int = 4
     tie_word_embeddings: bool = True
@@ -94,27 +91,12 @@ def _sees_the_future(model: PreTrainedModel) -> bool:
     return not torch.allclose(first, second, atol=1e-5)
 
 
-def add_dropout(model: PreTrainedModel, rate: float) -> None:
-    """Dropout on the embeddings and on what every attention and feed-forward block adds, in training only.
+def add_embedding_dropout(model: PreTrainedModel, rate: float) -> None:
+    """Dropout on the input embeddings, in training only.
 
-    A row drops the same channels at all its positions (Gal and Ghahramani 2016, arXiv 1512.05287), which needs a
-    random number a channel, not one an element. Stock decoders of today have none there. Hooks change neither the
-    weights nor the saved configuration.
+    Stock decoders of today have none. A hook changes neither the weights nor the saved configuration.
     """
-    if not rate:
-        return
-    branches = [module for name, module in model.named_modules() if name.rsplit(".", 1)[-1] in RESIDUAL_BRANCHES]
-    for module in [model.get_input_embeddings(), *branches]:
-        module.register_forward_hook(_Dropout(rate))
-
-
-class _Dropout:
-    def __init__(self, rate: float):
-        self.rate = rate
-
-    def __call__(self, module: nn.Module, _inputs: Any, output: Any) -> Any:
-        if not module.training:
-            return None
-        hidden = output[0] if isinstance(output, tuple) else output  # (B, T, D)
-        mask = nn.functional.dropout(hidden.new_ones(hidden.shape[0], 1, hidden.shape[2]), self.rate)
-        return (hidden * mask, *output[1:]) if isinstance(output, tuple) else hidden * mask
+    if rate:
+        model.get_input_embeddings().register_forward_hook(
+            lambda module, _inputs, embedded: F.dropout(embedded, rate, training=module.training)
+        )

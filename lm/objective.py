@@ -32,11 +32,17 @@ class WeightedCrossEntropy(nn.Module):
     """
 
     def __init__(
-        self, model: PreTrainedModel, vocabulary: Vocabulary, num_codes: int, text_weight: float, image_weight: float
+        self,
+        model: PreTrainedModel,
+        vocabulary: Vocabulary,
+        num_codes: int,
+        text_weight: float,
+        image_weight: float,
+        label_smoothing: float = 0.0,
     ):
         super().__init__()
         self.model, self.num_codes = model, num_codes
-        self.text_weight, self.image_weight = text_weight, image_weight
+        self.text_weight, self.image_weight, self.label_smoothing = text_weight, image_weight, label_smoothing
         self.codes = slice(vocabulary.image.offset, vocabulary.image.stop)
         self.others = slice(0, vocabulary.image.offset)
         self.has_plain_head = has_plain_head(model)
@@ -67,12 +73,18 @@ class WeightedCrossEntropy(nn.Module):
             other_logits = torch.cat([logits[:, :before], logits[:, after:]], 1)[..., self.others]
         targets = labels[:, 1:].masked_fill(~attention_mask[:, :-1], IGNORED)  # padding predicts nothing
         other_targets = torch.cat([targets[:, :before], targets[:, after:]], 1)
+        code_logits = code_logits.float()
         image_nll = _cross_entropy(code_logits, targets[:, before:after] - self.codes.start)
         text_nll = _cross_entropy(other_logits, other_targets)
         num_text = (other_targets != IGNORED).sum()
         weight = self.image_weight * image_nll.numel() + self.text_weight * num_text
+        smoothed_nll = image_nll
+        if self.label_smoothing and self.training:
+            # The mean of -log p over all codes (Szegedy et al. 2016, arXiv 1512.00567, section 7).
+            uniform_nll = (code_logits.logsumexp(-1) - code_logits.mean(-1)).flatten()
+            smoothed_nll = image_nll + self.label_smoothing * (uniform_nll - image_nll)
         return ObjectiveOutput(
-            loss=(self.image_weight * image_nll.sum() + self.text_weight * text_nll.sum()) / weight.clamp(min=1e-9),
+            loss=(self.image_weight * smoothed_nll.sum() + self.text_weight * text_nll.sum()) / weight.clamp(min=1e-9),
             image_nll=image_nll.mean(),
             text_nll=text_nll.sum() / num_text.clamp(min=1),
         )

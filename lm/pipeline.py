@@ -3,7 +3,7 @@
 R/model/
   config.json, model.safetensors, tokenizer.json, ...   load in stock AutoModelForCausalLM and AutoTokenizer
   vocabulary.json           the ranges of ids
-  text_to_image.json        how to draw: code shape, sampling defaults, fingerprints
+  text_to_image.json        how to draw: sampling defaults, fingerprints of the parts
   image_tokenizer/          the VQ-VAE
 """
 
@@ -55,6 +55,7 @@ class TextToImagePipeline:
         image_tokenizer: VQVAE,
         sampling: SamplingConfig | None = None,
         max_caption_tokens: int = 64,
+        attribution: str | None = None,
     ):
         if model.config.vocab_size != vocabulary.size:
             raise UserError(
@@ -69,6 +70,7 @@ class TextToImagePipeline:
         self.model, self.vocabulary, self.image_tokenizer = model.eval(), vocabulary, image_tokenizer.eval()
         self.sampling = sampling or SamplingConfig()
         self.max_caption_tokens = max_caption_tokens
+        self.attribution = attribution
 
     def __call__(
         self,
@@ -152,14 +154,16 @@ class TextToImagePipeline:
         self.vocabulary.save_pretrained(folder)
         self.image_tokenizer.save_pretrained(folder / "image_tokenizer")
         settings = {
-            "code_shape": list(self.image_tokenizer.config.code_shape),
             "max_caption_tokens": self.max_caption_tokens,
             "sampling": asdict(self.sampling),
+            "attribution": self.attribution,
             "image_tokenizer": self.image_tokenizer.fingerprint(),
             "vocabulary": self.vocabulary.fingerprint(),
         }
         write_json(folder / SETTINGS_FILE, settings)
-        write_notice(folder, self.image_tokenizer.config.attribution)
+        # The pictures of both stages, which may be of two collections.
+        lines = {self.attribution: None, self.image_tokenizer.config.attribution: None}
+        write_notice(folder, "\n".join(line for line in lines if line))
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, device: torch.device | str | None = None) -> "TextToImagePipeline":
@@ -181,5 +185,7 @@ class TextToImagePipeline:
             )
         model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32)
         sampling = SamplingConfig(**settings["sampling"])
-        pipeline = cls(model, vocabulary, image_tokenizer, sampling, settings["max_caption_tokens"])
+        pipeline = cls(
+            model, vocabulary, image_tokenizer, sampling, settings["max_caption_tokens"], settings["attribution"]
+        )
         return pipeline.to(device or best_device())

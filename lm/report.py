@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from data_prep.pictures import load_pictures
 from data_prep.prepare import PreparedSet, codes_of, require_match
+from lm.curves import save_curves
 from lm.evaluation import evaluate_nll, recall_at, retrieval_ranks
 from lm.pipeline import TextToImagePipeline
+from training.errors import UserError
 from training.files import read_json, write_json
 from training.machine import describe_machine
+from training.progress import Progress
+from vq import to_pil, to_pixel_values
 from vq.metrics import CodeUsage, psnr
-from vq.pictures import to_pil, to_pixel_values
 
 GUIDANCE_SCALES = (1.0, 1.5, 2.0, 3.0)
 GALLERY_PART = 256
@@ -48,6 +51,8 @@ def evaluate(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int = 0
     psnr_values, nll, shown = [], {}, {}
     drawings: dict[tuple[str, float], Tensor] = {}
     default = pipeline.sampling.guidance_scale
+    scales = sorted({*GUIDANCE_SCALES, default})
+    progress = Progress("evaluate")
     for split, rows in prepared.held_out.items():
         codes, captions = codes_of(rows), rows["caption"][:]
         held_out_usage.add(codes)
@@ -55,11 +60,15 @@ def evaluate(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int = 0
         reconstructions = _decode(pipeline, codes)
         psnr_values.append(psnr(reconstructions, originals))
         nll[split] = evaluate_nll(pipeline.model, pipeline.vocabulary, rows, pipeline.max_caption_tokens)
-        for scale in sorted({*GUIDANCE_SCALES, default}):
+        for scale in scales:
             generator = torch.Generator().manual_seed(seed)
             made = pipeline(captions, guidance_scale=scale, generator=generator)
             drawings[split, scale] = _decode(pipeline, made.codes.flatten(1))
+            done, all_drawings = len(drawings), len(scales) * len(prepared.held_out)
+            elapsed = time.monotonic() - start
+            progress.show(done / all_drawings, elapsed * (all_drawings / done - 1), f"{split}, guidance {scale:g}")
         shown[split] = {"captions": captions, "pictures": (originals, reconstructions, drawings[split, default])}
+    progress.close()
     # One pass over the collection ranks all drawings.
     targets = torch.cat([shown[split]["pictures"][1] for split, _ in drawings])
     ranks = retrieval_ranks(torch.cat(list(drawings.values())), targets, _gallery(pipeline, prepared))
@@ -88,8 +97,15 @@ def pipeline_seconds(pipeline: TextToImagePipeline) -> dict[str, float]:
     return read_json(path) if path.exists() else {}
 
 
-def write_report(figures: dict[str, Any], shown: dict, prepared: PreparedSet, output: Path) -> None:
-    """`report.json`, `report.md`, `samples.png` and `reconstructions.png` in `output`."""
+def require_no_other(output: Path) -> None:
+    """Raises UserError if `output` holds a report already, or is the folder of another stage."""
+    for name in ("report.json", "run", "manifest.json"):
+        if (output / name).exists():
+            raise UserError(f"{output} already holds {name}; choose another --output for the report.")
+
+
+def write_report(figures: dict[str, Any], shown: dict, prepared: PreparedSet, model: Path, output: Path) -> None:
+    """`report.json`, `report.md`, `samples.png`, `reconstructions.png` and, where `save_curves` can, `curves.png`."""
     output.mkdir(parents=True, exist_ok=True)
     samples = [_spread(len(part["captions"]), SAMPLES_PER_SPLIT) for part in shown.values()]
     cells = [
@@ -99,8 +115,11 @@ def write_report(figures: dict[str, Any], shown: dict, prepared: PreparedSet, ou
     ]
     sample_sheet(cells).save(output / "samples.png")
     sample_sheet([(caption, pictures[:2]) for caption, pictures in cells]).save(output / "reconstructions.png")
-    write_json(output / "report.json", figures)
-    (output / "report.md").write_text(report_markdown(figures, prepared.manifest["attribution"]), encoding="utf-8")
+    page = report_markdown(figures, prepared.manifest["attribution"])
+    if save_curves(model, output / "curves.png"):
+        page += "\n![image NLL over training](curves.png)\n"
+    (output / "report.md").write_text(page, encoding="utf-8")
+    write_json(output / "report.json", figures)  # last: where it stands, the report is whole
 
 
 def sample_sheet(cells: list[tuple[str, list[Tensor]]]) -> Image.Image:
@@ -114,7 +133,8 @@ def sample_sheet(cells: list[tuple[str, list[Tensor]]]) -> Image.Image:
     for index, (caption, pictures) in enumerate(cells):
         left, top = index % SHEET_COLUMNS * width + MARGIN, index // SHEET_COLUMNS * height + MARGIN
         for place, picture in enumerate(pictures):
-            shown = to_pil(picture.unsqueeze(0))[0].convert("RGB").resize((CELL, CELL), Image.Resampling.LANCZOS)
+            shown = to_pil(picture.unsqueeze(0))[0].convert("RGB")
+            shown = ImageOps.pad(shown, (CELL, CELL), Image.Resampling.LANCZOS, color="white")
             sheet.paste(shown, (left + place * CELL, top))
         text = textwrap.wrap(caption, width=per_cell * CELL // 7)[:3]
         draw.multiline_text((left, top + CELL), "\n".join(text), fill="black", font=font, spacing=2)

@@ -84,6 +84,7 @@ def sample(logits: Float[Tensor, "b k"], uniform: Float[Tensor, " b"], temperatu
     """
     if temperature == 0:
         return logits.argmax(-1)
-    cumulative = (logits / temperature).softmax(-1).double().cumsum(-1)
-    threshold = uniform.double().unsqueeze(1) * cumulative[:, -1:]
+    precise = torch.float32 if logits.device.type == "mps" else torch.float64  # which Apple's GPUs lack
+    cumulative = (logits / temperature).softmax(-1).to(precise).cumsum(-1)
+    threshold = uniform.to(precise).unsqueeze(1) * cumulative[:, -1:]
     return torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)

@@ -11,12 +11,13 @@ from torch.utils.data import DataLoader
 from data_prep.prepare import PreparedSet, codes_of
 from data_prep.sequences import PROMPT_BRACKETS, SequenceConfig, TextToImageCollator
 from lm.evaluation import evaluate_nll
-from lm.model import LanguageModelConfig, add_dropout, build_language_model
+from lm.model import LanguageModelConfig, add_embedding_dropout, build_language_model
 from lm.objective import TAIL, WeightedCrossEntropy
 from lm.pipeline import TextToImagePipeline
 from lm.sampling import SamplingConfig
-from training.compiling import can_compile
+from training.compiling import compile_failure
 from training.config import TrainingConfig
+from training.errors import UserError
 from training.files import write_json
 from training.run import Run
 
@@ -31,26 +32,41 @@ class LMTrainingConfig(TrainingConfig):
     """Stage two's own settings.
 
     Args:
-        dropout: rate on the embeddings and on what each attention and feed-forward block adds.
+        embedding_dropout: rate of the dropout on the input embeddings.
         image_weight: weight of codes in the loss.
         text_weight: weight of captions in the loss.
         max_caption_tokens: longer captions are cut to this many tokens.
+        label_smoothing: share of a code's target that is spread over all codes, against overconfidence.
         compile: whether torch.compile builds the training step; auto: where it works and the run is long enough.
     """
 
-    default_steps: ClassVar[int] = 2200
+    default_steps: ClassVar[int] = 1900
 
     learning_rate: float = 2e-3
     weight_decay: float = 0.1
-    dropout: float = 0.1
+    embedding_dropout: float = 0.1
     image_weight: float = 1.0
     text_weight: float = 0.1
+    label_smoothing: float = 0.15
     max_caption_tokens: int = 64
     compile: Literal["auto", "yes", "no"] = "auto"
 
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("embedding_dropout", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} must lie in [0, 1), found {getattr(self, name)}.")
+        if min(self.image_weight, self.text_weight) < 0 or self.image_weight + self.text_weight == 0:
+            raise UserError(
+                f"image_weight and text_weight must not be negative, nor both 0; found {self.image_weight} and "
+                f"{self.text_weight}."
+            )
+        if self.max_caption_tokens < 1:
+            raise UserError(f"max_caption_tokens must be at least 1, found {self.max_caption_tokens}.")
+
 
 class Rows(torch.utils.data.Dataset):
-    """Captions and codes of a prepared split in memory, fetched a batch at a time."""
+    """Captions and codes of a prepared split in memory."""
 
     def __init__(self, rows: Dataset):
         self.captions = rows["caption"][:]
@@ -60,7 +76,8 @@ class Rows(torch.utils.data.Dataset):
         return len(self.captions)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"caption": self.captions[index], "codes": self.codes[index]}
+        # As numpy, which accelerate leaves on the CPU, where rows are built.
+        return {"caption": self.captions[index], "codes": self.codes[index].numpy()}
 
 
 def train_lm(
@@ -90,9 +107,11 @@ def train_lm(
     model = build_language_model(model_config, vocabulary, length)
     if run.accelerator.device.type == "cpu":
         model.set_attn_implementation("eager")  # at these lengths faster than the fused kernel, most of all compiled
-    add_dropout(model, config.dropout)
+    add_embedding_dropout(model, config.embedding_dropout)
     num_codes = prepared.tokens_per_image
-    objective = WeightedCrossEntropy(model, vocabulary, num_codes, config.text_weight, config.image_weight).train()
+    objective = WeightedCrossEntropy(
+        model, vocabulary, num_codes, config.text_weight, config.image_weight, config.label_smoothing
+    ).train()
     groups = [
         {"params": [p for p in model.parameters() if p.ndim >= MATRIX_DIMS], "weight_decay": config.weight_decay},
         {"params": [p for p in model.parameters() if p.ndim < MATRIX_DIMS], "weight_decay": 0.0},
@@ -100,7 +119,8 @@ def train_lm(
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.beta2), fused=True)
     loader = DataLoader(
         Rows(prepared.train), config.batch_size, shuffle=True, collate_fn=list, generator=torch.Generator(),
-        drop_last=len(prepared.train) >= config.batch_size, num_workers=config.num_workers,
+        drop_last=len(prepared.train) >= config.batch_size * run.accelerator.num_processes,
+        num_workers=config.num_workers,
     )  # fmt: skip
     objective, optimizer, loader = run.prepare(objective, optimizer, loader)
     step = torch.compile(objective, dynamic=False) if _shall_compile(config, run) else objective
@@ -117,7 +137,8 @@ def train_lm(
     model = run.accelerator.unwrap_model(objective).model.eval()
     nll = held_out_nll(model, prepared, caption_tokens)
     if run.accelerator.is_main_process:
-        pipeline = TextToImagePipeline(model, vocabulary, image_tokenizer, sampling, caption_tokens)
+        attribution = prepared.manifest["attribution"]
+        pipeline = TextToImagePipeline(model, vocabulary, image_tokenizer, sampling, caption_tokens, attribution)
         pipeline.save_pretrained(output)
         write_json(output / "run" / "stages.json", prepared.manifest["seconds"] | {"train_lm": run.state.seconds})
     run.finish(**nll)
@@ -134,6 +155,9 @@ def held_out_nll(model, prepared: PreparedSet, caption_tokens: int) -> dict[str,
 
 def _shall_compile(config: LMTrainingConfig, run: Run) -> bool:
     if config.compile == "auto":
-        is_long = config.max_steps is None or config.max_steps >= MIN_STEPS_TO_COMPILE
-        return is_long and can_compile(run.accelerator.device)
+        if config.max_steps is not None and config.max_steps < MIN_STEPS_TO_COMPILE:
+            return False
+        if failure := compile_failure(run.accelerator.device):
+            run.progress.say(f"torch.compile does not work here ({failure}); trains without it, slower")
+        return not failure
     return config.compile == "yes"

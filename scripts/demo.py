@@ -5,8 +5,8 @@
 Each stage is one of the scripts beside this one; its command is printed first. Run again, it continues where it was.
 """
 
+import runpy
 import shlex
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,12 +17,13 @@ from training.machine import describe_machine
 from training.progress import format_seconds
 
 SCRIPTS = Path(__file__).parent
-CONFIGS = SCRIPTS.parent / "configs" / "demo"
+CONFIGS = SCRIPTS.parent / "configs"
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
     parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="Folder for all that is made.")
+    parser.add_argument("--configs", type=Path, default=CONFIGS / "demo", help="Folder of vq.yaml and lm.yaml.")
     settings = parser.parse_args(arguments)
     output = settings.output
     if (output / "report.json").exists():
@@ -36,9 +37,11 @@ def main(arguments: list[str] | None = None) -> None:
         flush=True,
     )
     vq, data, model = output / "image_tokenizer", output / "data", output / "model"
-    _run("1/4", "train_vq.py", "--config", CONFIGS / "vq.yaml", "--data", "openmoji", "--output", vq, "--resume")
+    _run(
+        "1/4", "train_vq.py", "--config", settings.configs / "vq.yaml", "--data", "openmoji", "--output", vq, "--resume"
+    )
     _run("2/4", "prepare_data.py", "--data", "openmoji", "--image-tokenizer", vq, "--output", data, "--resume")
-    _run("3/4", "train_lm.py", "--config", CONFIGS / "lm.yaml", "--data", data, "--output", model, "--resume")
+    _run("3/4", "train_lm.py", "--config", settings.configs / "lm.yaml", "--data", data, "--output", model, "--resume")
     _run("4/4", "evaluate.py", "--model", model, "--data", data, "--output", output)
     seconds = sum(filter(None, read_json(output / "report.json")["seconds"].values()))
     print(
@@ -50,11 +53,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(stage: str, script: str, *arguments: object) -> None:
-    command = [sys.executable, str(SCRIPTS / script), *map(str, arguments)]
-    print(f"\n[{stage}] python {shlex.join(command[1:])}", flush=True)
-    status = subprocess.run(command, check=False).returncode
-    if status:
-        sys.exit(status)
+    words = [str(argument) for argument in arguments]
+    print(f"\n[{stage}] python {shlex.join([str(SCRIPTS / script), *words])}", flush=True)
+    # In this process: a new one would load the libraries again for every stage.
+    runpy.run_path(str(SCRIPTS / script))["main"](words)
 
 
 if __name__ == "__main__":

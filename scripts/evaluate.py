@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data_prep import PreparedSet
 from lm import TextToImagePipeline
-from lm.report import evaluate, report_markdown, write_report
+from lm.report import evaluate, require_no_other, write_report
 from training.cli import run_script, script_parser
 
 
@@ -19,11 +19,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="Decides the pictures that are drawn.")
     settings = parser.parse_args(arguments)
 
+    require_no_other(settings.output)
     prepared = PreparedSet.load(settings.data)
     pipeline = TextToImagePipeline.from_pretrained(settings.model)
     figures, shown = evaluate(pipeline, prepared, settings.seed)
-    write_report(figures, shown, prepared, settings.output)
-    print(report_markdown(figures, prepared.manifest["attribution"]), flush=True)
+    write_report(figures, shown, prepared, settings.model, settings.output)
+    print((settings.output / "report.md").read_text(encoding="utf-8"), flush=True)
 
 
 if __name__ == "__main__":

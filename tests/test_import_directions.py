@@ -54,6 +54,16 @@ def test_the_search_sees_every_form_of_import():
     assert imported_packages(source) == {"lm", "vq", "scripts"}
 
 
+def test_data_prep_uses_the_public_side_of_vq():
+    modules_of_vq = {
+        node.module
+        for path in modules("data_prep")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "vq"
+    }
+    assert modules_of_vq == {"vq"}
+
+
 @pytest.mark.parametrize("package", ALLOWED)
 def test_package_imports_only_what_lies_below_it(package):
     found = {path: imported_packages(path.read_text(encoding="utf-8")) for path in modules(package)}

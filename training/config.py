@@ -15,7 +15,8 @@ class TrainingConfig:
         max_minutes: minutes of training time to train for.
         batch_size: rows a step and process.
         learning_rate: peak of the schedule.
-        warmup_share: share of the budget over which the learning rate rises to its peak; it then falls to zero.
+        warmup_share: share of the budget over which the learning rate rises to its peak.
+        schedule: after that the learning rate falls to zero ("linear") or stays ("constant").
         weight_decay: AdamW's decoupled weight decay.
         beta2: AdamW's decay of the second moment.
         max_grad_norm: gradients are scaled down to this norm.
@@ -34,6 +35,7 @@ class TrainingConfig:
     batch_size: int = 32
     learning_rate: float = 1e-3
     warmup_share: float = 0.03
+    schedule: Literal["linear", "constant"] = "linear"
     weight_decay: float = 0.0
     beta2: float = 0.99
     max_grad_norm: float = 1.0
@@ -47,7 +49,15 @@ class TrainingConfig:
     def __post_init__(self):
         if self.max_steps is None and self.max_minutes is None:
             self.max_steps = self.default_steps
-        for name in ("max_steps", "max_minutes", "batch_size", "learning_rate", "log_every", "eval_every"):
+        for name in (
+            "max_steps",
+            "max_minutes",
+            "batch_size",
+            "learning_rate",
+            "max_grad_norm",
+            "log_every",
+            "eval_every",
+        ):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"{name} must be above 0, found {value}.")

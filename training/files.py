@@ -34,7 +34,7 @@ def read_json(path: Path) -> Any:
 
 def require_same_settings(folder: Path, found: dict, wanted: dict) -> None:
     """Raises UserError naming the first setting in which the run in `folder` differs from what is asked for."""
-    for key in found.keys() | wanted.keys():
+    for key in {**wanted, **found}:
         if found.get(key) != wanted.get(key):
             raise UserError(
                 f"{folder} holds another run: its {key} is {found.get(key)!r}, now {wanted.get(key)!r}; "

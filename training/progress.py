@@ -16,14 +16,14 @@ class Progress:
         self.is_terminal = sys.stderr.isatty()
         self.bar = None
         self.last_line = 0.0
-        if is_shown and self.is_terminal:
-            self.bar = tqdm(total=100, desc=name, bar_format="{desc}: {percentage:3.0f}%|{bar}| {postfix}")
 
     def show(self, share: float, seconds_left: float, text: str) -> None:
         """`share` in [0, 1]; `text` holds the figures."""
         if not self.is_shown:
             return
-        if self.bar is not None:
+        if self.is_terminal:
+            if self.bar is None:
+                self.bar = tqdm(total=100, desc=self.name, bar_format="{desc}: {percentage:3.0f}%|{bar}| {postfix}")
             self.bar.n = round(100 * share)
             self.bar.set_postfix_str(f"{text}, {format_seconds(seconds_left)} left")
         elif time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES or share >= 1:

@@ -6,9 +6,9 @@ A stage keeps its loop in plain view and asks the run for batches, for the sched
     model, optimizer, loader = run.prepare(model, optimizer, loader)
     for batch in run.batches(loader):
         loss = ...
-        run.step(optimizer, model, loss)
+        run.step(loss, model, optimizer)
         run.log(loss=loss)
-    run.finish(summary)
+    run.finish(**figures)
 
 Inside the stage's folder, `run/` holds what belongs to the run and not to the model: `settings.json`, `log.jsonl`,
 `checkpoint/` and, once finished, `summary.json`.
@@ -26,17 +26,26 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState, skip_first_batches
-from accelerate.utils import DataLoaderConfiguration, set_seed
+from accelerate.utils import DataLoaderConfiguration, broadcast, set_seed
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from training.config import TrainingConfig
+from training.errors import UserError
 from training.files import read_json, require_empty, require_same_settings, write_json
 from training.machine import is_bf16_fast, keep_freed_memory
 from training.progress import Progress
 
-BUDGET_SETTINGS = ("max_steps", "max_minutes", "log_every", "eval_every", "checkpoint_minutes", "num_workers")
+BUDGET_SETTINGS = (
+    "max_steps",
+    "max_minutes",
+    "log_every",
+    "eval_every",
+    "checkpoint_minutes",
+    "num_workers",
+    "compile",
+)
 
 
 class Interrupted(SystemExit):
@@ -104,6 +113,7 @@ class Run:
             checkpoint = self.folder / "checkpoint"
             self.accelerator.load_state(str(checkpoint))
             self.state = RunState(**read_json(checkpoint / "state.json"))
+            self._cut_log()
             self.progress.say(f"continues at step {self.state.step}")
         self._window_start = (self.state.step, self.state.seconds)
         return prepared
@@ -112,39 +122,54 @@ class Run:
 
     def batches(self, loader: DataLoader) -> Iterator[Any]:
         """Batches, epoch after epoch, until the budget is spent. Continues at the exact batch of a checkpoint."""
-        with self._signals_noted():
+        with _NotedSignals(self):
             self._last_mark = self._last_checkpoint = time.monotonic()
             while self.share < 1:
                 loader.set_epoch(self.state.epoch)  # type: ignore[attr-defined]
                 remaining = skip_first_batches(loader, self.state.batch) if self.state.batch else loader
+                steps_before = self.state.step
                 for batch in remaining:
                     yield batch
                     self._advance()
                     if self.share >= 1:
                         return
+                if self.state.step == steps_before and not self.state.batch:
+                    raise UserError(
+                        f"{len(loader.dataset)} rows are too few for {self.accelerator.num_processes} processes; "  # type: ignore[arg-type]
+                        "use fewer processes or a smaller --batch-size."
+                    )
                 self.state.epoch, self.state.batch = self.state.epoch + 1, 0
 
     def _advance(self) -> None:
         now = time.monotonic()
-        self.state.seconds += now - self._last_mark
+        seconds = self.state.seconds + now - self._last_mark
+        is_checkpoint_due = now - self._last_checkpoint > 60 * self.config.checkpoint_minutes
         self._last_mark = now
+        # Clocks and signals differ between processes; the first one's decide for all.
+        self.state.seconds, is_checkpoint_due, stop_signal = self._of_first_process(
+            seconds, float(is_checkpoint_due), float(self._stop_signal or 0)
+        )
         self.state.step += 1
         self.state.batch += 1
         if self.due(self.config.log_every):
             self._flush_log()
-        if now - self._last_checkpoint > 60 * self.config.checkpoint_minutes:
+        if is_checkpoint_due or stop_signal:
             self.checkpoint()
-        if self._stop_signal is not None:
-            self.checkpoint()
+        if stop_signal:
             self.progress.say(f"stopped at step {self.state.step}; --resume continues it")
-            raise Interrupted(128 + self._stop_signal)
+            raise Interrupted(128 + int(stop_signal))
+
+    def _of_first_process(self, *values: float) -> list[float]:
+        if self.accelerator.num_processes == 1:
+            return list(values)
+        return broadcast(torch.tensor(values, dtype=torch.float64, device=self.accelerator.device)).tolist()
 
     def step(self, loss: Tensor, model: nn.Module, optimizer: Optimizer) -> None:
         """Backward, clip, set the learning rate by the share of the budget spent, step."""
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(model.parameters(), self.config.max_grad_norm)
         for group in optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * schedule(self.share, self.config.warmup_share)
+            group["lr"] = self.config.learning_rate * schedule(self.share, self.config)
         optimizer.step()
         optimizer.zero_grad()
 
@@ -199,10 +224,18 @@ class Run:
             with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
+    def _cut_log(self) -> None:
+        """Forget what was logged after the checkpoint; it will be logged again."""
+        log = self.folder / "log.jsonl"
+        if self.accelerator.is_main_process and log.exists():
+            lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+            log.write_text("".join(line for line in lines if json.loads(line)["step"] <= self.state.step))
+
     def checkpoint(self) -> None:
         """Save the whole state beside the last checkpoint, then take its place."""
         final, temporary, old = (self.folder / name for name in ("checkpoint", "checkpoint.tmp", "checkpoint.old"))
         self.accelerator.save_state(str(temporary))
+        self.accelerator.wait_for_everyone()  # each process has written its random state
         if self.accelerator.is_main_process:
             write_json(temporary / "state.json", asdict(self.state))
             shutil.rmtree(old, ignore_errors=True)
@@ -220,9 +253,6 @@ class Run:
             figures = {"steps": self.state.step, "seconds": round(self.state.seconds, 1), **summary}
             write_json(self.folder / "summary.json", figures)
         self.progress.close()
-
-    def _signals_noted(self) -> "_NotedSignals":
-        return _NotedSignals(self)
 
 
 class _NotedSignals:
@@ -247,11 +277,11 @@ class _NotedSignals:
         self.run._stop_signal = number
 
 
-def schedule(share: float, warmup_share: float) -> float:
-    """The learning rate's factor: rises linearly over the warm-up, then falls linearly to zero."""
-    if share < warmup_share:
-        return share / warmup_share
-    return (1 - share) / (1 - warmup_share)
+def schedule(share: float, config: TrainingConfig) -> float:
+    """The learning rate's factor at a share of the budget: rises over the warm-up, then falls to zero or stays."""
+    if share < config.warmup_share:
+        return share / config.warmup_share
+    return 1.0 if config.schedule == "constant" else (1 - share) / (1 - config.warmup_share)
 
 
 def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

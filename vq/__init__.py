@@ -4,6 +4,7 @@ from transformers import AutoConfig, AutoModel
 
 from vq.config import NetworkConfig, VQVAEConfig
 from vq.model import VQVAE, VQVAEOutput
+from vq.pictures import picture_grid, to_pil, to_pixel_values, to_uint8
 from vq.quantizer import QuantizerConfig, QuantizerOutput, VectorQuantizer, straight_through
 
 AutoConfig.register(VQVAEConfig.model_type, VQVAEConfig, exist_ok=True)
@@ -17,5 +18,9 @@ __all__ = [
     "VQVAEConfig",
     "VQVAEOutput",
     "VectorQuantizer",
+    "picture_grid",
     "straight_through",
+    "to_pil",
+    "to_pixel_values",
+    "to_uint8",
 ]

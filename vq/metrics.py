@@ -32,10 +32,11 @@ class CodeUsage:
         """1 for a single code, K for all alike, 0 before any code."""
         if not self.counts.sum():
             return 0.0
-        share = self.counts.double() / self.counts.sum()
+        counts = self.counts.cpu().double()  # not every accelerator has float64
+        share = counts / counts.sum()
         return torch.special.entr(share).sum().exp().item()
 
     @property
     def usage(self) -> float:
         """Share of the codebook that occurs, in [0, 1]."""
-        return (self.counts > 0).double().mean().item()
+        return (self.counts > 0).float().mean().item()

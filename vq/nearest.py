@@ -7,8 +7,6 @@ from torch import Tensor
 # A tile of distances this large stays in a core's cache; the full N x K matrix would not.
 TILE_ELEMENTS = 512 * 1024
 MAX_CODES_PER_TILE = 8192
-# Below this many vectors BLAS takes paths that round the products with equal rows differently.
-MIN_VECTORS = 4
 
 
 @torch.no_grad()
@@ -22,16 +20,14 @@ def nearest_codes(vectors: Float[Tensor, "n d"], codebook: Float[Tensor, "k d"])
     """
     with torch.autocast(vectors.device.type, enabled=False):
         vectors, codebook = vectors.float(), codebook.float()
-        count = vectors.shape[0]
-        if 0 < count < MIN_VECTORS:
-            vectors = vectors[[0] * (MIN_VECTORS - count) + list(range(count))]
         half_norms = codebook.square().sum(1) / 2  # argmin |z - e|^2 = argmin |e|^2 / 2 - z.e
         columns = min(codebook.shape[0], MAX_CODES_PER_TILE)
         rows = max(1, TILE_ELEMENTS // columns)
         codes = torch.empty(vectors.shape[0], dtype=torch.int64, device=vectors.device)
         for start in range(0, vectors.shape[0], rows):
             codes[start : start + rows] = _search(vectors[start : start + rows], codebook, half_norms, columns)
-    return codes[codes.shape[0] - count :]
+        lowest = _lowest_equal_row(codebook)
+    return codes if lowest is None else lowest[codes]
 
 
 def _search(chunk: Tensor, codebook: Tensor, half_norms: Tensor, columns: int) -> Tensor:
@@ -46,3 +42,17 @@ def _search(chunk: Tensor, codebook: Tensor, half_norms: Tensor, columns: int) -
             best, codes = torch.where(closer, distance, best), torch.where(closer, index + start, codes)
     assert codes is not None
     return codes
+
+
+def _lowest_equal_row(codebook: Tensor) -> Tensor | None:
+    """(K,) index of the first row equal to each row, or None where all rows differ.
+
+    Needed because a matrix product may round its columns differently, so that equal rows are not equally far.
+    """
+    bits = (codebook + 0.0).view(torch.int32).long()  # -0.0 becomes 0.0
+    factors = 2 * torch.arange(codebook.shape[1], device=codebook.device) + 0x9E3779B97F4A7C1
+    if (bits * factors).sum(1).unique().numel() == codebook.shape[0]:  # a hash of each row; no two rows share one
+        return None
+    _, group = torch.unique(codebook, dim=0, return_inverse=True)
+    rows = torch.arange(codebook.shape[0], device=codebook.device)
+    return torch.full_like(rows, codebook.shape[0]).scatter_reduce_(0, group, rows, "amin")[group]

@@ -121,11 +121,11 @@ class VectorQuantizer(nn.Module):
     def initialize(self, z_e: Float[Tensor, "b d *shape"]) -> None:
         """Start the codebook from encoder outputs (B, D, *shape), as `config.initialization` says.
 
-        The same on every process. With fewer vectors than codes, vectors repeat with a little noise.
+        Every process is to give the same vectors. With fewer vectors than codes, vectors repeat with a little noise.
         """
         if self.config.initialization == "random":
             return
-        vectors = gather_rows(_as_vectors(z_e).float())
+        vectors = _as_vectors(z_e).float()
         generator = torch.Generator().manual_seed(0)
         start = _draw_rows(vectors, self.config.codebook_size, generator)
         if self.config.initialization == "kmeans":

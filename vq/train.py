@@ -31,7 +31,7 @@ class VQTrainingConfig(TrainingConfig):
         max_shift: pictures are moved by up to this many pixels, their edges repeated.
     """
 
-    default_steps: ClassVar[int] = 2400
+    default_steps: ClassVar[int] = 2000
 
     flip: float = 0.0
     max_shift: int = 0
@@ -88,7 +88,8 @@ def train_vq(
         betas=(0.9, config.beta2), fused=True,
     )  # fmt: skip
     loader = DataLoader(
-        Pictures(pictures), config.batch_size, shuffle=True, drop_last=len(pictures) >= config.batch_size,
+        Pictures(pictures), config.batch_size, shuffle=True,
+        drop_last=len(pictures) >= config.batch_size * run.accelerator.num_processes,
         collate_fn=_as_batch, num_workers=config.num_workers, generator=torch.Generator(),
     )  # fmt: skip
     model, optimizer, loader = run.prepare(model, optimizer, loader)

@@ -162,6 +162,12 @@ def test_a_picture_named_twice(folder):
         load_folder(folder)
 
 
+def test_a_caption_with_a_bare_comma(folder):
+    write_csv(folder, "file_name,caption", "a.png,a cat, asleep", "b.png,two")
+    with pytest.raises(UserError, match="too many commas; put its caption in double quotes"):
+        load_folder(folder)
+
+
 def test_wrong_columns_are_named(folder):
     write_csv(folder, "file_name,title", "a.png,one", "b.png,two")
     with pytest.raises(UserError, match="columns file_name and caption, found file_name, title"):

@@ -43,6 +43,7 @@ def test_manifest(prepared, collection, tiny_vqvae):
     manifest = read_json(prepared.folder / "manifest.json")
     assert manifest["made_from"] == {
         "data": "pictures",
+        "collection": collection.fingerprint(),
         "image_tokenizer": tiny_vqvae.fingerprint(),
         "text_size": TEXT_SIZE,
     }

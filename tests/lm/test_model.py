@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from lm import LanguageModelConfig
-from lm.model import add_dropout, build_language_model
+from lm.model import add_embedding_dropout, build_language_model
 from training.errors import UserError
 
 IDS = torch.tensor([[1, 40, 50, 60, 70]])
@@ -85,7 +85,7 @@ def test_heads_must_divide_the_width():
 def test_dropout_is_active_in_training_only(build_tiny, architecture):
     model = build_tiny(architecture)
     before = model(input_ids=IDS).logits
-    add_dropout(model, 0.5)
+    add_embedding_dropout(model, 0.5)
     assert torch.equal(model(input_ids=IDS).logits, before)
     model.train()
     first, second = model(input_ids=IDS).logits, model(input_ids=IDS).logits
@@ -94,18 +94,18 @@ def test_dropout_is_active_in_training_only(build_tiny, architecture):
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen3"])
-def test_dropout_reaches_embeddings_attention_and_feed_forward(build_tiny, architecture):
+def test_dropout_is_on_the_embeddings_alone(build_tiny, architecture):
     model = build_tiny(architecture)
-    add_dropout(model, 0.5)
+    add_embedding_dropout(model, 0.5)
     hooked = [module for module in model.modules() if module._forward_hooks]
-    assert len(hooked) == 1 + 2 * model.config.num_hidden_layers
+    assert hooked == [model.get_input_embeddings()]
 
 
 def test_dropout_keeps_the_mean(build_tiny):
     model = build_tiny()
     embedding = model.get_input_embeddings()
     clean = embedding(IDS)
-    add_dropout(model, 0.25)
+    add_embedding_dropout(model, 0.25)
     model.train()
     drawn = torch.stack([embedding(IDS) for _ in range(4000)])
     torch.testing.assert_close(drawn.mean(0), clean, atol=0.1, rtol=0)
@@ -116,7 +116,7 @@ def test_dropout_keeps_the_mean(build_tiny):
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_without_dropout_training_computes_as_evaluation(build_tiny, architecture):
     model = build_tiny(architecture)
-    add_dropout(model, 0.0)
+    add_embedding_dropout(model, 0.0)
     before = model(input_ids=IDS).logits
     torch.testing.assert_close(model.train()(input_ids=IDS).logits, before)
 
@@ -124,7 +124,7 @@ def test_without_dropout_training_computes_as_evaluation(build_tiny, architectur
 def test_dropout_is_no_part_of_the_saved_model(build_tiny, tmp_path):
     model = build_tiny()
     config, names = model.config.to_dict(), list(model.state_dict())
-    add_dropout(model, 0.5)
+    add_embedding_dropout(model, 0.5)
     assert model.config.to_dict() == config
     assert list(model.state_dict()) == names
     model.save_pretrained(tmp_path)

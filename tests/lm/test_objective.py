@@ -9,7 +9,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from data_prep.sequences import IGNORED, SequenceConfig, TextToImageCollator
 from lm.objective import WeightedCrossEntropy, has_plain_head
-from training.compiling import can_compile
+from training.compiling import compile_failure
 
 BOS, EOS, BOI, EOI, FIRST_CODE = 1, 2, 259, 260, 261
 SIZE, A = 277, 67
@@ -206,7 +206,7 @@ def test_noise_in_the_rows_reaches_the_model(build_tiny, vocabulary, objective_o
 
 
 @pytest.mark.usefixtures("unchecked_types")  # the checks of types cannot be compiled
-@pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.skipif(compile_failure(torch.device("cpu")), reason="torch.compile does not work here")
 def test_compiled_equals_plain(build_tiny, vocabulary, objective_of):
     model = build_tiny(num_hidden_layers=1)
     model.set_attn_implementation("eager")
@@ -217,3 +217,20 @@ def test_compiled_equals_plain(build_tiny, vocabulary, objective_of):
         compiled = torch.compile(objective, dynamic=False)(**batch)
     for ours, expected in zip(compiled, plain, strict=True):
         torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
+
+
+def test_label_smoothing_mixes_in_all_codes_in_training_only(build_tiny, vocabulary):
+    model = build_tiny()
+    plain, smooth = (
+        WeightedCrossEntropy(model, vocabulary, 5, text_weight=0.0, image_weight=1.0, label_smoothing=rate)
+        for rate in (0.0, 0.25)
+    )
+    batch = collate(vocabulary, 6, ROWS[:1])
+    ids = batch["input_ids"][:, batch["attention_mask"][0]]
+    first, image = ids.shape[1] - 7, vocabulary.image
+    log_probs = model(input_ids=ids).logits[0, first - 1 : first + 4, image.offset : image.stop].log_softmax(-1)
+    expected = 0.75 * plain(**batch).image_nll - 0.25 * log_probs.mean()
+    made = smooth.train()(**batch)
+    torch.testing.assert_close(made.loss, expected)
+    torch.testing.assert_close(made.image_nll, plain(**batch).image_nll)
+    torch.testing.assert_close(smooth.eval()(**batch).loss, plain(**batch).loss)

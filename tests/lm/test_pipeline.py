@@ -32,7 +32,8 @@ with torch.no_grad():
 assert logits.isfinite().all()
 torch.testing.assert_close(logits, ours["logits"])
 torch.manual_seed(0)
-drawn = model.generate(input_ids=ids)[0, ids.shape[1] :]
+drawn = model.generate(**tokenizer("<bos> red square<image>", return_tensors="pt"))[0, ids.shape[1] :]
+assert len(drawn) == 16, drawn
 names = tokenizer.convert_ids_to_tokens(drawn)
 assert names[:16] == [f"<image_{int(code) - ours['offset'].item()}>" for code in drawn[:16]], names
 mine = {"vq", "data_prep", "lm", "training"} & set(sys.modules)
@@ -90,11 +91,18 @@ def test_the_folder_holds_no_pickles_and_a_notice(pipeline, tmp_path):
 def test_settings_of_the_folder(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path)
     settings = read_json(tmp_path / "text_to_image.json")
-    assert settings["code_shape"] == [4, 4]
     assert settings["max_caption_tokens"] == 8
     assert SamplingConfig(**settings["sampling"]) == pipeline.sampling
     assert settings["image_tokenizer"] == pipeline.image_tokenizer.fingerprint()
     assert settings["vocabulary"] == pipeline.vocabulary.fingerprint()
+
+
+def test_the_notice_names_the_pictures_of_both_stages(build_tiny, vocabulary, tiny_vqvae, tmp_path):
+    tiny_vqvae.config.attribution = "One."
+    pipeline = TextToImagePipeline(build_tiny(), vocabulary, tiny_vqvae, attribution="Two.")
+    pipeline.save_pretrained(tmp_path)
+    assert (tmp_path / "NOTICE").read_text(encoding="utf-8") == "Two.\nOne.\n"
+    assert TextToImagePipeline.from_pretrained(tmp_path).attribution == "Two."
 
 
 def test_without_attribution_there_is_no_notice(build_tiny, vocabulary, tiny_vqvae, tmp_path):

@@ -10,7 +10,7 @@ from PIL import Image
 from lm import SamplingConfig, TextToImagePipeline
 from lm.evaluation import evaluate_nll
 from lm.model import build_language_model
-from lm.report import evaluate, write_report
+from lm.report import evaluate, require_no_other, write_report
 from training import machine
 from training.errors import UserError
 from training.files import read_json, write_json
@@ -79,11 +79,18 @@ def test_the_seed_decides_the_drawings(finished, prepared):
     assert not torch.equal(sheets[0], sheets[2])
 
 
+@pytest.mark.parametrize("name", ["report.json", "run", "manifest.json"])
+def test_the_folder_of_another_stage_is_not_written_over(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=f"already holds {name}; choose another --output"):
+        require_no_other(tmp_path)
+
+
 def test_files(finished, prepared, tmp_path):
     figures, shown = evaluate(finished, prepared)
     output = tmp_path / "eval"
     prepared.manifest["attribution"] = "Drawn by hand."
-    write_report(figures, shown, prepared, output)
+    write_report(figures, shown, prepared, tmp_path, output)
     assert read_json(output / "report.json") == figures
     for name in ("samples.png", "reconstructions.png"):
         with Image.open(output / name) as picture:

@@ -15,6 +15,7 @@ from lm import train as lm_train
 from lm.train import LMTrainingConfig, train_lm
 from training.errors import UserError
 from training.files import read_json
+from training.progress import Progress
 from training.run import Interrupted, Run
 
 CLEAN = SequenceConfig(caption_dropout=0.0, word_dropout=0.0, code_noise=0.0)
@@ -63,7 +64,7 @@ def test_the_finished_folder(train, prepared, tmp_path):
 
 
 def test_the_loss_falls(train, prepared, tmp_path):
-    train(prepared, tmp_path / "model", CLEAN, max_steps=60, batch_size=8, dropout=0.0, learning_rate=5e-3)
+    train(prepared, tmp_path / "model", CLEAN, max_steps=60, batch_size=8, embedding_dropout=0.0, learning_rate=5e-3)
     lines = [json.loads(line) for line in (tmp_path / "model" / "run" / "log.jsonl").read_text().splitlines()]
     for name in ("image_nll", "text_nll"):
         values = [line[name] for line in lines if name in line]
@@ -82,7 +83,7 @@ def test_trained_captions_are_memorised(train, collection, tiny_vqvae, tmp_path)
     prepared: PreparedSet = prepare(Collection(few), tiny_vqvae, tmp_path / "few", "few", 300)
     codes = torch.tensor(prepared.train["codes"][:])
     assert len({tuple(row) for row in codes.tolist()}) == 4
-    pipeline = train(prepared, tmp_path / "model", CLEAN, max_steps=150, learning_rate=1e-2, dropout=0.0)
+    pipeline = train(prepared, tmp_path / "model", CLEAN, max_steps=150, learning_rate=1e-2, embedding_dropout=0.0)
     drawn = pipeline(prepared.train["caption"][:], temperature=0.0, guidance_scale=1.0).codes.flatten(1)
     assert (drawn == codes).double().mean(1).min() > 0.9
 
@@ -149,8 +150,9 @@ def test_a_replaced_image_tokenizer_is_found_before_training(train, prepared, ot
     ],
 )
 def test_when_a_step_is_compiled(monkeypatch, setting, steps, is_compiler_found, compiles):
-    monkeypatch.setattr(lm_train, "can_compile", lambda _device: is_compiler_found)
+    monkeypatch.setattr(lm_train, "compile_failure", lambda _device: None if is_compiler_found else "no compiler")
     config = LMTrainingConfig(compile=setting, max_steps=steps, max_minutes=None if steps else 5.0)
     run = Run.__new__(Run)
     run.accelerator = SimpleNamespace(device=torch.device("cpu"))
+    run.progress = Progress("test", is_shown=False)
     assert lm_train._shall_compile(config, run) == compiles

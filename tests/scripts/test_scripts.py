@@ -3,10 +3,12 @@
 import pytest
 from PIL import Image
 
+import lm.train
+from data_prep import collection, load_collection
 from training import machine
 from training.files import read_json
 
-SCRIPTS = ["train_vq", "prepare_data", "train_lm", "generate", "evaluate"]
+SCRIPTS = ["train_vq", "prepare_data", "train_lm", "generate", "evaluate", "demo"]
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +75,61 @@ def test_a_finished_run_may_be_resumed(call_script, picture_folder, vq_yaml, tmp
     before = (tmp_path / "vq" / "model.safetensors").read_bytes()
     call_script("train_vq", *arguments, "--resume")
     assert (tmp_path / "vq" / "model.safetensors").read_bytes() == before
+
+
+@pytest.fixture
+def demo(call_script, picture_folder, vq_yaml, lm_yaml, tmp_path, monkeypatch):
+    """The demo on the folder of pictures, with tiny networks; returns its output folder."""
+    load_folder = load_collection(str(picture_folder), 16).splits
+    monkeypatch.setattr(collection, "load_openmoji", lambda image_size: load_folder)
+    configs = tmp_path / "configs"
+    configs.mkdir()
+    (configs / "vq.yaml").write_text(vq_yaml.read_text())
+    (configs / "lm.yaml").write_text(lm_yaml.read_text())
+
+    def run():
+        call_script("demo", "--configs", configs, "--output", tmp_path / "demo")
+        return tmp_path / "demo"
+
+    return run
+
+
+def files_of(folder) -> dict:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_demo_leaves_models_a_report_and_pictures(demo, capsys):
+    output = demo()
+    for name in ("samples.png", "reconstructions.png", "curves.png", "report.md", "report.json", "model/NOTICE"):
+        assert (output / name).exists(), name
+    assert "OpenMoji" in (output / "report.md").read_text()
+    said = capsys.readouterr().out
+    assert "GFLOPS in bf16" in said
+    assert "[1/4] python " in said
+
+
+def test_the_demo_run_again_says_that_all_is_done(demo, capsys):
+    before = files_of(demo())
+    capsys.readouterr()
+    assert files_of(demo()) == before
+    assert capsys.readouterr().out.startswith("All is done")
+
+
+def test_the_demo_stopped_between_stages_keeps_what_is_finished(demo, tmp_path):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lm.train, "build_language_model", stop)
+        with pytest.raises(KeyboardInterrupt):
+            demo()
+    finished = {
+        path: time for name in ("image_tokenizer", "data") for path, time in files_of(tmp_path / "demo" / name).items()
+    }
+    assert finished
+    after = files_of(demo())
+    assert {path: after[path] for path in finished} == finished
+    assert (tmp_path / "demo" / "report.json").exists()
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -72,7 +72,12 @@ def log_of(run: Run) -> list[dict]:
     ],
 )
 def test_schedule_rises_and_falls_linearly(share, warmup_share, factor):
-    assert schedule(share, warmup_share) == pytest.approx(factor)
+    assert schedule(share, TrainingConfig(warmup_share=warmup_share)) == pytest.approx(factor)
+
+
+@pytest.mark.parametrize(("share", "factor"), [(0.1, 0.5), (0.2, 1), (0.6, 1), (1.0, 1)])
+def test_a_constant_schedule_stays_after_the_warm_up(share, factor):
+    assert schedule(share, TrainingConfig(warmup_share=0.2, schedule="constant")) == pytest.approx(factor)
 
 
 # Budget

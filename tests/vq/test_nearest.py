@@ -73,3 +73,16 @@ def test_codes_are_exact_under_autocast():
     assert not torch.equal(exact, nearest_codes(vectors.bfloat16(), codebook.bfloat16()))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(nearest_codes(vectors, codebook), exact)
+
+
+@pytest.mark.parametrize("d", [5, 16, 17, 33, 100])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 64])
+def test_equal_rows_of_any_floats_go_to_the_lowest_index(d, count):
+    codebook = torch.randn(3, d).repeat(2, 1)
+    codes = nearest_codes(torch.randn(count, d), codebook)
+    assert codes.max() < 3
+
+
+def test_minus_zero_equals_zero():
+    codebook = torch.tensor([[5.0, 5.0], [0.0, 1.0], [-0.0, 1.0]])
+    assert nearest_codes(torch.tensor([[0.0, 1.0]]), codebook).tolist() == [1]

@@ -20,8 +20,9 @@ def train(rank: int, processes: int) -> dict:
     """A codebook after a few updates on whole numbers, whose sums are exact in any order."""
     torch.manual_seed(0)
     quantizer = VectorQuantizer(QuantizerConfig(**SETTINGS))
-    batches = torch.randint(-9, 10, (STEPS, BATCH, DIM, POSITIONS)).float().chunk(processes, dim=1)[rank]
-    quantizer.initialize(batches[0])
+    whole = torch.randint(-9, 10, (STEPS, BATCH, DIM, POSITIONS)).float()
+    batches = whole.chunk(processes, dim=1)[rank]
+    quantizer.initialize(whole[0])
     revived = [quantizer.update(z_e, quantizer.encode(z_e)) for z_e in batches]
     return {"state": quantizer.state_dict(), "revived": revived}
 
