@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from data_prep.vocabulary import Vocabulary
@@ -96,7 +97,9 @@ def add_embedding_dropout(model: PreTrainedModel, rate: float) -> None:
 
     Stock decoders of today have none. A hook changes neither the weights nor the saved configuration.
     """
+
+    def drop(module: nn.Module, _inputs: Any, embedded: Tensor) -> Tensor:
+        return F.dropout(embedded, rate, training=module.training)
+
     if rate:
-        model.get_input_embeddings().register_forward_hook(
-            lambda module, _inputs, embedded: F.dropout(embedded, rate, training=module.training)
-        )
+        model.get_input_embeddings().register_forward_hook(drop)

@@ -162,7 +162,9 @@ class Run:
     def _of_first_process(self, *values: float) -> list[float]:
         if self.accelerator.num_processes == 1:
             return list(values)
-        return broadcast(torch.tensor(values, dtype=torch.float64, device=self.accelerator.device)).tolist()
+        agreed = torch.tensor(values, dtype=torch.float64, device=self.accelerator.device)
+        broadcast(agreed)  # in place
+        return agreed.tolist()
 
     def step(self, loss: Tensor, model: nn.Module, optimizer: Optimizer) -> None:
         """Backward, clip, set the learning rate by the share of the budget spent, step."""
