@@ -8,7 +8,17 @@ from training.files import read_json
 from vq import VQVAE
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train_vq.py"
-LAUNCH = "--cpu --num_processes 2 --num_machines 1 --num_cpu_threads_per_process 1 --mixed_precision no".split()
+LAUNCH = [
+    "--cpu",
+    "--num_processes",
+    "2",
+    "--num_machines",
+    "1",
+    "--num_cpu_threads_per_process",
+    "1",
+    "--mixed_precision",
+    "no",
+]
 
 
 def test_two_processes_end_together_by_the_clock(picture_folder, vq_yaml, tmp_path):
