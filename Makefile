@@ -18,7 +18,7 @@ smoke: .venv/installed-dev
 	$(BIN)/python scripts/generate.py --model outputs/smoke/model --prompt "red heart" --output outputs/smoke/picture.png
 
 lint: .venv/installed-dev
-	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright --pythonpath $(BIN)/python
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
