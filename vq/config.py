@@ -73,7 +73,7 @@ class NetworkConfig:
 class VQVAEConfig(PreTrainedConfig):
     """A network, a quantizer, and whose pictures it learned (`attribution`, the licence line of the collection).
 
-    Raises UserError for a key that does not exist or values that do not fit together.
+    Raises UserError for an unknown key in `network` or `quantizer`, or values that do not fit together.
     """
 
     model_type = "vqvae"
