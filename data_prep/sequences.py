@@ -29,7 +29,7 @@ class SequenceConfig:
     """
 
     caption_dropout: float = 0.1
-    word_dropout: float = 0.1
+    word_dropout: float = 0.0
     code_noise: float = 0.2
 
     def __post_init__(self):

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from data_prep.sequences import IGNORED
 from data_prep.vocabulary import Vocabulary
+from lm.codebook import SimilarCodes
 
 TAIL = 2  # eoi eos
 
@@ -31,6 +32,9 @@ class WeightedCrossEntropy(nn.Module):
     takes codes from the image range only, so no other logit is missed there.
     """
 
+    similar_codes: Tensor
+    similar_weights: Tensor
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -39,10 +43,17 @@ class WeightedCrossEntropy(nn.Module):
         text_weight: float,
         image_weight: float,
         label_smoothing: float = 0.0,
+        neighbor_smoothing: float = 0.0,
+        similar: SimilarCodes | None = None,
     ):
         super().__init__()
         self.model, self.num_codes = model, num_codes
-        self.text_weight, self.image_weight, self.label_smoothing = text_weight, image_weight, label_smoothing
+        self.text_weight, self.image_weight = text_weight, image_weight
+        self.label_smoothing = label_smoothing
+        self.neighbor_smoothing = neighbor_smoothing if similar is not None else 0.0
+        if similar is not None:
+            self.register_buffer("similar_codes", similar.codes, persistent=False)
+            self.register_buffer("similar_weights", similar.weights, persistent=False)
         self.codes = slice(vocabulary.image.offset, vocabulary.image.stop)
         self.others = slice(0, vocabulary.image.offset)
         self.has_plain_head = has_plain_head(model)
@@ -73,21 +84,32 @@ class WeightedCrossEntropy(nn.Module):
             other_logits = torch.cat([logits[:, :before], logits[:, after:]], 1)[..., self.others]
         targets = labels[:, 1:].masked_fill(~attention_mask[:, :-1], IGNORED)  # padding predicts nothing
         other_targets = torch.cat([targets[:, :before], targets[:, after:]], 1)
-        code_logits = code_logits.float()
-        image_nll = _cross_entropy(code_logits, targets[:, before:after] - self.codes.start)
+        code_logits, code_targets = code_logits.float(), targets[:, before:after] - self.codes.start
+        image_nll = _cross_entropy(code_logits, code_targets)
         text_nll = _cross_entropy(other_logits, other_targets)
         num_text = (other_targets != IGNORED).sum()
         weight = self.image_weight * image_nll.numel() + self.text_weight * num_text
-        smoothed_nll = image_nll
-        if self.label_smoothing and self.training:
-            # The mean of -log p over all codes (Szegedy et al. 2016, arXiv 1512.00567, section 7).
-            uniform_nll = (code_logits.logsumexp(-1) - code_logits.mean(-1)).flatten()
-            smoothed_nll = image_nll + self.label_smoothing * (uniform_nll - image_nll)
+        smoothed_nll = self._smoothed(image_nll, code_logits, code_targets) if self.training else image_nll
         return ObjectiveOutput(
             loss=(self.image_weight * smoothed_nll.sum() + self.text_weight * text_nll.sum()) / weight.clamp(min=1e-9),
             image_nll=image_nll.mean(),
             text_nll=text_nll.sum() / num_text.clamp(min=1),
         )
+
+    def _smoothed(self, nll: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+        """(B * N,) cross-entropy with a share of each target spread over all codes (Szegedy et al. 2016, arXiv
+        1512.00567, section 7) and a share spread over the codes that look like it."""
+        if not self.label_smoothing and not self.neighbor_smoothing:
+            return nll
+        log_normalizer, smoothed = logits.logsumexp(-1), nll
+        if self.label_smoothing:
+            uniform = (log_normalizer - logits.mean(-1)).flatten()
+            smoothed = smoothed + self.label_smoothing * (uniform - nll)
+        if self.neighbor_smoothing:
+            near = logits.gather(-1, self.similar_codes[targets])  # (B, N, n)
+            expected = (self.similar_weights[targets] * near).sum(-1)
+            smoothed = smoothed + self.neighbor_smoothing * ((log_normalizer - expected).flatten() - nll)
+        return smoothed
 
     def _head(self, hidden: Tensor, ids: slice) -> Tensor:
         head = self.model.get_output_embeddings()

@@ -10,9 +10,11 @@ from torch.utils.data import DataLoader
 
 from data_prep.prepare import PreparedSet, codes_of
 from data_prep.sequences import PROMPT_BRACKETS, SequenceConfig, TextToImageCollator
+from lm.codebook import initialize_code_embeddings, similar_codes
 from lm.evaluation import evaluate_nll
 from lm.model import LanguageModelConfig, add_embedding_dropout, build_language_model
 from lm.objective import TAIL, WeightedCrossEntropy
+from lm.optimizers import OptimizerName, build_optimizers
 from lm.pipeline import TextToImagePipeline
 from lm.sampling import SamplingConfig
 from training.compiling import compile_failure
@@ -23,8 +25,6 @@ from training.run import Run
 
 # A run shorter than this does not win back the time that compiling takes.
 MIN_STEPS_TO_COMPILE = 300
-# Optimizer steps of a small model need no weight decay on vectors, only on matrices.
-MATRIX_DIMS = 2
 
 
 @dataclass(kw_only=True)
@@ -32,30 +32,39 @@ class LMTrainingConfig(TrainingConfig):
     """Stage two's own settings.
 
     Args:
+        optimizer: "muon" for the hidden matrices, with AdamW for the rest, or "adamw" for all.
         embedding_dropout: rate of the dropout on the input embeddings.
         image_weight: weight of codes in the loss.
         text_weight: weight of captions in the loss.
         max_caption_tokens: longer captions are cut to this many tokens.
         label_smoothing: share of a code's target that is spread over all codes, against overconfidence.
+        neighbor_smoothing: share of a code's target that is spread over the codes nearest to it in the codebook.
         compile: whether torch.compile builds the training step; auto: where it works and the run is long enough.
     """
 
-    default_steps: ClassVar[int] = 1900
+    default_steps: ClassVar[int] = 1300
 
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.1
+    optimizer: OptimizerName = "muon"
+    learning_rate: float = 4e-3
+    weight_decay: float = 0.5
     embedding_dropout: float = 0.1
     image_weight: float = 1.0
     text_weight: float = 0.1
-    label_smoothing: float = 0.15
+    label_smoothing: float = 0.05
+    neighbor_smoothing: float = 0.2
     max_caption_tokens: int = 64
     compile: Literal["auto", "yes", "no"] = "auto"
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("embedding_dropout", "label_smoothing"):
+        for name in ("embedding_dropout", "label_smoothing", "neighbor_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} must lie in [0, 1), found {getattr(self, name)}.")
+        if self.label_smoothing + self.neighbor_smoothing >= 1:
+            raise UserError(
+                f"label_smoothing {self.label_smoothing} and neighbor_smoothing {self.neighbor_smoothing} must sum to "
+                "less than 1: the rest stays with the code itself."
+            )
         if min(self.image_weight, self.text_weight) < 0 or self.image_weight + self.text_weight == 0:
             raise UserError(
                 f"image_weight and text_weight must not be negative, nor both 0; found {self.image_weight} and "
@@ -108,28 +117,27 @@ def train_lm(
     if run.accelerator.device.type == "cpu":
         model.set_attn_implementation("eager")  # at these lengths faster than the fused kernel, most of all compiled
     add_embedding_dropout(model, config.embedding_dropout)
+    codebook = image_tokenizer.quantizer.codebook.detach()  # (K, D)
+    initialize_code_embeddings(model, vocabulary, codebook)
     num_codes = prepared.tokens_per_image
     objective = WeightedCrossEntropy(
-        model, vocabulary, num_codes, config.text_weight, config.image_weight, config.label_smoothing
-    ).train()
-    groups = [
-        {"params": [p for p in model.parameters() if p.ndim >= MATRIX_DIMS], "weight_decay": config.weight_decay},
-        {"params": [p for p in model.parameters() if p.ndim < MATRIX_DIMS], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.beta2), fused=True)
+        model, vocabulary, num_codes, config.text_weight, config.image_weight, config.label_smoothing,
+        config.neighbor_smoothing, similar_codes(codebook),
+    ).train()  # fmt: skip
+    optimizers = build_optimizers(config.optimizer, model, config.learning_rate, config.weight_decay, config.beta2)
     loader = DataLoader(
         Rows(prepared.train), config.batch_size, shuffle=True, collate_fn=list, generator=torch.Generator(),
         drop_last=len(prepared.train) >= config.batch_size * run.accelerator.num_processes,
         num_workers=config.num_workers,
     )  # fmt: skip
-    objective, optimizer, loader = run.prepare(objective, optimizer, loader)
+    objective, loader, *optimizers = run.prepare(objective, loader, *optimizers)
     step = torch.compile(objective, dynamic=False) if _shall_compile(config, run) else objective
 
     for rows in run.batches(loader):
         # Built here and not in the loader, which reads ahead: a continued run then draws the same dropout and noise.
         batch = collate(rows).to(run.accelerator.device)
         made = step(**vars(batch))
-        run.step(made.loss, objective, optimizer)
+        run.step(made.loss, objective, *optimizers)
         run.log(image_nll=made.image_nll, text_nll=made.text_nll)
         if run.is_next_due(config.eval_every):
             run.report(**held_out_nll(run.accelerator.unwrap_model(objective).model, prepared, caption_tokens))

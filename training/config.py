@@ -17,7 +17,7 @@ class TrainingConfig:
         learning_rate: peak of the schedule.
         warmup_share: share of the budget over which the learning rate rises to its peak.
         schedule: after that the learning rate falls to zero ("linear") or stays ("constant").
-        weight_decay: AdamW's decoupled weight decay.
+        weight_decay: decoupled weight decay.
         beta2: AdamW's decay of the second moment.
         max_grad_norm: gradients are scaled down to this norm.
         mixed_precision: "bf16", "no", or "auto" for bf16 where the device multiplies it fast.

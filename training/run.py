@@ -166,14 +166,15 @@ class Run:
         broadcast(agreed)  # in place
         return agreed.tolist()
 
-    def step(self, loss: Tensor, model: nn.Module, optimizer: Optimizer) -> None:
+    def step(self, loss: Tensor, model: nn.Module, *optimizers: Optimizer) -> None:
         """Backward, clip, set the learning rate by the share of the budget spent, step."""
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(model.parameters(), self.config.max_grad_norm)
-        for group in optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * schedule(self.share, self.config)
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.config.learning_rate * schedule(self.share, self.config)
+            optimizer.step()
+            optimizer.zero_grad()
 
     @property
     def share(self) -> float:

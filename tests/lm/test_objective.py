@@ -8,8 +8,11 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 from data_prep.sequences import IGNORED, SequenceConfig, TextToImageCollator
+from lm.codebook import similar_codes
 from lm.objective import WeightedCrossEntropy, has_plain_head
+from lm.train import LMTrainingConfig
 from training.compiling import compile_failure
+from training.errors import UserError
 
 BOS, EOS, BOI, EOI, FIRST_CODE = 1, 2, 259, 260, 261
 SIZE, A = 277, 67
@@ -234,3 +237,31 @@ def test_label_smoothing_mixes_in_all_codes_in_training_only(build_tiny, vocabul
     torch.testing.assert_close(made.loss, expected)
     torch.testing.assert_close(made.image_nll, plain(**batch).image_nll)
     torch.testing.assert_close(smooth.eval()(**batch).loss, plain(**batch).loss)
+
+
+def test_neighbor_smoothing_mixes_in_similar_codes_in_training_only(build_tiny, vocabulary):
+    model = build_tiny()
+    similar = similar_codes(torch.randn(vocabulary.image.size, 3, generator=torch.Generator().manual_seed(0)))
+    plain, smooth = (
+        WeightedCrossEntropy(
+            model, vocabulary, 5, text_weight=0.0, image_weight=1.0, neighbor_smoothing=rate, similar=similar
+        )
+        for rate in (0.0, 0.25)
+    )
+    batch = collate(vocabulary, 6, ROWS[:1])
+    ids = batch["input_ids"][:, batch["attention_mask"][0]]
+    first, image = ids.shape[1] - 7, vocabulary.image
+    log_probs = model(input_ids=ids).logits[0, first - 1 : first + 4, image.offset : image.stop].log_softmax(-1)
+    expected = 0.0
+    for place, code in enumerate(ids[0, first : first + 5] - image.offset):
+        near = sum(w * log_probs[place, c] for c, w in zip(similar.codes[code], similar.weights[code], strict=True))
+        expected -= (0.75 * log_probs[place, code] + 0.25 * near) / 5
+    made = smooth.train()(**batch)
+    torch.testing.assert_close(made.loss, expected)
+    torch.testing.assert_close(made.image_nll, plain(**batch).image_nll)
+    torch.testing.assert_close(smooth.eval()(**batch).loss, plain(**batch).loss)
+
+
+def test_smoothing_leaves_the_code_a_share():
+    with pytest.raises(UserError, match="must sum to less than 1"):
+        LMTrainingConfig(label_smoothing=0.5, neighbor_smoothing=0.5)
