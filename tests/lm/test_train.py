@@ -65,7 +65,7 @@ def test_the_finished_folder(train, prepared, tmp_path):
 
 def test_the_loss_falls(train, prepared, tmp_path):
     unregularised = {"embedding_dropout": 0.0, "label_smoothing": 0.0, "neighbor_smoothing": 0.0}
-    train(prepared, tmp_path / "model", CLEAN, max_steps=60, batch_size=8, learning_rate=5e-3, **unregularised)
+    train(prepared, tmp_path / "model", CLEAN, max_steps=60, batch_size=8, learning_rate=1e-2, **unregularised)
     lines = [json.loads(line) for line in (tmp_path / "model" / "run" / "log.jsonl").read_text().splitlines()]
     for name in ("image_nll", "text_nll"):
         values = [line[name] for line in lines if name in line]
