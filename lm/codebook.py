@@ -17,7 +17,7 @@ CODEBOOK_SHARE = 0.8
 
 
 class SimilarCodes(NamedTuple):
-    """codes: (K, n), each code's nearest, itself first; weights: (K, n), sum 1 a row."""
+    """codes: (K, n), each code's nearest, itself among them; weights: (K, n), sum 1 a row."""
 
     codes: Int[Tensor, "k n"]
     weights: Float[Tensor, "k n"]
@@ -49,10 +49,10 @@ def initialize_code_embeddings(model: PreTrainedModel, vocabulary: Vocabulary, c
     image = slice(vocabulary.image.offset, vocabulary.image.stop)
     ends = [model.get_input_embeddings(), model.get_output_embeddings()]
     matrices = {id(module.weight): module.weight for module in ends if module is not None}  # tied ones are one
-    projection = None
+    embeddings = model.get_input_embeddings().weight
+    assert isinstance(embeddings, Tensor)
+    projection = torch.randn(codebook.shape[1], embeddings.shape[1]) / codebook.shape[1] ** 0.5
     for matrix in matrices.values():
         rows = matrix[image]  # (K, hidden), a view
-        if projection is None or projection.shape[1] != rows.shape[1]:
-            projection = torch.randn(codebook.shape[1], rows.shape[1]) / codebook.shape[1] ** 0.5
         projected = (standardised @ projection).to(rows) * rows.std()
         rows.copy_(CODEBOOK_SHARE * projected + (1 - CODEBOOK_SHARE**2) ** 0.5 * rows)

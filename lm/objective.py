@@ -49,8 +49,9 @@ class WeightedCrossEntropy(nn.Module):
         super().__init__()
         self.model, self.num_codes = model, num_codes
         self.text_weight, self.image_weight = text_weight, image_weight
-        self.label_smoothing = label_smoothing
-        self.neighbor_smoothing = neighbor_smoothing if similar is not None else 0.0
+        self.label_smoothing, self.neighbor_smoothing = label_smoothing, neighbor_smoothing
+        if neighbor_smoothing and similar is None:
+            raise ValueError("neighbor_smoothing needs the similar codes; see lm.codebook.similar_codes.")
         if similar is not None:
             self.register_buffer("similar_codes", similar.codes, persistent=False)
             self.register_buffer("similar_weights", similar.weights, persistent=False)

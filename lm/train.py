@@ -1,4 +1,4 @@
-"""Training stage two on a prepared set. Knows codes and captions, nothing of how pictures became codes."""
+"""Training stage two on a prepared set. Knows captions, codes and how near codes lie to one another."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path

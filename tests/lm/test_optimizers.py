@@ -21,9 +21,7 @@ def test_every_weight_has_one_optimizer(build_tiny, architecture, tied):
     assert not by_muon & by_adamw
     assert by_muon | by_adamw == {id(weight) for weight in model.parameters()}
     names = {name for name, weight in model.named_parameters() if id(weight) in by_muon}
-    inside_blocks = {
-        n for n, w in model.named_parameters() if w.ndim == 2 and ".layers." in n or ".h." in n and w.ndim == 2
-    }
+    inside_blocks = {n for n, w in model.named_parameters() if w.ndim == 2 and (".layers." in n or ".h." in n)}
     assert names == inside_blocks
     assert names
 
