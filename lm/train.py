@@ -117,12 +117,15 @@ def train_lm(
     if run.accelerator.device.type == "cpu":
         model.set_attn_implementation("eager")  # at these lengths faster than the fused kernel, most of all compiled
     add_embedding_dropout(model, config.embedding_dropout)
-    codebook = image_tokenizer.quantizer.codebook.detach()  # (K, D)
-    initialize_code_embeddings(model, vocabulary, codebook)
+    codebook = image_tokenizer.quantizer.code_vectors()  # (K, D)
+    if codebook is None:
+        run.progress.say("a code of this image tokenizer has no vector of its own: no neighbor_smoothing")
+    else:
+        initialize_code_embeddings(model, vocabulary, codebook.detach())
     num_codes = prepared.tokens_per_image
     objective = WeightedCrossEntropy(
         model, vocabulary, num_codes, config.text_weight, config.image_weight, config.label_smoothing,
-        config.neighbor_smoothing, similar_codes(codebook),
+        *((0.0, None) if codebook is None else (config.neighbor_smoothing, similar_codes(codebook.detach()))),
     ).train()  # fmt: skip
     optimizers = build_optimizers(config.optimizer, model, config.learning_rate, config.weight_decay, config.beta2)
     loader = DataLoader(

@@ -6,8 +6,9 @@ python scripts/train_vq.py --data openmoji --output runs/vq --max-minutes 3
 from pathlib import Path
 
 from data_prep import load_collection, load_pictures
-from training.cli import run_script, script_parser, values_of
-from vq import NetworkConfig, QuantizerConfig, VQVAEConfig
+from training.cli import find_setting, run_script, script_parser, values_of
+from vq import NetworkConfig, VQVAEConfig
+from vq.quantizers import quantizer_config_type
 from vq.train import VQTrainingConfig, train_vq
 
 
@@ -18,7 +19,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--resume", action="store_true", help="Continue the run in --output, if there is one.")
     parser.add_class_arguments(VQTrainingConfig)
     parser.add_class_arguments(NetworkConfig, "network")
-    parser.add_class_arguments(QuantizerConfig, "quantizer")
+    # The settings of a quantizer depend on its type, which is looked for first.
+    parser.add_class_arguments(quantizer_config_type(find_setting(arguments, "quantizer.type", "vq")), "quantizer")
     settings = parser.instantiate(parser.parse_args(arguments))
     config = values_of(VQTrainingConfig, settings)
 

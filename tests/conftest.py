@@ -13,7 +13,7 @@ import torch  # noqa: E402
 from accelerate.state import AcceleratorState, GradientState  # noqa: E402
 from PIL import Image, ImageDraw  # noqa: E402
 
-from vq import VQVAE, NetworkConfig, QuantizerConfig, VQVAEConfig  # noqa: E402
+from vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig  # noqa: E402
 
 # transformers gives its configurations an __init__ that also takes keys that are no fields, such as model_type in a
 # config.json; the hook's check of a dataclass would refuse them.
@@ -59,7 +59,7 @@ def tiny_vqvae_config() -> VQVAEConfig:
             hidden_channels=16,
             num_residual_layers=1,
         ),
-        quantizer=QuantizerConfig(codebook_size=16, codebook_dim=4),
+        quantizer=VQConfig(codebook_size=16, codebook_dim=4),
     )
 
 

@@ -4,10 +4,12 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import datasets
 import transformers
+import yaml
 from jsonargparse import ArgumentParser
 
 from training.errors import UserError
@@ -31,6 +33,23 @@ def script_parser(description: str | None) -> ScriptParser:
     parser = ScriptParser(description=description)
     parser.add_argument("--config", action="config", help="YAML file of settings; later options override it.")
     return parser
+
+
+def find_setting(arguments: list[str] | None, name: str, default: str) -> str:
+    """The value that `--name` has on the command line or in a `--config` file; the last one counts."""
+    given = [_with_underscores(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
+    found = default
+    for argument, following in zip(given, [*given[1:], ""], strict=True):
+        option, equals, value = argument.partition("=")
+        value = value if equals else following
+        if option == f"--{name}":
+            found = value
+        elif option == "--config" and Path(value).is_file():
+            settings = yaml.safe_load(Path(value).read_text())
+            for part in name.split("."):
+                settings = settings.get(part) if isinstance(settings, dict) else None
+            found = found if settings is None else str(settings)
+    return found
 
 
 def values_of(kind: type[Config], settings: Any) -> Config:

@@ -5,21 +5,23 @@ from transformers import AutoConfig, AutoModel
 from vq.config import NetworkConfig, VQVAEConfig
 from vq.model import VQVAE, VQVAEOutput
 from vq.pictures import picture_grid, to_pil, to_pixel_values, to_uint8
-from vq.quantizer import QuantizerConfig, QuantizerOutput, VectorQuantizer, straight_through
+from vq.quantizers import FSQConfig, GroupedConfig, LFQConfig, QuantizerConfig, ResidualConfig, VQConfig
 
 AutoConfig.register(VQVAEConfig.model_type, VQVAEConfig, exist_ok=True)
 AutoModel.register(VQVAEConfig, VQVAE, exist_ok=True)
 
 __all__ = [
+    "FSQConfig",
+    "GroupedConfig",
+    "LFQConfig",
     "NetworkConfig",
     "QuantizerConfig",
-    "QuantizerOutput",
+    "ResidualConfig",
+    "VQConfig",
     "VQVAE",
     "VQVAEConfig",
     "VQVAEOutput",
-    "VectorQuantizer",
     "picture_grid",
-    "straight_through",
     "to_pil",
     "to_pixel_values",
     "to_uint8",

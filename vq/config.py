@@ -1,13 +1,13 @@
 """What a VQ-VAE is made of. The shapes that follow from it are properties, computed nowhere else."""
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from transformers import PreTrainedConfig
 
 from training.errors import UserError
-from vq.quantizer import QuantizerConfig
+from vq.quantizers import QuantizerConfig, VQConfig, quantizer_config
 
 
 @dataclass
@@ -84,8 +84,12 @@ class VQVAEConfig(PreTrainedConfig):
     attribution: str | None = None
 
     def __post_init__(self, **kwargs):
-        self.network = _as_dataclass(NetworkConfig, "network", self.network)
-        self.quantizer = _as_dataclass(QuantizerConfig, "quantizer", self.quantizer)
+        if not isinstance(self.network, NetworkConfig):
+            self.network = _network_config(self.network or {})
+        if self.quantizer is None:
+            self.quantizer = VQConfig()
+        elif isinstance(self.quantizer, dict):
+            self.quantizer = quantizer_config(self.quantizer)
         super().__post_init__(**kwargs)
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,8 +97,9 @@ class VQVAEConfig(PreTrainedConfig):
 
     @property
     def code_shape(self) -> tuple[int, ...]:
-        """Shape of one picture's codes, (h, w)."""
-        return self.network.code_shape
+        """Shape of one picture's codes: (h, w), or (h, w, codes_per_position)."""
+        several = self.quantizer.codes_per_position
+        return (*self.network.code_shape, several) if several > 1 else self.network.code_shape
 
     @property
     def downsample_factor(self) -> int:
@@ -103,7 +108,7 @@ class VQVAEConfig(PreTrainedConfig):
 
     @property
     def tokens_per_image(self) -> int:
-        """h * w."""
+        """h * w * codes_per_position."""
         return math.prod(self.code_shape)
 
     @property
@@ -112,12 +117,8 @@ class VQVAEConfig(PreTrainedConfig):
         return self.quantizer.codebook_size
 
 
-def _as_dataclass(kind, name: str, value):
-    if value is None:
-        return kind()
-    if isinstance(value, kind):
-        return value
-    known = list(kind.__dataclass_fields__)
-    if unknown := sorted(set(value) - set(known)):
-        raise UserError(f"{name} has no setting {unknown[0]!r}; it knows {', '.join(known)}.")
-    return kind(**value)
+def _network_config(settings: dict[str, Any]) -> NetworkConfig:
+    known = [field.name for field in fields(NetworkConfig)]
+    if unknown := sorted(set(settings) - set(known)):
+        raise UserError(f"network has no setting {unknown[0]!r}; it knows {', '.join(known)}.")
+    return NetworkConfig(**settings)

@@ -12,19 +12,23 @@ def psnr(reconstruction: Float[Tensor, "b *shape"], pixel_values: Float[Tensor, 
 
 
 class CodeUsage:
-    """Counts codes over a window: perplexity (exp of the entropy in nats) and the share of the codebook used."""
+    """Counts codes over a window: perplexity (exp of the entropy in nats) and the share of the codebook used.
 
-    def __init__(self, codebook_size: int):
-        self.codebook_size = codebook_size
+    With several codes a position, each has a codebook of its own, and both figures are means over codebooks.
+    """
+
+    def __init__(self, codebook_size: int, codes_per_position: int = 1):
+        self.codebook_size, self.codes_per_position = codebook_size, codes_per_position
         self.reset()
 
     def reset(self) -> None:
-        self.counts = torch.zeros(self.codebook_size)
+        self.counts = torch.zeros(self.codes_per_position, self.codebook_size)
 
     def add(self, codes: Int[Tensor, "*shape"]) -> "CodeUsage":
-        """Any shape of codes in [0, K)."""
+        """Any shape of codes in [0, K), its last dimension the codes of a position if there are several."""
         self.counts = self.counts.to(codes.device)
-        self.counts += torch.bincount(codes.flatten(), minlength=self.codebook_size)
+        for counts, part in zip(self.counts, codes.reshape(-1, self.codes_per_position).unbind(1), strict=True):
+            counts += torch.bincount(part, minlength=self.codebook_size)
         return self
 
     @property
@@ -33,8 +37,8 @@ class CodeUsage:
         if not self.counts.sum():
             return 0.0
         counts = self.counts.cpu().double()  # not every accelerator has float64
-        share = counts / counts.sum()
-        return torch.special.entr(share).sum().exp().item()
+        share = counts / counts.sum(1, keepdim=True)
+        return torch.special.entr(share).sum(1).exp().mean().item()
 
     @property
     def usage(self) -> float:

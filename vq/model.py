@@ -17,7 +17,7 @@ from training.errors import UserError
 from training.files import write_notice
 from vq.config import VQVAEConfig
 from vq.networks import DECODERS, ENCODERS
-from vq.quantizer import VectorQuantizer
+from vq.quantizers import build_quantizer
 
 
 @dataclass
@@ -25,14 +25,13 @@ class VQVAEOutput(ModelOutput):
     """What a VQ-VAE makes of `pixel_values`.
 
     reconstruction: (B, C, *input_shape), about [-1, 1]. codes: (B, *code_shape) int64.
-    z_e: (B, D, *code_shape) fp32, what the quantizer saw. Losses: unweighted means (see `QuantizerOutput`).
+    z_e: (B, D, h, w) fp32, what the quantizer was given. losses: the quantizer's own, unweighted, by name.
     """
 
     reconstruction: Tensor | None = None
     codes: Tensor | None = None
     z_e: Tensor | None = None
-    codebook_loss: Tensor | None = None
-    commitment_loss: Tensor | None = None
+    losses: dict[str, Tensor] | None = None
 
 
 class VQVAE(PreTrainedModel):
@@ -49,7 +48,7 @@ class VQVAE(PreTrainedModel):
         network, quantizer = config.network, config.quantizer
         self.encoder = ENCODERS[network.type](network, quantizer.codebook_dim)
         self.decoder = DECODERS[network.type](network, quantizer.codebook_dim)
-        self.quantizer = VectorQuantizer(quantizer)
+        self.quantizer = build_quantizer(quantizer)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -63,17 +62,13 @@ class VQVAE(PreTrainedModel):
             reconstruction=self.decoder(quantized.z_q),
             codes=quantized.codes,
             z_e=z_e,
-            codebook_loss=quantized.codebook_loss,
-            commitment_loss=quantized.commitment_loss,
+            losses=quantized.losses,
         )
 
-    def encode_continuous(self, pixel_values: Float[Tensor, "b c *input_shape"]) -> Float[Tensor, "b d *code_shape"]:
-        """z_e, fp32: the encoder's output as the quantizer takes it. Any size divisible by the downsample factor."""
+    def encode_continuous(self, pixel_values: Float[Tensor, "b c *input_shape"]) -> Float[Tensor, "b d *shape"]:
+        """z_e, fp32: the encoder's output, one vector a position. Any size divisible by the downsample factor."""
         self._check_pixel_values(pixel_values)
-        z_e = self.encoder(pixel_values).float()
-        if self.config.quantizer.normalize_z_e:
-            z_e = nn.functional.layer_norm(z_e.movedim(1, -1), (z_e.shape[1],)).movedim(-1, 1)
-        return z_e
+        return self.encoder(pixel_values).float()
 
     @torch.no_grad()
     def encode(self, pixel_values: Float[Tensor, "b c *input_shape"]) -> Int[Tensor, "b *code_shape"]:
@@ -86,20 +81,26 @@ class VQVAE(PreTrainedModel):
 
         Raises UserError for a code outside [0, K) or a wrong number of dimensions.
         """
-        size, dims = self.config.codebook_size, self.config.network.spatial_dims
-        if codes.ndim != dims + 1:
-            raise UserError(f"codes must be (batch, {dims} spatial dimensions), found shape {tuple(codes.shape)}.")
+        size, several = self.config.codebook_size, self.config.quantizer.codes_per_position
+        dims = len(self.config.code_shape)
+        if codes.ndim != dims + 1 or (several > 1 and codes.shape[-1] != several):
+            last = f", {several} codes a position" if several > 1 else ""
+            raise UserError(
+                f"codes must be (batch, {self.config.network.spatial_dims} spatial dimensions{last}), found shape "
+                f"{tuple(codes.shape)}."
+            )
         if codes.numel() and (codes.min() < 0 or codes.max() >= size):
             raise UserError(f"codes must lie in [0, {size}), found {int(codes.min())} to {int(codes.max())}.")
         z_q = self.quantizer.decode(codes).to(self.dtype)
         return self.decoder(z_q).float().clamp(-1, 1)
 
     def flatten_codes(self, codes: Int[Tensor, "b *code_shape"]) -> Int[Tensor, "b n"]:
-        """(B, h, w) -> (B, h * w), row by row: the order in which a language model sees them."""
+        """(B, *code_shape) -> (B, n), row by row, the codes of a position one after another: the order in which a
+        language model sees them."""
         return rearrange(codes, "b ... -> b (...)")
 
     def unflatten_codes(self, codes: Int[Tensor, "b n"]) -> Int[Tensor, "b *code_shape"]:
-        """(B, h * w) -> (B, h, w), the inverse of `flatten_codes`."""
+        """(B, n) -> (B, *code_shape), the inverse of `flatten_codes`."""
         return codes.reshape(-1, *self.config.code_shape)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:

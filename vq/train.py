@@ -82,7 +82,7 @@ def train_vq(
     if pictures.ndim == 4:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     data_variance = to_pixel_values(pictures[:: max(1, len(pictures) // 1024)]).var().item()
-    quantizer = model.quantizer
+    quantizer, weights = model.quantizer, model.quantizer.loss_weights()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay,
         betas=(0.9, config.beta2), fused=True,
@@ -96,7 +96,7 @@ def train_vq(
     if not run.is_resumed:
         initialize_codebook(run.accelerator.unwrap_model(model), pictures)
 
-    usage = CodeUsage(model_config.codebook_size)
+    usage = CodeUsage(model_config.codebook_size, model_config.quantizer.codes_per_position)
     for batch in run.batches(loader):
         pixel_values = augment(to_pixel_values(batch), config.flip, config.max_shift)
         if pixel_values.ndim == 4:
@@ -104,16 +104,14 @@ def train_vq(
         made = model(pixel_values)
         mse = F.mse_loss(made.reconstruction, pixel_values)
         # Divided by the data's variance as in Sonnet's example, so that the weights mean the same for any pictures.
-        loss = mse / data_variance + model_config.quantizer.commitment_weight * made.commitment_loss
-        if model_config.quantizer.codebook_training == "gradient":
-            loss = loss + made.codebook_loss
+        loss = mse / data_variance + sum(weights[name] * value for name, value in made.losses.items())
         run.step(loss, model, optimizer)
         revived = quantizer.update(made.z_e, made.codes)
 
         usage.add(made.codes)
         run.log(
             reconstruction_loss=mse / data_variance, psnr=10 * torch.log10(4 / mse.detach()),
-            codebook_loss=made.codebook_loss, commitment_loss=made.commitment_loss, revived=float(revived),
+            revived=float(revived), **{f"{name}_loss": value for name, value in made.losses.items()},
         )  # fmt: skip
         if run.is_next_due(config.log_every):
             run.log(perplexity=usage.perplexity, usage=usage.usage)
@@ -159,7 +157,8 @@ def evaluate_reconstruction(model: VQVAE, pictures: UInt8[Tensor, "n c *shape"])
     """Held-out PSNR (mean over pictures, dB), perplexity and codebook usage of `pictures`."""
     was_training = model.training
     model.eval()
-    usage, values = CodeUsage(model.config.codebook_size), []
+    usage = CodeUsage(model.config.codebook_size, model.config.quantizer.codes_per_position)
+    values = []
     for part in pictures.split(64):
         pixel_values = to_pixel_values(part).to(model.device)
         codes = model.encode(pixel_values)

@@ -1,6 +1,7 @@
 """From a folder of pictures to a drawn one through the five scripts; --help, --config, overrides."""
 
 import pytest
+import yaml
 from PIL import Image
 
 import lm.train
@@ -130,6 +131,44 @@ def test_the_demo_stopped_between_stages_keeps_what_is_finished(demo, tmp_path):
     after = files_of(demo())
     assert {path: after[path] for path in finished} == finished
     assert (tmp_path / "demo" / "report.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("type_name", "settings"),
+    [
+        ("vq", ("--quantizer.codebook-training=simvq", "--quantizer.gradient_estimator", "rotation")),
+        ("fsq", ("--quantizer.levels", "[3,4]")),
+        ("lfq", ("--quantizer.codebook-size=16",)),
+        ("residual", ("--quantizer.codebook-size=16", "--quantizer.num-quantizers", 3)),
+        ("grouped", ("--quantizer.codebook-size=16",)),
+    ],
+)
+def test_every_quantizer_leads_to_a_drawn_picture(
+    call_script, picture_folder, vq_yaml, lm_yaml, tmp_path, type_name, settings
+):
+    vq, data, model, picture = (tmp_path / name for name in ("vq", "data", "model", "picture.png"))
+    everything_else = yaml.safe_load(vq_yaml.read_text())
+    del everything_else["quantizer"]
+    vq_yaml.write_text(yaml.safe_dump(everything_else))
+    call_script(
+        "train_vq", "--data", picture_folder, "--output", vq, "--config", vq_yaml,
+        "--quantizer.type", type_name, *settings,
+    )  # fmt: skip
+    call_script("prepare_data", "--data", picture_folder, "--image-tokenizer", vq, "--output", data, "--text-size=300")
+    call_script("train_lm", "--data", data, "--output", model, "--config", lm_yaml)
+    call_script("generate", "--model", model, "--prompt", "red square", "--output", picture)
+    assert size_of(picture) == (16, 16)
+
+
+def test_help_shows_the_settings_of_the_quantizer_asked_for(call_script, tmp_path, capsys):
+    config = tmp_path / "fsq.yaml"
+    config.write_text("quantizer:\n  type: fsq\n")
+    for chosen in (("--quantizer.type", "fsq"), ("--quantizer.type=fsq",), ("--config", config)):
+        with pytest.raises(SystemExit):
+            call_script("train_vq", *chosen, "--help")
+        shown = capsys.readouterr().out
+        assert "--quantizer.levels" in shown
+        assert "--quantizer.ema_decay" not in shown
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

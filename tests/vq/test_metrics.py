@@ -40,7 +40,7 @@ def test_usage_counts_over_all_that_was_added():
     usage = CodeUsage(8)
     assert usage.usage == 0
     usage.add(torch.tensor([[0, 0, 1]])).add(torch.tensor([1, 7]))
-    assert usage.counts.tolist() == [2, 2, 0, 0, 0, 0, 0, 1]
+    assert usage.counts.tolist() == [[2, 2, 0, 0, 0, 0, 0, 1]]
     assert usage.usage == 3 / 8
     usage.reset()
     assert usage.usage == 0

@@ -8,7 +8,7 @@ import yaml
 from einops import rearrange
 from torch import nn
 
-from vq import VQVAE, NetworkConfig, QuantizerConfig, VQVAEConfig
+from vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig
 from vq.networks import UNFOLD, PaperResidualBlock, PatchShuffle, paper_decoder, paper_encoder
 from vq.train import VQTrainingConfig
 
@@ -37,7 +37,7 @@ def test_sizes_in_any_number_of_dimensions(kind, strides, input_shape, code_shap
     network = NetworkConfig(
         type=kind, input_shape=input_shape, strides=strides, in_channels=2, stem_channels=4, hidden_channels=6
     )
-    model = VQVAE(VQVAEConfig(network=network, quantizer=QuantizerConfig(codebook_size=8, codebook_dim=5)))
+    model = VQVAE(VQVAEConfig(network=network, quantizer=VQConfig(codebook_size=8, codebook_dim=5)))
     pixel_values = torch.randn(7, 2, *input_shape)
     out = model(pixel_values)
     assert model.config.code_shape == code_shape
@@ -120,7 +120,7 @@ def test_paper_preset_holds_the_published_settings(preset):
     training = VQTrainingConfig(
         **{name: value for name, value in preset.items() if name not in ("network", "quantizer")}
     )
-    quantizer = QuantizerConfig(**preset["quantizer"])
+    quantizer = VQConfig(**preset["quantizer"])
     assert (quantizer.codebook_size, quantizer.codebook_dim, quantizer.codebook_training) == (512, 64, "ema")
     assert (quantizer.commitment_weight, quantizer.ema_decay) == (0.25, 0.99)
     assert (quantizer.initialization, quantizer.dead_code_threshold, quantizer.normalize_z_e) == ("random", 0.0, False)

@@ -14,6 +14,7 @@ import vq.train
 from training.errors import UserError
 from training.run import Interrupted, Run
 from vq import VQVAE
+from vq.quantizers.vector import layer_norm
 from vq.train import VQTrainingConfig, augment, evaluate_reconstruction, initialize_codebook, train_vq
 
 CONFIG = VQTrainingConfig(max_steps=8, batch_size=8, mixed_precision="no", log_every=2, eval_every=4)
@@ -94,7 +95,7 @@ def test_augmentation_keeps_the_shape(shape):
 def test_codebook_starts_from_encoder_outputs(tiny_vqvae_config, pictures):
     model = VQVAE(tiny_vqvae_config)
     initialize_codebook(model, pictures)
-    z_e = model.encode_continuous(vq.train.to_pixel_values(pictures)).movedim(1, -1).reshape(-1, 4)
+    z_e = layer_norm(model.encode_continuous(vq.train.to_pixel_values(pictures))).movedim(1, -1).reshape(-1, 4)
     distance = torch.cdist(model.quantizer.codebook, z_e, compute_mode="donot_use_mm_for_euclid_dist")
     assert distance.min(1).values.max() < 1e-4
     assert evaluate_reconstruction(model, pictures)["held_out_usage"] == 1

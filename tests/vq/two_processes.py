@@ -8,7 +8,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from training.distributed import gather_rows, sum_over_processes
-from vq import QuantizerConfig, VectorQuantizer
+from vq.quantizers import VectorQuantizer, VQConfig
 
 PROCESSES = 2
 BATCH, DIM, POSITIONS, STEPS = 8, 4, 5, 4
@@ -19,7 +19,7 @@ SETTINGS = {"codebook_size": 32, "codebook_dim": DIM, "ema_decay": 0.5, "dead_co
 def train(rank: int, processes: int) -> dict:
     """A codebook after a few updates on whole numbers, whose sums are exact in any order."""
     torch.manual_seed(0)
-    quantizer = VectorQuantizer(QuantizerConfig(**SETTINGS))
+    quantizer = VectorQuantizer(VQConfig(**SETTINGS))
     whole = torch.randint(-9, 10, (STEPS, BATCH, DIM, POSITIONS)).float()
     batches = whole.chunk(processes, dim=1)[rank]
     quantizer.initialize(whole[0])

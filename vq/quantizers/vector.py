@@ -1,40 +1,56 @@
-"""Vector quantization: the codebook, its two trainings, its start and its revival. Knows no pictures."""
+"""Vector quantization: the codebook, its trainings, its start and its revival."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from training.distributed import gather_rows, sum_over_processes
 from training.errors import UserError
 from vq.nearest import nearest_codes
+from vq.quantizers.base import Quantizer, QuantizerOutput, as_vectors
+from vq.quantizers.estimators import ESTIMATORS
+
+CHOICES = {
+    "codebook_training": ("ema", "gradient", "simvq"),
+    "distance": ("l2", "cosine"),
+    "gradient_estimator": tuple(ESTIMATORS),
+    "initialization": ("sample", "kmeans", "random"),
+}
 
 
 @dataclass
-class QuantizerConfig:
-    """Settings of the codebook.
+class VQConfig:
+    """Vector quantization (van den Oord et al. 2017, arXiv 1711.00937).
 
     Args:
         codebook_size: number of codes, K.
-        codebook_dim: width of a code, D.
+        codebook_dim: width of a code, D. The encoder ends and the decoder starts with a projection to and from it, so
+            that a small D is the low-dimensional code of Yu et al. 2021 (arXiv 2110.04627).
         codebook_training: "ema" follows the running mean of the vectors given to a code (van den Oord et al. 2017,
-            appendix A.1); "gradient" trains the codebook by the second term of the paper's loss.
+            appendix A.1); "gradient" trains the codebook by the second term of the paper's loss; "simvq" does so with
+            one linear map of a codebook that stays as it started (Zhu et al. 2024, arXiv 2411.02038).
         ema_decay: decay of the running means; also that of the usage counts that revival reads.
         commitment_weight: beta, the weight of the third term of the paper's loss.
+        distance: "l2"; or "cosine", where z_e and codes are scaled to length 1.
+        gradient_estimator: "straight_through", or the "rotation" trick (Fifty et al. 2024, arXiv 2410.06424).
         initialization: where the codebook starts: "sample" of encoder outputs, "kmeans" of them, or "random".
-        dead_code_threshold: a code whose running count per step falls below this is revived; 0 never revives.
+        dead_code_threshold: a code whose running count per step falls below this is revived; 0 never revives,
+            and "simvq" never does.
         normalize_z_e: normalise each encoder output over its D channels, so that the codebook meets one scale.
     """
 
+    type: Literal["vq"] = "vq"
     codebook_size: int = 1024
     codebook_dim: int = 16
-    codebook_training: Literal["ema", "gradient"] = "ema"
+    codebook_training: Literal["ema", "gradient", "simvq"] = "ema"
     ema_decay: float = 0.99
     commitment_weight: float = 0.25
+    distance: Literal["l2", "cosine"] = "l2"
+    gradient_estimator: Literal["straight_through", "rotation"] = "straight_through"
     initialization: Literal["sample", "kmeans", "random"] = "sample"
     dead_code_threshold: float = 0.1
     normalize_z_e: bool = True
@@ -45,77 +61,64 @@ class QuantizerConfig:
                 raise UserError(f"quantizer.{name} must be at least 1, found {getattr(self, name)}.")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"quantizer.ema_decay must lie in [0, 1), found {self.ema_decay}.")
-        for name, allowed in (
-            ("codebook_training", ("ema", "gradient")),
-            ("initialization", ("sample", "kmeans", "random")),
-        ):
+        for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise UserError(f"quantizer.{name} must be one of {', '.join(allowed)}, found {getattr(self, name)!r}.")
 
-
-class QuantizerOutput(NamedTuple):
-    """What a quantizer makes of `z_e`. Losses are unweighted means over all elements.
-
-    z_q: (B, D, *shape), the chosen codes; the gradient passes straight through to z_e.
-    codes: (B, *shape) int64.
-    codebook_loss: ||sg[z_e] - e||^2; commitment_loss: ||z_e - sg[e]||^2.
-    """
-
-    z_q: Float[Tensor, "b d *shape"]
-    codes: Int[Tensor, "b *shape"]
-    codebook_loss: Float[Tensor, ""]
-    commitment_loss: Float[Tensor, ""]
+    @property
+    def codes_per_position(self) -> int:
+        return 1
 
 
-def straight_through(z_e: Tensor, z_q: Tensor) -> Tensor:
-    """Value of `z_q`, gradient of the identity to `z_e` (Bengio et al. 2013; van den Oord et al. 2017, section 3.2)."""
-    return z_e + (z_q - z_e).detach()
-
-
-class VectorQuantizer(nn.Module):
-    """Nearest code by L2 (van den Oord et al. 2017, equations 1 to 3). Always computes in fp32.
-
-    `forward` changes no state. A training step calls `update(z_e, codes)` after it: running means and revival.
-    """
+class VectorQuantizer(Quantizer):
+    """The nearest code (van den Oord et al. 2017, equations 1 to 3)."""
 
     codebook: Tensor
     ema_sum: Tensor
     ema_count: Tensor
     num_updates: Tensor
 
-    def __init__(self, config: QuantizerConfig):
+    def __init__(self, config: VQConfig):
         super().__init__()
-        self.config = config
+        self.config, self.codebook_size = config, config.codebook_size
         codebook = torch.empty(config.codebook_size, config.codebook_dim).uniform_(-1, 1) / config.codebook_size
+        self.linear = None
         if config.codebook_training == "gradient":
             self.codebook = nn.Parameter(codebook)
         else:
             self.register_buffer("codebook", codebook)
+        if config.codebook_training == "simvq":
+            codebook.normal_(std=config.codebook_dim**-0.5)
+            self.linear = nn.Linear(config.codebook_dim, config.codebook_dim, bias=False)
         self.register_buffer("ema_sum", codebook.clone())
         self.register_buffer("ema_count", torch.ones(config.codebook_size))
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, z_e: Float[Tensor, "b d *shape"]) -> QuantizerOutput:
-        """(B, D, *shape) -> z_q (B, D, *shape), codes (B, *shape) and the two losses."""
-        with torch.autocast(z_e.device.type, enabled=False):
-            z_e = z_e.float()
-            codes = self.encode(z_e)
-            chosen = self.decode(codes)
-            return QuantizerOutput(
-                z_q=straight_through(z_e, chosen),
-                codes=codes,
-                codebook_loss=F.mse_loss(chosen, z_e.detach()),
-                commitment_loss=F.mse_loss(z_e, chosen.detach()),
-            )
+    def quantize(self, z_e: Float[Tensor, "b d *shape"]) -> QuantizerOutput:
+        """Losses: codebook, ||sg[z_e] - e||^2, and commitment, ||z_e - sg[e]||^2, means over all elements."""
+        z_e, code_vectors = self._normalized(z_e), self.code_vectors()
+        codes = _search(z_e, code_vectors)
+        chosen = F.embedding(codes, code_vectors).movedim(-1, 1)
+        losses = {"codebook": F.mse_loss(chosen, z_e.detach()), "commitment": F.mse_loss(z_e, chosen.detach())}
+        return QuantizerOutput(ESTIMATORS[self.config.gradient_estimator](z_e, chosen), codes, losses)
 
     def encode(self, z_e: Float[Tensor, "b d *shape"]) -> Int[Tensor, "b *shape"]:
-        """(B, D, *shape) -> codes (B, *shape) int64."""
-        codes = nearest_codes(_as_vectors(z_e), self.codebook)
-        return codes.view(z_e.shape[0], *z_e.shape[2:])
+        return _search(self._normalized(z_e), self.code_vectors())
 
     def decode(self, codes: Int[Tensor, "b *shape"]) -> Float[Tensor, "b d *shape"]:
-        """(B, *shape) -> the codes' vectors (B, D, *shape), fp32."""
-        return F.embedding(codes, self.codebook).movedim(-1, 1)
+        return F.embedding(codes, self.code_vectors()).movedim(-1, 1)
+
+    def loss_weights(self) -> dict[str, float]:
+        trained_by_loss = self.config.codebook_training != "ema"
+        return {"codebook": float(trained_by_loss), "commitment": self.config.commitment_weight}
+
+    def code_vectors(self) -> Float[Tensor, "k d"]:
+        """The codebook as z_e is compared with it: mapped and scaled."""
+        vectors = self.codebook
+        if self.linear is not None:
+            with torch.autocast(vectors.device.type, enabled=False):
+                vectors = self.linear(vectors)
+        return F.normalize(vectors, dim=1) if self.config.distance == "cosine" else vectors
 
     @torch.no_grad()
     def initialize(self, z_e: Float[Tensor, "b d *shape"]) -> None:
@@ -125,12 +128,14 @@ class VectorQuantizer(nn.Module):
         """
         if self.config.initialization == "random":
             return
-        vectors = _as_vectors(z_e).float()
+        vectors = as_vectors(self._normalized(z_e))
         generator = torch.Generator().manual_seed(0)
         start = _draw_rows(vectors, self.config.codebook_size, generator)
         if self.config.initialization == "kmeans":
             start = _kmeans(vectors, start, iterations=10)
         self.codebook.copy_(start)
+        if self.linear is not None:
+            nn.init.eye_(self.linear.weight)
         self.ema_sum.copy_(start)
         self.ema_count.fill_(1.0)
 
@@ -140,7 +145,7 @@ class VectorQuantizer(nn.Module):
 
         Counts and sums are those of all processes together, so every process holds the same codebook.
         """
-        vectors, flat_codes = _as_vectors(z_e.detach()).float(), codes.reshape(-1)
+        vectors, flat_codes = as_vectors(self._normalized(z_e)), codes.reshape(-1)
         count = torch.zeros_like(self.ema_count).index_add_(
             0, flat_codes, torch.ones_like(flat_codes, dtype=torch.float)
         )
@@ -151,7 +156,12 @@ class VectorQuantizer(nn.Module):
         self.ema_sum.lerp_(total, 1 - self.config.ema_decay)
         if self.config.codebook_training == "ema":
             self.codebook.copy_(self.ema_sum / self.ema_count.clamp(min=1e-6).unsqueeze(1))
-        return self._revive(vectors)
+        return 0 if self.config.codebook_training == "simvq" else self._revive(vectors)
+
+    def _normalized(self, z_e: Tensor) -> Tensor:
+        """z_e as it is compared with `code_vectors`, fp32."""
+        z_e = layer_norm(z_e.float()) if self.config.normalize_z_e else z_e.float()
+        return F.normalize(z_e, dim=1) if self.config.distance == "cosine" else z_e
 
     def _revive(self, vectors: Tensor) -> int:
         """Give every dead code one of this step's vectors: codebook, sum and count together, or the next update
@@ -168,8 +178,13 @@ class VectorQuantizer(nn.Module):
         return dead.numel()
 
 
-def _as_vectors(z_e: Tensor) -> Tensor:
-    return rearrange(z_e, "b d ... -> (b ...) d")
+def layer_norm(z_e: Float[Tensor, "b d *shape"]) -> Float[Tensor, "b d *shape"]:
+    """Mean 0 and variance 1 over the channels of each position."""
+    return F.layer_norm(z_e.movedim(1, -1), (z_e.shape[1],)).movedim(-1, 1)
+
+
+def _search(z_e: Float[Tensor, "b d *shape"], code_vectors: Float[Tensor, "k d"]) -> Int[Tensor, "b *shape"]:
+    return nearest_codes(as_vectors(z_e), code_vectors).view(z_e.shape[0], *z_e.shape[2:])
 
 
 def _draw_rows(vectors: Tensor, number: int, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,71 @@
+"""What every quantizer is: vectors in, codes and their vectors out, with losses of its own."""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+class QuantizerOutput(NamedTuple):
+    """What a quantizer makes of `z_e`.
+
+    z_q: (B, D, *shape), the vectors of the codes; the gradient passes to z_e by the quantizer's estimator.
+    codes: (B, *shape) int64, or (B, *shape, codes_per_position).
+    losses: scalars by name, unweighted; see `Quantizer.loss_weights`.
+    """
+
+    z_q: Float[Tensor, "b d *shape"]
+    codes: Int[Tensor, "b *code_shape"]
+    losses: dict[str, Tensor]
+
+
+class Quantizer(nn.Module, ABC):
+    """The interface of all quantizers. Always computes in fp32, whatever the autocast.
+
+    `forward` changes no state. A training step calls `update(z_e, codes)` after it.
+    """
+
+    codebook_size: int
+    """Each code lies in [0, codebook_size)."""
+    codes_per_position: int = 1
+    """Codes that name one vector together; more than one are the last dimension of `codes`."""
+
+    def forward(self, z_e: Float[Tensor, "b d *shape"]) -> QuantizerOutput:
+        """(B, D, *shape) -> z_q (B, D, *shape), codes and losses."""
+        with torch.autocast(z_e.device.type, enabled=False):
+            return self.quantize(z_e.float())
+
+    @abstractmethod
+    def quantize(self, z_e: Float[Tensor, "b d *shape"]) -> QuantizerOutput:
+        """`forward` in fp32."""
+
+    @abstractmethod
+    def encode(self, z_e: Float[Tensor, "b d *shape"]) -> Int[Tensor, "b *code_shape"]:
+        """(B, D, *shape) -> codes only."""
+
+    @abstractmethod
+    def decode(self, codes: Int[Tensor, "b *code_shape"]) -> Float[Tensor, "b d *shape"]:
+        """Codes -> their vectors (B, D, *shape), fp32. The inverse of `encode` on what `encode` returns."""
+
+    def loss_weights(self) -> dict[str, float]:
+        """What each of the losses is multiplied by in training."""
+        return {}
+
+    def code_vectors(self) -> Float[Tensor, "k d"] | None:
+        """(K, D), the vector of each code; None where a code alone has none."""
+        return None
+
+    def initialize(self, z_e: Float[Tensor, "b d *shape"]) -> None:
+        """Start from encoder outputs (B, D, *shape), the same on every process."""
+
+    def update(self, z_e: Float[Tensor, "b d *shape"], codes: Int[Tensor, "b *code_shape"]) -> int:
+        """After a training step: change what is not trained by gradients. Returns how many codes were revived."""
+        return 0
+
+
+def as_vectors(z_e: Float[Tensor, "b d *shape"]) -> Float[Tensor, "n d"]:
+    """(B, D, *shape) -> (B * positions, D)."""
+    return rearrange(z_e, "b d ... -> (b ...) d")

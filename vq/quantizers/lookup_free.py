@@ -1,0 +1,105 @@
+"""Lookup-free quantization: every channel is a bit, its sign. No codebook."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from training.errors import UserError
+from vq.quantizers.base import Quantizer, QuantizerOutput, as_vectors
+from vq.quantizers.estimators import straight_through
+
+
+@dataclass
+class LFQConfig:
+    """Lookup-free quantization (Yu et al. 2023, arXiv 2310.05737).
+
+    Args:
+        codebook_size: number of codes, a power of two; its logarithm is the number of channels.
+        entropy_weight: weight of the entropy loss, which makes each choice certain and all choices alike common.
+        diversity: how much the second half of the entropy loss counts against the first.
+        temperature: of the soft choice of a code whose entropy is taken.
+        commitment_weight: beta, the weight of the squared distance to the chosen signs.
+    """
+
+    type: Literal["lfq"] = "lfq"
+    codebook_size: int = 1024
+    entropy_weight: float = 0.1
+    diversity: float = 1.0
+    temperature: float = 0.01
+    commitment_weight: float = 0.25
+
+    def __post_init__(self):
+        if self.codebook_size < 2 or self.codebook_size.bit_count() != 1:
+            raise UserError(f"quantizer.codebook_size must be a power of two for lfq, found {self.codebook_size}.")
+        if self.temperature <= 0:
+            raise UserError(f"quantizer.temperature must be positive, found {self.temperature}.")
+
+    @property
+    def codebook_dim(self) -> int:
+        return self.codebook_size.bit_length() - 1
+
+    @property
+    def codes_per_position(self) -> int:
+        return 1
+
+
+class LookupFreeQuantizer(Quantizer):
+    """The sign of each channel of z_e; the first channel is the highest bit of the code."""
+
+    place_values: Tensor
+
+    def __init__(self, config: LFQConfig):
+        super().__init__()
+        self.config, self.codebook_size = config, config.codebook_size
+        powers = 2 ** torch.arange(config.codebook_dim - 1, -1, -1)
+        self.register_buffer("place_values", powers)
+
+    def quantize(self, z_e: Float[Tensor, "b d *shape"]) -> QuantizerOutput:
+        codes = self.encode(z_e)
+        signs = self.decode(codes)
+        losses = {"entropy": self._entropy_loss(as_vectors(z_e)), "commitment": F.mse_loss(z_e, signs)}
+        return QuantizerOutput(straight_through(z_e, signs), codes, losses)
+
+    def encode(self, z_e: Float[Tensor, "b d *shape"]) -> Int[Tensor, "b *shape"]:
+        return ((z_e > 0).movedim(1, -1) * self.place_values).sum(-1)
+
+    def decode(self, codes: Int[Tensor, "b *shape"]) -> Float[Tensor, "b d *shape"]:
+        bits = codes.unsqueeze(-1) // self.place_values % 2
+        return (2.0 * bits - 1).movedim(-1, 1)
+
+    def loss_weights(self) -> dict[str, float]:
+        return {"entropy": self.config.entropy_weight, "commitment": self.config.commitment_weight}
+
+    def code_vectors(self) -> Float[Tensor, "k d"]:
+        return self.decode(torch.arange(self.codebook_size, device=self.place_values.device))
+
+    def _entropy_loss(self, vectors: Float[Tensor, "n d"]) -> Tensor:
+        """Mean entropy of the soft choices less `diversity` times the entropy of their mean, in nats (equation 4).
+
+        The soft choice is softmax(-|z - c|^2 / temperature) over all codes c. It is a product over the channels, so
+        that its entropy is the sum of theirs, and the mean over vectors is one product of two halves of the channels:
+        exact, in N * sqrt(K) + K numbers. The mean is that of this process's batch.
+        """
+        logits = 4 * vectors / self.config.temperature  # of bit 1 against bit 0
+        certainty = _binary_entropy(logits).sum(1).mean()
+        log_share = torch.stack([F.logsigmoid(-logits), F.logsigmoid(logits)], -1)  # (N, D, 2)
+        half = log_share.shape[1] // 2
+        high, low = _joint(log_share[:, :half]), _joint(log_share[:, half:])
+        mean = high.T @ low / len(vectors)
+        return certainty - self.config.diversity * torch.special.entr(mean).sum()
+
+
+def _binary_entropy(logits: Tensor) -> Tensor:
+    return F.softplus(logits) - logits * logits.sigmoid()
+
+
+def _joint(log_share: Float[Tensor, "n d 2"]) -> Float[Tensor, "n m"]:
+    """Probability of every combination of d bits: (N, d, 2) -> (N, 2**d), the first bit highest."""
+    joint = log_share.new_zeros(len(log_share), 1)
+    for bit in log_share.unbind(1):
+        joint = (joint.unsqueeze(2) + bit.unsqueeze(1)).flatten(1)
+    return joint.exp()

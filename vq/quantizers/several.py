@@ -1,0 +1,168 @@
+"""Several codes a position: residual quantization, where each refines the last, and product codes, side by side."""
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from training.errors import UserError
+from vq.quantizers.base import Quantizer, QuantizerOutput
+from vq.quantizers.estimators import ESTIMATORS
+from vq.quantizers.vector import VectorQuantizer, VQConfig, layer_norm
+
+
+@dataclass
+class ResidualConfig(VQConfig):
+    """Residual quantization (Lee et al. 2022, arXiv 2203.01941): as `vq`, and
+
+    Args:
+        num_quantizers: codes a position; each names what the ones before it left over.
+    """
+
+    type: Literal["residual"] = "residual"  # type: ignore[assignment]
+    num_quantizers: int = 2
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.num_quantizers < 2:
+            raise UserError(f"quantizer.num_quantizers must be at least 2, found {self.num_quantizers}; 1 is type vq.")
+        if self.distance != "l2":
+            raise UserError("quantizer.distance must be l2 for residual: what is left over has a length.")
+
+    @property
+    def codes_per_position(self) -> int:
+        return self.num_quantizers
+
+
+@dataclass
+class GroupedConfig(VQConfig):
+    """Product codes (Jegou et al. 2011; Baevski et al. 2020, arXiv 1910.05453): as `vq`, and
+
+    Args:
+        num_groups: codes a position; each names an equal share of the channels, with a codebook of its own.
+    """
+
+    type: Literal["grouped"] = "grouped"  # type: ignore[assignment]
+    num_groups: int = 2
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.num_groups < 2:
+            raise UserError(f"quantizer.num_groups must be at least 2, found {self.num_groups}; 1 is type vq.")
+        if self.codebook_dim % self.num_groups:
+            raise UserError(
+                f"quantizer.codebook_dim {self.codebook_dim} must be divisible by num_groups {self.num_groups}."
+            )
+
+    @property
+    def codes_per_position(self) -> int:
+        return self.num_groups
+
+
+class SeveralCodes(Quantizer):
+    """A list of vector quantizers with a codebook each; code r of a position belongs to quantizer r.
+
+    Codes are (B, *shape, R). Flattened, the codes of a position follow one another, so that any sequence of codes is
+    a picture, and an id means what its place in the sequence says.
+    """
+
+    def __init__(self, config: ResidualConfig | GroupedConfig, codebook_dim: int):
+        super().__init__()
+        self.config, self.codebook_size = config, config.codebook_size
+        self.codes_per_position = config.codes_per_position
+        shared = {name: value for name, value in asdict(config).items() if name in VQConfig.__dataclass_fields__}
+        layer = VQConfig(**shared | {"type": "vq", "codebook_dim": codebook_dim, "normalize_z_e": False})
+        self.layers = nn.ModuleList(VectorQuantizer(layer) for _ in range(config.codes_per_position))
+
+    def loss_weights(self) -> dict[str, float]:
+        return self._layers[0].loss_weights()
+
+    @property
+    def _layers(self) -> list[VectorQuantizer]:
+        return list(self.layers)  # type: ignore[arg-type]
+
+    def _normalized(self, z_e: Tensor) -> Tensor:
+        return layer_norm(z_e.float()) if self.config.normalize_z_e else z_e.float()
+
+
+class ResidualQuantizer(SeveralCodes):
+    """Each code is the nearest to what the codes before it left of z_e; z_q is their sum.
+
+    The commitment and codebook losses are summed over depths (equation 5 of the paper, where each compares z_e with
+    the sum up to that depth).
+    """
+
+    def __init__(self, config: ResidualConfig):
+        super().__init__(config, config.codebook_dim)
+
+    def quantize(self, z_e: Float[Tensor, "b d *shape"]) -> QuantizerOutput:
+        rest = z_e = self._normalized(z_e)
+        parts = []
+        for layer in self._layers:
+            parts.append(layer.quantize(rest))
+            rest = rest - layer.decode(parts[-1].codes).detach()
+        losses = {name: torch.stack([part.losses[name] for part in parts]).sum() for name in parts[0].losses}
+        codes = torch.stack([part.codes for part in parts], -1)
+        return QuantizerOutput(ESTIMATORS[self.config.gradient_estimator](z_e, self.decode(codes)), codes, losses)
+
+    @torch.no_grad()
+    def encode(self, z_e: Float[Tensor, "b d *shape"]) -> Int[Tensor, "b *shape r"]:
+        rest, codes = self._normalized(z_e), []
+        for layer in self._layers:
+            codes.append(layer.encode(rest))
+            rest = rest - layer.decode(codes[-1])
+        return torch.stack(codes, -1)
+
+    def decode(self, codes: Int[Tensor, "b *shape r"]) -> Float[Tensor, "b d *shape"]:
+        parts = [layer.decode(part) for layer, part in zip(self._layers, codes.unbind(-1), strict=True)]
+        return torch.stack(parts).sum(0)
+
+    @torch.no_grad()
+    def initialize(self, z_e: Float[Tensor, "b d *shape"]) -> None:
+        rest = self._normalized(z_e)
+        for layer in self._layers:
+            layer.initialize(rest)
+            rest = rest - layer.decode(layer.encode(rest))
+
+    @torch.no_grad()
+    def update(self, z_e: Float[Tensor, "b d *shape"], codes: Int[Tensor, "b *shape r"]) -> int:
+        steps, rest = [], self._normalized(z_e)
+        for layer, part in zip(self._layers, codes.unbind(-1), strict=True):
+            steps.append((layer, rest, part))
+            rest = rest - layer.decode(part)
+        return sum(layer.update(rest, part) for layer, rest, part in steps)  # after all has been read
+
+
+class GroupedQuantizer(SeveralCodes):
+    """The channels in equal groups, each quantized alone; z_q joins them. Losses are means over groups."""
+
+    def __init__(self, config: GroupedConfig):
+        super().__init__(config, config.codebook_dim // config.num_groups)
+
+    def quantize(self, z_e: Float[Tensor, "b d *shape"]) -> QuantizerOutput:
+        parts = [layer.quantize(part) for layer, part in self._split(z_e)]
+        losses = {name: torch.stack([part.losses[name] for part in parts]).mean() for name in parts[0].losses}
+        codes = torch.stack([part.codes for part in parts], -1)
+        return QuantizerOutput(torch.cat([part.z_q for part in parts], 1), codes, losses)
+
+    def encode(self, z_e: Float[Tensor, "b d *shape"]) -> Int[Tensor, "b *shape r"]:
+        return torch.stack([layer.encode(part) for layer, part in self._split(z_e)], -1)
+
+    def decode(self, codes: Int[Tensor, "b *shape r"]) -> Float[Tensor, "b d *shape"]:
+        parts = [layer.decode(part) for layer, part in zip(self._layers, codes.unbind(-1), strict=True)]
+        return torch.cat(parts, 1)
+
+    @torch.no_grad()
+    def initialize(self, z_e: Float[Tensor, "b d *shape"]) -> None:
+        for layer, part in self._split(z_e):
+            layer.initialize(part)
+
+    @torch.no_grad()
+    def update(self, z_e: Float[Tensor, "b d *shape"], codes: Int[Tensor, "b *shape r"]) -> int:
+        steps = zip(self._split(z_e), codes.unbind(-1), strict=True)
+        return sum(layer.update(part, part_codes) for (layer, part), part_codes in steps)
+
+    def _split(self, z_e: Tensor) -> list[tuple[VectorQuantizer, Tensor]]:
+        return list(zip(self._layers, self._normalized(z_e).chunk(len(self.layers), 1), strict=True))
