@@ -1,0 +1,85 @@
+"""Which quantizer reconstructs held-out pictures best after the same time? OpenMoji at 64x64, 64 codes of about 1,024.
+
+    python benchmarks/tokenizers.py --minutes 3 --output runs/tokenizers
+
+Prints the machine, the date and a table: PSNR and SSIM of held-out pictures, perplexity and usage of the codes of all
+pictures trained on. Needs the extra `bench`. Nothing else should run
+on the machine meanwhile. Pictures a second include the network, which is the same but for `residual` and `grouped`:
+they name a position by four codes, so their network has 4x4 positions in place of 8x8.
+"""
+
+import argparse
+import datetime
+from pathlib import Path
+
+import torch
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from data_prep import load_collection, load_pictures
+from training.files import read_json
+from training.machine import describe_machine, keep_freed_memory
+from vq import VQVAE, VQVAEConfig, to_pixel_values
+from vq.train import VQTrainingConfig, evaluate_reconstruction, train_vq
+
+FOUR_BY_FOUR = {"strides": [4, 4]}
+TOKENIZERS = {
+    "vq, EMA (the default)": ({}, {}),
+    "vq, EMA, rotation": ({}, {"gradient_estimator": "rotation"}),
+    "vq, EMA, k-means start": ({}, {"initialization": "kmeans"}),
+    "vq, EMA, cosine": ({}, {"distance": "cosine"}),
+    "vq, EMA, 8 channels": ({}, {"codebook_dim": 8}),
+    "vq, gradient": ({}, {"codebook_training": "gradient"}),
+    "vq, gradient, random start, no revival": (
+        {}, {"codebook_training": "gradient", "initialization": "random", "dead_code_threshold": 0.0}),
+    "SimVQ, rotation": ({}, {"codebook_training": "simvq", "gradient_estimator": "rotation"}),
+    "fsq 8 5 5 5": ({}, {"type": "fsq"}),
+    "lfq": ({}, {"type": "lfq"}),
+    "residual, 4 codes a position": (FOUR_BY_FOUR, {"type": "residual", "num_quantizers": 4}),
+    "grouped, 4 codes a position": (FOUR_BY_FOUR, {"type": "grouped", "num_groups": 4, "codebook_dim": 32}),
+    "vq of 16,384, EMA, 8 channels": ({}, {"codebook_size": 16384, "codebook_dim": 8}),
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=3.0, help="Time to train each, in minutes.")
+    parser.add_argument("--output", type=Path, required=True, help="Folder for the trained tokenizers.")
+    parser.add_argument("--only", default="", help="Train those whose name contains this.")
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    collection = load_collection("openmoji", 64)
+    pictures = load_pictures(collection.train, [64, 64])
+    held_out = load_pictures(collection.held_out, [64, 64])
+
+    rows = ["| quantizer | PSNR, dB | SSIM | perplexity | usage | pictures/s |", "|---|---|---|---|---|---|"]
+    for number, (name, (network, quantizer)) in enumerate(TOKENIZERS.items()):
+        if arguments.only not in name:
+            continue
+        output = arguments.output / str(number)
+        config = VQTrainingConfig(max_minutes=arguments.minutes, eval_every=10**9)
+        model = train_vq(pictures, held_out, output, VQVAEConfig(network=network, quantizer=quantizer), config)
+        summary = read_json(output / "run" / "summary.json")
+        rate = summary["steps"] * config.batch_size / summary["seconds"]
+        codes = evaluate_reconstruction(model, pictures)
+        usage, perplexity = codes["held_out_usage"], codes["held_out_perplexity"]
+        rows.append(
+            f"| {name} | {summary['held_out_psnr_db']:.2f} | {ssim(model, held_out):.3f} | {perplexity:.0f} "
+            f"| {100 * usage:.0f}% | {rate:.0f} |"
+        )
+    print(f"\n{datetime.date.today()}  {describe_machine()}\n{arguments.minutes} minutes each\n")
+    print("\n".join(rows))
+
+
+@torch.no_grad()
+def ssim(model: VQVAE, pictures: torch.Tensor) -> float:
+    """Structural similarity (Wang et al. 2004), mean over pictures."""
+    values = []
+    for part in pictures.split(64):
+        pixel_values = to_pixel_values(part).to(model.device)
+        made = model.decode_codes(model.encode(pixel_values))
+        values.append(structural_similarity_index_measure(made, pixel_values, data_range=(-1.0, 1.0), reduction="none"))
+    return torch.cat(list(values)).mean().item()  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main()
