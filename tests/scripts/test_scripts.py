@@ -9,7 +9,7 @@ from data_prep import collection, load_collection
 from training import machine
 from training.files import read_json
 
-SCRIPTS = ["train_vq", "prepare_data", "train_lm", "generate", "evaluate", "demo"]
+SCRIPTS = ["train_vq", "prepare_data", "train_lm", "generate", "evaluate", "compare_pca", "demo"]
 
 
 @pytest.fixture(autouse=True)
@@ -158,6 +158,18 @@ def test_every_quantizer_leads_to_a_drawn_picture(
     call_script("train_lm", "--data", data, "--output", model, "--config", lm_yaml)
     call_script("generate", "--model", model, "--prompt", "red square", "--output", picture)
     assert size_of(picture) == (16, 16)
+
+
+def test_pca_beside_a_trained_tokenizer(call_script, picture_folder, vq_yaml, tmp_path, capsys):
+    vq, output = tmp_path / "vq", tmp_path / "pca"
+    call_script("train_vq", "--data", picture_folder, "--output", vq, "--config", vq_yaml)
+    call_script("compare_pca", "--model", vq, "--data", picture_folder, "--output", output)
+    found = read_json(output / "comparison.json")
+    assert found["bits_a_picture"] == 64  # 16 codes of 4 bits
+    assert list(found["pca_psnr_db"]) == ["8", "16", "32", "64", "128", "256", "512"]
+    assert found["pca_psnr_db"]["512"] > found["pca_psnr_db"]["8"]
+    assert size_of(output / "comparison.png")[0] > 500
+    assert f"PCA {found['pca_psnr_db']['64']:.2f} dB" in capsys.readouterr().out
 
 
 def test_help_shows_the_settings_of_the_quantizer_asked_for(call_script, tmp_path, capsys):

@@ -21,7 +21,7 @@ def rotation(z_e: Float[Tensor, "b d *shape"], z_q: Float[Tensor, "b d *shape"])
     between = F.normalize(e + q, dim=1)
     reflected = z_e - 2 * (z_e * between).sum(1, keepdim=True) * between
     rotated = (reflected + 2 * (z_e * e).sum(1, keepdim=True) * q) * (norm_q / norm_e)
-    return rotated + (z_q - rotated).detach()  # z_q to the last bit
+    return rotated + (z_q - rotated).detach()  # the value of z_q, without the rounding of the rotation
 
 
 ESTIMATORS = {"straight_through": straight_through, "rotation": rotation}

@@ -89,7 +89,7 @@ class LookupFreeQuantizer(Quantizer):
         log_share = torch.stack([F.logsigmoid(-logits), F.logsigmoid(logits)], -1)  # (N, D, 2)
         half = log_share.shape[1] // 2
         high, low = _joint(log_share[:, :half]), _joint(log_share[:, half:])
-        mean = high.T @ low / len(vectors)
+        mean = (high.T @ low / len(vectors)).clamp(min=torch.finfo(torch.float32).tiny)  # entr has no slope at 0
         return certainty - self.config.diversity * torch.special.entr(mean).sum()
 
 

@@ -132,7 +132,7 @@ class VectorQuantizer(Quantizer):
         generator = torch.Generator().manual_seed(0)
         start = _draw_rows(vectors, self.config.codebook_size, generator)
         if self.config.initialization == "kmeans":
-            start = _kmeans(vectors, start, iterations=10)
+            start = kmeans(vectors, start, iterations=10)
         self.codebook.copy_(start)
         if self.linear is not None:
             nn.init.eye_(self.linear.weight)
@@ -199,7 +199,7 @@ def _draw_rows(vectors: Tensor, number: int, generator: torch.Generator) -> Tens
     return rows
 
 
-def _kmeans(vectors: Tensor, centres: Tensor, iterations: int) -> Tensor:
+def kmeans(vectors: Tensor, centres: Tensor, iterations: int) -> Tensor:
     """Lloyd's algorithm; a centre that loses all its vectors stays where it is."""
     for _ in range(iterations):
         codes = nearest_codes(vectors, centres)
