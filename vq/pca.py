@@ -45,7 +45,8 @@ class PCA:
         """A code of `bits` bits a picture, spread over the components as costs least.
 
         Each next bit goes to the component whose error is largest, where a bit quarters it (reverse water-filling;
-        Cover and Thomas, section 10.3.3), up to 10 bits each. The levels of a component are the k-means of its coefficients.
+        Cover and Thomas, section 10.3.3), up to 10 bits each. The levels of a component are the k-means of its
+        coefficients.
         """
         if bits < 1:
             raise UserError(f"bits must be at least 1, found {bits}.")
