@@ -50,6 +50,10 @@ class Quantizer(nn.Module, ABC):
     def decode(self, codes: Int[Tensor, "b *code_shape"]) -> Float[Tensor, "b d *shape"]:
         """Codes -> their vectors (B, D, *shape), fp32. The inverse of `encode` on what `encode` returns."""
 
+    def normalize(self, z_e: Float[Tensor, "b d *shape"]) -> Float[Tensor, "b d *shape"]:
+        """z_e as it is compared with the codes' vectors, fp32."""
+        return z_e.float()
+
     def loss_weights(self) -> dict[str, float]:
         """What each of the losses is multiplied by in training."""
         return {}

@@ -83,7 +83,7 @@ class SeveralCodes(Quantizer):
     def _layers(self) -> list[VectorQuantizer]:
         return list(self.layers)  # type: ignore[arg-type]
 
-    def _normalized(self, z_e: Tensor) -> Tensor:
+    def normalize(self, z_e: Float[Tensor, "b d *shape"]) -> Float[Tensor, "b d *shape"]:
         return layer_norm(z_e.float()) if self.config.normalize_z_e else z_e.float()
 
 
@@ -98,7 +98,7 @@ class ResidualQuantizer(SeveralCodes):
         super().__init__(config, config.codebook_dim)
 
     def quantize(self, z_e: Float[Tensor, "b d *shape"]) -> QuantizerOutput:
-        rest = z_e = self._normalized(z_e)
+        rest = z_e = self.normalize(z_e)
         parts = []
         for layer in self._layers:
             parts.append(layer.quantize(rest))
@@ -109,7 +109,7 @@ class ResidualQuantizer(SeveralCodes):
 
     @torch.no_grad()
     def encode(self, z_e: Float[Tensor, "b d *shape"]) -> Int[Tensor, "b *shape r"]:
-        rest, codes = self._normalized(z_e), []
+        rest, codes = self.normalize(z_e), []
         for layer in self._layers:
             codes.append(layer.encode(rest))
             rest = rest - layer.decode(codes[-1])
@@ -121,14 +121,14 @@ class ResidualQuantizer(SeveralCodes):
 
     @torch.no_grad()
     def initialize(self, z_e: Float[Tensor, "b d *shape"]) -> None:
-        rest = self._normalized(z_e)
+        rest = self.normalize(z_e)
         for layer in self._layers:
             layer.initialize(rest)
             rest = rest - layer.decode(layer.encode(rest))
 
     @torch.no_grad()
     def update(self, z_e: Float[Tensor, "b d *shape"], codes: Int[Tensor, "b *shape r"]) -> int:
-        steps, rest = [], self._normalized(z_e)
+        steps, rest = [], self.normalize(z_e)
         for layer, part in zip(self._layers, codes.unbind(-1), strict=True):
             steps.append((layer, rest, part))
             rest = rest - layer.decode(part)
@@ -165,4 +165,4 @@ class GroupedQuantizer(SeveralCodes):
         return sum(layer.update(part, part_codes) for (layer, part), part_codes in steps)
 
     def _split(self, z_e: Tensor) -> list[tuple[VectorQuantizer, Tensor]]:
-        return list(zip(self._layers, self._normalized(z_e).chunk(len(self.layers), 1), strict=True))
+        return list(zip(self._layers, self.normalize(z_e).chunk(len(self.layers), 1), strict=True))

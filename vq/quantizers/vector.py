@@ -96,14 +96,14 @@ class VectorQuantizer(Quantizer):
 
     def quantize(self, z_e: Float[Tensor, "b d *shape"]) -> QuantizerOutput:
         """Losses: codebook, ||sg[z_e] - e||^2, and commitment, ||z_e - sg[e]||^2, means over all elements."""
-        z_e, code_vectors = self._normalized(z_e), self.code_vectors()
+        z_e, code_vectors = self.normalize(z_e), self.code_vectors()
         codes = _search(z_e, code_vectors)
         chosen = F.embedding(codes, code_vectors).movedim(-1, 1)
         losses = {"codebook": F.mse_loss(chosen, z_e.detach()), "commitment": F.mse_loss(z_e, chosen.detach())}
         return QuantizerOutput(ESTIMATORS[self.config.gradient_estimator](z_e, chosen), codes, losses)
 
     def encode(self, z_e: Float[Tensor, "b d *shape"]) -> Int[Tensor, "b *shape"]:
-        return _search(self._normalized(z_e), self.code_vectors())
+        return _search(self.normalize(z_e), self.code_vectors())
 
     def decode(self, codes: Int[Tensor, "b *shape"]) -> Float[Tensor, "b d *shape"]:
         return F.embedding(codes, self.code_vectors()).movedim(-1, 1)
@@ -128,7 +128,7 @@ class VectorQuantizer(Quantizer):
         """
         if self.config.initialization == "random":
             return
-        vectors = as_vectors(self._normalized(z_e))
+        vectors = as_vectors(self.normalize(z_e))
         generator = torch.Generator().manual_seed(0)
         start = _draw_rows(vectors, self.config.codebook_size, generator)
         if self.config.initialization == "kmeans":
@@ -145,7 +145,7 @@ class VectorQuantizer(Quantizer):
 
         Counts and sums are those of all processes together, so every process holds the same codebook.
         """
-        vectors, flat_codes = as_vectors(self._normalized(z_e)), codes.reshape(-1)
+        vectors, flat_codes = as_vectors(self.normalize(z_e)), codes.reshape(-1)
         count = torch.zeros_like(self.ema_count).index_add_(
             0, flat_codes, torch.ones_like(flat_codes, dtype=torch.float)
         )
@@ -158,8 +158,7 @@ class VectorQuantizer(Quantizer):
             self.codebook.copy_(self.ema_sum / self.ema_count.clamp(min=1e-6).unsqueeze(1))
         return 0 if self.config.codebook_training == "simvq" else self._revive(vectors)
 
-    def _normalized(self, z_e: Tensor) -> Tensor:
-        """z_e as it is compared with `code_vectors`, fp32."""
+    def normalize(self, z_e: Float[Tensor, "b d *shape"]) -> Float[Tensor, "b d *shape"]:
         z_e = layer_norm(z_e.float()) if self.config.normalize_z_e else z_e.float()
         return F.normalize(z_e, dim=1) if self.config.distance == "cosine" else z_e
 

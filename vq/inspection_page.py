@@ -1,0 +1,99 @@
+"""The page of an inspection: findings in words, figures, and pictures of what they are about. Needs matplotlib."""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from vq.inspection import BATCH, Inspection
+from vq.model import VQVAE
+from vq.pictures import picture_grid, to_pixel_values
+
+CODES_SHOWN, CODES_A_ROW = 256, 32
+WORST_SHOWN = 12
+NEIGHBORHOOD = 3  # codes across
+
+
+def write_page(
+    inspection: Inspection, found: list[str], model: VQVAE, pictures: UInt8[Tensor, "n c *shape"], output: Path
+) -> None:
+    """`inspection.md` and its pictures in `output`."""
+    draw_figures(inspection).savefig(output / "figures.png", dpi=110)
+    quantiles = inspection.psnr.quantile(torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0])).tolist()
+    lines = [
+        "# Inspection of an image tokenizer", "",
+        *([f"- {sentence}" for sentence in found] or ["Nothing found that is wrong."]), "",
+        "| figure | value |", "|---|---|",
+        f"| pictures | {len(inspection.psnr)} |",
+        f"| PSNR, dB: mean | {inspection.psnr.mean():.2f} |",
+        "| PSNR, dB: worst, 10%, median, 90%, best | " + ", ".join(f"{value:.1f}" for value in quantiles) + " |",
+        f"| perplexity | {inspection.perplexity:.0f} of {model.config.codebook_size} |",
+        f"| usage | {100 * inspection.usage:.1f}% |",
+        f"| mean length of z_e, z_q, z_e - z_q | {inspection.z_e_norm:.3g}, {inspection.z_q_norm:.3g}, "
+        f"{inspection.error_norm:.3g} |", "",
+        "Usage of each code, the commonest first; PSNR of the pictures; entropy of the code at each position:", "",
+        "![figures](figures.png)",
+    ]  # fmt: skip
+    if model.config.network.spatial_dims == 2:
+        worst = to_pixel_values(pictures[inspection.worst_first[:WORST_SHOWN]]).to(model.device)
+        picture_grid([worst, model.decode_codes(model.encode(worst))]).save(output / "worst.png")
+        lines += ["", "The worst reconstructions, the worst first:", "", "![worst](worst.png)"]
+        if model.config.quantizer.codes_per_position == 1:
+            save_codebook(model, pictures, inspection.counts[0], output / "codebook.png")
+            lines += [
+                "", f"The {CODES_SHOWN} commonest codes, each alone and, below, in its commonest neighbourhood:", "",
+                "![codebook](codebook.png)",
+            ]  # fmt: skip
+    (output / "inspection.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def draw_figures(inspection: Inspection):
+    """A matplotlib figure of three plots."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    usage, quality, entropy = figure.subplots(1, 3)
+    for place, counts in enumerate(inspection.counts):
+        usage.plot((counts / counts.sum()).sort(descending=True).values, label=f"code {place + 1} of a position")
+    usage.set_yscale("log")
+    usage.set(xlabel="code, by rank", ylabel="share of all codes")
+    if len(inspection.counts) > 1:
+        usage.legend()
+    quality.hist(inspection.psnr.tolist(), bins=40)
+    quality.set(xlabel="PSNR, dB", ylabel="pictures")
+    by_position = inspection.position_entropy
+    image = entropy.imshow(by_position.reshape(len(by_position), -1) if by_position.ndim > 1 else by_position[None])
+    figure.colorbar(image, label="nats")
+    entropy.set(xlabel="position", ylabel="position")
+    return figure
+
+
+@torch.no_grad()
+def save_codebook(model: VQVAE, pictures: UInt8[Tensor, "n c h w"], counts: Tensor, path: Path) -> None:
+    """Two rows of patches for every `CODES_A_ROW` codes: a code among its own, and among its commonest neighbours."""
+    shown = counts.argsort(descending=True)[: min(CODES_SHOWN, int((counts > 0).sum()))]
+    shown = shown[: max(1, len(shown) // CODES_A_ROW) * CODES_A_ROW]
+    codes = torch.cat([model.encode(to_pixel_values(part).to(model.device)).cpu() for part in pictures.split(BATCH)])
+    alone = shown.view(-1, 1, 1).expand(-1, NEIGHBORHOOD, NEIGHBORHOOD)
+    around = torch.stack([commonest_neighborhood(codes, int(code)) for code in shown])
+    patches = []
+    for blocks in (alone, around):
+        decoded = torch.cat([model.decode_codes(part.to(model.device)) for part in blocks.split(BATCH)])
+        factor = model.config.downsample_factor
+        patches.append(decoded if blocks is around else decoded[..., factor:-factor, factor:-factor])
+    side = patches[1].shape[-1]
+    patches[0] = torch.nn.functional.interpolate(patches[0], size=(side, side))
+    rows = [row for pair in zip(*(kind.split(CODES_A_ROW) for kind in patches), strict=True) for row in pair]
+    picture_grid(rows).save(path)
+
+
+def commonest_neighborhood(codes: Tensor, code: int) -> Tensor:
+    """The block of codes, (3, 3), that most often surrounds `code`; edges are repeated. codes: (N, h, w)."""
+    reach = NEIGHBORHOOD // 2
+    padded = torch.nn.functional.pad(codes.float().unsqueeze(1), [reach] * 4, mode="replicate").long().squeeze(1)
+    number, row, column = (codes == code).nonzero().T
+    steps = torch.arange(NEIGHBORHOOD)
+    blocks = padded[number[:, None, None], row[:, None, None] + steps[:, None], column[:, None, None] + steps]
+    kinds, count = blocks.unique(dim=0, return_counts=True)
+    return kinds[count.argmax()]
