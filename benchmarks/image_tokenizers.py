@@ -1,9 +1,9 @@
 """Which quantizer reconstructs held-out pictures best after the same time? OpenMoji at 64x64, 64 codes of about 1,024.
 
-    python benchmarks/tokenizers.py --minutes 3 --output runs/tokenizers
+    python benchmarks/image_tokenizers.py --minutes 3 --output runs/tokenizers
 
 Prints the machine, the date and a table: PSNR and SSIM of held-out pictures, perplexity and usage of the codes of all
-pictures trained on. Needs the extra `bench`. Nothing else should run
+pictures trained on. Needs the extra `demo`. Nothing else should run
 on the machine meanwhile. Pictures a second include the network, which is the same but for `residual` and `grouped`:
 they name a position by four codes, so their network has 4x4 positions in place of 8x8.
 """
