@@ -3,9 +3,9 @@
     python benchmarks/image_tokenizers.py --minutes 3 --output runs/tokenizers
 
 Prints the machine, the date and a table: PSNR and SSIM of held-out pictures, perplexity and usage of the codes of all
-pictures trained on. Needs the extra `demo`. Nothing else should run
-on the machine meanwhile. Pictures a second include the network, which is the same but for `residual` and `grouped`:
-they name a position by four codes, so their network has 4x4 positions in place of 8x8.
+pictures trained on. Needs the extra `demo`. Nothing else should run on the machine meanwhile. Pictures a second include
+the network, which is the same but for `residual` and `grouped`: they name a position by four codes, so their network
+has 4x4 positions in place of 8x8.
 """
 
 import argparse
@@ -13,12 +13,12 @@ import datetime
 from pathlib import Path
 
 import torch
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from data_prep import load_collection, load_pictures
 from training.files import read_json
 from training.machine import describe_machine, keep_freed_memory
 from vq import VQVAE, VQVAEConfig, to_pixel_values
+from vq.inspection import ssim
 from vq.train import VQTrainingConfig, evaluate_reconstruction, train_vq
 
 FOUR_BY_FOUR = {"strides": [4, 4]}
@@ -63,7 +63,7 @@ def main() -> None:
         codes = evaluate_reconstruction(model, pictures)
         usage, perplexity = codes["held_out_usage"], codes["held_out_perplexity"]
         rows.append(
-            f"| {name} | {summary['held_out_psnr_db']:.2f} | {ssim(model, held_out):.3f} | {perplexity:.0f} "
+            f"| {name} | {summary['held_out_psnr_db']:.2f} | {mean_ssim(model, held_out):.3f} | {perplexity:.0f} "
             f"| {100 * usage:.0f}% | {rate:.0f} |"
         )
     print(f"\n{datetime.date.today()}  {describe_machine()}\n{arguments.minutes} minutes each\n")
@@ -71,14 +71,12 @@ def main() -> None:
 
 
 @torch.no_grad()
-def ssim(model: VQVAE, pictures: torch.Tensor) -> float:
-    """Structural similarity (Wang et al. 2004), mean over pictures."""
+def mean_ssim(model: VQVAE, pictures: torch.Tensor) -> float:
     values = []
     for part in pictures.split(64):
         pixel_values = to_pixel_values(part).to(model.device)
-        made = model.decode_codes(model.encode(pixel_values))
-        values.append(structural_similarity_index_measure(made, pixel_values, data_range=(-1.0, 1.0), reduction="none"))
-    return torch.cat(list(values)).mean().item()  # type: ignore[arg-type]
+        values.append(ssim(model.decode_codes(model.encode(pixel_values)), pixel_values))
+    return torch.cat(values).mean().item()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
+from data_prep.arrays import load_arrays
 from data_prep.folder import load_folder
 from data_prep.openmoji import ATTRIBUTION, load_openmoji
 from training.errors import UserError
@@ -44,7 +45,7 @@ class Collection:
 
 
 def load_collection(data: str, image_size: int) -> Collection:
-    """`openmoji`, or a folder of captioned pictures (see `load_folder`).
+    """`openmoji`, a folder of captioned pictures (see `load_folder`), or an .npz of arrays (see `load_arrays`).
 
     `image_size` is the side, in pixels, at which vector pictures are drawn; others keep their own size.
     Raises UserError for anything else.
@@ -52,6 +53,10 @@ def load_collection(data: str, image_size: int) -> Collection:
     if data == "openmoji":
         return Collection(load_openmoji(image_size), ATTRIBUTION)
     folder = Path(data)
+    if folder.is_file() and folder.suffix == ".npz":
+        return Collection(load_arrays(folder))
     if not folder.is_dir():
-        raise UserError(f"--data must be openmoji or a folder of captioned pictures; {data!r} is neither.")
+        raise UserError(
+            f"--data must be openmoji, a folder of captioned pictures, or an .npz of arrays; {data!r} is none of them."
+        )
     return Collection(load_folder(folder))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, Image
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image as PILImage
 from PIL import ImageOps
 from torch import Tensor
@@ -28,11 +28,16 @@ def to_rgb(picture: PILImage.Image, size: tuple[int, int], background: str = "wh
     return ImageOps.fit(picture, (width, height), PILImage.Resampling.LANCZOS)
 
 
-def load_pictures(rows: Dataset, input_shape: Sequence[int]) -> UInt8[Tensor, "n 3 h w"]:
+def load_pictures(
+    rows: Dataset, input_shape: Sequence[int]
+) -> UInt8[Tensor, "n c *shape"] | Float[Tensor, "n c *shape"]:
     """All pictures of `rows` in memory, (N, 3, H, W) uint8, for an `input_shape` of (H, W).
 
-    Raises UserError naming a picture that cannot be read, or for a shape that is not a picture's.
+    Rows of arrays, such as series, are given as they are, (N, C, *input_shape).
+    Raises UserError naming a picture that cannot be read, or for a shape that is not theirs.
     """
+    if not holds_pictures(rows):
+        return _load_arrays(rows, input_shape)
     if len(input_shape) != len(("height", "width")):
         raise UserError(f"Pictures need a network.input_shape of height and width, found {list(input_shape)}.")
     height, width = input_shape
@@ -49,3 +54,18 @@ def load_pictures(rows: Dataset, input_shape: Sequence[int]) -> UInt8[Tensor, "n
             ) from None
         pictures[index] = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
     return pictures
+
+
+def holds_pictures(rows: Dataset) -> bool:
+    """Whether the rows hold picture files, and not arrays."""
+    return isinstance(rows.features["image"], Image)
+
+
+def _load_arrays(rows: Dataset, input_shape: Sequence[int]) -> Tensor:
+    shape = tuple(rows.features["image"].shape[1:])
+    if shape != tuple(input_shape):
+        raise UserError(
+            f"The arrays are of shape {list(shape)} (channels not counted) and network.input_shape is "
+            f"{list(input_shape)}; set network.input_shape to {list(shape)}."
+        )
+    return torch.from_numpy(np.array(rows.with_format("numpy")["image"][:]))

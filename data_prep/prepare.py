@@ -22,7 +22,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from data_prep.collection import TRAIN, Collection
-from data_prep.pictures import load_pictures
+from data_prep.pictures import holds_pictures, load_pictures
 from data_prep.vocabulary import Vocabulary
 from training.errors import UserError
 from training.files import read_json, require_empty, require_same_settings, write_json
@@ -103,9 +103,11 @@ def encode_rows(rows: Dataset, image_tokenizer: VQVAE, keep_pictures: bool) -> D
     code_type = "uint16" if config.codebook_size <= 2**16 else "int32"
     columns: dict[str, Any] = {"caption": rows["caption"][:], "key": rows["key"][:], "codes": codes.numpy()}
     features = {"caption": Value("string"), "key": Value("string"), "codes": List(Value(code_type))}
-    if keep_pictures:
+    if keep_pictures and holds_pictures(rows):
         columns["image"] = to_pil(to_pixel_values(pictures))
         features["image"] = Image()
+    elif keep_pictures:
+        columns["image"], features["image"] = pictures.numpy(), rows.features["image"]
     made_by = json.dumps({"image_tokenizer": image_tokenizer.fingerprint()})
     return Dataset.from_dict(columns, info=DatasetInfo(description=made_by, features=Features(features)))
 

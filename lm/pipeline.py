@@ -33,9 +33,10 @@ SETTINGS_FILE = "text_to_image.json"
 
 @dataclass
 class TextToImageOutput:
-    """images: PIL pictures, `num_images_per_prompt` for each prompt in turn. codes: (B, *code_shape) int64."""
+    """images: PIL pictures, `num_images_per_prompt` for each prompt in turn; of a model of series or volumes, tensors
+    (C, *shape) in [-1, 1]. codes: (B, *code_shape) int64."""
 
-    images: list[Image.Image]
+    images: list[Image.Image] | list[Tensor]
     codes: Int[Tensor, "b *code_shape"]
 
 
@@ -112,14 +113,11 @@ class TextToImagePipeline:
         codes = self.image_tokenizer.unflatten_codes(torch.cat(parts)) if parts else torch.empty(0, dtype=torch.int64)
         return TextToImageOutput(self.decode(codes) if parts else [], codes)
 
-    def decode(self, codes: Int[Tensor, "b *code_shape"]) -> list[Image.Image]:
-        """Codes (B, *code_shape) -> PIL pictures."""
+    def decode(self, codes: Int[Tensor, "b *code_shape"]) -> list[Image.Image] | list[Tensor]:
+        """Codes (B, *code_shape) -> PIL pictures, or tensors (C, *shape) where they are none."""
         device = self.image_tokenizer.device
-        return [
-            picture
-            for part in codes.split(64)
-            for picture in to_pil(self.image_tokenizer.decode_codes(part.to(device)))
-        ]
+        made = torch.cat([self.image_tokenizer.decode_codes(part.to(device)).cpu() for part in codes.split(64)])
+        return to_pil(made) if made.ndim == 4 else list(made)
 
     def to(self, device: torch.device | str) -> "TextToImagePipeline":
         """Move both models to `device`."""

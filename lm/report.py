@@ -45,9 +45,10 @@ def evaluate(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int = 0
         "the prepared set's is", prepared.manifest["vocabulary"],
     )  # fmt: skip
 
-    usage, held_out_usage = (CodeUsage(image_tokenizer.config.codebook_size) for _ in range(2))
+    config, quantizer = image_tokenizer.config, image_tokenizer.quantizer
+    usage, held_out_usage = (CodeUsage(config.codebook_size, config.quantizer.num_codebooks) for _ in range(2))
     for rows in prepared.rows.values():
-        usage.add(codes_of(rows))
+        usage.add(*quantizer.by_codebook(image_tokenizer.unflatten_codes(codes_of(rows))))
     psnr_values, nll, shown = [], {}, {}
     drawings: dict[tuple[str, float], Tensor] = {}
     default = pipeline.sampling.guidance_scale
@@ -55,8 +56,8 @@ def evaluate(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int = 0
     progress = Progress("evaluate")
     for split, rows in prepared.held_out.items():
         codes, captions = codes_of(rows), rows["caption"][:]
-        held_out_usage.add(codes)
-        originals = to_pixel_values(load_pictures(rows, image_tokenizer.config.network.input_shape))
+        held_out_usage.add(*quantizer.by_codebook(image_tokenizer.unflatten_codes(codes)))
+        originals = image_tokenizer.fit_size(to_pixel_values(load_pictures(rows, config.network.input_shape)))
         reconstructions = _decode(pipeline, codes)
         psnr_values.append(psnr(reconstructions, originals))
         nll[split] = evaluate_nll(pipeline.model, pipeline.vocabulary, rows, pipeline.max_caption_tokens)

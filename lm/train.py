@@ -140,7 +140,8 @@ def train_lm(
         # Built here and not in the loader, which reads ahead: a continued run then draws the same dropout and noise.
         batch = collate(rows).to(run.accelerator.device)
         made = step(**vars(batch))
-        run.step(made.loss, objective, *optimizers)
+        if not run.step(made.loss, objective, *optimizers):
+            continue
         run.log(image_nll=made.image_nll, text_nll=made.text_nll)
         if run.is_next_due(config.eval_every):
             run.report(**held_out_nll(run.accelerator.unwrap_model(objective).model, prepared, caption_tokens))

@@ -25,7 +25,7 @@ SHARES_OF_BITS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
 def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="Folder that train_vq.py finished.")
-    parser.add_argument("--data", required=True, help="openmoji, or a folder of captioned pictures.")
+    parser.add_argument("--data", required=True, help="openmoji, a folder of captioned pictures, or an .npz of arrays.")
     parser.add_argument("--output", type=Path, required=True, help="Folder for comparison.png and comparison.json.")
     parser.add_argument("--num_components", type=int, default=768, help="The most components that PCA may use.")
     settings = parser.parse_args(arguments)

@@ -29,6 +29,11 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(f"--output must end in .png, .jpg or .webp, found {settings.output.name!r}.")
 
     pipeline = TextToImagePipeline.from_pretrained(settings.model)
+    if pipeline.image_tokenizer.config.network.spatial_dims != 2:
+        raise UserError(
+            f"{settings.model} draws arrays of shape {pipeline.image_tokenizer.config.network.input_shape}, not "
+            "pictures; take them from Python: pipe(prompt).codes and pipe.image_tokenizer.decode_codes(codes)."
+        )
     generator = None if settings.seed is None else torch.Generator().manual_seed(settings.seed)
     made = pipeline(
         settings.prompt,

@@ -19,15 +19,15 @@ from vq.inspection_page import write_page
 def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="Folder that train_vq.py finished.")
-    parser.add_argument("--data", required=True, help="openmoji, or a folder of captioned pictures.")
+    parser.add_argument("--data", required=True, help="openmoji, a folder of captioned pictures, or an .npz of arrays.")
     parser.add_argument("--output", type=Path, required=True, help="Folder for inspection.md and its pictures.")
     parser.add_argument("--split", default="held_out", help="held_out, or train.")
     settings = parser.parse_args(arguments)
     require_empty(settings.output)
     if settings.split not in ("held_out", "train"):
         raise UserError(f"--split must be held_out or train, found {settings.split!r}.")
-    if find_spec("matplotlib") is None:
-        raise UserError("inspect_vq.py draws with matplotlib, which is missing; pip install 'vqlm[demo]'.")
+    if missing := [name for name in ("matplotlib", "torchmetrics") if find_spec(name) is None]:
+        raise UserError(f"inspect_vq.py needs {missing[0]}, which is missing; pip install 'vqlm[demo]'.")
 
     model = load_image_tokenizer(settings.model)
     shape = model.config.network.input_shape

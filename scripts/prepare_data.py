@@ -11,7 +11,7 @@ from training.cli import run_script, script_parser
 
 def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
-    parser.add_argument("--data", required=True, help="openmoji, or a folder of captioned pictures.")
+    parser.add_argument("--data", required=True, help="openmoji, a folder of captioned pictures, or an .npz of arrays.")
     parser.add_argument("--image_tokenizer", type=Path, required=True, help="Folder that train_vq.py finished.")
     parser.add_argument("--output", type=Path, required=True, help="Folder for the prepared set.")
     parser.add_argument("--text_size", type=int, default=1500, help="Largest number of caption tokens.")

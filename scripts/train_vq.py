@@ -14,7 +14,7 @@ from vq.train import VQTrainingConfig, train_vq
 
 def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
-    parser.add_argument("--data", required=True, help="openmoji, or a folder of captioned pictures.")
+    parser.add_argument("--data", required=True, help="openmoji, a folder of captioned pictures, or an .npz of arrays.")
     parser.add_argument("--output", type=Path, required=True, help="Folder for the image tokenizer.")
     parser.add_argument("--resume", action="store_true", help="Continue the run in --output, if there is one.")
     parser.add_class_arguments(VQTrainingConfig)

@@ -48,6 +48,10 @@ BUDGET_SETTINGS = (
 )
 
 
+# So many steps in a row without a finite gradient are not bad luck.
+MAX_SKIPPED_IN_A_ROW = 10
+
+
 class Interrupted(SystemExit):
     """The run was asked to stop; a checkpoint holds it. Ends a script with the exit status of a signal."""
 
@@ -60,6 +64,7 @@ class RunState:
     epoch: int = 0
     batch: int = 0
     seconds: float = 0.0
+    skipped: int = 0
 
 
 class Run:
@@ -85,6 +90,7 @@ class Run:
         self._window_start = (0, 0.0)
         self._last_mark = self._last_checkpoint = time.monotonic()
         self._stop_signal: int | None = None
+        self._skipped_in_a_row = 0
 
     # Set-up
 
@@ -166,15 +172,37 @@ class Run:
         broadcast(agreed)  # in place
         return agreed.tolist()
 
-    def step(self, loss: Tensor, model: nn.Module, *optimizers: Optimizer) -> None:
-        """Backward, clip, set the learning rate by the share of the budget spent, step."""
+    def step(self, loss: Tensor, model: nn.Module, *optimizers: Optimizer) -> bool:
+        """Backward, clip, set the learning rate by the share of the budget spent, step.
+
+        A step whose gradient is not finite is skipped and counted, and False returned. Raises UserError after
+        `MAX_SKIPPED_IN_A_ROW` of them.
+        """
         self.accelerator.backward(loss)
-        self.accelerator.clip_grad_norm_(model.parameters(), self.config.max_grad_norm)
+        norm = self.accelerator.clip_grad_norm_(model.parameters(), self.config.max_grad_norm)
+        if norm is not None and not torch.isfinite(norm):
+            self._skip(optimizers)
+            return False
+        self._skipped_in_a_row = 0
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.config.learning_rate * schedule(self.share, self.config)
             optimizer.step()
             optimizer.zero_grad()
+        return True
+
+    def _skip(self, optimizers: tuple[Optimizer, ...]) -> None:
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        self.state.skipped += 1
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise UserError(
+                f"{MAX_SKIPPED_IN_A_ROW} steps in a row gave a gradient that is not finite, the last at step "
+                f"{self.state.step + 1}; stopped. Start anew with a lower learning_rate (it is "
+                f"{self.config.learning_rate:g}), a longer warmup_share, lower weights of the losses added last, or "
+                "mixed_precision no, into another folder."
+            )
 
     @property
     def share(self) -> float:
@@ -216,6 +244,8 @@ class Run:
         elapsed = max(self.state.seconds - start_seconds, 1e-9)
         rate = (self.state.step - start_step) * self.config.batch_size * self.accelerator.num_processes / elapsed
         figures["rows_per_second"] = rate
+        if self.state.skipped:
+            figures["skipped_steps"] = self.state.skipped
         self._window, self._window_start = {}, (self.state.step, self.state.seconds)
         self._write_line(figures, self.state.step)
         left = self.state.seconds * (1 - self.share) / max(self.share, 1e-9)
@@ -254,6 +284,7 @@ class Run:
         self.checkpoint()
         if self.accelerator.is_main_process:
             figures = {"steps": self.state.step, "seconds": round(self.state.seconds, 1), **summary}
+            figures["skipped_steps"] = self.state.skipped
             write_json(self.folder / "summary.json", figures)
         self.progress.close()
 

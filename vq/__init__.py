@@ -5,7 +5,15 @@ from transformers import AutoConfig, AutoModel
 from vq.config import NetworkConfig, VQVAEConfig
 from vq.model import VQVAE, VQVAEOutput
 from vq.pictures import picture_grid, to_pil, to_pixel_values, to_uint8
-from vq.quantizers import FSQConfig, GroupedConfig, LFQConfig, QuantizerConfig, ResidualConfig, VQConfig
+from vq.quantizers import (
+    FSQConfig,
+    GroupedConfig,
+    HierarchicalConfig,
+    LFQConfig,
+    QuantizerConfig,
+    ResidualConfig,
+    VQConfig,
+)
 
 AutoConfig.register(VQVAEConfig.model_type, VQVAEConfig, exist_ok=True)
 AutoModel.register(VQVAEConfig, VQVAE, exist_ok=True)
@@ -13,6 +21,7 @@ AutoModel.register(VQVAEConfig, VQVAE, exist_ok=True)
 __all__ = [
     "FSQConfig",
     "GroupedConfig",
+    "HierarchicalConfig",
     "LFQConfig",
     "NetworkConfig",
     "QuantizerConfig",

@@ -23,6 +23,8 @@ class NetworkConfig:
         hidden_channels: width of the deepest level.
         residual_channels: width inside a residual block; the block's own width when not given.
         num_residual_layers: residual blocks a level ("patch"), or in the one stack ("paper").
+        misfit: a side that the downsample factor does not divide is refused; or the picture is padded by repeating its
+            last row and column, which the reconstruction leaves out again ("pad"); or its middle is taken ("crop").
     """
 
     type: Literal["patch", "paper"] = "patch"
@@ -33,6 +35,7 @@ class NetworkConfig:
     hidden_channels: int = 192
     residual_channels: int | None = None
     num_residual_layers: int = 2
+    misfit: Literal["refuse", "pad", "crop"] = "refuse"
 
     def __post_init__(self):
         self.input_shape, self.strides = list(self.input_shape), list(self.strides)
@@ -49,12 +52,15 @@ class NetworkConfig:
         for name in ("in_channels", "stem_channels", "hidden_channels"):
             if getattr(self, name) < 1:
                 raise UserError(f"network.{name} must be at least 1, found {getattr(self, name)}.")
+        if self.misfit not in ("refuse", "pad", "crop"):
+            raise UserError(f"network.misfit must be refuse, pad or crop, found {self.misfit!r}.")
         factor = self.downsample_factor
-        if wrong := [n for n in self.input_shape if n < factor or n % factor]:
+        if wrong := [n for n in self.input_shape if not fits(n, factor, self.misfit)]:
             nearest = [max(factor, round(n / factor) * factor) for n in self.input_shape]
+            remedy = "" if min(self.input_shape) < factor else ", or set network.misfit to pad or crop"
             raise UserError(
                 f"network.input_shape {self.input_shape} must be divisible by the downsample factor {factor} "
-                f"(the product of network.strides), {wrong[0]} is not; the nearest valid shape is {nearest}."
+                f"(the product of network.strides), {wrong[0]} is not; the nearest valid shape is {nearest}{remedy}."
             )
 
     @property
@@ -67,7 +73,13 @@ class NetworkConfig:
 
     @property
     def code_shape(self) -> tuple[int, ...]:
-        return tuple(n // self.downsample_factor for n in self.input_shape)
+        factor = self.downsample_factor
+        return tuple(-(-n // factor) if self.misfit == "pad" else n // factor for n in self.input_shape)
+
+
+def fits(size: int, factor: int, misfit: str) -> bool:
+    """Whether a side of `size` can be encoded: by default a multiple of the downsample factor, and never none of it."""
+    return size >= 1 if misfit == "pad" else size >= factor and (misfit == "crop" or size % factor == 0)
 
 
 class VQVAEConfig(PreTrainedConfig):
@@ -90,6 +102,7 @@ class VQVAEConfig(PreTrainedConfig):
             self.quantizer = VQConfig()
         elif isinstance(self.quantizer, dict):
             self.quantizer = quantizer_config(self.quantizer)
+        _ = self.code_shape  # which refuses positions that a hierarchy can't halve
         super().__post_init__(**kwargs)
 
     def to_dict(self) -> dict[str, Any]:
@@ -97,9 +110,8 @@ class VQVAEConfig(PreTrainedConfig):
 
     @property
     def code_shape(self) -> tuple[int, ...]:
-        """Shape of one picture's codes: (h, w), or (h, w, codes_per_position)."""
-        several = self.quantizer.codes_per_position
-        return (*self.network.code_shape, several) if several > 1 else self.network.code_shape
+        """Shape of one picture's codes: (h, w); (h, w, codes_per_position); or (n,), all levels of a hierarchy."""
+        return self.quantizer.code_shape(self.network.code_shape)
 
     @property
     def downsample_factor(self) -> int:
@@ -108,7 +120,7 @@ class VQVAEConfig(PreTrainedConfig):
 
     @property
     def tokens_per_image(self) -> int:
-        """h * w * codes_per_position."""
+        """Codes that name one picture."""
         return math.prod(self.code_shape)
 
     @property

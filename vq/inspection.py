@@ -9,13 +9,13 @@ from torch import Tensor
 from vq.metrics import CodeUsage, psnr
 from vq.model import VQVAE
 from vq.pictures import to_pixel_values
-from vq.quantizers import FSQConfig, LFQConfig, QuantizerConfig, VQConfig
+from vq.quantizers import FSQConfig, HierarchicalConfig, LFQConfig, QuantizerConfig, VQConfig
+from vq.quantizers.base import as_vectors
 
 BATCH = 64
 # A finding is made beyond these.
 UNUSED_SHARE = 0.05
 LOW_PERPLEXITY_SHARE = 0.2
-SCALE_RATIO = 3.0
 CONSTANT_POSITION_NATS = 0.1
 CONSTANT_POSITION_SHARE = 0.25
 STILL_RISING_DB = 0.1
@@ -23,17 +23,18 @@ STILL_RISING_DB = 0.1
 
 @dataclass
 class Inspection:
-    """counts: (codes_per_position, K). position_entropy: (*code_shape) in nats. psnr: (N,) in dB. z_e_norm, z_q_norm,
-    error_norm: mean lengths of what is compared with the codes, of the codes chosen and of their difference."""
+    """counts: (num_codebooks, K). position_entropy: in nats, shaped as each codebook's codes. psnr: (N,) in dB.
+    ssim: (N,), None for a series. z_e, z_q: (M, D), a sample of what is compared with codes and the vectors of the
+    codes chosen; None for a hierarchy, whose levels see no common vectors."""
 
     counts: Tensor
     perplexity: float
     usage: float
-    position_entropy: Tensor
+    position_entropy: list[Tensor]
     psnr: Tensor
-    z_e_norm: float
-    z_q_norm: float
-    error_norm: float
+    ssim: Tensor | None
+    z_e: Tensor | None
+    z_q: Tensor | None
 
     @property
     def worst_first(self) -> list[int]:
@@ -42,35 +43,48 @@ class Inspection:
 
 
 @torch.no_grad()
-def inspect_tokenizer(model: VQVAE, pictures: UInt8[Tensor, "n c *shape"]) -> Inspection:
-    """Encode and decode all `pictures` (N, C, *shape) uint8 and measure."""
+def inspect_tokenizer(model: VQVAE, pictures: UInt8[Tensor, "n c *shape"] | Float[Tensor, "n c *shape"]) -> Inspection:
+    """Encode and decode all `pictures` (N, C, *shape) and measure."""
     quantizer, size = model.quantizer, model.config.codebook_size
-    usage = CodeUsage(size, model.config.quantizer.codes_per_position)
-    codes, values, norms = [], [], []
+    usage = CodeUsage(size, model.config.quantizer.num_codebooks)
+    codes, psnr_values, ssim_values = [], [], []
     for part in pictures.split(BATCH):
-        pixel_values = to_pixel_values(part).to(model.device)
-        found = model.encode(pixel_values)
-        usage.add(found)
-        codes.append(found.cpu())
-        values.append(psnr(model.decode_codes(found), pixel_values).cpu())
-        seen = quantizer.normalize(model.encode_continuous(pixel_values))
-        chosen = quantizer.decode(found)
-        norms.append(torch.stack([vectors.norm(dim=1).mean() for vectors in (seen, chosen, seen - chosen)]).cpu())
-    z_e_norm, z_q_norm, error_norm = torch.stack(norms).mean(0).tolist()
+        pixel_values = model.fit_size(to_pixel_values(part).to(model.device))
+        codes.append(model.encode(pixel_values))
+        usage.add(*quantizer.by_codebook(codes[-1]))
+        made = model.decode_codes(codes[-1])
+        psnr_values.append(psnr(made, pixel_values).cpu())
+        if pixel_values.ndim > 3:
+            ssim_values.append(ssim(made, pixel_values).cpu())
+    z_e = z_q = None
+    if not isinstance(model.config.quantizer, HierarchicalConfig):
+        sample = to_pixel_values(pictures[:: max(1, len(pictures) // BATCH)][:BATCH]).to(model.device)
+        seen = quantizer.normalize(model.encode_continuous(sample))
+        z_e, z_q = (as_vectors(vectors).cpu() for vectors in (seen, quantizer.decode(model.encode(sample))))
+    by_codebook = quantizer.by_codebook(torch.cat(codes).cpu())
     return Inspection(
         counts=usage.counts.cpu(),
         perplexity=usage.perplexity,
         usage=usage.usage,
-        position_entropy=position_entropy(torch.cat(codes), size),
-        psnr=torch.cat(values),
-        z_e_norm=z_e_norm,
-        z_q_norm=z_q_norm,
-        error_norm=error_norm,
+        position_entropy=[position_entropy(part, size) for part in by_codebook],
+        psnr=torch.cat(psnr_values),
+        ssim=torch.cat(ssim_values) if ssim_values else None,
+        z_e=z_e,
+        z_q=z_q,
     )
 
 
-def position_entropy(codes: Tensor, codebook_size: int) -> Float[Tensor, "*code_shape"]:
-    """Entropy in nats of the codes at each position, (N, *code_shape) -> (*code_shape)."""
+def ssim(made: Float[Tensor, "b c *shape"], pixel_values: Float[Tensor, "b c *shape"]) -> Float[Tensor, " b"]:
+    """Structural similarity of each pair (Wang et al. 2004), both in [-1, 1], of two or three dimensions."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    values = structural_similarity_index_measure(made, pixel_values, data_range=(-1.0, 1.0), reduction="none")
+    assert isinstance(values, Tensor)
+    return values.view(-1)
+
+
+def position_entropy(codes: Tensor, codebook_size: int) -> Float[Tensor, "*shape"]:
+    """Entropy in nats of the codes at each position, (N, *shape) -> (*shape)."""
     flat = codes.flatten(1)
     entropy = [
         torch.special.entr(torch.bincount(column, minlength=codebook_size) / len(flat)).sum() for column in flat.T
@@ -96,13 +110,16 @@ def findings(inspection: Inspection, model: VQVAE, log: list[dict]) -> list[str]
     """Plain sentences, each with a remedy. `log` holds the lines of the run's `log.jsonl`, if there are any."""
     quantizer = model.config.quantizer
     found = usage_findings(inspection.usage, inspection.perplexity, model.config.codebook_size, quantizer)
-    if isinstance(quantizer, VQConfig) and inspection.error_norm > inspection.z_e_norm:
-        found.append(
-            f"Codes are farther from z_e than zero is (mean error {inspection.error_norm:.2g}, mean length of z_e "
-            f"{inspection.z_e_norm:.2g}): the codebook has lost the encoder. Set quantizer.normalize_z_e true, start "
-            "from kmeans, or raise quantizer.commitment_weight."
-        )
-    constant = (inspection.position_entropy < CONSTANT_POSITION_NATS).float().mean().item()
+    if inspection.z_e is not None and inspection.z_q is not None:
+        error, length = (inspection.z_e - inspection.z_q).norm(dim=1).mean(), inspection.z_e.norm(dim=1).mean()
+        if isinstance(quantizer, VQConfig) and error > length:
+            found.append(
+                f"Codes are farther from z_e than zero is (mean error {error:.2g}, mean length of z_e {length:.2g}): "
+                "the codebook has lost the encoder. Set quantizer.normalize_z_e true, start from kmeans, or raise "
+                "quantizer.commitment_weight."
+            )
+    entropies = torch.cat([entropy.flatten() for entropy in inspection.position_entropy])
+    constant = (entropies < CONSTANT_POSITION_NATS).float().mean().item()
     if constant > CONSTANT_POSITION_SHARE:
         found.append(
             f"At {100 * constant:.0f}% of the positions the code hardly ever changes. A margin that all pictures share "

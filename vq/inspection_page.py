@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vq.inspection import BATCH, Inspection
@@ -16,30 +16,43 @@ NEIGHBORHOOD = 3  # codes across
 
 
 def write_page(
-    inspection: Inspection, found: list[str], model: VQVAE, pictures: UInt8[Tensor, "n c *shape"], output: Path
+    inspection: Inspection,
+    found: list[str],
+    model: VQVAE,
+    pictures: UInt8[Tensor, "n c *shape"] | Float[Tensor, "n c *shape"],
+    output: Path,
 ) -> None:
     """`inspection.md` and its pictures in `output`."""
-    draw_figures(inspection).savefig(output / "figures.png", dpi=110)
-    quantiles = inspection.psnr.quantile(torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0])).tolist()
+    draw_figures(inspection, model).savefig(output / "figures.png", dpi=110)
     lines = [
         "# Inspection of an image tokenizer", "",
         *([f"- {sentence}" for sentence in found] or ["Nothing found that is wrong."]), "",
         "| figure | value |", "|---|---|",
         f"| pictures | {len(inspection.psnr)} |",
-        f"| PSNR, dB: mean | {inspection.psnr.mean():.2f} |",
-        "| PSNR, dB: worst, 10%, median, 90%, best | " + ", ".join(f"{value:.1f}" for value in quantiles) + " |",
+        f"| PSNR, dB: mean; worst, 10%, median, 90%, best | {_spread(inspection.psnr, 2)} |",
+    ]  # fmt: skip
+    if inspection.ssim is not None:
+        lines.append(f"| SSIM: mean; worst, 10%, median, 90%, best | {_spread(inspection.ssim, 3)} |")
+    dead = (inspection.counts == 0).sum(1).tolist()
+    lines += [
         f"| perplexity | {inspection.perplexity:.0f} of {model.config.codebook_size} |",
-        f"| usage | {100 * inspection.usage:.1f}% |",
-        f"| mean length of z_e, z_q, z_e - z_q | {inspection.z_e_norm:.3g}, {inspection.z_q_norm:.3g}, "
-        f"{inspection.error_norm:.3g} |", "",
-        "Usage of each code, the commonest first; PSNR of the pictures; entropy of the code at each position:", "",
+        f"| codes never used | {', '.join(map(str, dead))} ({100 * (1 - inspection.usage):.1f}%) |",
+    ]
+    if inspection.z_e is not None and inspection.z_q is not None:
+        lengths = [
+            part.norm(dim=1).mean() for part in (inspection.z_e, inspection.z_q, inspection.z_e - inspection.z_q)
+        ]
+        lines.append(f"| mean length of z_e, z_q, z_e - z_q | {', '.join(f'{length:.3g}' for length in lengths)} |")
+    lines += [
+        "", "How often each code is used, the commonest first; PSNR and SSIM of the pictures; entropy of the code at "
+        "each position; z_e (grey) and the codes (red), on the two axes along which z_e varies most:", "",
         "![figures](figures.png)",
     ]  # fmt: skip
     if model.config.network.spatial_dims == 2:
-        worst = to_pixel_values(pictures[inspection.worst_first[:WORST_SHOWN]]).to(model.device)
+        worst = model.fit_size(to_pixel_values(pictures[inspection.worst_first[:WORST_SHOWN]]).to(model.device))
         picture_grid([worst, model.decode_codes(model.encode(worst))]).save(output / "worst.png")
         lines += ["", "The worst reconstructions, the worst first:", "", "![worst](worst.png)"]
-        if model.config.quantizer.codes_per_position == 1:
+        if model.config.quantizer.num_codebooks == 1:
             save_codebook(model, pictures, inspection.counts[0], output / "codebook.png")
             lines += [
                 "", f"The {CODES_SHOWN} commonest codes, each alone and, below, in its commonest neighbourhood:", "",
@@ -48,24 +61,44 @@ def write_page(
     (output / "inspection.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def draw_figures(inspection: Inspection):
-    """A matplotlib figure of three plots."""
+def _spread(values: Tensor, digits: int) -> str:
+    quantiles = values.quantile(torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0])).tolist()
+    return f"{values.mean():.{digits}f}; " + ", ".join(f"{value:.{digits}f}" for value in quantiles)
+
+
+def draw_figures(inspection: Inspection, model: VQVAE):
+    """A matplotlib figure: usage, quality, entropy by position, z_e among the codes."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 3.6), layout="constrained")
-    usage, quality, entropy = figure.subplots(1, 3)
-    for place, counts in enumerate(inspection.counts):
-        usage.plot((counts / counts.sum()).sort(descending=True).values, label=f"code {place + 1} of a position")
+    figure = Figure(figsize=(17, 3.6), layout="constrained")
+    usage, quality, entropy, neighbors = figure.subplots(1, 4)
+    for number, counts in enumerate(inspection.counts):
+        usage.plot((counts / counts.sum()).sort(descending=True).values, label=f"codebook {number + 1}")
     usage.set_yscale("log")
     usage.set(xlabel="code, by rank", ylabel="share of all codes")
     if len(inspection.counts) > 1:
         usage.legend()
     quality.hist(inspection.psnr.tolist(), bins=40)
     quality.set(xlabel="PSNR, dB", ylabel="pictures")
-    by_position = inspection.position_entropy
+    if inspection.ssim is not None:
+        similarity = quality.twiny()
+        similarity.hist(inspection.ssim.tolist(), bins=40, histtype="step", color="black")
+        similarity.set_xlabel("SSIM (outline)")
+    # The largest codebook's positions: of several a position the first, of a hierarchy the lowest level.
+    by_position = max(inspection.position_entropy, key=torch.numel)
     image = entropy.imshow(by_position.reshape(len(by_position), -1) if by_position.ndim > 1 else by_position[None])
     figure.colorbar(image, label="nats")
     entropy.set(xlabel="position", ylabel="position")
+    if inspection.z_e is None or inspection.z_q is None or inspection.z_e.shape[1] < 2:
+        neighbors.set_axis_off()
+        return figure
+    centre = inspection.z_e.mean(0)
+    axes = torch.linalg.svd(inspection.z_e - centre, full_matrices=False).Vh[:2].T
+    vectors = model.quantizer.code_vectors()
+    codes = inspection.z_q if vectors is None else vectors.detach().cpu()
+    for points, style in ((inspection.z_e, {"s": 1, "color": "lightgrey"}), (codes, {"s": 3, "color": "firebrick"})):
+        neighbors.scatter(*((points - centre) @ axes).T, **style)
+    neighbors.set(xlabel="first axis", ylabel="second axis")
     return figure
 
 

@@ -14,22 +14,27 @@ def psnr(reconstruction: Float[Tensor, "b *shape"], pixel_values: Float[Tensor, 
 class CodeUsage:
     """Counts codes over a window: perplexity (exp of the entropy in nats) and the share of the codebook used.
 
-    With several codes a position, each has a codebook of its own, and both figures are means over codebooks.
+    With several codebooks both figures are means over them.
     """
 
-    def __init__(self, codebook_size: int, codes_per_position: int = 1):
-        self.codebook_size, self.codes_per_position = codebook_size, codes_per_position
+    def __init__(self, codebook_size: int, num_codebooks: int = 1):
+        self.codebook_size, self.num_codebooks = codebook_size, num_codebooks
         self.reset()
 
     def reset(self) -> None:
-        self.counts = torch.zeros(self.codes_per_position, self.codebook_size)
+        self.counts = torch.zeros(self.num_codebooks, self.codebook_size)
 
-    def add(self, codes: Int[Tensor, "*shape"]) -> "CodeUsage":
-        """Any shape of codes in [0, K), its last dimension the codes of a position if there are several."""
-        self.counts = self.counts.to(codes.device)
-        for counts, part in zip(self.counts, codes.reshape(-1, self.codes_per_position).unbind(1), strict=True):
-            counts += torch.bincount(part, minlength=self.codebook_size)
+    def add(self, *codes: Int[Tensor, "*shape"]) -> "CodeUsage":
+        """The codes of each codebook, of any shape, in [0, K)."""
+        self.counts = self.counts.to(codes[0].device)
+        for counts, part in zip(self.counts, codes, strict=True):
+            counts += torch.bincount(part.flatten(), minlength=self.codebook_size)
         return self
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether so many codes were counted that one which never occurred is no accident."""
+        return bool(self.counts.sum(1).min() >= 20 * self.codebook_size)
 
     @property
     def perplexity(self) -> float:

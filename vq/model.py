@@ -3,20 +3,22 @@
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from training.errors import UserError
 from training.files import write_notice
-from vq.config import VQVAEConfig
+from vq.config import VQVAEConfig, fits
 from vq.networks import DECODERS, ENCODERS
+from vq.pictures import crop_to_multiple, pad_to_multiple
 from vq.quantizers import build_quantizer
 
 
@@ -46,9 +48,9 @@ class VQVAE(PreTrainedModel):
     def __init__(self, config: VQVAEConfig):
         super().__init__(config)
         network, quantizer = config.network, config.quantizer
-        self.encoder = ENCODERS[network.type](network, quantizer.codebook_dim)
-        self.decoder = DECODERS[network.type](network, quantizer.codebook_dim)
-        self.quantizer = build_quantizer(quantizer)
+        self.encoder = ENCODERS[network.type](network, quantizer.encoder_dim)
+        self.decoder = DECODERS[network.type](network, quantizer.decoder_dim)
+        self.quantizer = build_quantizer(quantizer, network.code_shape)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -59,20 +61,32 @@ class VQVAE(PreTrainedModel):
         z_e = self.encode_continuous(pixel_values)
         quantized = self.quantizer(z_e)
         return VQVAEOutput(
-            reconstruction=self.decoder(quantized.z_q),
+            reconstruction=_without_padding(self.decoder(quantized.z_q), self.fit_size(pixel_values).shape[2:]),
             codes=quantized.codes,
             z_e=z_e,
             losses=quantized.losses,
         )
 
     def encode_continuous(self, pixel_values: Float[Tensor, "b c *input_shape"]) -> Float[Tensor, "b d *shape"]:
-        """z_e, fp32: the encoder's output, one vector a position. Any size divisible by the downsample factor."""
+        """z_e, fp32: the encoder's output, one vector a position. Any size that `network.misfit` lets in."""
         self._check_pixel_values(pixel_values)
+        pixel_values = self.fit_size(pixel_values)
+        if self.config.network.misfit == "pad":
+            pixel_values = pad_to_multiple(pixel_values, self.config.downsample_factor)
         return self.encoder(pixel_values).float()
+
+    def fit_size(self, pictures: Shaped[Tensor, "b c *shape"]) -> Shaped[Tensor, "b c *fitted"]:
+        """What a reconstruction is of: the pictures, or their middle where `network.misfit` is "crop"."""
+        cropped = self.config.network.misfit == "crop"
+        return crop_to_multiple(pictures, self.config.downsample_factor) if cropped else pictures
 
     @torch.no_grad()
     def encode(self, pixel_values: Float[Tensor, "b c *input_shape"]) -> Int[Tensor, "b *code_shape"]:
-        """(B, C, *input_shape) in [-1, 1] -> codes (B, *code_shape) int64 in [0, K)."""
+        """(B, C, *input_shape) in [-1, 1] -> codes (B, *code_shape) int64 in [0, K).
+
+        Raises UserError for pictures of another kind or size, or with values that are not finite.
+        """
+        require_finite(pixel_values)
         return self.quantizer.encode(self.encode_continuous(pixel_values))
 
     @torch.no_grad()
@@ -81,18 +95,20 @@ class VQVAE(PreTrainedModel):
 
         Raises UserError for a code outside [0, K) or a wrong number of dimensions.
         """
-        size, several = self.config.codebook_size, self.config.quantizer.codes_per_position
-        dims = len(self.config.code_shape)
-        if codes.ndim != dims + 1 or (several > 1 and codes.shape[-1] != several):
-            last = f", {several} codes a position" if several > 1 else ""
-            raise UserError(
-                f"codes must be (batch, {self.config.network.spatial_dims} spatial dimensions{last}), found shape "
-                f"{tuple(codes.shape)}."
-            )
+        size, shape = self.config.codebook_size, self.config.code_shape
+        # Positions may be as many as there are; what follows them, or a hierarchy's flat codes, may not.
+        fixed = 0 if shape == self.config.network.code_shape else 1
+        if codes.ndim != len(shape) + 1 or (fixed and codes.shape[-1] != shape[-1]):
+            raise UserError(f"codes must be (batch, {', '.join(map(str, shape))}), found shape {tuple(codes.shape)}.")
         if codes.numel() and (codes.min() < 0 or codes.max() >= size):
             raise UserError(f"codes must lie in [0, {size}), found {int(codes.min())} to {int(codes.max())}.")
         z_q = self.quantizer.decode(codes).to(self.dtype)
-        return self.decoder(z_q).float().clamp(-1, 1)
+        made = self.decoder(z_q).float().clamp(-1, 1)
+        network = self.config.network
+        whole = network.misfit == "pad" and made.shape[2:] == tuple(
+            n * network.downsample_factor for n in network.code_shape
+        )
+        return _without_padding(made, network.input_shape) if whole else made
 
     def flatten_codes(self, codes: Int[Tensor, "b *code_shape"]) -> Int[Tensor, "b n"]:
         """(B, *code_shape) -> (B, n), row by row, the codes of a position one after another: the order in which a
@@ -126,9 +142,26 @@ class VQVAE(PreTrainedModel):
                 f"pixel_values must be (batch, {network.in_channels} channels, {network.spatial_dims} spatial "
                 f"dimensions), found shape {tuple(pixel_values.shape)}."
             )
-        factor = network.downsample_factor
-        if any(n < factor or n % factor for n in pixel_values.shape[2:]):
+        factor, shape = network.downsample_factor, tuple(pixel_values.shape[2:])
+        if not all(fits(n, factor, network.misfit) for n in shape):
+            nearest = tuple(max(factor, round(n / factor) * factor) for n in shape)
             raise UserError(
-                f"every side of a picture must be a multiple of {factor}, found {tuple(pixel_values.shape[2:])}; "
-                f"resize it, the model was trained on {tuple(network.input_shape)}."
+                f"every side of a picture must be a multiple of {factor}, found {shape}; the nearest valid size is "
+                f"{nearest}, the model was trained on {tuple(network.input_shape)}. Resize it, or train with "
+                "network.misfit pad or crop."
             )
+
+
+def require_finite(pixel_values: Tensor) -> None:
+    """Raises UserError that names the first picture with a NaN or an infinity."""
+    if not (finite := pixel_values.isfinite().flatten(1).all(1)).all():
+        raise UserError(
+            f"pixel_values must be finite; picture {int((~finite).nonzero()[0])} of {len(finite)} holds NaN or "
+            "infinity. Repair or remove it."
+        )
+
+
+def _without_padding(made: Tensor, shape: Sequence[int]) -> Tensor:
+    for axis, size in enumerate(shape, start=2):
+        made = made.narrow(axis, 0, size)
+    return made

@@ -2,16 +2,16 @@
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
 GRID_GAP = 2
 
 
-def to_pixel_values(pictures: UInt8[Tensor, "b c *shape"]) -> Float[Tensor, "b c *shape"]:
-    """uint8 in [0, 255] -> fp32 in [-1, 1]."""
-    return pictures.float() / 127.5 - 1
+def to_pixel_values(pictures: UInt8[Tensor, "b c *shape"] | Float[Tensor, "b c *shape"]) -> Float[Tensor, "b c *shape"]:
+    """uint8 in [0, 255] -> fp32 in [-1, 1]. Floating point values, such as a series has, are in [-1, 1] already."""
+    return pictures.float() if pictures.is_floating_point() else pictures.float() / 127.5 - 1
 
 
 def to_uint8(pixel_values: Float[Tensor, "b c *shape"]) -> UInt8[Tensor, "b c *shape"]:
@@ -23,6 +23,23 @@ def to_pil(pixel_values: Float[Tensor, "b c h w"]) -> list[Image.Image]:
     """(B, C, H, W) in [-1, 1], C of 1 or 3 -> one PIL picture each."""
     arrays = to_uint8(pixel_values).permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(array.squeeze(-1) if array.shape[-1] == 1 else array) for array in arrays]
+
+
+def crop_to_multiple(pictures: Shaped[Tensor, "b c *shape"], factor: int) -> Shaped[Tensor, "b c *cropped"]:
+    """The middle, each side the largest multiple of `factor` in it."""
+    for axis, size in enumerate(pictures.shape[2:], start=2):
+        kept = size // factor * factor
+        pictures = pictures.narrow(axis, (size - kept) // 2, kept)
+    return pictures
+
+
+def pad_to_multiple(pictures: Shaped[Tensor, "b c *shape"], factor: int) -> Shaped[Tensor, "b c *padded"]:
+    """Each side up to the next multiple of `factor`, the last values repeated."""
+    for axis, size in enumerate(pictures.shape[2:], start=2):
+        if size % factor:
+            index = torch.arange(-(-size // factor) * factor, device=pictures.device).clamp(max=size - 1)
+            pictures = pictures.index_select(axis, index)
+    return pictures
 
 
 def picture_grid(rows: list[Float[Tensor, "n c h w"]]) -> Image.Image:

@@ -1,25 +1,32 @@
 """Training stage one. Takes pictures as tensors; knows nothing of captions or of where pictures come from."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from training.config import TrainingConfig
+from training.errors import UserError
 from training.run import Run
 from vq.config import VQVAEConfig
+from vq.inspection import usage_findings
+from vq.losses import Adversary, LossConfig, load_perceptual_network, reconstruction_loss
 from vq.metrics import CodeUsage, psnr
-from vq.model import VQVAE
+from vq.model import VQVAE, require_finite
 from vq.pictures import picture_grid, to_pixel_values
 
 GRID_PICTURES = 12
 # The codebook starts from the codes of this many pictures, or from as many as hold four vectors a code.
 MIN_INITIAL_PICTURES = 64
+# Before this share of the budget a codebook still settles, and what its use says is no finding.
+WARN_FROM_SHARE = 0.25
+
+PictureTensor = UInt8[Tensor, "_ c *shape"] | Float[Tensor, "_ c *shape"]
 
 
 @dataclass(kw_only=True)
@@ -29,18 +36,20 @@ class VQTrainingConfig(TrainingConfig):
     Args:
         flip: probability of mirroring a picture left to right.
         max_shift: pictures are moved by up to this many pixels, their edges repeated.
+        loss: terms of the reconstruction loss.
     """
 
     default_steps: ClassVar[int] = 2000
 
     flip: float = 0.0
     max_shift: int = 0
+    loss: LossConfig = field(default_factory=LossConfig)
 
 
 class Pictures(Dataset):
-    """(N, C, *shape) uint8 in memory, fetched a batch at a time."""
+    """(N, C, *shape) in memory, fetched a batch at a time."""
 
-    def __init__(self, pictures: UInt8[Tensor, "n c *shape"]):
+    def __init__(self, pictures: PictureTensor):
         self.pictures = pictures
 
     def __len__(self) -> int:
@@ -58,19 +67,21 @@ def _as_batch(pictures: Tensor | list[Tensor]) -> Tensor:
 
 
 def train_vq(
-    pictures: UInt8[Tensor, "n c *shape"],
-    held_out: UInt8[Tensor, "m c *shape"],
+    pictures: PictureTensor,
+    held_out: PictureTensor,
     output: Path,
     model_config: VQVAEConfig,
     config: VQTrainingConfig,
     provenance: dict[str, Any] | None = None,
     resume: bool = False,
 ) -> VQVAE:
-    """Train a VQ-VAE on `pictures` (N, C, *input_shape) uint8 and save it, with held-out reconstructions, in `output`.
+    """Train a VQ-VAE on `pictures` (N, C, *input_shape) and save it, with held-out reconstructions, in `output`.
 
-    `provenance` says where the pictures came from; a run is only continued on the same.
-    Raises UserError if `output` holds another run.
+    Pictures are uint8; series, sound and volumes may be floating point in [-1, 1]. `provenance` says where they came
+    from; a run is only continued on the same. Raises UserError if `output` holds another run, or for values that are
+    not finite, outside that range, or all alike.
     """
+    data_variance = check_values(pictures, held_out)
     settings = {"network": asdict(model_config.network), "quantizer": asdict(model_config.quantizer)}
     settings |= asdict(config) | {"pictures": len(pictures)} | (provenance or {})
     run = Run(output, "train_vq", config, settings, resume)
@@ -79,10 +90,14 @@ def train_vq(
         return VQVAE.from_pretrained(output)
 
     model = VQVAE(model_config).train()
+    pictures, held_out = model.fit_size(pictures), model.fit_size(held_out)
     if pictures.ndim == 4:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    data_variance = to_pixel_values(pictures[:: max(1, len(pictures) // 1024)]).var().item()
-    quantizer, weights = model.quantizer, model.quantizer.loss_weights()
+    quantizer, decoder, weights = model.quantizer, model.decoder, model.quantizer.loss_weights()
+    terms, perceptual, adversary = config.loss, None, None
+    if terms.perceptual_network and terms.perceptual_weight:
+        perceptual = load_perceptual_network(terms.perceptual_network, model_config.network)
+        perceptual = perceptual.to(run.accelerator.device)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay,
         betas=(0.9, config.beta2), fused=True,
@@ -92,29 +107,54 @@ def train_vq(
         drop_last=len(pictures) >= config.batch_size * run.accelerator.num_processes,
         collate_fn=_as_batch, num_workers=config.num_workers, generator=torch.Generator(),
     )  # fmt: skip
-    model, optimizer, loader = run.prepare(model, optimizer, loader)
+    if terms.adversarial_weight:
+        adversary = Adversary(terms, model_config.network, config.learning_rate)
+        model, optimizer, loader, adversary.discriminator, adversary.optimizer = run.prepare(
+            model, optimizer, loader, adversary.discriminator, adversary.optimizer
+        )
+    else:
+        model, optimizer, loader = run.prepare(model, optimizer, loader)
     if not run.is_resumed:
         initialize_codebook(run.accelerator.unwrap_model(model), pictures)
 
-    usage = CodeUsage(model_config.codebook_size, model_config.quantizer.codes_per_position)
+    usage, warned = CodeUsage(model_config.codebook_size, model_config.quantizer.num_codebooks), False
     for batch in run.batches(loader):
         pixel_values = augment(to_pixel_values(batch), config.flip, config.max_shift)
         if pixel_values.ndim == 4:
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         made = model(pixel_values)
-        mse = F.mse_loss(made.reconstruction, pixel_values)
-        # Divided by the data's variance as in Sonnet's example, so that the weights mean the same for any pictures.
-        loss = mse / data_variance + sum(weights[name] * value for name, value in made.losses.items())
-        run.step(loss, model, optimizer)
+        reconstruction = loss = reconstruction_loss(
+            terms.reconstruction, made.reconstruction, pixel_values, data_variance
+        )
+        figures = {"reconstruction_loss": reconstruction}
+        if perceptual is not None:
+            figures["perceptual_loss"] = perceptual(made.reconstruction, pixel_values).mean()
+            loss = loss + terms.perceptual_weight * figures["perceptual_loss"]
+        is_judged = adversary is not None and run.state.step >= terms.adversarial_start
+        if adversary is not None and is_judged:
+            figures["generator_loss"] = adversary.generator_loss(loss, made.reconstruction, decoder)
+            loss = loss + figures["generator_loss"]
+        loss = loss + sum(weights[name] * value for name, value in made.losses.items())
+        if not run.step(loss, model, optimizer):
+            continue
         revived = quantizer.update(made.z_e, made.codes)
+        if adversary is not None and is_judged:
+            figures["discriminator_loss"] = adversary.discriminator_loss(made.reconstruction, pixel_values)
+            run.step(figures["discriminator_loss"], adversary.discriminator, adversary.optimizer)
 
-        usage.add(made.codes)
+        usage.add(*quantizer.by_codebook(made.codes))
+        mse = F.mse_loss(made.reconstruction.detach(), pixel_values)
         run.log(
-            reconstruction_loss=mse / data_variance, psnr=10 * torch.log10(4 / mse.detach()),
-            revived=float(revived), **{f"{name}_loss": value for name, value in made.losses.items()},
+            psnr=10 * torch.log10(4 / mse), revived=float(revived),
+            **figures, **{f"{name}_loss": value for name, value in made.losses.items()},
         )  # fmt: skip
         if run.is_next_due(config.log_every):
             run.log(perplexity=usage.perplexity, usage=usage.usage)
+            if not warned and run.share >= WARN_FROM_SHARE and usage.is_telling:
+                size = model_config.codebook_size
+                for finding in usage_findings(usage.usage, usage.perplexity, size, model_config.quantizer):
+                    run.progress.say(f"warning, step {run.state.step + 1}: {finding}")
+                    warned = True
             usage.reset()
         if run.is_next_due(config.eval_every):
             run.report(**evaluate_reconstruction(run.accelerator.unwrap_model(model), held_out))
@@ -127,10 +167,31 @@ def train_vq(
     return model
 
 
+def check_values(*parts: PictureTensor) -> float:
+    """The variance of the pixel values of the first part, in [-1, 1].
+
+    Raises UserError for values that are not finite, outside that range, or all alike.
+    """
+    for pictures in parts:
+        if pictures.is_floating_point():
+            require_finite(pictures)
+            if len(pictures) and pictures.abs().max() > 1:
+                raise UserError(
+                    f"Values must lie in [-1, 1], found {pictures.min():.3g} to {pictures.max():.3g}; scale them."
+                )
+    pictures = parts[0]
+    variance = to_pixel_values(pictures[:: max(1, len(pictures) // 1024)]).var().item()
+    if not variance > 0:
+        raise UserError("All pictures are of one and the same colour; there is nothing to learn from them.")
+    return variance
+
+
 @torch.no_grad()
-def initialize_codebook(model: VQVAE, pictures: UInt8[Tensor, "n c *shape"]) -> None:
+def initialize_codebook(model: VQVAE, pictures: PictureTensor) -> None:
     """Start the codebook from the untrained encoder's outputs, the same on every process."""
-    wanted = max(MIN_INITIAL_PICTURES, 4 * model.config.codebook_size // model.config.tokens_per_image)
+    one_picture = torch.zeros(1, *model.config.code_shape, dtype=torch.int64)
+    fewest = min(part.numel() for part in model.quantizer.by_codebook(one_picture))
+    wanted = max(MIN_INITIAL_PICTURES, 4 * model.config.codebook_size // fewest)
     order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0))[:wanted]
     z_e = [model.encode_continuous(to_pixel_values(part).to(model.device)) for part in pictures[order].split(64)]
     model.quantizer.initialize(torch.cat(z_e))
@@ -153,16 +214,16 @@ def augment(pixel_values: Tensor, flip: float, max_shift: int) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate_reconstruction(model: VQVAE, pictures: UInt8[Tensor, "n c *shape"]) -> dict[str, float]:
+def evaluate_reconstruction(model: VQVAE, pictures: PictureTensor) -> dict[str, float]:
     """Held-out PSNR (mean over pictures, dB), perplexity and codebook usage of `pictures`."""
     was_training = model.training
     model.eval()
-    usage = CodeUsage(model.config.codebook_size, model.config.quantizer.codes_per_position)
+    usage = CodeUsage(model.config.codebook_size, model.config.quantizer.num_codebooks)
     values = []
     for part in pictures.split(64):
         pixel_values = to_pixel_values(part).to(model.device)
         codes = model.encode(pixel_values)
-        usage.add(codes)
+        usage.add(*model.quantizer.by_codebook(codes))
         values.append(psnr(model.decode_codes(codes), pixel_values))
     model.train(was_training)
     return {
@@ -173,7 +234,7 @@ def evaluate_reconstruction(model: VQVAE, pictures: UInt8[Tensor, "n c *shape"])
 
 
 @torch.no_grad()
-def save_reconstructions(model: VQVAE, pictures: UInt8[Tensor, "n c *shape"], path: Path) -> None:
+def save_reconstructions(model: VQVAE, pictures: PictureTensor, path: Path) -> None:
     """The first held-out pictures above their reconstructions, in one picture file. Only for two dimensions."""
     if pictures.ndim != 4:
         return

@@ -6,11 +6,12 @@ from training.errors import UserError
 from vq.quantizers.base import Quantizer, QuantizerOutput
 from vq.quantizers.estimators import rotation, straight_through
 from vq.quantizers.finite_scalar import FiniteScalarQuantizer, FSQConfig
+from vq.quantizers.hierarchical import HierarchicalConfig, HierarchicalQuantizer
 from vq.quantizers.lookup_free import LFQConfig, LookupFreeQuantizer
 from vq.quantizers.several import GroupedConfig, GroupedQuantizer, ResidualConfig, ResidualQuantizer
 from vq.quantizers.vector import VectorQuantizer, VQConfig
 
-QuantizerConfig = VQConfig | FSQConfig | LFQConfig | ResidualConfig | GroupedConfig
+QuantizerConfig = VQConfig | FSQConfig | LFQConfig | ResidualConfig | GroupedConfig | HierarchicalConfig
 
 QUANTIZERS: dict[str, tuple[type[QuantizerConfig], type[Quantizer]]] = {
     "vq": (VQConfig, VectorQuantizer),
@@ -18,6 +19,7 @@ QUANTIZERS: dict[str, tuple[type[QuantizerConfig], type[Quantizer]]] = {
     "lfq": (LFQConfig, LookupFreeQuantizer),
     "residual": (ResidualConfig, ResidualQuantizer),
     "grouped": (GroupedConfig, GroupedQuantizer),
+    "hierarchical": (HierarchicalConfig, HierarchicalQuantizer),
 }
 
 
@@ -38,8 +40,10 @@ def quantizer_config(settings: dict) -> QuantizerConfig:
     return kind(**settings)
 
 
-def build_quantizer(config: QuantizerConfig) -> Quantizer:
-    """The quantizer that `config` describes."""
+def build_quantizer(config: QuantizerConfig, positions: tuple[int, ...]) -> Quantizer:
+    """The quantizer that `config` describes, for an encoder that gives `positions`, (h, w)."""
+    if isinstance(config, HierarchicalConfig):
+        return HierarchicalQuantizer(config, positions)
     return QUANTIZERS[config.type][1](config)  # type: ignore[call-arg]
 
 
@@ -49,6 +53,8 @@ __all__ = [
     "FiniteScalarQuantizer",
     "GroupedConfig",
     "GroupedQuantizer",
+    "HierarchicalConfig",
+    "HierarchicalQuantizer",
     "LFQConfig",
     "LookupFreeQuantizer",
     "Quantizer",

@@ -9,6 +9,37 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
+class QuantizerSettings:
+    """What the settings of every quantizer tell the networks and the vocabulary. A setting's dataclass inherits it."""
+
+    codebook_dim: int
+
+    @property
+    def codes_per_position(self) -> int:
+        """Codes that name one vector together; more than one are the last dimension of `codes`."""
+        return 1
+
+    @property
+    def num_codebooks(self) -> int:
+        """Codebooks that share the range of ids; a code's place says which of them it belongs to."""
+        return self.codes_per_position
+
+    @property
+    def encoder_dim(self) -> int:
+        """Channels that the encoder gives."""
+        return self.codebook_dim
+
+    @property
+    def decoder_dim(self) -> int:
+        """Channels that the decoder takes."""
+        return self.codebook_dim
+
+    def code_shape(self, positions: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of one picture's codes, for an encoder that gives `positions`, (h, w)."""
+        several = self.codes_per_position
+        return (*positions, several) if several > 1 else positions
+
+
 class QuantizerOutput(NamedTuple):
     """What a quantizer makes of `z_e`.
 
@@ -30,8 +61,6 @@ class Quantizer(nn.Module, ABC):
 
     codebook_size: int
     """Each code lies in [0, codebook_size)."""
-    codes_per_position: int = 1
-    """Codes that name one vector together; more than one are the last dimension of `codes`."""
 
     def forward(self, z_e: Float[Tensor, "b d *shape"]) -> QuantizerOutput:
         """(B, D, *shape) -> z_q (B, D, *shape), codes and losses."""
@@ -53,6 +82,10 @@ class Quantizer(nn.Module, ABC):
     def normalize(self, z_e: Float[Tensor, "b d *shape"]) -> Float[Tensor, "b d *shape"]:
         """z_e as it is compared with the codes' vectors, fp32."""
         return z_e.float()
+
+    def by_codebook(self, codes: Int[Tensor, "b *code_shape"]) -> list[Int[Tensor, "b *shape"]]:
+        """The codes of each codebook."""
+        return [codes]
 
     def loss_weights(self) -> dict[str, float]:
         """What each of the losses is multiplied by in training."""

@@ -9,14 +9,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from training.errors import UserError
-from vq.quantizers.base import Quantizer, QuantizerOutput
+from vq.quantizers.base import Quantizer, QuantizerOutput, QuantizerSettings
 from vq.quantizers.estimators import straight_through
 
 SLACK = 1e-3  # the outermost levels are reached before the bound saturates
 
 
 @dataclass
-class FSQConfig:
+class FSQConfig(QuantizerSettings):
     """Finite scalar quantization (Mentzer et al. 2023, arXiv 2309.15505).
 
     Args:
@@ -38,10 +38,6 @@ class FSQConfig:
     @property
     def codebook_dim(self) -> int:
         return len(self.levels)
-
-    @property
-    def codes_per_position(self) -> int:
-        return 1
 
 
 class FiniteScalarQuantizer(Quantizer):

@@ -9,12 +9,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from training.errors import UserError
-from vq.quantizers.base import Quantizer, QuantizerOutput, as_vectors
+from vq.quantizers.base import Quantizer, QuantizerOutput, QuantizerSettings, as_vectors
 from vq.quantizers.estimators import straight_through
 
 
 @dataclass
-class LFQConfig:
+class LFQConfig(QuantizerSettings):
     """Lookup-free quantization (Yu et al. 2023, arXiv 2310.05737).
 
     Args:
@@ -41,10 +41,6 @@ class LFQConfig:
     @property
     def codebook_dim(self) -> int:
         return self.codebook_size.bit_length() - 1
-
-    @property
-    def codes_per_position(self) -> int:
-        return 1
 
 
 class LookupFreeQuantizer(Quantizer):

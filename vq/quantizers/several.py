@@ -71,10 +71,12 @@ class SeveralCodes(Quantizer):
     def __init__(self, config: ResidualConfig | GroupedConfig, codebook_dim: int):
         super().__init__()
         self.config, self.codebook_size = config, config.codebook_size
-        self.codes_per_position = config.codes_per_position
         shared = {name: value for name, value in asdict(config).items() if name in VQConfig.__dataclass_fields__}
         layer = VQConfig(**shared | {"type": "vq", "codebook_dim": codebook_dim, "normalize_z_e": False})
         self.layers = nn.ModuleList(VectorQuantizer(layer) for _ in range(config.codes_per_position))
+
+    def by_codebook(self, codes: Int[Tensor, "b *shape r"]) -> list[Int[Tensor, "b *shape"]]:
+        return list(codes.unbind(-1))
 
     def loss_weights(self) -> dict[str, float]:
         return self._layers[0].loss_weights()

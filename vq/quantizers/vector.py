@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from training.distributed import gather_rows, sum_over_processes
 from training.errors import UserError
 from vq.nearest import nearest_codes
-from vq.quantizers.base import Quantizer, QuantizerOutput, as_vectors
+from vq.quantizers.base import Quantizer, QuantizerOutput, QuantizerSettings, as_vectors
 from vq.quantizers.estimators import ESTIMATORS
 
 CHOICES = {
@@ -23,7 +23,7 @@ CHOICES = {
 
 
 @dataclass
-class VQConfig:
+class VQConfig(QuantizerSettings):
     """Vector quantization (van den Oord et al. 2017, arXiv 1711.00937).
 
     Args:
@@ -64,10 +64,6 @@ class VQConfig:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise UserError(f"quantizer.{name} must be one of {', '.join(allowed)}, found {getattr(self, name)!r}.")
-
-    @property
-    def codes_per_position(self) -> int:
-        return 1
 
 
 class VectorQuantizer(Quantizer):
@@ -129,6 +125,11 @@ class VectorQuantizer(Quantizer):
         if self.config.initialization == "random":
             return
         vectors = as_vectors(self.normalize(z_e))
+        if self.config.initialization == "kmeans" and len(vectors) < self.codebook_size:
+            raise UserError(
+                f"quantizer.initialization kmeans needs a vector for each of the {self.codebook_size} codes, and the "
+                f"pictures give {len(vectors)}; lower quantizer.codebook_size, or start from sample."
+            )
         generator = torch.Generator().manual_seed(0)
         start = _draw_rows(vectors, self.config.codebook_size, generator)
         if self.config.initialization == "kmeans":

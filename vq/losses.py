@@ -1,0 +1,163 @@
+"""What stage one minimises beside the quantizer's own losses: pixels, features of a network, a patch discriminator."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from transformers import AutoBackbone, AutoConfig
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from training.errors import UserError
+from vq.config import NetworkConfig
+from vq.layers import CONV
+
+
+@dataclass
+class LossConfig:
+    """Terms of the reconstruction loss. The defaults are the mean squared error alone.
+
+    Args:
+        reconstruction: "l2", divided by the data's variance, or "l1", divided by its standard deviation.
+        perceptual_weight: weight of the distance between features of the picture and of its reconstruction.
+        perceptual_network: whose features: "lpips" (package lpips, fetches its weights), or the name or folder of any
+            transformers backbone, such as a ResNet.
+        adversarial_weight: weight of what a patch discriminator says, after it has been scaled so that its gradient at
+            the decoder's last layer is as long as that of the other terms (Esser et al. 2021, arXiv 2012.09841).
+        adversarial_start: step at which the discriminator begins, when reconstructions are worth judging.
+        max_adaptive_weight: the scale is clipped to this.
+        discriminator_channels: width of the discriminator's first layer.
+        discriminator_layers: its layers of stride 2; each doubles the size of a patch.
+    """
+
+    reconstruction: Literal["l2", "l1"] = "l2"
+    perceptual_weight: float = 0.0
+    perceptual_network: str | None = None
+    adversarial_weight: float = 0.0
+    adversarial_start: int = 1000
+    max_adaptive_weight: float = 1e4
+    discriminator_channels: int = 64
+    discriminator_layers: int = 2
+
+    def __post_init__(self):
+        if self.reconstruction not in ("l2", "l1"):
+            raise UserError(f"loss.reconstruction must be l2 or l1, found {self.reconstruction!r}.")
+        for name in ("perceptual_weight", "adversarial_weight", "adversarial_start", "max_adaptive_weight"):
+            if getattr(self, name) < 0:
+                raise UserError(f"loss.{name} must be at least 0, found {getattr(self, name)}.")
+        for name in ("discriminator_channels", "discriminator_layers"):
+            if getattr(self, name) < 1:
+                raise UserError(f"loss.{name} must be at least 1, found {getattr(self, name)}.")
+        if self.perceptual_weight and not self.perceptual_network:
+            raise UserError(
+                "loss.perceptual_weight needs loss.perceptual_network: lpips, or the name or folder of a transformers "
+                "backbone."
+            )
+
+
+def reconstruction_loss(kind: str, made: Tensor, pixel_values: Tensor, data_variance: float) -> Float[Tensor, ""]:
+    """Of the data's variance (l2, as in Sonnet's example) or deviation (l1), so that weights mean the same anywhere."""
+    if kind == "l1":
+        return F.l1_loss(made, pixel_values) / data_variance**0.5
+    return F.mse_loss(made, pixel_values) / data_variance
+
+
+class FeatureDistance(nn.Module):
+    """Mean squared distance between feature maps scaled to length 1 at every position, summed over stages: LPIPS
+    (Zhang et al. 2018, arXiv 1801.03924, equation 1) with all channels weighted alike."""
+
+    def __init__(self, backbone: nn.Module):
+        super().__init__()
+        self.backbone = backbone.eval().requires_grad_(False)
+        self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(-1, 1, 1))
+
+    def forward(self, made: Float[Tensor, "b 3 h w"], pixel_values: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
+        """Pictures in [-1, 1] -> the distance of each pair, (B,)."""
+        pairs = zip(self._features(made), self._features(pixel_values), strict=True)
+        return torch.stack([(ours - theirs).square().sum(1).mean((1, 2)) for ours, theirs in pairs]).sum(0)
+
+    def _features(self, pictures: Tensor) -> list[Tensor]:
+        maps = self.backbone(((pictures + 1) / 2 - self.mean) / self.std).feature_maps
+        return [F.normalize(features.float(), dim=1) for features in maps]
+
+
+def load_perceptual_network(name: str, network: NetworkConfig) -> nn.Module:
+    """A module (made, pixel_values) -> distance of each pair. See `LossConfig.perceptual_network`.
+
+    Raises UserError where its package, its weights or a picture of three channels is missing.
+    """
+    if network.spatial_dims != 2 or network.in_channels != 3:
+        raise UserError(
+            f"loss.perceptual_network sees RGB pictures only; network.input_shape is {network.input_shape} with "
+            f"{network.in_channels} channels. Set loss.perceptual_weight to 0."
+        )
+    try:
+        if name == "lpips":
+            import lpips  # type: ignore[import-not-found]
+
+            return lpips.LPIPS(net="vgg", verbose=False).eval().requires_grad_(False)
+        stages = len(AutoConfig.from_pretrained(name).stage_names)  # the first of them is the stem
+        return FeatureDistance(AutoBackbone.from_pretrained(name, out_indices=list(range(1, stages))))
+    except (ImportError, OSError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"loss.perceptual_network {name!r} cannot be loaded ({' '.join(str(error).split())[:200]}); give lpips "
+            "(pip install lpips; it fetches its weights once), or the name or folder of a transformers backbone."
+        ) from error
+
+
+class PatchDiscriminator(nn.Sequential):
+    """One logit a patch: real or made (Isola et al. 2017, arXiv 1611.07004)."""
+
+    def __init__(self, config: LossConfig, network: NetworkConfig):
+        conv, width = CONV[network.spatial_dims], config.discriminator_channels
+        layers: list[nn.Module] = [conv(network.in_channels, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        for _ in range(config.discriminator_layers - 1):
+            layers += [conv(width, 2 * width, 4, stride=2, padding=1), nn.GroupNorm(1, 2 * width), nn.LeakyReLU(0.2)]
+            width *= 2
+        super().__init__(*layers, conv(width, 1, 3, padding=1))
+
+
+class Adversary:
+    """The discriminator and its optimizer, for one training run."""
+
+    def __init__(self, config: LossConfig, network: NetworkConfig, learning_rate: float):
+        self.config = config
+        self.discriminator: nn.Module = PatchDiscriminator(config, network)
+        self.optimizer = torch.optim.AdamW(
+            self.discriminator.parameters(), lr=learning_rate, betas=(0.5, 0.9), weight_decay=0.0
+        )
+
+    def generator_loss(self, others: Float[Tensor, ""], made: Tensor, decoder: nn.Module) -> Float[Tensor, ""]:
+        """Minus the discriminator's logit of what was made, scaled against the `others` of its terms and weighted.
+
+        The discriminator learns nothing from it.
+        """
+        self.discriminator.requires_grad_(False)
+        loss = -self.discriminator(made).float().mean()
+        self.discriminator.requires_grad_(True)
+        scale = adaptive_weight(others, loss, last_weight(decoder), self.config.max_adaptive_weight)
+        return self.config.adversarial_weight * scale * loss
+
+    def discriminator_loss(self, made: Tensor, pixel_values: Tensor) -> Float[Tensor, ""]:
+        """Hinge loss (Lim and Ye 2017, arXiv 1705.02894): real patches above 1, made ones below -1."""
+        # One pass for both, for a model that is spread over processes wants one forward a backward.
+        real, fake = self.discriminator(torch.cat([pixel_values, made.detach()])).float().chunk(2)
+        return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
+
+
+def adaptive_weight(
+    others: Float[Tensor, ""], adversarial: Float[Tensor, ""], weight: Tensor, maximum: float
+) -> Float[Tensor, ""]:
+    """How many times longer the gradient of the other terms is at `weight`, at most `maximum`."""
+    (ours,) = torch.autograd.grad(others, weight, retain_graph=True)
+    (theirs,) = torch.autograd.grad(adversarial, weight, retain_graph=True)
+    return (ours.norm() / (theirs.norm() + 1e-4)).clamp(max=maximum).detach()
+
+
+def last_weight(decoder: nn.Module) -> Tensor:
+    """The weight of the decoder's last convolution."""
+    return [module.weight for module in decoder.modules() if isinstance(module, _ConvNd)][-1]
