@@ -1,5 +1,6 @@
 """Series, sound, volumes and clips: labelled arrays in an .npz file. Knows nothing of codes."""
 
+import zlib
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -24,8 +25,11 @@ def load_arrays(path: Path) -> DatasetDict:
             missing = {"values", "captions"} - set(file.files)
             if missing:
                 raise UserError(f"{path} must hold the arrays values and captions; it holds {', '.join(file.files)}.")
-            values, captions = file["values"], [" ".join(str(caption).split()) for caption in file["captions"]]
-    except (OSError, BadZipFile, ValueError) as error:
+            values = file["values"]
+            captions = [" ".join(str(caption).split()) for caption in np.ravel(file["captions"]).astype(str)]
+    except UserError:
+        raise
+    except (OSError, EOFError, TypeError, ValueError, BadZipFile, zlib.error) as error:  # TypeError: an .npy file
         raise UserError(f"{path} cannot be read as .npz ({error}); write it with numpy.savez.") from None
     _check(path, values, captions)
     if values.dtype != np.uint8:
@@ -47,7 +51,7 @@ def load_arrays(path: Path) -> DatasetDict:
 
 
 def _check(path: Path, values: np.ndarray, captions: list[str]) -> None:
-    if values.ndim - 1 not in ARRAY:
+    if values.ndim - 1 not in ARRAY or 0 in values.shape[1:]:
         raise UserError(f"{path}: values must be (N, C, *shape) of 1 to 3 dimensions, found shape {values.shape}.")
     if len(values) != len(captions) or len(values) < 2:
         raise UserError(f"{path}: {len(values)} values and {len(captions)} captions; at least 2 of each are needed.")

@@ -68,4 +68,5 @@ def _load_arrays(rows: Dataset, input_shape: Sequence[int]) -> Tensor:
             f"The arrays are of shape {list(shape)} (channels not counted) and network.input_shape is "
             f"{list(input_shape)}; set network.input_shape to {list(shape)}."
         )
-    return torch.from_numpy(np.array(rows.with_format("numpy")["image"][:]))
+    # The format gives every whole number as int64.
+    return torch.from_numpy(np.array(rows.with_format("numpy")["image"][:], dtype=rows.features["image"].dtype))

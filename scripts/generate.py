@@ -10,7 +10,7 @@ import torch
 from lm import TextToImagePipeline
 from training.cli import run_script, script_parser
 from training.errors import UserError
-from vq.pictures import picture_grid
+from vq.pictures import picture_grid, to_pil
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     settings.output.parent.mkdir(parents=True, exist_ok=True)
     pictures = pipeline.image_tokenizer.decode_codes(made.codes)
-    (made.images[0] if len(made.images) == 1 else picture_grid([pictures])).save(settings.output)
+    (to_pil(pictures)[0] if len(pictures) == 1 else picture_grid([pictures])).save(settings.output)
     print(f"{settings.output}: {len(made.images)} drawn", flush=True)
 
 

@@ -13,6 +13,7 @@ from vq.quantizers import FSQConfig, HierarchicalConfig, LFQConfig, QuantizerCon
 from vq.quantizers.base import as_vectors
 
 BATCH = 64
+SSIM_SMALLEST_SIDE = 6  # its window of 11 is reflected at the edges
 # A finding is made beyond these.
 UNUSED_SHARE = 0.05
 LOW_PERPLEXITY_SHARE = 0.2
@@ -24,8 +25,8 @@ STILL_RISING_DB = 0.1
 @dataclass
 class Inspection:
     """counts: (num_codebooks, K). position_entropy: in nats, shaped as each codebook's codes. psnr: (N,) in dB.
-    ssim: (N,), None for a series. z_e, z_q: (M, D), a sample of what is compared with codes and the vectors of the
-    codes chosen; None for a hierarchy, whose levels see no common vectors."""
+    ssim: (N,), None for a series or a shorter side than it takes. z_e, z_q: (M, D), a sample of what is compared with
+    codes and the vectors of the codes chosen; None for a hierarchy, whose levels see no common vectors."""
 
     counts: Tensor
     perplexity: float
@@ -54,7 +55,7 @@ def inspect_tokenizer(model: VQVAE, pictures: UInt8[Tensor, "n c *shape"] | Floa
         usage.add(*quantizer.by_codebook(codes[-1]))
         made = model.decode_codes(codes[-1])
         psnr_values.append(psnr(made, pixel_values).cpu())
-        if pixel_values.ndim > 3:
+        if pixel_values.ndim > 3 and min(pixel_values.shape[2:]) >= SSIM_SMALLEST_SIDE:
             ssim_values.append(ssim(made, pixel_values).cpu())
     z_e = z_q = None
     if not isinstance(model.config.quantizer, HierarchicalConfig):
@@ -113,9 +114,10 @@ def findings(inspection: Inspection, model: VQVAE, log: list[dict]) -> list[str]
     if inspection.z_e is not None and inspection.z_q is not None:
         error, length = (inspection.z_e - inspection.z_q).norm(dim=1).mean(), inspection.z_e.norm(dim=1).mean()
         if isinstance(quantizer, VQConfig) and error > length:
+            normalise = "" if quantizer.normalize_z_e else "set quantizer.normalize_z_e true, "
             found.append(
                 f"Codes are farther from z_e than zero is (mean error {error:.2g}, mean length of z_e {length:.2g}): "
-                "the codebook has lost the encoder. Set quantizer.normalize_z_e true, start from kmeans, or raise "
+                f"the codebook has lost the encoder. Train anew: {normalise}start from kmeans, or raise "
                 "quantizer.commitment_weight."
             )
     entropies = torch.cat([entropy.flatten() for entropy in inspection.position_entropy])

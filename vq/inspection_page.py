@@ -73,7 +73,7 @@ def draw_figures(inspection: Inspection, model: VQVAE):
     figure = Figure(figsize=(17, 3.6), layout="constrained")
     usage, quality, entropy, neighbors = figure.subplots(1, 4)
     for number, counts in enumerate(inspection.counts):
-        usage.plot((counts / counts.sum()).sort(descending=True).values, label=f"codebook {number + 1}")
+        usage.plot((counts / counts.sum()).sort(descending=True).values.numpy(), label=f"codebook {number + 1}")
     usage.set_yscale("log")
     usage.set(xlabel="code, by rank", ylabel="share of all codes")
     if len(inspection.counts) > 1:
@@ -86,7 +86,8 @@ def draw_figures(inspection: Inspection, model: VQVAE):
         similarity.set_xlabel("SSIM (outline)")
     # The largest codebook's positions: of several a position the first, of a hierarchy the lowest level.
     by_position = max(inspection.position_entropy, key=torch.numel)
-    image = entropy.imshow(by_position.reshape(len(by_position), -1) if by_position.ndim > 1 else by_position[None])
+    rows = by_position.reshape(len(by_position), -1) if by_position.ndim > 1 else by_position[None]
+    image = entropy.imshow(rows.numpy())
     figure.colorbar(image, label="nats")
     entropy.set(xlabel="position", ylabel="position")
     if inspection.z_e is None or inspection.z_q is None or inspection.z_e.shape[1] < 2:
@@ -97,7 +98,7 @@ def draw_figures(inspection: Inspection, model: VQVAE):
     vectors = model.quantizer.code_vectors()
     codes = inspection.z_q if vectors is None else vectors.detach().cpu()
     for points, style in ((inspection.z_e, {"s": 1, "color": "lightgrey"}), (codes, {"s": 3, "color": "firebrick"})):
-        neighbors.scatter(*((points - centre) @ axes).T, **style)
+        neighbors.scatter(*((points - centre) @ axes).T.numpy(), **style)
     neighbors.set(xlabel="first axis", ylabel="second axis")
     return figure
 

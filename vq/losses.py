@@ -1,14 +1,14 @@
 """What stage one minimises beside the quantizer's own losses: pixels, features of a network, a patch discriminator."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
-from transformers import AutoBackbone, AutoConfig
+from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoConfig
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from training.errors import UserError
@@ -69,6 +69,9 @@ class FeatureDistance(nn.Module):
     """Mean squared distance between feature maps scaled to length 1 at every position, summed over stages: LPIPS
     (Zhang et al. 2018, arXiv 1801.03924, equation 1) with all channels weighted alike."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, backbone: nn.Module):
         super().__init__()
         self.backbone = backbone.eval().requires_grad_(False)
@@ -100,9 +103,12 @@ def load_perceptual_network(name: str, network: NetworkConfig) -> nn.Module:
             import lpips  # type: ignore[import-not-found]
 
             return lpips.LPIPS(net="vgg", verbose=False).eval().requires_grad_(False)
-        stages = len(AutoConfig.from_pretrained(name).stage_names)  # the first of them is the stem
-        return FeatureDistance(AutoBackbone.from_pretrained(name, out_indices=list(range(1, stages))))
-    except (ImportError, OSError, ValueError, AttributeError) as error:
+        # AutoBackbone itself asks the Hub whether a folder exists there.
+        config = AutoConfig.from_pretrained(name)
+        kind: Any = MODEL_FOR_BACKBONE_MAPPING[type(config)]
+        stages = list(range(1, len(config.stage_names)))  # stage 0 is the stem
+        return FeatureDistance(kind.from_pretrained(name, out_indices=stages))
+    except (ImportError, OSError, ValueError, KeyError, AttributeError) as error:
         raise UserError(
             f"loss.perceptual_network {name!r} cannot be loaded ({' '.join(str(error).split())[:200]}); give lpips "
             "(pip install lpips; it fetches its weights once), or the name or folder of a transformers backbone."

@@ -24,7 +24,7 @@ class CodeUsage:
     def reset(self) -> None:
         self.counts = torch.zeros(self.num_codebooks, self.codebook_size)
 
-    def add(self, *codes: Int[Tensor, "*shape"]) -> "CodeUsage":
+    def add(self, *codes: Int[Tensor, "..."]) -> "CodeUsage":
         """The codes of each codebook, of any shape, in [0, K)."""
         self.counts = self.counts.to(codes[0].device)
         for counts, part in zip(self.counts, codes, strict=True):

@@ -18,6 +18,7 @@ from vq.inspection import usage_findings
 from vq.losses import Adversary, LossConfig, load_perceptual_network, reconstruction_loss
 from vq.metrics import CodeUsage, psnr
 from vq.model import VQVAE, require_finite
+from vq.optimizers import OptimizerName, build_optimizers
 from vq.pictures import picture_grid, to_pixel_values
 
 GRID_PICTURES = 12
@@ -34,13 +35,16 @@ class VQTrainingConfig(TrainingConfig):
     """Stage one's own settings.
 
     Args:
+        optimizer: "muon" for the convolutions, with AdamW for the rest, or "adamw" for all.
         flip: probability of mirroring a picture left to right.
         max_shift: pictures are moved by up to this many pixels, their edges repeated.
         loss: terms of the reconstruction loss.
     """
 
-    default_steps: ClassVar[int] = 2000
+    default_steps: ClassVar[int] = 1600
 
+    optimizer: OptimizerName = "muon"
+    learning_rate: float = 5e-3
     flip: float = 0.0
     max_shift: int = 0
     loss: LossConfig = field(default_factory=LossConfig)
@@ -98,10 +102,7 @@ def train_vq(
     if terms.perceptual_network and terms.perceptual_weight:
         perceptual = load_perceptual_network(terms.perceptual_network, model_config.network)
         perceptual = perceptual.to(run.accelerator.device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay,
-        betas=(0.9, config.beta2), fused=True,
-    )  # fmt: skip
+    optimizers = build_optimizers(config.optimizer, model, config.learning_rate, config.weight_decay, config.beta2)
     loader = DataLoader(
         Pictures(pictures), config.batch_size, shuffle=True,
         drop_last=len(pictures) >= config.batch_size * run.accelerator.num_processes,
@@ -109,11 +110,11 @@ def train_vq(
     )  # fmt: skip
     if terms.adversarial_weight:
         adversary = Adversary(terms, model_config.network, config.learning_rate)
-        model, optimizer, loader, adversary.discriminator, adversary.optimizer = run.prepare(
-            model, optimizer, loader, adversary.discriminator, adversary.optimizer
+        model, loader, adversary.discriminator, adversary.optimizer, *optimizers = run.prepare(
+            model, loader, adversary.discriminator, adversary.optimizer, *optimizers
         )
     else:
-        model, optimizer, loader = run.prepare(model, optimizer, loader)
+        model, loader, *optimizers = run.prepare(model, loader, *optimizers)
     if not run.is_resumed:
         initialize_codebook(run.accelerator.unwrap_model(model), pictures)
 
@@ -135,7 +136,7 @@ def train_vq(
             figures["generator_loss"] = adversary.generator_loss(loss, made.reconstruction, decoder)
             loss = loss + figures["generator_loss"]
         loss = loss + sum(weights[name] * value for name, value in made.losses.items())
-        if not run.step(loss, model, optimizer):
+        if not run.step(loss, model, *optimizers):
             continue
         revived = quantizer.update(made.z_e, made.codes)
         if adversary is not None and is_judged:

@@ -215,5 +215,8 @@ def test_one_picture_only(folder):
 @pytest.mark.parametrize("name", ["nowhere", "file.txt"])
 def test_neither_openmoji_nor_a_folder(tmp_path, name):
     (tmp_path / "file.txt").write_text("")
-    with pytest.raises(UserError, match=f"must be openmoji or a folder of captioned pictures; .*{name}.* is neither"):
+    with pytest.raises(
+        UserError,
+        match=f"must be openmoji, a folder of captioned pictures, or an .npz of arrays; .*{name}.* is none of them",
+    ):
         load_collection(str(tmp_path / name), 16)

@@ -1,15 +1,20 @@
 """From a folder of pictures to a drawn one through the five scripts; --help, --config, overrides."""
 
+import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 import lm.train
 from data_prep import collection, load_collection
+from lm import TextToImagePipeline
 from training import machine
+from training.errors import UserError
 from training.files import read_json
+from vq import VQVAE
 
-SCRIPTS = ["train_vq", "prepare_data", "train_lm", "generate", "evaluate", "compare_pca", "demo"]
+SCRIPTS = ["train_vq", "prepare_data", "train_lm", "generate", "evaluate", "compare_pca", "inspect_vq", "demo"]
 
 
 @pytest.fixture(autouse=True)
@@ -141,6 +146,7 @@ def test_the_demo_stopped_between_stages_keeps_what_is_finished(demo, tmp_path):
         ("lfq", ("--quantizer.codebook-size=16",)),
         ("residual", ("--quantizer.codebook-size=16", "--quantizer.num-quantizers", 3)),
         ("grouped", ("--quantizer.codebook-size=16",)),
+        ("hierarchical", ("--quantizer.codebook-size=16", "--quantizer.level-channels=8")),
     ],
 )
 def test_every_quantizer_leads_to_a_drawn_picture(
@@ -170,6 +176,60 @@ def test_pca_beside_a_trained_tokenizer(call_script, picture_folder, vq_yaml, tm
     assert found["pca_psnr_db"]["512"] > found["pca_psnr_db"]["8"]
     assert size_of(output / "comparison.png")[0] > 500
     assert f"PCA {found['pca_psnr_db']['64']:.2f} dB" in capsys.readouterr().out
+
+
+def test_from_series_to_a_drawn_one(call_script, vq_yaml, lm_yaml, tmp_path):
+    vq, data, model = (tmp_path / name for name in ("vq", "data", "model"))
+    hours, peaks = np.arange(24), np.repeat([6, 18], 20)
+    days = np.exp(-((hours - peaks[:, None]) ** 2) / np.linspace(4, 40, 40)[:, None])[:, None]
+    captions = np.array([f"a {'winter' if peak == 6 else 'summer'} day" for peak in peaks])
+    np.savez(tmp_path / "days.npz", values=days.astype(np.float32), captions=captions)
+    call_script(
+        "train_vq", "--data", tmp_path / "days.npz", "--output", vq, "--config", vq_yaml,
+        "--network.input_shape", "[24]", "--network.in_channels", 1, "--network.strides", "[2,2]",
+    )  # fmt: skip
+    assert not (vq / "reconstructions.png").exists()
+    call_script(
+        "prepare_data", "--data", tmp_path / "days.npz", "--image-tokenizer", vq, "--output", data, "--text-size=300"
+    )
+    call_script("train_lm", "--data", data, "--output", model, "--config", lm_yaml)
+    made = TextToImagePipeline.from_pretrained(model)("a winter day", num_images_per_prompt=2)
+    assert made.codes.shape == (2, 6)
+    assert [(day.shape, day.dtype) for day in made.images] == [((1, 24), torch.float32)] * 2
+    assert all(day.isfinite().all() and day.abs().max() <= 1 for day in made.images)
+    with pytest.raises(UserError, match=r"draws arrays of shape \[24\], not pictures; take them from Python"):
+        call_script("generate", "--model", model, "--prompt", "a winter day", "--output", tmp_path / "new.png")
+    assert not (tmp_path / "new.png").exists()
+
+
+def test_a_collapse_is_on_the_page_of_its_inspection(call_script, picture_folder, vq_yaml, tmp_path, capsys):
+    vq, planted, output = tmp_path / "vq", tmp_path / "planted", tmp_path / "inspection"
+    call_script("train_vq", "--data", picture_folder, "--output", vq, "--config", vq_yaml)
+    model = VQVAE.from_pretrained(vq)
+    model.quantizer.codebook[2:] = 1000.0
+    model.save_pretrained(planted)
+    capsys.readouterr()
+    call_script("inspect_vq", "--model", planted, "--data", picture_folder, "--output", output, "--split", "train")
+    page = (output / "inspection.md").read_text(encoding="utf-8")
+    assert "- 88% of 16 codes are unused. Take a smaller quantizer.codebook_size" in page
+    assert "| codes never used | 14 (87.5%) |" in page
+    assert page in capsys.readouterr().out
+    for name in ("figures.png", "worst.png", "codebook.png"):
+        assert min(size_of(output / name)) >= 16, name
+
+
+def test_an_inspection_is_of_a_split_and_of_an_empty_folder(call_script, picture_folder, vq_yaml, tmp_path):
+    vq, output = tmp_path / "vq", tmp_path / "inspection"
+    call_script("train_vq", "--data", picture_folder, "--output", vq, "--config", vq_yaml)
+    arguments = ["--model", vq, "--data", picture_folder, "--output", output]
+    with pytest.raises(UserError, match="--split must be held_out or train, found 'test'"):
+        call_script("inspect_vq", *arguments, "--split", "test")
+    assert not output.exists()
+    call_script("inspect_vq", *arguments)
+    number = len(load_collection(str(picture_folder), 16).held_out)
+    assert f"| pictures | {number} |" in (output / "inspection.md").read_text(encoding="utf-8")
+    with pytest.raises(UserError, match="already holds files"):
+        call_script("inspect_vq", *arguments)
 
 
 def test_help_shows_the_settings_of_the_quantizer_asked_for(call_script, tmp_path, capsys):

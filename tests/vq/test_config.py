@@ -4,6 +4,7 @@ import pytest
 
 from training.errors import UserError
 from vq import NetworkConfig, VQConfig, VQVAEConfig
+from vq.config import fits
 
 
 def test_shapes_follow_from_the_settings():
@@ -46,6 +47,7 @@ def test_an_unknown_setting_is_named(name, kind):
         ({"type": "paper", "strides": [4, 2]}, r"set network.strides to 2s, found \[4, 2\]"),
         ({"in_channels": 0}, "network.in_channels must be at least 1, found 0"),
         ({"hidden_channels": 0}, "network.hidden_channels must be at least 1, found 0"),
+        ({"misfit": "stretch"}, "network.misfit must be refuse, pad or crop, found 'stretch'"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):
@@ -60,5 +62,58 @@ def test_a_shape_that_does_not_divide_is_answered_with_one_that_does(shape, near
     with pytest.raises(UserError) as caught:
         NetworkConfig(input_shape=shape, strides=[4, 2])
     assert "downsample factor 8 (the product of network.strides)" in str(caught.value)
-    assert str(caught.value).endswith(f"the nearest valid shape is {nearest}.")
+    assert f"the nearest valid shape is {nearest}" in str(caught.value)
     assert NetworkConfig(input_shape=nearest, strides=[4, 2]).input_shape == nearest
+
+
+# Sizes that do not fit
+
+
+@pytest.mark.parametrize(
+    ("misfit", "shape", "code_shape"),
+    [
+        ("pad", [10, 13], (3, 4)),
+        ("crop", [10, 13], (2, 3)),
+        ("pad", [8, 12], (2, 3)),
+        ("crop", [8, 12], (2, 3)),
+        ("refuse", [8, 12], (2, 3)),
+        ("pad", [3], (1,)),
+        ("pad", [1, 4, 9], (1, 1, 3)),
+        ("crop", [7, 4, 9], (1, 1, 2)),
+    ],
+)
+def test_codes_of_a_size_that_does_not_fit(misfit, shape, code_shape):
+    network = NetworkConfig(input_shape=shape, strides=[2, 2], misfit=misfit)
+    assert network.code_shape == code_shape
+    assert VQVAEConfig(network=network).code_shape == code_shape
+
+
+def test_a_size_that_does_not_fit_is_answered_with_what_would_take_it():
+    with pytest.raises(
+        UserError, match=r"\[10, 13\] must be divisible .* 10 is not; .*\[8, 12\], or set network.misfit"
+    ):
+        NetworkConfig(input_shape=[10, 13], strides=[2, 2])
+
+
+@pytest.mark.parametrize("misfit", ["refuse", "crop"])
+def test_a_side_smaller_than_the_factor_is_padded_or_refused(misfit):
+    assert NetworkConfig(input_shape=[16, 3], strides=[2, 2], misfit="pad").code_shape == (4, 1)
+    with pytest.raises(UserError, match=r"3 is not; the nearest valid shape is \[16, 4\]"):
+        NetworkConfig(input_shape=[16, 3], strides=[2, 2], misfit=misfit)
+
+
+def test_no_side_may_be_empty():
+    with pytest.raises(UserError, match="0 is not"):
+        NetworkConfig(input_shape=[16, 0], strides=[2, 2], misfit="pad")
+
+
+@pytest.mark.parametrize(
+    ("size", "factor", "misfit", "wanted"),
+    [
+        (8, 4, "refuse", True), (9, 4, "refuse", False), (3, 4, "refuse", False), (0, 4, "refuse", False),
+        (8, 4, "crop", True), (9, 4, "crop", True), (3, 4, "crop", False), (0, 4, "crop", False),
+        (8, 4, "pad", True), (9, 4, "pad", True), (3, 4, "pad", True), (0, 4, "pad", False),
+    ],
+)  # fmt: skip
+def test_which_sides_fit(size, factor, misfit, wanted):
+    assert fits(size, factor, misfit) is wanted

@@ -44,3 +44,24 @@ def test_usage_counts_over_all_that_was_added():
     assert usage.usage == 3 / 8
     usage.reset()
     assert usage.usage == 0
+
+
+def test_several_codebooks_are_counted_apart_and_averaged():
+    usage = CodeUsage(4, num_codebooks=2)
+    # The first codebook always gives 3; the second, of more codes, 0 and 1 alike.
+    usage.add(torch.tensor([3, 3]), torch.tensor([[0, 1], [1, 0]]))
+    assert usage.counts.tolist() == [[0, 0, 0, 2], [2, 2, 0, 0]]
+    assert usage.perplexity == pytest.approx((1 + 2) / 2)
+    assert usage.usage == (1 / 4 + 2 / 4) / 2
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_another_number_of_codebooks_is_refused(number):
+    with pytest.raises(ValueError, match="shorter|longer"):
+        CodeUsage(4, num_codebooks=2).add(*[torch.tensor([0])] * number)
+
+
+def test_usage_tells_something_from_20_codes_a_code_on():
+    usage = CodeUsage(2, num_codebooks=2).add(torch.zeros(40, dtype=torch.int64), torch.zeros(39, dtype=torch.int64))
+    assert not usage.is_telling
+    assert usage.add(torch.tensor([], dtype=torch.int64), torch.tensor([1])).is_telling

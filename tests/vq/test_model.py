@@ -1,5 +1,7 @@
 """The model: saved and loaded bit for bit, codes there and back, what it refuses, its fingerprint."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel
@@ -99,6 +101,76 @@ def test_codes_are_flattened_row_by_row_and_back(tiny_vqvae):
     assert torch.equal(tiny_vqvae.unflatten_codes(flat), codes)
 
 
+def test_a_constant_picture_comes_back_finite(tiny_vqvae):
+    for value in (-1.0, 0.0, 1.0):
+        codes = tiny_vqvae.encode(torch.full((1, 3, 16, 16), value))
+        assert tiny_vqvae.decode_codes(codes).isfinite().all()
+
+
+# Sizes that do not fit
+
+
+@pytest.fixture
+def build_misfit(tiny_vqvae_config):
+    """build_misfit("pad", 10, 13): a model for pictures of 10x13, whose sides 4 does not divide."""
+
+    def build(misfit: str, *input_shape: int) -> VQVAE:
+        network = replace(tiny_vqvae_config.network, input_shape=list(input_shape), misfit=misfit)
+        model = VQVAE(VQVAEConfig(network=network, quantizer=tiny_vqvae_config.quantizer)).eval()
+        model.quantizer.initialize(model.encode_continuous(torch.rand(8, 3, *input_shape) * 2 - 1))
+        return model
+
+    return build
+
+
+def test_padded_pictures_come_back_at_their_own_size(build_misfit):
+    model, pixel_values = build_misfit("pad", 10, 13), torch.rand(2, 3, 10, 13) * 2 - 1
+    padded = torch.cat([pixel_values, pixel_values[:, :, -1:].expand(-1, -1, 2, -1)], 2)
+    padded = torch.cat([padded, padded[..., -1:].expand(-1, -1, -1, 3)], 3)  # (2, 3, 12, 16)
+    codes, out = model.encode(pixel_values), model(pixel_values)
+    assert codes.shape == (2, 3, 4)
+    assert torch.equal(codes, model.encode(padded))
+    torch.testing.assert_close(out.reconstruction, model(padded).reconstruction[..., :10, :13])
+    torch.testing.assert_close(model.decode_codes(codes), out.reconstruction.clamp(-1, 1), atol=1e-5, rtol=0)
+
+
+def test_cropped_pictures_come_back_as_their_middle(build_misfit):
+    model, pixel_values = build_misfit("crop", 10, 13), torch.rand(2, 3, 10, 13) * 2 - 1
+    middle = pixel_values[:, :, 1:9, 0:12]
+    codes, out = model.encode(pixel_values), model(pixel_values)
+    assert codes.shape == (2, 2, 3)
+    assert torch.equal(model.fit_size(pixel_values), middle)
+    assert torch.equal(codes, model.encode(middle))
+    assert out.reconstruction.shape == middle.shape
+    torch.testing.assert_close(model.decode_codes(codes), out.reconstruction.clamp(-1, 1), atol=1e-5, rtol=0)
+
+
+def test_other_sizes_than_trained_on_may_misfit_too(build_misfit):
+    pixel_values = torch.rand(1, 3, 9, 22) * 2 - 1
+    padding, cropping = build_misfit("pad", 10, 13), build_misfit("crop", 10, 13)
+    assert padding.encode(pixel_values).shape == (1, 3, 6)
+    assert padding(pixel_values).reconstruction.shape == (1, 3, 9, 22)
+    assert padding.decode_codes(padding.encode(pixel_values)).shape == (1, 3, 12, 24)  # codes know no other size
+    assert cropping.encode(pixel_values).shape == (1, 2, 5)
+    assert cropping(pixel_values).reconstruction.shape == (1, 3, 8, 20)
+
+
+def test_a_side_smaller_than_the_factor_is_padded_or_refused(build_misfit):
+    small = torch.rand(2, 3, 1, 3) * 2 - 1
+    padding = build_misfit("pad", 1, 3)
+    assert padding.encode(small).shape == (2, 1, 1)
+    assert padding(small).reconstruction.shape == (2, 3, 1, 3)
+    assert padding.decode_codes(padding.encode(small)).shape == (2, 3, 1, 3)
+    with pytest.raises(UserError, match=r"found \(1, 3\); the nearest valid size is \(4, 4\)"):
+        build_misfit("crop", 10, 13).encode(small)
+
+
+def test_a_misfit_survives_a_file(build_misfit, tmp_path):
+    model, pixel_values = build_misfit("pad", 10, 13), torch.rand(2, 3, 10, 13) * 2 - 1
+    model.save_pretrained(tmp_path)
+    assert_same_outputs(model, VQVAE.from_pretrained(tmp_path), pixel_values)
+
+
 # Errors
 
 
@@ -108,7 +180,9 @@ def test_codes_are_flattened_row_by_row_and_back(tiny_vqvae):
         ((2, 3, 16), r"\(batch, 3 channels, 2 spatial dimensions\), found shape \(2, 3, 16\)"),
         ((2, 3, 16, 16, 16), r"2 spatial dimensions\), found shape \(2, 3, 16, 16, 16\)"),
         ((2, 1, 16, 16), r"3 channels.*found shape \(2, 1, 16, 16\)"),
-        ((2, 3, 16, 18), r"multiple of 4, found \(16, 18\)"),
+        ((2, 3, 16, 18), r"multiple of 4, found \(16, 18\); the nearest valid size is \(16, 16\)"),
+        ((2, 3, 9, 15), r"found \(9, 15\); the nearest valid size is \(8, 16\), .* trained on \(16, 16\)"),
+        ((2, 3, 3, 16), r"found \(3, 16\); the nearest valid size is \(4, 16\)"),
         ((2, 3, 0, 16), r"multiple of 4, found \(0, 16\)"),
     ],
 )
@@ -127,8 +201,22 @@ def test_codes_outside_the_codebook_are_refused(tiny_vqvae, code, message):
 
 
 def test_flat_codes_are_refused(tiny_vqvae):
-    with pytest.raises(UserError, match=r"\(batch, 2 spatial dimensions\), found shape \(1, 16\)"):
+    with pytest.raises(UserError, match=r"codes must be \(batch, 4, 4\), found shape \(1, 16\)"):
         tiny_vqvae.decode_codes(torch.zeros(1, 16, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_picture_that_is_not_finite_is_named(tiny_vqvae, pixel_values, value):
+    pixel_values[1, 2, 3, 4] = value
+    with pytest.raises(UserError, match="picture 1 of 3 holds NaN or infinity. Repair or remove it"):
+        tiny_vqvae.encode(pixel_values)
+
+
+def test_more_codes_than_vectors_are_refused_for_kmeans(tiny_vqvae_config, pixel_values):
+    tiny_vqvae_config.quantizer = VQConfig(codebook_size=49, codebook_dim=4, initialization="kmeans")
+    model = VQVAE(tiny_vqvae_config)
+    with pytest.raises(UserError, match="each of the 49 codes, .* give 48; lower quantizer.codebook_size, or .*sample"):
+        model.quantizer.initialize(model.encode_continuous(pixel_values))
 
 
 # Fingerprint

@@ -9,7 +9,8 @@ from einops import rearrange
 from torch import nn
 
 from vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig
-from vq.networks import UNFOLD, PaperResidualBlock, PatchShuffle, paper_decoder, paper_encoder
+from vq.layers import UNFOLD, PaperResidualBlock, PatchShuffle
+from vq.networks import paper_decoder, paper_encoder
 from vq.train import VQTrainingConfig
 
 PRESET = Path(__file__).parents[2] / "configs" / "paper" / "vq.yaml"
@@ -83,7 +84,7 @@ def layer_sizes(network: nn.Module) -> list[tuple]:
 
 
 def test_paper_encoder_has_the_published_layers(preset):
-    assert layer_sizes(paper_encoder(NetworkConfig(**preset["network"]), codebook_dim=64)) == [
+    assert layer_sizes(paper_encoder(NetworkConfig(**preset["network"]), 64)) == [
         (3, 64, 4, 2),
         (64, 128, 4, 2),
         (128, 128, 3, 1),
@@ -96,7 +97,7 @@ def test_paper_encoder_has_the_published_layers(preset):
 
 
 def test_paper_decoder_has_the_published_layers(preset):
-    assert layer_sizes(paper_decoder(NetworkConfig(**preset["network"]), codebook_dim=64)) == [
+    assert layer_sizes(paper_decoder(NetworkConfig(**preset["network"]), 64)) == [
         (64, 128, 3, 1),
         (128, 32, 3, 1),
         (32, 128, 1, 1),

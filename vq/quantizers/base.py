@@ -10,9 +10,7 @@ from torch import Tensor, nn
 
 
 class QuantizerSettings:
-    """What the settings of every quantizer tell the networks and the vocabulary. A setting's dataclass inherits it."""
-
-    codebook_dim: int
+    """What the settings of every quantizer tell networks and vocabulary. Their dataclasses have `codebook_dim`."""
 
     @property
     def codes_per_position(self) -> int:
@@ -27,12 +25,12 @@ class QuantizerSettings:
     @property
     def encoder_dim(self) -> int:
         """Channels that the encoder gives."""
-        return self.codebook_dim
+        return self.codebook_dim  # type: ignore[attr-defined]
 
     @property
     def decoder_dim(self) -> int:
         """Channels that the decoder takes."""
-        return self.codebook_dim
+        return self.codebook_dim  # type: ignore[attr-defined]
 
     def code_shape(self, positions: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of one picture's codes, for an encoder that gives `positions`, (h, w)."""

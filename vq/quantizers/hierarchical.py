@@ -1,7 +1,7 @@
 """A hierarchy of levels, each with a codebook: few codes for the whole, many for the detail (VQ-VAE-2)."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from training.errors import UserError
 from vq.layers import CONV, PatchShuffle, ResidualBlock
 from vq.quantizers.base import Quantizer, QuantizerOutput
-from vq.quantizers.vector import VectorQuantizer, VQConfig
+from vq.quantizers.vector import VectorQuantizer, VQConfig, plain_config
 
 MAX_LEVELS = 3
 
@@ -82,12 +82,11 @@ class HierarchicalQuantizer(Quantizer):
         super().__init__()
         self.config, self.codebook_size = config, config.codebook_size
         self.level_shapes = config.level_shapes(positions)
-        shared = {name: value for name, value in asdict(config).items() if name in VQConfig.__dataclass_fields__}
         dims, width, depth = len(positions), config.level_channels, config.level_residual_layers
         conv, below = CONV[dims], range(config.num_levels - 1)
         blocks = [[ResidualBlock(width, None, dims) for _ in range(depth)] for _ in range(2 * len(below))]
         # Lists run from the top level down, as the codes do.
-        self.quantizers = nn.ModuleList(VectorQuantizer(VQConfig(**shared | {"type": "vq"})) for _ in self.level_shapes)
+        self.quantizers = nn.ModuleList(VectorQuantizer(plain_config(config)) for _ in self.level_shapes)
         self.to_level_above = nn.ModuleList(
             nn.Sequential(conv(width, width, 2, stride=2), *blocks[level]) for level in below
         )

@@ -1,6 +1,6 @@
 """Several codes a position: residual quantization, where each refines the last, and product codes, side by side."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from training.errors import UserError
 from vq.quantizers.base import Quantizer, QuantizerOutput
 from vq.quantizers.estimators import ESTIMATORS
-from vq.quantizers.vector import VectorQuantizer, VQConfig, layer_norm
+from vq.quantizers.vector import VectorQuantizer, VQConfig, layer_norm, plain_config
 
 
 @dataclass
@@ -71,8 +71,7 @@ class SeveralCodes(Quantizer):
     def __init__(self, config: ResidualConfig | GroupedConfig, codebook_dim: int):
         super().__init__()
         self.config, self.codebook_size = config, config.codebook_size
-        shared = {name: value for name, value in asdict(config).items() if name in VQConfig.__dataclass_fields__}
-        layer = VQConfig(**shared | {"type": "vq", "codebook_dim": codebook_dim, "normalize_z_e": False})
+        layer = plain_config(config, codebook_dim=codebook_dim, normalize_z_e=False)
         self.layers = nn.ModuleList(VectorQuantizer(layer) for _ in range(config.codes_per_position))
 
     def by_codebook(self, codes: Int[Tensor, "b *shape r"]) -> list[Int[Tensor, "b *shape"]]:

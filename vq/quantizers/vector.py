@@ -1,7 +1,7 @@
 """Vector quantization: the codebook, its trainings, its start and its revival."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +64,13 @@ class VQConfig(QuantizerSettings):
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise UserError(f"quantizer.{name} must be one of {', '.join(allowed)}, found {getattr(self, name)!r}.")
+
+
+def plain_config(config: VQConfig, **changes: Any) -> VQConfig:
+    """The settings that `vq` knows, from those of a quantizer that is built of several."""
+    settings: dict[str, Any] = {field.name: getattr(config, field.name) for field in fields(VQConfig)}
+    settings.update(type="vq", **changes)
+    return VQConfig(**settings)
 
 
 class VectorQuantizer(Quantizer):

@@ -159,9 +159,16 @@ def test_z_e_is_normalised_once_over_all_its_channels(kind, config):
 @pytest.mark.parametrize("config", [ResidualConfig(num_quantizers=3), GroupedConfig(num_groups=4)])
 def test_as_many_codebooks_as_codes(config):
     quantizer = (ResidualQuantizer if config.type == "residual" else GroupedQuantizer)(config)
-    assert len(quantizer.layers) == quantizer.codes_per_position == config.codes_per_position
+    assert len(quantizer.layers) == config.num_codebooks == config.codes_per_position
     assert all(isinstance(layer, VectorQuantizer) for layer in quantizer.layers)
     assert quantizer.code_vectors() is None
+
+
+@pytest.mark.parametrize("quantizer", [make_residual(), make_grouped()], ids=["residual", "grouped"])
+def test_codes_by_codebook_are_those_of_each_place(quantizer):
+    first, second = quantizer.by_codebook(torch.tensor([[[0, 1], [1, 1], [1, 0]], [[0, 0], [0, 1], [0, 0]]]))
+    assert first.tolist() == [[0, 1, 1], [0, 0, 0]]
+    assert second.tolist() == [[1, 1, 0], [0, 1, 0]]
 
 
 # Settings

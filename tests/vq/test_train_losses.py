@@ -1,0 +1,152 @@
+"""Training with losses beyond L2, over steps that fail, with pictures that can't be learned, and what it warns of."""
+
+import json
+import signal
+
+import pytest
+import torch
+from transformers import ResNetBackbone, ResNetConfig
+
+import vq.train
+from training.errors import UserError
+from training.run import Interrupted, Run
+from vq import VQVAE, VQConfig
+from vq.losses import LossConfig
+from vq.train import VQTrainingConfig, check_values, train_vq
+
+
+@pytest.fixture
+def pictures() -> torch.Tensor:
+    """(32, 3, 16, 16) uint8: a gradient of one colour to another in each."""
+    ends = torch.randint(0, 256, (2, 32, 3, 1, 1)).float()
+    return torch.lerp(ends[0], ends[1], torch.linspace(0, 1, 16).expand(16, 16)).byte()
+
+
+@pytest.fixture
+def train(pictures, tiny_vqvae_config, tmp_path):
+    def run(output: str = "vq", resume: bool = False, **changes) -> list[dict]:
+        config = VQTrainingConfig(
+            **{"max_steps": 40, "batch_size": 8, "mixed_precision": "no", "log_every": 5} | changes
+        )
+        train_vq(pictures, pictures[:4], tmp_path / output, tiny_vqvae_config, config, resume=resume)
+        lines = [json.loads(line) for line in (tmp_path / output / "run" / "log.jsonl").read_text().splitlines()]
+        return [line for line in lines if "reconstruction_loss" in line]
+
+    return run
+
+
+def test_l1_is_trained(train):
+    log = train(loss=LossConfig(reconstruction="l1"), learning_rate=1e-2)
+    assert log[-1]["reconstruction_loss"] < 0.8 * log[0]["reconstruction_loss"]
+
+
+def test_features_of_a_network_are_trained(train, tmp_path):
+    config = ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic")
+    ResNetBackbone(config).save_pretrained(tmp_path / "resnet")
+    loss = LossConfig(perceptual_weight=1.0, perceptual_network=str(tmp_path / "resnet"))
+    log = train(loss=loss, learning_rate=1e-2)
+    assert log[-1]["perceptual_loss"] < log[0]["perceptual_loss"]
+
+
+ADVERSARIAL = LossConfig(adversarial_weight=0.5, adversarial_start=60, discriminator_channels=8)
+
+
+def test_the_discriminator_begins_at_its_step_and_destroys_nothing(train):
+    log = train(max_steps=120, loss=ADVERSARIAL, learning_rate=1e-2)
+    for line in log:
+        assert ("generator_loss" in line) == ("discriminator_loss" in line) == (line["step"] > 60)
+    before = next(line for line in log if line["step"] == 60)["reconstruction_loss"]
+    assert log[-1]["reconstruction_loss"] < 1.5 * before
+    assert log[-1]["reconstruction_loss"] < 0.5 * log[0]["reconstruction_loss"]
+
+
+def test_an_adversarial_run_continues_exactly(train, tmp_path, monkeypatch):
+    loss = LossConfig(adversarial_weight=0.5, adversarial_start=2, discriminator_channels=8)
+    train("whole", max_steps=8, loss=loss)
+    advance = Run._advance
+
+    def advance_and_stop(run):
+        if run.state.step + 1 == 5:
+            monkeypatch.setattr(Run, "_advance", advance)
+            signal.raise_signal(signal.SIGTERM)
+        advance(run)
+
+    monkeypatch.setattr(Run, "_advance", advance_and_stop)
+    with pytest.raises(Interrupted):
+        train("halves", max_steps=8, loss=loss)
+    train("halves", max_steps=8, loss=loss, resume=True)
+    whole, halves = (VQVAE.from_pretrained(tmp_path / name).state_dict() for name in ("whole", "halves"))
+    assert all(torch.equal(tensor, halves[name]) for name, tensor in whole.items())
+
+
+def test_a_skipped_step_leaves_the_codebook_alone(train, monkeypatch):
+    step, found = Run.step, []
+
+    def fail_at_3(run, loss, model, *optimizers):
+        if run.state.step != 3:
+            return step(run, loss, model, *optimizers)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        taken = step(run, loss * torch.nan, model, *optimizers)
+        found.append((model, before, taken))
+        return taken
+
+    monkeypatch.setattr(Run, "step", fail_at_3)
+    updated = []
+    update = vq.quantizers.VectorQuantizer.update
+    monkeypatch.setattr(
+        vq.quantizers.VectorQuantizer, "update", lambda *given: updated.append(1) or update(*given), raising=True
+    )
+    log = train(max_steps=6, log_every=1)
+    assert found[0][2] is False
+    assert len(updated) == 5
+    assert log[-1]["skipped_steps"] == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (torch.tensor([0.0, torch.nan, 0.5, 0.1]), "finite; picture 1 of 4 holds NaN"),
+        (torch.tensor([0.0, 0.1, 2.0, -3.0]), r"lie in \[-1, 1\], found -3 to 2; scale them"),
+        (torch.zeros(4), "one and the same colour"),
+    ],
+)
+def test_values_that_teach_nothing_are_refused(values, message):
+    with pytest.raises(UserError, match=message):
+        check_values(values.view(4, 1, 1).expand(4, 3, 8))
+
+
+def test_variance_by_hand():
+    pictures = torch.tensor([0, 255, 0, 255], dtype=torch.uint8).view(4, 1, 1)
+    assert check_values(pictures) == pytest.approx(4 / 3)  # -1 1 -1 1, unbiased
+
+
+def test_a_constant_picture_among_others_is_trained_on(train, pictures):
+    pictures[3] = 7
+    log = train(max_steps=5)
+    assert torch.isfinite(torch.tensor(log[-1]["reconstruction_loss"]))
+
+
+def test_a_collapse_is_warned_of_once_while_training(train, tiny_vqvae_config, capsys):
+    tiny_vqvae_config.quantizer = VQConfig(
+        codebook_size=64, codebook_dim=4, initialization="random", dead_code_threshold=0.0, normalize_z_e=False
+    )
+    train(max_steps=60, log_every=20)
+    said = [line for line in capsys.readouterr().err.splitlines() if "warning, step" in line]
+    assert len([line for line in said if "unused" in line]) == 1
+    assert "of 64 codes are unused. Set quantizer.dead_code_threshold to 0.1" in said[0]
+
+
+def test_a_healthy_run_warns_of_nothing(train, capsys):
+    train(max_steps=60, log_every=20)
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_sizes_that_do_not_fit_are_padded_in_training(pictures, tiny_vqvae_config, tmp_path):
+    tiny_vqvae_config.network.input_shape = [15, 13]
+    tiny_vqvae_config.network.misfit = "pad"
+    config = VQTrainingConfig(max_steps=2, batch_size=8, mixed_precision="no")
+    odd = pictures[..., :15, :13]
+    model = train_vq(odd, odd[:4], tmp_path / "vq", tiny_vqvae_config, config)
+    codes = VQVAE.from_pretrained(tmp_path / "vq").encode(vq.train.to_pixel_values(odd))
+    assert codes.shape == (32, 4, 4)
+    assert model.decode_codes(codes).shape == odd.shape
