@@ -22,21 +22,25 @@ from vq.inspection import ssim
 from vq.train import VQTrainingConfig, evaluate_reconstruction, train_vq
 
 FOUR_BY_FOUR = {"strides": [4, 4]}
-TOKENIZERS = {
-    "vq, EMA (the default)": ({}, {}),
-    "vq, EMA, rotation": ({}, {"gradient_estimator": "rotation"}),
-    "vq, EMA, k-means start": ({}, {"initialization": "kmeans"}),
-    "vq, EMA, cosine": ({}, {"distance": "cosine"}),
-    "vq, EMA, 8 channels": ({}, {"codebook_dim": 8}),
-    "vq, gradient": ({}, {"codebook_training": "gradient"}),
+# What stage one started with: AdamW for every weight.
+FIRST_DEFAULT = {"optimizer": "adamw", "learning_rate": 1e-3}
+# Settings of the network, of the quantizer and of the training that differ from the defaults.
+TOKENIZERS: dict[str, tuple[dict, dict, dict]] = {
+    "vq, EMA (the default)": ({}, {}, {}),
+    "the first default: AdamW": ({}, {}, FIRST_DEFAULT),
+    "vq, EMA, rotation": ({}, {"gradient_estimator": "rotation"}, {}),
+    "vq, EMA, k-means start": ({}, {"initialization": "kmeans"}, {}),
+    "vq, EMA, cosine": ({}, {"distance": "cosine"}, {}),
+    "vq, EMA, 8 channels": ({}, {"codebook_dim": 8}, {}),
+    "vq, gradient": ({}, {"codebook_training": "gradient"}, {}),
     "vq, gradient, random start, no revival": (
-        {}, {"codebook_training": "gradient", "initialization": "random", "dead_code_threshold": 0.0}),
-    "SimVQ, rotation": ({}, {"codebook_training": "simvq", "gradient_estimator": "rotation"}),
-    "fsq 8 5 5 5": ({}, {"type": "fsq"}),
-    "lfq": ({}, {"type": "lfq"}),
-    "residual, 4 codes a position": (FOUR_BY_FOUR, {"type": "residual", "num_quantizers": 4}),
-    "grouped, 4 codes a position": (FOUR_BY_FOUR, {"type": "grouped", "num_groups": 4, "codebook_dim": 32}),
-    "vq of 16,384, EMA, 8 channels": ({}, {"codebook_size": 16384, "codebook_dim": 8}),
+        {}, {"codebook_training": "gradient", "initialization": "random", "dead_code_threshold": 0.0}, {}),
+    "SimVQ, rotation": ({}, {"codebook_training": "simvq", "gradient_estimator": "rotation"}, {}),
+    "fsq 8 5 5 5": ({}, {"type": "fsq"}, {}),
+    "lfq": ({}, {"type": "lfq"}, {}),
+    "residual, 4 codes a position": (FOUR_BY_FOUR, {"type": "residual", "num_quantizers": 4}, {}),
+    "grouped, 4 codes a position": (FOUR_BY_FOUR, {"type": "grouped", "num_groups": 4, "codebook_dim": 32}, {}),
+    "vq of 16,384, EMA, 8 channels": ({}, {"codebook_size": 16384, "codebook_dim": 8}, {}),
 }  # fmt: skip
 
 
@@ -44,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=3.0, help="Time to train each, in minutes.")
     parser.add_argument("--output", type=Path, required=True, help="Folder for the trained tokenizers.")
-    parser.add_argument("--only", default="", help="Train those whose name contains this.")
+    parser.add_argument("--only", nargs="+", default=[""], help="Train those whose name contains one of these.")
     arguments = parser.parse_args()
     keep_freed_memory()
     collection = load_collection("openmoji", 64)
@@ -52,11 +56,11 @@ def main() -> None:
     held_out = load_pictures(collection.held_out, [64, 64])
 
     rows = ["| quantizer | PSNR, dB | SSIM | perplexity | usage | pictures/s |", "|---|---|---|---|---|---|"]
-    for number, (name, (network, quantizer)) in enumerate(TOKENIZERS.items()):
-        if arguments.only not in name:
+    for number, (name, (network, quantizer, training)) in enumerate(TOKENIZERS.items()):
+        if not any(part in name for part in arguments.only):
             continue
         output = arguments.output / str(number)
-        config = VQTrainingConfig(max_minutes=arguments.minutes, eval_every=10**9)
+        config = VQTrainingConfig(max_minutes=arguments.minutes, eval_every=10**9, **training)
         model = train_vq(pictures, held_out, output, VQVAEConfig(network=network, quantizer=quantizer), config)
         summary = read_json(output / "run" / "summary.json")
         rate = summary["steps"] * config.batch_size / summary["seconds"]

@@ -35,6 +35,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     model = load_image_tokenizer(settings.model)
     shape = model.config.network.input_shape
+    if model.config.network.spatial_dims != 2:
+        raise UserError(f"compare_pca.py draws pictures; {settings.model} is a tokenizer of arrays of shape {shape}.")
     collection = load_collection(settings.data, shape[0])
     train, held_out = (to_pixel_values(load_pictures(rows, shape)) for rows in (collection.train, collection.held_out))
     torch.manual_seed(0)  # pca_lowrank projects at random

@@ -9,6 +9,7 @@ from data_prep import PreparedSet
 from lm import TextToImagePipeline
 from lm.report import evaluate, require_no_other, write_report
 from training.cli import run_script, script_parser
+from training.errors import UserError
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -22,6 +23,12 @@ def main(arguments: list[str] | None = None) -> None:
     require_no_other(settings.output)
     prepared = PreparedSet.load(settings.data)
     pipeline = TextToImagePipeline.from_pretrained(settings.model)
+    network = pipeline.image_tokenizer.config.network
+    if network.spatial_dims != 2:
+        raise UserError(
+            f"evaluate.py draws pictures; {settings.model} draws arrays of shape {network.input_shape}. Its held-out "
+            f"NLL is in {settings.model / 'run' / 'summary.json'}."
+        )
     figures, shown = evaluate(pipeline, prepared, settings.seed)
     write_report(figures, shown, prepared, settings.model, settings.output)
     print((settings.output / "report.md").read_text(encoding="utf-8"), flush=True)

@@ -57,7 +57,7 @@ class NetworkConfig:
         factor = self.downsample_factor
         if wrong := [n for n in self.input_shape if not fits(n, factor, self.misfit)]:
             nearest = [max(factor, round(n / factor) * factor) for n in self.input_shape]
-            remedy = "" if min(self.input_shape) < factor else ", or set network.misfit to pad or crop"
+            remedy = ", or set network.misfit to pad" + ("" if min(self.input_shape) < factor else " or crop")
             raise UserError(
                 f"network.input_shape {self.input_shape} must be divisible by the downsample factor {factor} "
                 f"(the product of network.strides), {wrong[0]} is not; the nearest valid shape is {nearest}{remedy}."

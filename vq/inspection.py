@@ -25,7 +25,7 @@ STILL_RISING_DB = 0.1
 @dataclass
 class Inspection:
     """counts: (num_codebooks, K). position_entropy: in nats, shaped as each codebook's codes. psnr: (N,) in dB.
-    ssim: (N,), None for a series or a shorter side than it takes. z_e, z_q: (M, D), a sample of what is compared with
+    ssim: (N,), None for a series or for sides too short for it. z_e, z_q: (M, D), a sample of what is compared with
     codes and the vectors of the codes chosen; None for a hierarchy, whose levels see no common vectors."""
 
     counts: Tensor
@@ -93,11 +93,19 @@ def position_entropy(codes: Tensor, codebook_size: int) -> Float[Tensor, "*shape
     return torch.stack(entropy).view(codes.shape[1:])
 
 
-def usage_findings(usage: float, perplexity: float, codebook_size: int, quantizer: QuantizerConfig) -> list[str]:
-    """What the use of the codebook over a window of training, or over a collection, says."""
+def usage_findings(
+    usage: float, perplexity: float, codebook_size: int, quantizer: QuantizerConfig, since_step: int | None = None
+) -> list[str]:
+    """What the use of the codebook over a window of training, or over a collection, says.
+
+    `since_step` is the step from which on training left as many unused, where that is known.
+    """
+    since = "" if since_step is None else f" (in training since step {since_step})"
     findings = []
     if usage < 1 - UNUSED_SHARE:
-        findings.append(f"{100 * (1 - usage):.0f}% of {codebook_size} codes are unused. {_remedy_for_dead(quantizer)}")
+        findings.append(
+            f"{100 * (1 - usage):.0f}% of {codebook_size} codes are unused{since}. {_remedy_for_dead(quantizer)}"
+        )
     if perplexity < LOW_PERPLEXITY_SHARE * usage * codebook_size:
         findings.append(
             f"A few codes do most of the work: perplexity {perplexity:.0f} of {usage * codebook_size:.0f} codes used. "
@@ -110,7 +118,8 @@ def usage_findings(usage: float, perplexity: float, codebook_size: int, quantize
 def findings(inspection: Inspection, model: VQVAE, log: list[dict]) -> list[str]:
     """Plain sentences, each with a remedy. `log` holds the lines of the run's `log.jsonl`, if there are any."""
     quantizer = model.config.quantizer
-    found = usage_findings(inspection.usage, inspection.perplexity, model.config.codebook_size, quantizer)
+    since = unused_since([line for line in log if "usage" in line])
+    found = usage_findings(inspection.usage, inspection.perplexity, model.config.codebook_size, quantizer, since)
     if inspection.z_e is not None and inspection.z_q is not None:
         error, length = (inspection.z_e - inspection.z_q).norm(dim=1).mean(), inspection.z_e.norm(dim=1).mean()
         if isinstance(quantizer, VQConfig) and error > length:
@@ -139,6 +148,16 @@ def findings(inspection: Inspection, model: VQVAE, log: list[dict]) -> list[str]
             "rate, or show the pictures mirrored and moved (--flip 0.5 --max-shift 4)."
         )
     return found
+
+
+def unused_since(lines: list[dict]) -> int | None:
+    """The step from which on every window of training left too many codes unused; None if the last one did not."""
+    since = None
+    for line in reversed(lines):
+        if line["usage"] >= 1 - UNUSED_SHARE:
+            break
+        since = line["step"]
+    return since
 
 
 def _remedy_for_dead(quantizer: QuantizerConfig) -> str:

@@ -21,7 +21,15 @@ from vq import (
     VQVAEConfig,
     to_pixel_values,
 )
-from vq.inspection import Inspection, findings, inspect_tokenizer, position_entropy, ssim, usage_findings
+from vq.inspection import (
+    Inspection,
+    findings,
+    inspect_tokenizer,
+    position_entropy,
+    ssim,
+    unused_since,
+    usage_findings,
+)
 from vq.inspection_page import commonest_neighborhood, write_page
 from vq.metrics import psnr
 
@@ -361,3 +369,11 @@ def test_fewer_pictures_than_are_shown(page_of, pictures, tmp_path):
     page_of(build(VQ, pictures), pictures[:3])
     with Image.open(tmp_path / "worst.png") as worst:
         assert worst.size == (3 * 20, 2 * 20)
+
+
+@pytest.mark.parametrize(
+    ("usage", "since"), [([1.0, 1.0], None), ([0.5, 1.0], None), ([1.0, 0.5, 0.9], 20), ([0.5, 0.5], 10), ([], None)]
+)
+def test_the_step_since_which_codes_are_unused(usage, since):
+    lines = [{"step": 10 * (number + 1), "usage": share} for number, share in enumerate(usage)]
+    assert unused_since(lines) == since
