@@ -8,6 +8,7 @@ Memory is what the process holds at its peak beyond what it held before, as Linu
 more than `PEER_LIMIT` is left out. Needs the extra `dev`.
 """
 
+import ctypes
 import datetime
 import statistics
 import time
@@ -18,7 +19,7 @@ from pathlib import Path
 import torch
 from vector_quantize_pytorch import VectorQuantize
 
-from training.machine import describe_machine
+from training.machine import describe_machine, keep_freed_memory
 from vq.nearest import nearest_codes
 
 VECTORS = 65536
@@ -29,6 +30,7 @@ PEER_LIMIT = 16e9  # bytes
 
 def main() -> None:
     torch.set_grad_enabled(False)
+    keep_freed_memory()
     print(f"{datetime.date.today()}  {describe_machine()}")
     print(f"vector-quantize-pytorch {version('vector-quantize-pytorch')}; {VECTORS} vectors in fp32; seconds are ")
     print(f"medians of {REPEATS} (least to most)\n")
@@ -74,6 +76,7 @@ def _peak_megabytes(reset: bool = False) -> float:
     if not Path("/proc/self/clear_refs").exists():
         return 0.0
     if reset:
+        ctypes.CDLL(None).malloc_trim(0)  # or the search would find what the last one left
         Path("/proc/self/clear_refs").write_text("5")
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(float(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))

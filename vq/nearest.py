@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-# A tile of distances this large stays in a core's cache; the full N x K matrix would not.
+# A tile of distances this large stays in cache; the full N x K matrix would not.
 TILE_ELEMENTS = 512 * 1024
 MAX_CODES_PER_TILE = 8192
 
@@ -23,18 +23,21 @@ def nearest_codes(vectors: Float[Tensor, "n d"], codebook: Float[Tensor, "k d"])
         half_norms = codebook.square().sum(1) / 2  # argmin |z - e|^2 = argmin |e|^2 / 2 - z.e
         columns = min(codebook.shape[0], MAX_CODES_PER_TILE)
         rows = max(1, TILE_ELEMENTS // columns)
+        tile = vectors.new_empty(rows, columns)  # one buffer for all tiles
         codes = torch.empty(vectors.shape[0], dtype=torch.int64, device=vectors.device)
         for start in range(0, vectors.shape[0], rows):
-            codes[start : start + rows] = _search(vectors[start : start + rows], codebook, half_norms, columns)
+            codes[start : start + rows] = _search(vectors[start : start + rows], codebook, half_norms, tile)
         lowest = _lowest_equal_row(codebook)
     return codes if lowest is None else lowest[codes]
 
 
-def _search(chunk: Tensor, codebook: Tensor, half_norms: Tensor, columns: int) -> Tensor:
-    best, codes = None, None
+def _search(chunk: Tensor, codebook: Tensor, half_norms: Tensor, tile: Tensor) -> Tensor:
+    best, codes, columns = None, None, tile.shape[1]
     for start in range(0, codebook.shape[0], columns):
-        tile = torch.addmm(half_norms[start : start + columns], chunk, codebook[start : start + columns].T, alpha=-1)
-        distance, index = tile.min(1)
+        rows = codebook[start : start + columns]
+        distances = tile[: chunk.shape[0], : rows.shape[0]]
+        torch.addmm(half_norms[start : start + columns], chunk, rows.T, alpha=-1, out=distances)
+        distance, index = distances.min(1)
         if best is None or codes is None:
             best, codes = distance, index
         else:
