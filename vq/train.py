@@ -1,6 +1,6 @@
 """Training stage one. Takes pictures as tensors; knows nothing of captions or of where pictures come from."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from training.config import TrainingConfig
 from training.errors import UserError
+from training.machine import best_device
 from training.run import Run
 from vq.config import VQVAEConfig
 from vq.inspection import usage_findings
@@ -86,6 +87,9 @@ def train_vq(
     not finite, outside that range, or all alike.
     """
     data_variance = check_values(pictures, held_out)
+    if config.mixed_precision == "auto" and model_config.network.spatial_dims == 3 and best_device().type == "cpu":
+        # There the weight gradient of bf16 convolutions in three dimensions now and then is not finite.
+        config = replace(config, mixed_precision="no")
     settings = {"network": asdict(model_config.network), "quantizer": asdict(model_config.quantizer)}
     settings |= asdict(config) | {"pictures": len(pictures)} | (provenance or {})
     run = Run(output, "train_vq", config, settings, resume)

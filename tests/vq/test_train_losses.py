@@ -150,3 +150,12 @@ def test_sizes_that_do_not_fit_are_padded_in_training(pictures, tiny_vqvae_confi
     codes = VQVAE.from_pretrained(tmp_path / "vq").encode(vq.train.to_pixel_values(odd))
     assert codes.shape == (32, 4, 4)
     assert model.decode_codes(codes).shape == odd.shape
+
+
+@pytest.mark.parametrize(("shape", "precision"), [([8, 8], "auto"), ([4, 8, 8], "no")])
+def test_volumes_are_not_trained_in_bf16_on_a_cpu(unchecked_types, tiny_vqvae_config, tmp_path, shape, precision):
+    tiny_vqvae_config.network.input_shape = shape
+    values = torch.rand(16, 3, *shape) * 2 - 1
+    train_vq(values, values[:4], tmp_path / "vq", tiny_vqvae_config, VQTrainingConfig(max_steps=2, batch_size=8))
+    settings = json.loads((tmp_path / "vq" / "run" / "settings.json").read_text())
+    assert settings["mixed_precision"] == precision
