@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from vector_quantize_pytorch import VectorQuantize
 
-from training.machine import describe_machine, keep_freed_memory
+from training.machine import describe_machine
 from vq.nearest import nearest_codes
 
 VECTORS = 65536
@@ -30,7 +30,6 @@ PEER_LIMIT = 16e9  # bytes
 
 def main() -> None:
     torch.set_grad_enabled(False)
-    keep_freed_memory()
     print(f"{datetime.date.today()}  {describe_machine()}")
     print(f"vector-quantize-pytorch {version('vector-quantize-pytorch')}; {VECTORS} vectors in fp32; seconds are ")
     print(f"medians of {REPEATS} (least to most)\n")

@@ -27,6 +27,8 @@ GRID_PICTURES = 12
 MIN_INITIAL_PICTURES = 64
 # Before this share of the budget a codebook still settles, and what its use says is no finding.
 WARN_FROM_SHARE = 0.25
+# A variance below this is that of one and the same value, summed in doubles.
+ROUNDING = 1e-12
 
 PictureTensor = UInt8[Tensor, "_ c *shape"] | Float[Tensor, "_ c *shape"]
 
@@ -184,9 +186,12 @@ def check_values(*parts: PictureTensor) -> float:
                 raise UserError(
                     f"Values must lie in [-1, 1], found {pictures.min():.3g} to {pictures.max():.3g}; scale them."
                 )
-    pictures = parts[0]
-    variance = to_pixel_values(pictures[:: max(1, len(pictures) // 1024)]).var().item()
-    if not variance > 0:
+    count, total, squares = 0, 0.0, 0.0  # in double: exact enough for any number of pictures
+    for part in parts[0].split(1024):
+        values = to_pixel_values(part).double()
+        count, total, squares = count + values.numel(), total + values.sum(), squares + values.square().sum()
+    variance = float(squares / count - (total / count) ** 2)
+    if not variance > ROUNDING:
         raise UserError("All pictures are of one and the same colour; there is nothing to learn from them.")
     return variance
 

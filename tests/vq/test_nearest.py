@@ -6,21 +6,23 @@ import torch
 from vq import nearest
 from vq.nearest import nearest_codes
 
-# Elements of a tile and codes of a tile: one tile, several of rows, several of columns, and both.
+# Elements of a tile, codes of a tile, codes of a block: one tile, several of rows, several of columns, and both.
 TILINGS = {
-    "one tile": (512 * 1024, 8192),
-    "row tiles": (400, 8192),
-    "single rows": (1, 8192),
-    "column tiles": (512 * 1024, 8),
-    "row and column tiles": (40, 8),
+    "one tile": (512 * 1024, 8192, 128),
+    "small blocks": (512 * 1024, 8192, 4),
+    "row tiles": (400, 8192, 128),
+    "single rows": (1, 8192, 128),
+    "column tiles": (512 * 1024, 8, 8),
+    "row and column tiles": (40, 8, 4),
 }
 
 
 @pytest.fixture(params=TILINGS)
 def tiling(request, monkeypatch):
-    elements, codes = TILINGS[request.param]
+    elements, codes, block = TILINGS[request.param]
     monkeypatch.setattr(nearest, "TILE_ELEMENTS", elements)
     monkeypatch.setattr(nearest, "MAX_CODES_PER_TILE", codes)
+    monkeypatch.setattr(nearest, "BLOCK", block)
 
 
 def naive_codes(vectors, codebook):

@@ -10,7 +10,7 @@ from transformers import ResNetBackbone, ResNetConfig
 import vq.train
 from training.errors import UserError
 from training.run import Interrupted, Run
-from vq import VQVAE, VQConfig
+from vq import VQVAE, VQConfig, to_pixel_values
 from vq.losses import LossConfig
 from vq.train import VQTrainingConfig, check_values, train_vq
 
@@ -107,7 +107,7 @@ def test_a_skipped_step_leaves_the_codebook_alone(train, monkeypatch):
     [
         (torch.tensor([0.0, torch.nan, 0.5, 0.1]), "finite; picture 1 of 4 holds NaN"),
         (torch.tensor([0.0, 0.1, 2.0, -3.0]), r"lie in \[-1, 1\], found -3 to 2; scale them"),
-        (torch.zeros(4), "one and the same colour"),
+        (torch.full((4,), 0.1), "one and the same colour"),
     ],
 )
 def test_values_that_teach_nothing_are_refused(values, message):
@@ -117,7 +117,13 @@ def test_values_that_teach_nothing_are_refused(values, message):
 
 def test_variance_by_hand():
     pictures = torch.tensor([0, 255, 0, 255], dtype=torch.uint8).view(4, 1, 1)
-    assert check_values(pictures) == pytest.approx(4 / 3)  # -1 1 -1 1, unbiased
+    assert check_values(pictures) == pytest.approx(1)  # of -1 1 -1 1
+
+
+def test_variance_is_that_of_all_pictures_and_not_of_some():
+    pictures = torch.randint(0, 256, (3000, 2, 2), dtype=torch.uint8)
+    pictures[::2] //= 8
+    assert check_values(pictures) == pytest.approx(to_pixel_values(pictures).double().var(correction=0).item())
 
 
 def test_a_constant_picture_among_others_is_trained_on(train, pictures):
