@@ -1,17 +1,23 @@
 """Collections of captioned pictures, caption BPE, the one vocabulary, mixed sequences, prepared sets."""
 
-from data_prep.collection import Collection, load_collection
-from data_prep.pictures import load_pictures
-from data_prep.prepare import PreparedSet, load_image_tokenizer, prepare
+from data_prep.collection import DATA_HELP, Collection, CollectionConfig, load_collection
+from data_prep.decoding import LoadedPictures, load_pictures
+from data_prep.pictures import ViewConfig
+from data_prep.prepare import prepare
+from data_prep.prepared_set import PreparedSet, load_image_tokenizer
 from data_prep.sequences import SequenceConfig, TextToImageCollator
 from data_prep.vocabulary import Modality, Vocabulary
 
 __all__ = [
+    "DATA_HELP",
     "Collection",
+    "CollectionConfig",
+    "LoadedPictures",
     "Modality",
     "PreparedSet",
     "SequenceConfig",
     "TextToImageCollator",
+    "ViewConfig",
     "Vocabulary",
     "load_collection",
     "load_image_tokenizer",

@@ -1,62 +1,172 @@
 """From what a user types after --data to captioned rows, split into what is trained on and what is held out."""
 
-import hashlib
-import json
-from dataclasses import dataclass
+import glob
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from datasets import Dataset, DatasetDict, concatenate_datasets
+from datasets import Features, Image, IterableDataset, List, Value
+from PIL import Image as PILImage
 
-from data_prep.arrays import load_arrays
-from data_prep.folder import load_folder
-from data_prep.openmoji import ATTRIBUTION, load_openmoji
+from data_prep.pictures import MAX_PIXELS
+from data_prep.rows import Row, Shard, digest_of, join_shards
+from data_prep.sources.arrays import array_shards
+from data_prep.sources.folder import folder_shards
+from data_prep.sources.openmoji import ATTRIBUTION, SPLITS, openmoji_shards
+from data_prep.sources.tables import hub_shards, parquet_shards
+from data_prep.sources.webdataset import tar_shards
+from data_prep.splits import hash_share, is_held_out
 from training.errors import UserError
 
 TRAIN = "train"
+DATA_HELP = (
+    "openmoji[:LANGUAGES], a folder of captioned pictures, a glob of WebDataset (.tar) or Parquet files, "
+    "hf:NAME[:split], or an .npz of arrays."
+)
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+# Of fewer rows than this the hash may hold out none.
+SMALL = 200
+
+
+@dataclass(frozen=True)
+class CollectionConfig:
+    """How a collection is read.
+
+    Args:
+        class_template: caption of pictures that have a class and no caption, such as "a photo of a {}".
+        image_column: column of the pictures in a table, where it has no usual name.
+        caption_column: column of the captions in a table, or their key in a WebDataset's .json.
+        background: colour behind transparent pictures.
+        max_pixels: larger pictures are refused, since a small file can hold one that fills the memory.
+        max_skipped: share of the pictures that may be unusable; they are skipped and listed.
+    """
+
+    class_template: str | None = None
+    image_column: str | None = None
+    caption_column: str | None = None
+    background: str = "white"
+    max_pixels: int = MAX_PIXELS
+    max_skipped: float = 0.01
+
+    def __post_init__(self):
+        if not 0 <= self.max_skipped <= 1:
+            raise UserError(f"max_skipped is a share in [0, 1], found {self.max_skipped}.")
+        try:
+            PILImage.new("RGBA", (1, 1), self.background)
+        except ValueError:
+            raise UserError(
+                f"background must be a colour such as white or #ff8800, found {self.background!r}."
+            ) from None
+
+    @property
+    def columns(self) -> tuple[str | None, str | None]:
+        return self.image_column, self.caption_column
 
 
 @dataclass
 class Collection:
-    """Rows `{image, caption, key}` in the split `train` and one or more held-out splits; `attribution` is the
-    licence line that every model trained on it carries."""
+    """Shards of rows, not yet read. Each key belongs to `train` or to one of `held_out_names`: by a hash of the key,
+    or as `splits` says. `array_shape` is None for pictures, else (C, *shape). `attribution` is the licence line that
+    every model trained on it carries."""
 
-    splits: DatasetDict
+    shards: list[Shard]
+    config: CollectionConfig = field(default_factory=CollectionConfig)
+    held_out_names: tuple[str, ...] = ("held_out",)
+    splits: dict[str, str] | None = None
+    array_shape: tuple[int, ...] | None = None
     attribution: str | None = None
 
-    @property
-    def train(self) -> Dataset:
-        return self.splits[TRAIN]
+    def __post_init__(self):
+        if self.splits is None:
+            self.splits = _splits_of_few(self)
 
     @property
-    def held_out_names(self) -> list[str]:
-        return [str(name) for name in self.splits if name != TRAIN]
+    def split_names(self) -> list[str]:
+        return [TRAIN, *self.held_out_names]
+
+    def split_of(self, key: str) -> str:
+        if self.splits is not None:
+            return self.splits[key]
+        return self.held_out_names[0] if is_held_out(key) else TRAIN
+
+    def rows(self, split: str | None = None) -> Iterator[Row]:
+        """The usable rows of one split, or of all, undecoded, in order."""
+        for row in itertools.chain.from_iterable(shard.read() for shard in self.shards):
+            if isinstance(row, Row) and split in (None, self.split_of(row.key)):
+                yield row
+
+    def dataset(self, split: str | None = None) -> IterableDataset:
+        """The same as rows {image, captions, key} of the `datasets` library, streamed, in as many shards as here."""
+        if self.array_shape is not None:
+            raise UserError("Only pictures come as a data set of `datasets`; read arrays from their .npz file.")
+        features = Features({"image": Image(), "captions": List(Value("string")), "key": Value("string")})
+        arguments = {"shards": self.shards, "split": split, "split_of": self.split_of}
+        return IterableDataset.from_generator(_examples, features=features, gen_kwargs=arguments)  # type: ignore[return-value]
 
     def fingerprint(self) -> str:
-        """16 hex digits that name every split's keys and captions, in order."""
-        digest = hashlib.sha256()
-        for split, rows in self.splits.items():
-            digest.update(json.dumps([str(split), rows["key"][:], rows["caption"][:]]).encode())
-        return digest.hexdigest()[:16]
-
-    @property
-    def held_out(self) -> Dataset:
-        """All held-out splits together."""
-        return concatenate_datasets([self.splits[name] for name in self.held_out_names])
+        """16 hex digits that name its shards' contents and how they are read."""
+        settings = asdict(self.config) | {"max_skipped": None}
+        return digest_of([settings, *((shard.name, shard.stamp) for shard in self.shards)])
 
 
-def load_collection(data: str, image_size: int) -> Collection:
-    """`openmoji`, a folder of captioned pictures (see `load_folder`), or an .npz of arrays (see `load_arrays`).
+def _examples(shards: list[Shard], split: str | None, split_of: Callable[[str], str]) -> Iterator[dict[str, Any]]:
+    for row in itertools.chain.from_iterable(shard.read() for shard in shards):
+        if isinstance(row, Row) and split in (None, split_of(row.key)):
+            is_file = isinstance(row.image, Path)
+            image = {"path": str(row.image), "bytes": None} if is_file else {"path": None, "bytes": row.image}
+            yield {"image": image, "captions": list(row.captions), "key": row.key}
 
-    `image_size` is the side, in pixels, at which vector pictures are drawn; others keep their own size.
-    Raises UserError for anything else.
+
+def load_collection(data: str, image_size: int = 64, config: CollectionConfig | None = None) -> Collection:
+    """What `data` names; see `DATA_HELP`. Nothing but names, captions and sizes is read.
+
+    `image_size` is the side, in pixels, at which OpenMoji is drawn; other pictures keep their own size.
+    Raises UserError for anything else, or for fewer than two usable rows.
     """
-    if data == "openmoji":
-        return Collection(load_openmoji(image_size), ATTRIBUTION)
-    folder = Path(data)
-    if folder.is_file() and folder.suffix == ".npz":
-        return Collection(load_arrays(folder))
-    if not folder.is_dir():
+    config = config or CollectionConfig()
+    PILImage.MAX_IMAGE_PIXELS = config.max_pixels
+    kind, _, rest = data.partition(":")
+    if kind == "openmoji":
+        shards, splits = openmoji_shards(image_size, rest)
+        return Collection(shards, config, SPLITS, splits, attribution=ATTRIBUTION)
+    if kind == "hf" and rest:
+        return Collection(hub_shards(rest, config.columns, config.class_template), config)
+    place = Path(data)
+    if place.is_file() and place.suffix == ".npz":
+        shards, shape = array_shards(place)
+        return Collection(shards, config, array_shape=shape)
+    files = [Path(name) for name in ([data] if place.is_file() else glob.glob(data, recursive=True))]
+    if place.is_dir():
+        inside = [path for path in sorted(place.iterdir()) if path.is_file()]
+        files = [path for path in inside if path.name.endswith((*TAR_SUFFIXES, ".parquet"))]
+        if any(path.name.startswith("metadata.") for path in inside) or not files:
+            return Collection(folder_shards(place, config.class_template, config.columns), config)
+    if tars := [path for path in files if path.name.endswith(TAR_SUFFIXES)]:
+        return Collection(join_shards(tar_shards(tars, config.caption_column)), config)
+    if tables := [path for path in files if path.suffix == ".parquet"]:
+        return Collection(join_shards(parquet_shards(tables, config.columns)), config)
+    raise UserError(f"--data must be {DATA_HELP[:-1]}; {data!r} is none of them.")
+
+
+def _splits_of_few(collection: Collection) -> dict[str, str] | None:
+    """The splits of a collection so small that the hash may hold out none of it or all; None for others."""
+    found = itertools.chain.from_iterable(shard.read() for shard in collection.shards)
+    rows, unusable = [], []
+    for row in found:
+        (rows if isinstance(row, Row) else unusable).append(row)
+        if len(rows) == SMALL:
+            return None
+    keys = [row.key for row in rows]
+    if len(keys) < 2:
+        reason = f"; {unusable[0].key}: {unusable[0].reason}" if unusable else ""
         raise UserError(
-            f"--data must be openmoji, a folder of captioned pictures, or an .npz of arrays; {data!r} is none of them."
+            f"The collection holds {len(keys)} captioned picture{'' if len(keys) == 1 else 's'} that can be used; at "
+            f"least 2 are needed, one is held out{reason}."
         )
-    return Collection(load_folder(folder))
+    held_out = {key for key in keys if is_held_out(key)} or {min(keys, key=hash_share)}
+    if len(held_out) == len(keys):
+        held_out = {min(keys, key=hash_share)}
+    names = collection.held_out_names
+    return {key: names[0] if key in held_out else TRAIN for key in keys}

@@ -1,72 +1,137 @@
-"""Picture files as tensors. Knows PIL, nothing of models."""
+"""Picture files as arrays: any mode, any size, damaged or not. Knows PIL, nothing of models."""
 
-from collections.abc import Sequence
-from typing import Any
+import io
+import random
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-import torch
-from datasets import Dataset, Image
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image as PILImage
-from PIL import ImageOps
-from torch import Tensor
+from PIL import ImageOps, UnidentifiedImageError
 
 from training.errors import UserError
 
-
-def to_rgb(picture: PILImage.Image, size: tuple[int, int], background: str = "white") -> PILImage.Image:
-    """Upright, RGB, transparency on `background`, scaled and cropped about its centre to (height, width) `size`."""
-    picture = ImageOps.exif_transpose(picture)
-    if "A" in picture.getbands() or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        picture = PILImage.alpha_composite(PILImage.new("RGBA", picture.size, background), picture)
-    if picture.mode.startswith("I"):  # 16 bits of grey, which PIL would clip at 255
-        picture = picture.convert("I").point(lambda value: value / 257).convert("L")
-    picture, (height, width) = picture.convert("RGB"), size
-    if picture.size == (width, height):
-        return picture
-    return ImageOps.fit(picture, (width, height), PILImage.Resampling.LANCZOS)
+MAX_PIXELS = 89_478_485  # Pillow's own limit
+# Large JPEGs are decoded at a fraction of their size, as long as it stays this many times the size that is wanted.
+DRAFT = 2
 
 
-def load_pictures(
-    rows: Dataset, input_shape: Sequence[int]
-) -> UInt8[Tensor, "n c *shape"] | Float[Tensor, "n c *shape"]:
-    """All pictures of `rows` in memory, (N, 3, H, W) uint8, for an `input_shape` of (H, W).
+class UnreadablePicture(ValueError):
+    """Why a picture cannot be used, in words for a person."""
 
-    Rows of arrays, such as series, are given as they are, (N, C, *input_shape).
-    Raises UserError naming a picture that cannot be read, or for a shape that is not theirs.
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """Further views of every picture, encoded once and drawn from in training. The first view is the picture itself.
+
+    Args:
+        views: views of a picture, itself among them.
+        flip: probability of mirroring a further view left to right.
+        crop: a further view keeps between this share and all of the picture's side, at a random place.
     """
-    if not holds_pictures(rows):
-        return _load_arrays(rows, input_shape)
-    if len(input_shape) != len(("height", "width")):
-        raise UserError(f"Pictures need a network.input_shape of height and width, found {list(input_shape)}.")
-    height, width = input_shape
-    undecoded = rows.cast_column("image", Image(decode=False))
-    pictures = torch.empty(len(rows), 3, height, width, dtype=torch.uint8)
-    row: dict[str, Any]
-    for index, row in enumerate(undecoded):  # type: ignore[assignment]
-        try:
-            picture = to_rgb(Image().decode_example(row["image"]), (height, width))
-        except (OSError, SyntaxError, ValueError, PILImage.DecompressionBombError) as error:
-            name = row["image"]["path"] or row["key"]
-            raise UserError(
-                f"The picture {name} cannot be read ({error}); repair it, or remove it and its caption."
-            ) from None
-        pictures[index] = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    return pictures
+
+    views: int = 1
+    flip: float = 0.0
+    crop: float = 1.0
+
+    def __post_init__(self):
+        if self.views < 1:
+            raise UserError(f"views must be at least 1, the picture itself; found {self.views}.")
+        if not 0 <= self.flip <= 1 or not 0 < self.crop <= 1:
+            raise UserError(f"flip must lie in [0, 1] and crop in (0, 1], found {self.flip} and {self.crop}.")
+        if self.views > 1 and not self.flip and self.crop == 1:
+            raise UserError(f"{self.views} views are all alike without --views.flip or --views.crop; set one of them.")
 
 
-def holds_pictures(rows: Dataset) -> bool:
-    """Whether the rows hold picture files, and not arrays."""
-    return isinstance(rows.features["image"], Image)
+def decode_picture(
+    image: bytes | Path, size: tuple[int, int], background: str = "white", max_pixels: int = MAX_PIXELS
+) -> PILImage.Image:
+    """The picture upright, RGB, transparency on `background`; its first frame; an SVG if resvg-py is there.
+
+    `size` (height, width) is what it will be scaled to: decoding need not be finer. Raises UnreadablePicture.
+    """
+    try:
+        if isinstance(image, bytes) and not image or isinstance(image, Path) and not image.stat().st_size:
+            raise UnreadablePicture("the file is empty (0 bytes)")
+        if _is_svg(image):
+            return _draw_svg(image, 2 * max(size), background)
+        with PILImage.open(io.BytesIO(image) if isinstance(image, bytes) else image) as picture:
+            if picture.width * picture.height > max_pixels:
+                raise UnreadablePicture(
+                    f"it is {picture.width}x{picture.height}, more than max_pixels {max_pixels:,}; scale it down, or "
+                    "raise --max-pixels if you trust it"
+                )
+            picture.draft("RGB", (DRAFT * max(size), DRAFT * max(size)))
+            return to_rgb(picture, background)
+    except UnidentifiedImageError:
+        raise UnreadablePicture("it is no picture in a format that Pillow reads") from None
+    except PILImage.DecompressionBombError as error:
+        raise UnreadablePicture(f"{error}; scale it down, or raise --max-pixels if you trust it") from None
+    except UnreadablePicture:
+        raise
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        zlib.error,
+        MemoryError,
+    ) as error:  # what Pillow's readers raise
+        raise UnreadablePicture(f"it cannot be decoded ({' '.join(str(error).split())})") from None
 
 
-def _load_arrays(rows: Dataset, input_shape: Sequence[int]) -> Tensor:
-    shape = tuple(rows.features["image"].shape[1:])
-    if shape != tuple(input_shape):
-        raise UserError(
-            f"The arrays are of shape {list(shape)} (channels not counted) and network.input_shape is "
-            f"{list(input_shape)}; set network.input_shape to {list(shape)}."
-        )
-    # The format gives every whole number as int64.
-    return torch.from_numpy(np.array(rows.with_format("numpy")["image"][:], dtype=rows.features["image"].dtype))
+def to_rgb(picture: PILImage.Image, background: str = "white") -> PILImage.Image:
+    """Upright, RGB, transparency on `background`."""
+    if picture.mode != "RGB" or "transparency" in picture.info:
+        if "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info:
+            picture = ImageOps.exif_transpose(picture).convert("RGBA")
+            picture = PILImage.alpha_composite(PILImage.new("RGBA", picture.size, background), picture)
+        elif picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip at 255
+            picture = ImageOps.exif_transpose(picture).convert("I").point(lambda value: value / 257).convert("L")
+    upright = ImageOps.exif_transpose(picture)
+    return upright.convert("RGB")
+
+
+def fit(picture: PILImage.Image, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+    """Scaled and cropped about its centre to (height, width) `size`."""
+    height, width = size
+    if picture.size != (width, height):
+        picture = ImageOps.fit(picture, (width, height), PILImage.Resampling.LANCZOS)
+    return np.asarray(picture)
+
+
+def make_views(
+    picture: PILImage.Image, size: tuple[int, int], config: ViewConfig, key: str
+) -> list[UInt8[np.ndarray, "h w 3"]]:
+    """The picture and its further views, each (H, W, 3). The key alone decides them, on every machine."""
+    views = [fit(picture, size)]
+    aspect = size[1] / size[0]
+    width, height = min(picture.width, picture.height * aspect), min(picture.height, picture.width / aspect)
+    for number in range(1, config.views):
+        draw = random.Random(f"{key} {number}")
+        share = draw.uniform(config.crop, 1)
+        left, top = (draw.uniform(0, whole - share * part)
+                     for whole, part in ((picture.width, width), (picture.height, height)))  # fmt: skip
+        box = (left, top, left + share * width, top + share * height)
+        view = picture.resize((size[1], size[0]), PILImage.Resampling.LANCZOS, box=box)
+        views.append(np.asarray(ImageOps.mirror(view) if draw.random() < config.flip else view))
+    return views
+
+
+def _is_svg(image: bytes | Path) -> bool:
+    if isinstance(image, Path):
+        return image.suffix.lower() == ".svg"
+    head = image[:512].lstrip()
+    return head.startswith(b"<") and b"<svg" in head
+
+
+def _draw_svg(image: bytes | Path, side: int, background: str) -> PILImage.Image:
+    try:
+        import resvg_py
+    except ImportError:
+        raise UnreadablePicture("SVG drawings need resvg-py: pip install 'vqlm[demo]'") from None
+    content = image if isinstance(image, bytes) else image.read_bytes()
+    drawn = resvg_py.svg_to_bytes(svg_string=content.decode(), width=side, background=background)
+    return PILImage.open(io.BytesIO(bytes(drawn))).convert("RGB")

@@ -1,36 +1,40 @@
-"""From a collection and a trained image tokenizer to a prepared set: captions as text, pictures as codes.
+"""From a collection and a trained image tokenizer to a prepared set, shard by shard, on any number of processes.
 
-R/data/
-  manifest.json       counts, shapes, and the fingerprints of what it was made with
-  vocabulary/         the stock tokenizer and its ranges
-  image_tokenizer/    the VQ-VAE, as it was
-  rows/train/ ...     one data set a split, through `datasets`; held-out rows keep their picture
+A run that was killed goes on where it was: a shard is whole or absent, and which process makes it does not matter.
 """
 
-import json
-import os
+import itertools
+import random
 import shutil
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from datasets import Dataset, DatasetInfo, Features, Image, List, Value, load_from_disk
-from jaxtyping import Int
-from torch import Tensor
+from accelerate import PartialState
 
 from data_prep.collection import TRAIN, Collection
-from data_prep.pictures import holds_pictures, load_pictures
+from data_prep.decoding import decode_rows, require_shape
+from data_prep.encoding import SHARD_FILE, ShardEncoder
+from data_prep.pictures import ViewConfig
+from data_prep.prepared_set import FORM, MANIFEST, SHARDS, PreparedSet
+from data_prep.rows import Row, Unusable
+from data_prep.skipped import SkippedRows
 from data_prep.vocabulary import Vocabulary
 from training.errors import UserError
 from training.files import read_json, require_empty, require_same_settings, write_json
-from training.machine import best_device
-from vq import VQVAE, to_pil, to_pixel_values
+from training.progress import Progress
+from vq import VQVAE
 
-MANIFEST = "manifest.json"
-ENCODING_BATCH = 64
+MAKING = "making.json"  # what a set is being made from
+SKIPPED = "skipped.jsonl"
+CHECKED_SHARDS, CHECKED_ROWS = 8, 32
+# Captions that the BPE is trained on: more do not change its merges.
+BPE_ROWS = 200_000
+# A process waits so long for the others' last shards.
+PATIENCE = timedelta(days=7)
 
 
 def prepare(
@@ -39,155 +43,131 @@ def prepare(
     output: Path,
     data: str,
     text_size: int = 1500,
+    views: ViewConfig | None = None,
     resume: bool = False,
-) -> "PreparedSet":
+) -> PreparedSet:
     """Encode `collection` with `image_tokenizer` and write a prepared set to `output`.
 
-    Written under a temporary name and renamed, so that `output` is whole or absent. `text_size` is the largest number
-    of caption tokens; `data` is what the user called the collection. The BPE is trained on the training captions only.
-    Raises UserError if `output` holds anything else than this same prepared set.
+    `data` is what the user called the collection. The BPE is trained on captions of the training split only.
+    Raises UserError if `output` holds anything else than this same prepared set, whole or begun, if more pictures are
+    unusable than the collection's `max_skipped`, or when the disk is full.
     """
-    start = time.monotonic()
+    start, views = time.monotonic(), views or ViewConfig()
     made_from = {
         "data": data,
         "collection": collection.fingerprint(),
         "image_tokenizer": image_tokenizer.fingerprint(),
         "text_size": text_size,
+        "views": asdict(views),
     }
-    if resume and (output / MANIFEST).exists():
-        require_same_settings(output, read_json(output / MANIFEST)["made_from"], made_from)
-        return PreparedSet.load(output)
-    require_empty(output)
+    state = PartialState(timeout=PATIENCE)
+    if state.is_main_process:
+        _claim(output, made_from, resume)
+        if not (output / MAKING).exists():
+            check_sample(collection, image_tokenizer.config.network.input_shape)
+            codebook_sizes = {"image": image_tokenizer.config.codebook_size}
+            Vocabulary.train(_captions(collection), text_size, codebook_sizes).save_pretrained(output / "vocabulary")
+            image_tokenizer.save_pretrained(output / "image_tokenizer")
+            write_json(output / MAKING, made_from)
+    state.wait_for_everyone()
+    if (output / MANIFEST).exists():
+        return PreparedSet.load(output, verify=state.is_main_process)
 
-    partial = output.with_name(output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    codebook_sizes = {"image": image_tokenizer.config.codebook_size}
-    vocabulary = Vocabulary.train(collection.train["caption"], text_size, codebook_sizes)
-    vocabulary.save_pretrained(partial / "vocabulary")
-    image_tokenizer.save_pretrained(partial / "image_tokenizer")
-    for split, rows in collection.splits.items():
-        encoded = encode_rows(rows, image_tokenizer, keep_pictures=split != TRAIN)
-        encoded.save_to_disk(str(partial / "rows" / str(split)))
-    lengths = [len(ids) for rows in collection.splits.values() for ids in vocabulary.encode_text(rows["caption"][:])]
+    vocabulary = Vocabulary.from_pretrained(output / "vocabulary")
+    image_tokenizer = image_tokenizer.to(state.device).eval()  # type: ignore[arg-type]
+    encoder = ShardEncoder(collection, image_tokenizer, vocabulary, output / SHARDS, views)
+    _encode_shards(encoder, state.process_index, state.num_processes)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        seconds = {"train_vq": _seconds_of_run(image_tokenizer), "prepare_data": time.monotonic() - start}
+        _finish(encoder, output, made_from, seconds)
+    state.wait_for_everyone()
+    return PreparedSet.load(output, verify=state.is_main_process)
+
+
+def _claim(output: Path, made_from: dict[str, Any], resume: bool) -> None:
+    if resume and (output / MAKING).exists():
+        require_same_settings(output, read_json(output / MAKING), made_from)
+    elif resume and output.is_dir() and {path.name for path in output.iterdir()} <= {"vocabulary", "image_tokenizer"}:
+        shutil.rmtree(output)  # stopped before it was begun
+    else:
+        require_empty(output)
+
+
+def check_sample(collection: Collection, input_shape: list[int]) -> None:
+    """Decodes a few rows of a few shards, so that what is wrong with a collection as a whole is said at once.
+
+    Raises UserError if so many are unusable that the whole can hardly be within `max_skipped`.
+    """
+    require_shape(collection, input_shape)
+    count = len(collection.shards)
+    chosen = [
+        collection.shards[number * count // min(count, CHECKED_SHARDS)] for number in range(min(count, CHECKED_SHARDS))
+    ]
+    skipped = SkippedRows(min(1.0, 4 * collection.config.max_skipped))
+    for shard in chosen:
+        rows = list(itertools.islice(shard.read(), CHECKED_ROWS))
+        skipped.add(len(rows), decode_rows(rows, input_shape, collection.config, ViewConfig()).skipped)
+    skipped.require_few()
+
+
+def _captions(collection: Collection) -> list[str]:
+    shards = list(collection.shards)
+    random.Random(0).shuffle(shards)
+    rows = itertools.chain.from_iterable(shard.read() for shard in shards)
+    trained = (row for row in rows if isinstance(row, Row) and collection.split_of(row.key) == TRAIN)
+    return [caption for row in itertools.islice(trained, BPE_ROWS) for caption in row.captions]
+
+
+def _encode_shards(encoder: ShardEncoder, process: int, num_processes: int) -> None:
+    shards = encoder.collection.shards
+    own = range(process, len(shards), num_processes)
+    progress = Progress("prepare_data", process == 0)
+    skipped, start = SkippedRows(encoder.collection.config.max_skipped), time.monotonic()
+    for number in own:
+        name = f"{number:06}"
+        made = encoder.folder / name / SHARD_FILE
+        described = read_json(made) if made.exists() else encoder.encode(shards[number], name)
+        skipped.add(described["seen"], [Unusable(**row) for row in described["skipped"]])
+        if len(skipped.rows) > CHECKED_ROWS:
+            skipped.write(encoder.folder.parent / SKIPPED)
+            skipped.require_few(encoder.folder.parent / SKIPPED)
+        share, elapsed = (own.index(number) + 1) / len(own), time.monotonic() - start
+        progress.show(share, elapsed * (1 - share) / share, f"{skipped.seen} pictures")
+    progress.close()
+
+
+def _finish(encoder: ShardEncoder, output: Path, made_from: dict[str, Any], seconds: dict[str, float | None]) -> None:
+    collection, config = encoder.collection, encoder.image_tokenizer.config
+    names = [f"{number:06}" for number in range(len(collection.shards))]
+    shards = [read_json(output / SHARDS / name / SHARD_FILE) for name in names]
+    skipped, splits, lengths = SkippedRows(collection.config.max_skipped), Counter(), Counter()
+    for shard in shards:
+        skipped.add(shard["seen"], [Unusable(**row) for row in shard["skipped"]])
+        splits.update(shard["rows"])
+        lengths.update({int(length): count for length, count in shard["caption_lengths"].items()})
+    skipped.write(output / SKIPPED)
+    skipped.require_few(output / SKIPPED)
+    if absent := [split for split in collection.split_names if not splits[split]]:
+        raise UserError(f"No picture of the split {absent[0]} could be used; see {output / SKIPPED}, or add pictures.")
     manifest = {
+        "form": FORM,
         "made_from": made_from,
-        "vocabulary": vocabulary.fingerprint(),
-        "splits": {split: len(rows) for split, rows in collection.splits.items()},
-        "code_shape": list(image_tokenizer.config.code_shape),
+        "vocabulary": encoder.vocabulary.fingerprint(),
+        "splits": {split: splits[split] for split in collection.split_names},
+        "skipped": len(skipped.rows),
+        "code_shape": list(config.code_shape),
+        "tokens_per_image": config.tokens_per_image,
+        "caption_lengths": {str(length): lengths[length] for length in sorted(lengths)},
         "longest_caption_tokens": max(lengths),
         "attribution": collection.attribution,
-        "seconds": {"train_vq": _seconds_of_run(image_tokenizer), "prepare_data": round(time.monotonic() - start, 1)},
+        "seconds": {stage: None if spent is None else round(spent, 1) for stage, spent in seconds.items()},
+        "shards": [
+            {"folder": name, "rows": shard["rows"], "sha256": shard["sha256"]}
+            for name, shard in zip(names, shards, strict=True)
+        ],
     }
-    write_json(partial / MANIFEST, manifest)
-    if output.exists():
-        output.rmdir()
-    os.replace(partial, output)
-    return PreparedSet.load(output)
-
-
-def encode_rows(rows: Dataset, image_tokenizer: VQVAE, keep_pictures: bool) -> Dataset:
-    """Rows {image, caption, key} -> {caption, key, codes}, and the picture as the tokenizer saw it if asked for.
-
-    Codes are flattened row by row and kept in the smallest integer type. The data set's description names the
-    tokenizer, so that shards of two tokenizers are never mixed.
-    """
-    config, device = image_tokenizer.config, best_device()
-    image_tokenizer = image_tokenizer.to(device).eval()  # type: ignore[arg-type]
-    pictures = load_pictures(rows, config.network.input_shape)
-    codes = torch.cat(
-        [
-            image_tokenizer.flatten_codes(image_tokenizer.encode(to_pixel_values(part.to(device)))).cpu()
-            for part in pictures.split(ENCODING_BATCH)
-        ]
-    )
-    code_type = "uint16" if config.codebook_size <= 2**16 else "int32"
-    columns: dict[str, Any] = {"caption": rows["caption"][:], "key": rows["key"][:], "codes": codes.numpy()}
-    features = {"caption": Value("string"), "key": Value("string"), "codes": List(Value(code_type))}
-    if keep_pictures and holds_pictures(rows):
-        columns["image"] = to_pil(to_pixel_values(pictures))
-        features["image"] = Image()
-    elif keep_pictures:
-        columns["image"], features["image"] = pictures.numpy(), rows.features["image"]
-    made_by = json.dumps({"image_tokenizer": image_tokenizer.fingerprint()})
-    return Dataset.from_dict(columns, info=DatasetInfo(description=made_by, features=Features(features)))
-
-
-@dataclass
-class PreparedSet:
-    """A prepared set on disk. `rows[split]` holds {caption, key, codes}, held-out splits {image} too."""
-
-    folder: Path
-    manifest: dict[str, Any]
-    vocabulary: Vocabulary
-    rows: dict[str, Dataset]
-
-    @classmethod
-    def load(cls, folder: Path | str) -> "PreparedSet":
-        """Raises UserError if its parts were not made together: each is checked against the manifest."""
-        folder = Path(folder)
-        manifest = read_json(folder / MANIFEST)
-        vocabulary = Vocabulary.from_pretrained(folder / "vocabulary")
-        require_match(
-            f"{folder / 'vocabulary'} has",
-            vocabulary.fingerprint(),
-            f"{MANIFEST} was written with",
-            manifest["vocabulary"],
-        )
-        expected = manifest["made_from"]["image_tokenizer"]
-        rows = {}
-        for split, count in manifest["splits"].items():
-            path = folder / "rows" / split
-            if not path.exists():
-                raise UserError(f"{path} is missing; {MANIFEST} expects {count} rows there. Prepare the data anew.")
-            rows[split] = load_from_disk(str(path))
-            found = json.loads(rows[split].info.description or "{}").get("image_tokenizer")
-            require_match(f"the codes in {path} were made by image tokenizer", found, f"{MANIFEST} names", expected)
-            if len(rows[split]) != count:
-                raise UserError(
-                    f"{path} holds {len(rows[split])} rows, {MANIFEST} says {count}. Prepare the data anew."
-                )
-        return cls(folder, manifest, vocabulary, rows)
-
-    def load_image_tokenizer(self) -> VQVAE:
-        """The VQ-VAE that made the codes. Raises UserError if the folder holds another."""
-        folder = self.folder / "image_tokenizer"
-        image_tokenizer = load_image_tokenizer(folder)
-        expected = self.manifest["made_from"]["image_tokenizer"]
-        require_match(f"{folder} holds image tokenizer", image_tokenizer.fingerprint(), f"{MANIFEST} names", expected)
-        return image_tokenizer
-
-    @property
-    def train(self) -> Dataset:
-        return self.rows[TRAIN]
-
-    @property
-    def held_out(self) -> dict[str, Dataset]:
-        return {split: rows for split, rows in self.rows.items() if split != TRAIN}
-
-    @property
-    def tokens_per_image(self) -> int:
-        return len(self.train[0]["codes"])
-
-
-def load_image_tokenizer(folder: Path | str) -> VQVAE:
-    """A trained VQ-VAE. Raises UserError for a folder that holds none."""
-    if not (Path(folder) / "model.safetensors").exists():
-        raise UserError(f"{folder} holds no finished image tokenizer; train one there with scripts/train_vq.py.")
-    return VQVAE.from_pretrained(str(folder)).eval()
-
-
-def require_match(found_what: str, found: str | None, expected_what: str, expected: str) -> None:
-    """Raises UserError naming the two things whose fingerprints disagree."""
-    if found != expected:
-        raise UserError(
-            f"{found_what} {found}, but {expected_what} {expected}; they do not belong together. "
-            "Use the parts of one run, or prepare the data anew."
-        )
-
-
-def codes_of(rows: Dataset) -> Int[Tensor, "n tokens_per_image"]:
-    """All codes of `rows`, (N, tokens_per_image) int64."""
-    return torch.as_tensor(np.asarray(rows.with_format("numpy")["codes"][:]).astype(np.int64))
+    write_json(output / MANIFEST, manifest)
 
 
 def _seconds_of_run(image_tokenizer: VQVAE) -> float | None:

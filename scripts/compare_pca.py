@@ -9,8 +9,7 @@ from pathlib import Path
 
 import torch
 
-from data_prep import load_collection, load_pictures
-from data_prep.prepare import load_image_tokenizer
+from data_prep import DATA_HELP, load_collection, load_image_tokenizer, load_pictures
 from training.cli import run_script, script_parser
 from training.errors import UserError
 from training.files import require_empty, write_json
@@ -25,7 +24,7 @@ SHARES_OF_BITS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
 def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="Folder that train_vq.py finished.")
-    parser.add_argument("--data", required=True, help="openmoji, a folder of captioned pictures, or an .npz of arrays.")
+    parser.add_argument("--data", required=True, help=DATA_HELP)
     parser.add_argument("--output", type=Path, required=True, help="Folder for comparison.png and comparison.json.")
     parser.add_argument("--num_components", type=int, default=768, help="The most components that PCA may use.")
     settings = parser.parse_args(arguments)
@@ -38,7 +37,8 @@ def main(arguments: list[str] | None = None) -> None:
     if model.config.network.spatial_dims != 2:
         raise UserError(f"compare_pca.py draws pictures; {settings.model} is a tokenizer of arrays of shape {shape}.")
     collection = load_collection(settings.data, shape[0])
-    train, held_out = (to_pixel_values(load_pictures(rows, shape)) for rows in (collection.train, collection.held_out))
+    pictures = load_pictures(collection, shape)
+    train, held_out = to_pixel_values(pictures.train), to_pixel_values(pictures.held_out)
     torch.manual_seed(0)  # pca_lowrank projects at random
     pca = PCA.fit(train, settings.num_components)
     bits = math.ceil(model.config.tokens_per_image * math.log2(model.config.codebook_size))

@@ -7,9 +7,8 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 
-from data_prep import load_collection, load_pictures
-from data_prep.prepare import load_image_tokenizer
-from training.cli import run_script, script_parser
+from data_prep import DATA_HELP, CollectionConfig, load_collection, load_image_tokenizer, load_pictures
+from training.cli import run_script, script_parser, values_of
 from training.errors import UserError
 from training.files import require_empty
 from vq.inspection import findings, inspect_tokenizer
@@ -19,9 +18,11 @@ from vq.inspection_page import write_page
 def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="Folder that train_vq.py finished.")
-    parser.add_argument("--data", required=True, help="openmoji, a folder of captioned pictures, or an .npz of arrays.")
+    parser.add_argument("--data", required=True, help=DATA_HELP)
     parser.add_argument("--output", type=Path, required=True, help="Folder for inspection.md and its pictures.")
     parser.add_argument("--split", default="held_out", help="held_out, or train.")
+    parser.add_argument("--max_pictures", type=int, default=200_000, help="The most pictures of the training split.")
+    parser.add_class_arguments(CollectionConfig)
     settings = parser.parse_args(arguments)
     require_empty(settings.output)
     if settings.split not in ("held_out", "train"):
@@ -31,7 +32,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     model = load_image_tokenizer(settings.model)
     shape = model.config.network.input_shape
-    pictures = load_pictures(getattr(load_collection(settings.data, shape[0]), settings.split), shape)
+    collection = load_collection(settings.data, shape[0], values_of(CollectionConfig, settings))
+    pictures = getattr(load_pictures(collection, shape, settings.max_pictures), settings.split)
     inspection = inspect_tokenizer(model, pictures)
     log = settings.model / "run" / "log.jsonl"
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []

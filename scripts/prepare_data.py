@@ -5,24 +5,35 @@ python scripts/prepare_data.py --data openmoji --image-tokenizer runs/vq --outpu
 
 from pathlib import Path
 
-from data_prep import load_collection, load_image_tokenizer, prepare
-from training.cli import run_script, script_parser
+from accelerate import PartialState
+
+from data_prep import DATA_HELP, CollectionConfig, ViewConfig, load_collection, load_image_tokenizer, prepare
+from training.cli import run_script, script_parser, values_of
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
-    parser.add_argument("--data", required=True, help="openmoji, a folder of captioned pictures, or an .npz of arrays.")
+    parser.add_argument("--data", required=True, help=DATA_HELP)
     parser.add_argument("--image_tokenizer", type=Path, required=True, help="Folder that train_vq.py finished.")
     parser.add_argument("--output", type=Path, required=True, help="Folder for the prepared set.")
     parser.add_argument("--text_size", type=int, default=1500, help="Largest number of caption tokens.")
-    parser.add_argument("--resume", action="store_true", help="Keep the prepared set in --output, if it is this one.")
-    settings = parser.parse_args(arguments)
+    parser.add_argument(
+        "--resume", action="store_true", help="Continue the prepared set in --output, if it is this one."
+    )
+    parser.add_class_arguments(CollectionConfig)
+    parser.add_class_arguments(ViewConfig, "views")
+    settings = parser.instantiate(parser.parse_args(arguments))
 
     image_tokenizer = load_image_tokenizer(settings.image_tokenizer)
-    collection = load_collection(settings.data, image_tokenizer.config.network.input_shape[0])
-    prepared = prepare(collection, image_tokenizer, settings.output, settings.data, settings.text_size, settings.resume)
-    counts = ", ".join(f"{len(rows)} {split}" for split, rows in prepared.rows.items())
-    print(f"{settings.output}: {counts}; {prepared.vocabulary.size} ids", flush=True)
+    side = image_tokenizer.config.network.input_shape[0]
+    collection = load_collection(settings.data, side, values_of(CollectionConfig, settings))
+    prepared = prepare(
+        collection, image_tokenizer, settings.output, settings.data, settings.text_size, settings.views, settings.resume
+    )
+    if PartialState().is_main_process:
+        counts = ", ".join(f"{len(rows)} {split}" for split, rows in prepared.rows.items())
+        skipped = f"; {prepared.manifest['skipped']} skipped, see skipped.jsonl" if prepared.manifest["skipped"] else ""
+        print(f"{settings.output}: {counts}; {prepared.vocabulary.size} ids{skipped}", flush=True)
 
 
 if __name__ == "__main__":

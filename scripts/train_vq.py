@@ -5,7 +5,7 @@ python scripts/train_vq.py --data openmoji --output runs/vq --max-minutes 3
 
 from pathlib import Path
 
-from data_prep import load_collection, load_pictures
+from data_prep import DATA_HELP, CollectionConfig, load_collection, load_pictures
 from training.cli import find_setting, run_script, script_parser, values_of
 from vq import NetworkConfig, VQVAEConfig
 from vq.quantizers import quantizer_config_type
@@ -14,9 +14,11 @@ from vq.train import VQTrainingConfig, train_vq
 
 def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
-    parser.add_argument("--data", required=True, help="openmoji, a folder of captioned pictures, or an .npz of arrays.")
+    parser.add_argument("--data", required=True, help=DATA_HELP)
     parser.add_argument("--output", type=Path, required=True, help="Folder for the image tokenizer.")
+    parser.add_argument("--max_pictures", type=int, default=200_000, help="Pictures to train on; they stay in memory.")
     parser.add_argument("--resume", action="store_true", help="Continue the run in --output, if there is one.")
+    parser.add_class_arguments(CollectionConfig)
     parser.add_class_arguments(VQTrainingConfig)
     parser.add_class_arguments(NetworkConfig, "network")
     # The settings of a quantizer depend on its type, which is looked for first.
@@ -24,14 +26,16 @@ def main(arguments: list[str] | None = None) -> None:
     settings = parser.instantiate(parser.parse_args(arguments))
     config = values_of(VQTrainingConfig, settings)
 
-    collection = load_collection(settings.data, settings.network.input_shape[0])
-    pictures = load_pictures(collection.train, settings.network.input_shape)
-    held_out = load_pictures(collection.held_out, settings.network.input_shape)
+    shape = settings.network.input_shape
+    collection = load_collection(settings.data, shape[0], values_of(CollectionConfig, settings))
+    pictures = load_pictures(collection, shape, settings.max_pictures)
+    if skipped := pictures.skipped.summary():
+        print(skipped, flush=True)
     model_config = VQVAEConfig(
         network=settings.network, quantizer=settings.quantizer, attribution=collection.attribution
     )
     provenance = {"data": settings.data, "collection": collection.fingerprint()}
-    train_vq(pictures, held_out, settings.output, model_config, config, provenance, settings.resume)
+    train_vq(pictures.train, pictures.held_out, settings.output, model_config, config, provenance, settings.resume)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data_prep.arrays import load_arrays
 
 from data_prep import Collection, load_collection, load_pictures, prepare
-from data_prep.arrays import load_arrays
 from training.errors import UserError
 from vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig
 

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from data_prep.folder import load_folder, read_captions
 from PIL import Image
 
 from data_prep import load_collection
-from data_prep.folder import load_folder, read_captions
 from data_prep.splits import hash_share, is_held_out
 from training.errors import UserError
 

@@ -6,10 +6,10 @@ from importlib.metadata import PackageNotFoundError
 import datasets
 import numpy as np
 import pytest
+from data_prep.openmoji import caption_by_code_points, load_openmoji, render_rows, split_names
 from PIL import Image
 
 from data_prep import openmoji
-from data_prep.openmoji import caption_by_code_points, load_openmoji, render_rows, split_names
 from data_prep.splits import is_held_out
 from training.errors import UserError
 

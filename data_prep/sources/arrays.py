@@ -1,23 +1,25 @@
 """Series, sound, volumes and clips: labelled arrays in an .npz file. Knows nothing of codes."""
 
+import functools
+import hashlib
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
-from datasets import Array2D, Array3D, Array4D, Dataset, DatasetDict, Features, Value
 
-from data_prep.splits import hash_share, is_held_out
+from data_prep.rows import Row, Shard, Unusable, row_or_reason, rows_a_shard
 from training.errors import UserError
 
-ARRAY = {2: Array2D, 3: Array3D, 4: Array4D}
+MAX_SPATIAL_DIMS = 3
 
 
-def load_arrays(path: Path) -> DatasetDict:
-    """Splits `train` and `held_out` (a tenth by a hash of the number) of an .npz file.
+def array_shards(path: Path) -> tuple[list[Shard], tuple[int, ...]]:
+    """The shards of an .npz file, and the shape (C, *shape) of its arrays.
 
     It holds `values` (N, C, *shape), uint8 or floating point in [-1, 1], and `captions` (N,): a series is (N, C, T), a
-    volume (N, C, D, H, W), a clip the same with its frames as depth. Rows are {image, caption, key} as everywhere.
+    volume (N, C, D, H, W), a clip the same with its frames as depth. A row's key is its number.
     Raises UserError for a file without them, of another shape, or with other values.
     """
     try:
@@ -34,24 +36,26 @@ def load_arrays(path: Path) -> DatasetDict:
     _check(path, values, captions)
     if values.dtype != np.uint8:
         values = values.astype(np.float32)
-    keys = [str(number) for number in range(len(values))]
-    held_out = {key for key in keys if is_held_out(key)} or {min(keys, key=hash_share)}
-    kind = ARRAY[values.ndim - 1](shape=values.shape[1:], dtype=str(values.dtype))
-    features = Features({"image": kind, "caption": Value("string"), "key": Value("string")})
-    splits = {}
-    for split in ("train", "held_out"):
-        chosen = [number for number, key in enumerate(keys) if (key in held_out) == (split == "held_out")]
-        columns = {
-            "image": values[chosen],
-            "caption": [captions[number] for number in chosen],
-            "key": [keys[number] for number in chosen],
-        }
-        splits[split] = Dataset.from_dict(columns, features=features)
-    return DatasetDict(splits)
+    size = rows_a_shard(len(values))
+    return [
+        Shard(
+            f"rows-{start:09}",
+            functools.partial(_read, values[start : start + size], captions[start : start + size], start),
+            hashlib.sha256(
+                values[start : start + size].tobytes() + repr(captions[start : start + size]).encode()
+            ).hexdigest()[:16],
+        )
+        for start in range(0, len(values), size)
+    ], values.shape[1:]
+
+
+def _read(values: np.ndarray, captions: list[str], start: int) -> Iterator[Row | Unusable]:
+    for number, (value, caption) in enumerate(zip(values, captions, strict=True), start):
+        yield row_or_reason(str(number), value, caption)
 
 
 def _check(path: Path, values: np.ndarray, captions: list[str]) -> None:
-    if values.ndim - 1 not in ARRAY or 0 in values.shape[1:]:
+    if not 1 <= values.ndim - 2 <= MAX_SPATIAL_DIMS or 0 in values.shape[1:]:
         raise UserError(f"{path}: values must be (N, C, *shape) of 1 to 3 dimensions, found shape {values.shape}.")
     if len(values) != len(captions) or len(values) < 2:
         raise UserError(f"{path}: {len(values)} values and {len(captions)} captions; at least 2 of each are needed.")

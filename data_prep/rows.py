@@ -1,0 +1,104 @@
+"""What every source of pictures gives, whatever files it reads: shards of captioned rows."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+CAPTION_COLUMNS = ("caption", "captions", "text", "texts")
+PICTURE_COLUMNS = ("image", "file_name", "file", "picture", "img")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".svg")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A picture as its source holds it (the bytes of a file, or its path; or an array (C, *shape)), not yet decoded,
+    with at least one caption. `key` names it in its collection, the same on every machine."""
+
+    key: str
+    image: bytes | Path | np.ndarray
+    captions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A row that cannot be used, and why, in words for a person."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A part of a collection that is read, encoded and written as one.
+
+    Args:
+        name: unique within the collection and stable.
+        read: gives the rows in a fixed order; what is wrong with one of them does not end it.
+        stamp: changes when the content does: sizes, captions, hashes.
+    """
+
+    name: str
+    read: Callable[[], Iterator[Row | Unusable]]
+    stamp: str
+
+
+def row_or_reason(key: str, image: bytes | Path | np.ndarray, captions: object) -> Row | Unusable:
+    """The row, its captions one line each, or what is wrong with them."""
+    texts = [captions] if isinstance(captions, str | bytes) or captions is None else captions
+    if not isinstance(texts, list | tuple | np.ndarray):
+        return Unusable(key, f"its caption must be text, found {captions!r:.40}")
+    cleaned = []
+    for text in texts:
+        if isinstance(text, bytes):
+            try:
+                text = text.decode("utf-8-sig")
+            except UnicodeDecodeError as error:
+                return Unusable(key, f"its caption is not UTF-8 (byte {error.start})")
+        if not isinstance(text, str | None):
+            return Unusable(key, f"its caption must be text, found {text!r:.40}")
+        if text := " ".join((text or "").split()):
+            cleaned.append(text)
+    if not cleaned:
+        return Unusable(key, "its caption is empty")
+    return Row(key, image, tuple(cleaned))
+
+
+def digest_of(parts: Iterable[object]) -> str:
+    """16 hex digits that name the parts, in order."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(str(part).encode() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+# Every file of a prepared set stays open while it is used, so that shards may not be many.
+MAX_SHARDS = 256
+
+
+def rows_a_shard(count: int) -> int:
+    """How many of `count` rows go into one shard: few enough to share a small collection among processes and to lose
+    little when a run is killed, many enough for at most `MAX_SHARDS`."""
+    return max(256, min(8192, count // 16), -(-count // MAX_SHARDS))
+
+
+def join_shards(shards: list[Shard]) -> list[Shard]:
+    """At most `MAX_SHARDS`: runs of neighbours become one."""
+    size = -(-len(shards) // MAX_SHARDS)
+    if size <= 1:
+        return shards
+    runs = [shards[start : start + size] for start in range(0, len(shards), size)]
+    return [
+        Shard(
+            run[0].name, partial(_read_all, run), digest_of(part for shard in run for part in (shard.name, shard.stamp))
+        )
+        for run in runs
+    ]
+
+
+def _read_all(shards: list[Shard]) -> Iterator[Row | Unusable]:
+    for shard in shards:
+        yield from shard.read()

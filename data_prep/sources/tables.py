@@ -1,0 +1,136 @@
+"""Tables whose rows hold pictures: Parquet files, and data sets of the `datasets` library."""
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+from datasets import ClassLabel, Dataset, DatasetDict, Image, get_dataset_split_names, load_dataset, load_from_disk
+
+from data_prep.columns import pick_columns
+from data_prep.rows import Row, Shard, Unusable, digest_of, row_or_reason, rows_a_shard
+from training.errors import UserError
+
+BATCH = 64
+KEY_COLUMNS = ("key", "__key__", "id", "file_name")
+
+
+def parquet_shards(paths: list[Path], columns: tuple[str | None, str | None] = (None, None)) -> list[Shard]:
+    """Runs of row groups, each of about a thousand rows or more; every file is read in parts.
+
+    `columns` as in `data_prep.columns.pick_columns`. Raises UserError for a file that is no Parquet, or without the
+    columns.
+    """
+    shards = []
+    for path in sorted(paths):
+        try:
+            metadata = pyarrow.parquet.read_metadata(path)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise UserError(f"{path} cannot be read as Parquet ({error}); copy or write it anew.") from None
+        picked = pick_columns(str(path), metadata.schema.to_arrow_schema().names, *columns)
+        groups, start, rows = [], 0, 0
+        for number in range(metadata.num_row_groups):
+            groups.append(number)
+            rows += metadata.row_group(number).num_rows
+            if rows >= rows_a_shard(metadata.num_rows) or number + 1 == metadata.num_row_groups:
+                name = f"{path.name}-{start:09}"
+                read = functools.partial(_read_parquet, path, groups, start, picked)
+                shards.append(Shard(name, read, digest_of([name, rows, path.stat().st_size])))
+                groups, start, rows = [], start + rows, 0
+    return shards
+
+
+def _read_parquet(path: Path, groups: list[int], start: int, picked: tuple[str, str]) -> Iterator[Row | Unusable]:
+    number = start
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            keys = [name for name in KEY_COLUMNS if name in file.schema_arrow.names]
+            wanted = [*dict.fromkeys([*picked, *keys[:1]])]
+            for batch in file.iter_batches(BATCH, groups, wanted):
+                for row in batch.to_pylist():
+                    yield _row(f"{path.name}/{row[keys[0]] if keys else number}", row, *picked, path.parent)
+                    number += 1
+    except (pyarrow.ArrowException, OSError) as error:
+        yield Unusable(f"{path.name}/{number}", f"{path} breaks here ({error}): copy it anew")
+
+
+def hub_shards(
+    name: str, columns: tuple[str | None, str | None] = (None, None), class_template: str | None = None
+) -> list[Shard]:
+    """`NAME[:split]` of the Hugging Face hub, or of a local folder that `load_dataset` or `save_to_disk` knows.
+
+    A column of class labels is a caption by `class_template`. Raises UserError for a name that cannot be loaded, a
+    split that is not there, or columns that are not there.
+    """
+    rows = _load(name)
+    features = rows.features
+    picture = next((column for column, kind in features.items() if isinstance(kind, Image)), None)
+    caption = None
+    if class_template is not None:
+        caption = next((column for column, kind in features.items() if isinstance(kind, ClassLabel)), None)
+    picked = pick_columns(f"hf:{name}", rows.column_names, columns[0] or picture, columns[1] or caption)
+    if isinstance(features[picked[0]], Image):
+        rows = rows.cast_column(picked[0], Image(decode=False))
+    key = next((column for column in KEY_COLUMNS if column in rows.column_names), None)
+    rows = rows.select_columns([*dict.fromkeys([*picked, *([key] if key else [])])])
+    classes = features[picked[1]].names if isinstance(features[picked[1]], ClassLabel) else None
+    if classes is not None and class_template is None:
+        raise UserError(
+            f'hf:{name}: {picked[1]} holds classes, not captions; give --class-template "a photo of a {{}}".'
+        )
+    size = rows_a_shard(len(rows))
+    fingerprint = rows._fingerprint
+    read = functools.partial(_read_dataset, rows, picked, key, classes, class_template)
+    return [
+        Shard(
+            f"rows-{start:09}", functools.partial(read, start, min(start + size, len(rows))), f"{fingerprint} {start}"
+        )
+        for start in range(0, len(rows), size)
+    ]
+
+
+def _load(name: str) -> Dataset:
+    place, _, split = name.partition(":") if not Path(name).exists() else (name, "", "")
+    try:
+        if Path(place).is_dir() and any((Path(place) / file).exists() for file in ("state.json", "dataset_dict.json")):
+            found: Any = load_from_disk(place)
+        else:
+            if not split:
+                splits = [str(known) for known in get_dataset_split_names(place)]
+                split = "train" if "train" in splits or len(splits) != 1 else splits[0]
+            found = load_dataset(place, split=split)
+    except Exception as error:  # the hub, the network and every builder raise their own
+        raise UserError(
+            f"hf:{name} cannot be loaded ({type(error).__name__}: {' '.join(str(error).split())[:200]}); write "
+            "hf:NAME[:split] of a data set on the hub, or of a folder that datasets can load."
+        ) from None
+    if isinstance(found, DatasetDict):
+        split = split or ("train" if "train" in found else next(iter(found)))
+        if split not in found:
+            raise UserError(f"hf:{name} has no split {split!r}; it has {', '.join(map(str, found))}.")
+        found = found[split]
+    return found
+
+
+def _read_dataset(
+    rows: Dataset, picked: tuple[str, str], key: str | None, classes: list[str] | None, template: str | None,
+    start: int, stop: int,
+) -> Iterator[Row | Unusable]:  # fmt: skip
+    for number in range(start, stop):
+        row: dict[str, Any] = rows[number]
+        if classes is not None and template is not None:
+            row[picked[1]] = template.format(classes[row[picked[1]]].replace("_", " "))
+        yield _row(str(row[key]) if key else str(number), row, *picked, Path())
+
+
+def _row(key: str, row: dict[str, Any], picture: str, caption: str, folder: Path) -> Row | Unusable:
+    image = row[picture]
+    if isinstance(image, dict):
+        image = image.get("bytes") if image.get("bytes") is not None else image.get("path")
+    if isinstance(image, str):
+        image = folder / image
+    if not isinstance(image, bytes | Path):
+        return Unusable(key, f"its {picture} holds no picture, found {image!r:.40}")
+    return row_or_reason(key, image, row[caption])
