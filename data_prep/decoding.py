@@ -7,6 +7,7 @@ import random
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,10 +107,9 @@ def decoded_batches(
 
     def put(item: Future[DecodedBatch] | BaseException | None) -> None:
         while not is_stopped.is_set():
-            try:
-                return decoded.put(item, timeout=0.1)
-            except queue.Full:
-                continue
+            with suppress(queue.Full):
+                decoded.put(item, timeout=0.1)
+                return
 
     def read(pool: ThreadPoolExecutor) -> None:
         try:

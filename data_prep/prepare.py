@@ -100,12 +100,9 @@ def check_sample(collection: Collection, input_shape: list[int]) -> None:
     Raises UserError if so many are unusable that the whole can hardly be within `max_skipped`.
     """
     require_shape(collection, input_shape)
-    count = len(collection.shards)
-    chosen = [
-        collection.shards[number * count // min(count, CHECKED_SHARDS)] for number in range(min(count, CHECKED_SHARDS))
-    ]
+    every = -(-len(collection.shards) // CHECKED_SHARDS)
     skipped = SkippedRows(min(1.0, 4 * collection.config.max_skipped))
-    for shard in chosen:
+    for shard in collection.shards[::every]:
         rows = list(itertools.islice(shard.read(), CHECKED_ROWS))
         skipped.add(len(rows), decode_rows(rows, input_shape, collection.config, ViewConfig()).skipped)
     skipped.require_few()

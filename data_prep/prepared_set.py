@@ -36,7 +36,7 @@ FORM = 2
 @dataclass
 class PreparedSet:
     """`rows[split]` holds {key, captions, caption_tokens, codes}, held-out splits {image} too, None in most rows of a
-    large set. `codes` are flat, `tokens_per_image` for each of the `num_views` views of a picture. Rows stay on disk."""
+    large set. `codes` are flat, `tokens_per_image` for each of `num_views` views of a picture. All stay on disk."""
 
     folder: Path
     manifest: dict[str, Any]

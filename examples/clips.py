@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from data_prep import load_collection
+from data_prep.pictures import decode_picture
 
 FRAMES, SIDE, PICTURE = 8, 32, 20
 WAYS = {"right": (0, 1), "left": (0, -1), "down": (1, 0), "up": (-1, 0)}
@@ -16,12 +17,13 @@ NUMBER = 1000
 
 
 def main(output: str) -> None:
-    rows = load_collection("openmoji", 64).train
+    rows = list(load_collection("openmoji", 64).rows("train"))
     values, captions = [], []
-    for number, row in enumerate(rows.select(range(0, len(rows), len(rows) // NUMBER))):
+    for number, row in enumerate(rows[:: len(rows) // NUMBER]):
         way = list(WAYS)[number % len(WAYS)]
-        values.append(clip(row["image"].convert("RGB").resize((PICTURE, PICTURE), Image.Resampling.LANCZOS), WAYS[way]))
-        captions.append(f"{row['caption']} moves {way}")
+        picture = decode_picture(row.image, (64, 64))  # type: ignore[arg-type]
+        values.append(clip(picture.resize((PICTURE, PICTURE), Image.Resampling.LANCZOS), WAYS[way]))
+        captions.append(f"{row.captions[0]} moves {way}")
     np.savez(output, values=np.stack(values), captions=np.array(captions))
     print(f"{output}: values {np.stack(values).shape}")
 

@@ -44,7 +44,7 @@ def folder_shards(
 
 def read_entries(folder: Path, class_template: str | None, columns: tuple[str | None, str | None]) -> dict[str, Any]:
     """Caption or captions by file name relative to the folder, as they were written."""
-    files = {name for name in _files_below(folder)}
+    files = set(_files_below(folder))
     if metadata := sorted(name for name in files if name.rpartition("/")[2] in METADATA):
         return _from_metadata(folder, metadata, columns)
     pictures = sorted(name for name in files if Path(name).suffix.lower() in PICTURE_SUFFIXES)

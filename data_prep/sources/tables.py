@@ -81,12 +81,10 @@ def hub_shards(
             f'hf:{name}: {picked[1]} holds classes, not captions; give --class-template "a photo of a {{}}".'
         )
     size = rows_a_shard(len(rows))
-    fingerprint = rows._fingerprint
+    stamp = f"{rows._fingerprint} {len(rows)}"
     read = functools.partial(_read_dataset, rows, picked, key, classes, class_template)
     return [
-        Shard(
-            f"rows-{start:09}", functools.partial(read, start, min(start + size, len(rows))), f"{fingerprint} {start}"
-        )
+        Shard(f"rows-{start:09}", functools.partial(read, start, min(start + size, len(rows))), stamp)
         for start in range(0, len(rows), size)
     ]
 
