@@ -44,7 +44,7 @@ def read_tar(path: Path, caption_column: str | None = None) -> Iterator[Row | Un
 def _members(path: Path) -> Iterator[tuple[str, bytes]]:
     with tarfile.open(path, "r|*") as archive:
         for member in archive:
-            archive.members.clear()  # what was read is not kept
+            archive.members.clear()  # type: ignore[attr-defined]  # what was read is not kept
             if member.isfile() and not member.name.rpartition("/")[2].startswith("."):
                 file = archive.extractfile(member)
                 assert file is not None
