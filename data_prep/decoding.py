@@ -1,28 +1,25 @@
-"""Rows to arrays, decoded by threads ahead of whoever uses them."""
+"""Rows to arrays, read and decoded by processes of their own, ahead of whoever uses them."""
 
 import itertools
 import os
-import queue
 import random
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from data_prep.collection import TRAIN, Collection, CollectionConfig
 from data_prep.pictures import UnreadablePicture, ViewConfig, decode_picture, make_views
-from data_prep.rows import Row, Unusable
+from data_prep.rows import Row, Shard, Unusable
 from data_prep.skipped import SkippedRows
 from training.errors import UserError
 
 BATCH = 64
-AHEAD = 4  # batches
+MAX_WORKERS = 8
 # So many held-out pictures tell what a tokenizer is worth; more only cost time.
 MAX_HELD_OUT = 4096
 
@@ -31,11 +28,14 @@ PictureTensor = UInt8[Tensor, "_ c *shape"] | Float[Tensor, "_ c *shape"]
 
 @dataclass
 class DecodedBatch:
-    """rows: those that could be decoded; values: (B, views, C, *shape), uint8 or fp32 in [-1, 1]; skipped: the rest."""
+    """rows: those that could be decoded, their undecoded pictures left out; values: (B, views, C, *shape), uint8 or
+    fp32 in [-1, 1]; skipped: the rest. shard: its number in the list asked for; is_last: whether nothing follows."""
 
     rows: list[Row]
     values: Tensor
     skipped: list[Unusable]
+    shard: int = 0
+    is_last: bool = False
 
 
 @dataclass
@@ -63,8 +63,7 @@ def load_pictures(
     counts = {True: 0, False: 0}
     limits = {True: max_pictures or float("inf"), False: MAX_HELD_OUT if max_pictures else float("inf")}
     skipped = SkippedRows(collection.config.max_skipped)
-    rows = itertools.chain.from_iterable(shard.read() for shard in shards)
-    for batch in decoded_batches(rows, input_shape, collection.config):
+    for batch in decoded_batches(shards, input_shape, collection.config):
         skipped.add(len(batch.rows) + len(batch.skipped), batch.skipped)
         is_train = torch.tensor([collection.split_of(row.key) == TRAIN for row in batch.rows], dtype=torch.bool)
         for part in (True, False):
@@ -92,45 +91,41 @@ def require_shape(collection: Collection, input_shape: Sequence[int]) -> None:
 
 
 def decoded_batches(
-    rows: Iterable[Row | Unusable],
+    shards: Sequence[Shard],
     input_shape: Sequence[int],
     config: CollectionConfig,
     views: ViewConfig | None = None,
+    num_workers: int | None = None,
 ) -> Iterator[DecodedBatch]:
-    """Rows in batches of `BATCH` as they come, decoded and scaled, in order.
+    """The rows of `shards` in batches of at most `BATCH`, decoded and scaled; each shard's come in order.
 
-    One thread reads and others decode, a few batches ahead: Pillow decodes without Python's lock.
+    Every worker process reads a shard of its own, so that batches of several shards come in turns. They are processes
+    because Python's lock would otherwise stop the caller's network at every step of theirs. `num_workers` is by
+    default one fewer than there are cores, 0 works in this process.
     """
-    threads = max(1, min(8, (os.cpu_count() or 1) - 1))
-    decoded: queue.Queue[Future[DecodedBatch] | BaseException | None] = queue.Queue(AHEAD + threads)
-    is_stopped = threading.Event()
+    if num_workers is None:
+        num_workers = max(1, min(MAX_WORKERS, len(shards), (os.cpu_count() or 1) - 1))
+    if num_workers:
+        # A tokenizer that has used threads warns at every fork.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    decoded = _DecodedShards(shards, input_shape, config, views or ViewConfig())
+    return iter(DataLoader(decoded, batch_size=None, num_workers=num_workers))
 
-    def put(item: Future[DecodedBatch] | BaseException | None) -> None:
-        while not is_stopped.is_set():
-            with suppress(queue.Full):
-                decoded.put(item, timeout=0.1)
-                return
 
-    def read(pool: ThreadPoolExecutor) -> None:
-        try:
-            iterator = iter(rows)
-            while (chunk := list(itertools.islice(iterator, BATCH))) and not is_stopped.is_set():
-                put(pool.submit(decode_rows, chunk, input_shape, config, views or ViewConfig()))
-            put(None)
-        except BaseException as error:  # raised again in the thread that uses the batches
-            put(error)
+class _DecodedShards(IterableDataset):
+    def __init__(
+        self, shards: Sequence[Shard], input_shape: Sequence[int], config: CollectionConfig, views: ViewConfig
+    ):
+        self.shards, self.settings = shards, (input_shape, config, views)
 
-    with ThreadPoolExecutor(threads) as pool:
-        reader = threading.Thread(target=read, args=(pool,), daemon=True)
-        reader.start()
-        try:
-            while (item := decoded.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                yield item.result()
-        finally:
-            is_stopped.set()
-            reader.join()
+    def __iter__(self) -> Iterator[DecodedBatch]:
+        worker = get_worker_info()
+        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        for number in range(first, len(self.shards), step):
+            rows = iter(self.shards[number].read())
+            while chunk := list(itertools.islice(rows, BATCH)):
+                yield replace(decode_rows(chunk, *self.settings), shard=number)
+            yield replace(decode_rows([], *self.settings), shard=number, is_last=True)
 
 
 def decode_rows(
@@ -151,11 +146,10 @@ def decode_rows(
             except UnreadablePicture as error:
                 skipped.append(Unusable(row.key, str(error)))
                 continue
-            values.append(np.stack(make_views(picture, size, views, row.key)))
-        rows.append(row)
+            values.append(make_views(picture, size, views, row.key))
+        rows.append(replace(row, image=b""))
     if not values:
         return DecodedBatch([], torch.empty(0, views.views, 3, *input_shape, dtype=torch.uint8), skipped)
     made = torch.from_numpy(np.stack(values))  # (B, views, H, W, 3), or an array's own shape
-    if not isinstance(rows[0].image, np.ndarray):
-        made = made.permute(0, 1, 4, 2, 3)
-    return DecodedBatch(rows, made.contiguous(), skipped)
+    is_picture = isinstance(values[0], list)
+    return DecodedBatch(rows, made.permute(0, 1, 4, 2, 3).contiguous() if is_picture else made, skipped)

@@ -11,9 +11,9 @@ import hashlib
 import io
 import os
 import shutil
-import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,9 +26,9 @@ from datasets import Array2D, Array3D, Array4D, Dataset, Features, Image, List, 
 from PIL import Image as PILImage
 
 from data_prep.collection import TRAIN, Collection
-from data_prep.decoding import decoded_batches
+from data_prep.decoding import DecodedBatch, decoded_batches
 from data_prep.pictures import ViewConfig
-from data_prep.rows import Row, Shard, Unusable
+from data_prep.rows import Row, Unusable
 from data_prep.vocabulary import Vocabulary
 from training.errors import UserError
 from training.files import write_json
@@ -37,79 +37,69 @@ from vq import VQVAE, to_pixel_values
 SHARD_FILE = "shard.json"
 ROWS_A_RECORD_BATCH = 4096
 # Originals that a report can show; the pictures of a large held-out set would outweigh all codes.
-KEPT_PICTURES = 4096
+KEPT_PICTURES = 1024
+# More would wait for Python's lock.
+MAX_ENCODING_THREADS = 8
 ARRAY = {2: Array2D, 3: Array3D, 4: Array4D}
 MAX_UINT16 = 2**16 - 1
 
 
 @dataclass
 class ShardEncoder:
-    """What all shards of a prepared set have in common; `encode` makes one of them."""
+    """What all shards of a prepared set have in common; `encode` makes those with these numbers."""
 
     collection: Collection
     image_tokenizer: VQVAE
     vocabulary: Vocabulary
     folder: Path
     views: ViewConfig = field(default_factory=ViewConfig)
+    num_workers: int | None = None
 
-    def encode(self, shard: Shard, name: str) -> dict[str, Any]:
-        """Write `folder/name`; what its `shard.json` holds. Raises UserError when the disk is full."""
-        start, config = time.monotonic(), self.image_tokenizer.config
-        temporary = self.folder / f"{name}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        with explained_full_disk(temporary):
-            files: dict[str, _SplitFile] = {}
-            skipped, seen, known, lengths = [], 0, set(), Counter()
-            for batch in decoded_batches(shard.read(), config.network.input_shape, self.collection.config, self.views):
-                seen += len(batch.rows) + len(batch.skipped)
-                skipped += batch.skipped
-                if not batch.rows:
-                    continue
-                codes = self._codes_of(batch.values)
-                tokens = self._count_tokens(batch.rows)
-                for number, row in enumerate(batch.rows):
-                    if row.key in known:
-                        skipped.append(Unusable(row.key, "another row has the same key"))
-                        continue
-                    known.add(row.key)
-                    lengths.update(tokens[number])
-                    split = self.collection.split_of(row.key)
-                    if split not in files:
-                        files[split] = _SplitFile(temporary / f"{split}.arrow", self._features(split))
-                    columns = {
-                        "key": row.key, "captions": list(row.captions), "caption_tokens": tokens[number],
-                        "codes": codes[number],
-                    }  # fmt: skip
-                    if split != TRAIN:
-                        is_kept = files[split].count < -(-KEPT_PICTURES // len(self.collection.shards))
-                        columns["image"] = self._picture(batch.values[number, 0]) if is_kept else None
-                    files[split].add(columns)
-            for file in files.values():
-                file.close()
-            described = {
-                "name": shard.name, "stamp": shard.stamp, "seen": seen,
-                "rows": {split: file.count for split, file in files.items()},
-                "sha256": {split: file.digest.hexdigest() for split, file in files.items()},
-                "caption_lengths": {str(length): count for length, count in sorted(lengths.items())},
-                "skipped": [{"key": row.key, "reason": row.reason} for row in skipped],
-                "seconds": round(time.monotonic() - start, 2),
-            }  # fmt: skip
-            write_json(temporary / SHARD_FILE, described)
-            os.replace(temporary, self.folder / name)
-        return described
+    def encode(self, numbers: list[int]) -> Iterator[dict[str, Any]]:
+        """Write the shards of these numbers to `folder`; gives what each one's `shard.json` holds, as they are done.
 
-    def _codes_of(self, values: torch.Tensor) -> np.ndarray:
+        Raises UserError when the disk is full.
+        """
+        chosen = [self.collection.shards[number] for number in numbers]
+        shape, opened = self.image_tokenizer.config.network.input_shape, {}
+        batches = decoded_batches(chosen, shape, self.collection.config, self.views, self.num_workers)
+        for batch, codes in self._with_codes(batches):
+            number = numbers[batch.shard]
+            with explained_full_disk(self.folder):
+                if number not in opened:
+                    opened[number] = _OpenShard(self, number)
+                opened[number].add(batch, codes)
+                if batch.is_last:
+                    yield opened.pop(number).close()
+
+    def _with_codes(self, batches: Iterator[DecodedBatch]) -> Iterator[tuple[DecodedBatch, np.ndarray]]:
+        """On a CPU several batches at once, each on cores of its own: a layer that is split among all cores waits for
+        the one that decodes. Elsewhere one, while the last is written."""
+        cores = torch.get_num_threads()
+        threads = min(MAX_ENCODING_THREADS, cores) if self.image_tokenizer.device.type == "cpu" else 1
+        waiting: deque[tuple[DecodedBatch, Future[np.ndarray]]] = deque()
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(cores // threads,)) as pool:
+            for batch in batches:
+                waiting.append((batch, pool.submit(self.codes_of, batch.values)))
+                if len(waiting) > 2 * threads:
+                    done, codes = waiting.popleft()
+                    yield done, codes.result()
+            for done, codes in waiting:
+                yield done, codes.result()
+
+    def codes_of(self, values: torch.Tensor) -> np.ndarray:
         """(B, views, C, *shape) -> (B, views * tokens_per_image) in the smallest integer type."""
+        if not len(values):
+            return np.empty((0, self.views.views * self.image_tokenizer.config.tokens_per_image))
         flat = to_pixel_values(values.flatten(0, 1).to(self.image_tokenizer.device))
         codes = self.image_tokenizer.flatten_codes(self.image_tokenizer.encode(flat)).cpu().numpy()
         return codes.reshape(len(values), -1).astype(code_type(self.image_tokenizer.config.codebook_size))
 
-    def _count_tokens(self, rows: list[Row]) -> list[list[int]]:
+    def count_tokens(self, rows: list[Row]) -> list[list[int]]:
         ids = iter(self.vocabulary.encode_text([caption for row in rows for caption in row.captions]))
         return [[min(len(next(ids)), MAX_UINT16) for _ in row.captions] for row in rows]
 
-    def _picture(self, value: torch.Tensor) -> Any:
+    def picture(self, value: torch.Tensor) -> Any:
         """As the tokenizer saw it."""
         if self.collection.array_shape is not None:
             return value.numpy()
@@ -117,7 +107,7 @@ class ShardEncoder:
         PILImage.fromarray(value.permute(1, 2, 0).numpy()).save(file, "PNG", compress_level=1)
         return {"bytes": file.getvalue(), "path": None}
 
-    def _features(self, split: str) -> Features:
+    def features(self, split: str) -> Features:
         config, shape = self.image_tokenizer.config, self.collection.array_shape
         size = self.views.views * config.tokens_per_image
         features = {
@@ -132,6 +122,57 @@ class ShardEncoder:
         row = next(self.collection.rows())
         assert isinstance(row.image, np.ndarray)
         return str(row.image.dtype)
+
+
+class _OpenShard:
+    """A shard that is being written."""
+
+    def __init__(self, encoder: ShardEncoder, number: int):
+        self.encoder, self.shard = encoder, encoder.collection.shards[number]
+        self.folder = encoder.folder / f"{number:06}"
+        self.temporary = self.folder.with_suffix(".tmp")
+        shutil.rmtree(self.temporary, ignore_errors=True)
+        self.temporary.mkdir(parents=True)
+        self.files: dict[str, _SplitFile] = {}
+        self.known: set[str] = set()
+        self.seen, self.skipped, self.lengths = 0, [], Counter()
+
+    def add(self, batch: DecodedBatch, codes: np.ndarray) -> None:
+        encoder = self.encoder
+        self.seen += len(batch.rows) + len(batch.skipped)
+        self.skipped += batch.skipped
+        tokens = encoder.count_tokens(batch.rows)
+        for number, row in enumerate(batch.rows):
+            if row.key in self.known:
+                self.skipped.append(Unusable(row.key, "another row has the same key"))
+                continue
+            self.known.add(row.key)
+            self.lengths.update(tokens[number])
+            split = encoder.collection.split_of(row.key)
+            if split not in self.files:
+                self.files[split] = _SplitFile(self.temporary / f"{split}.arrow", encoder.features(split))
+            columns = {
+                "key": row.key, "captions": list(row.captions), "caption_tokens": tokens[number],
+                "codes": codes[number],
+            }  # fmt: skip
+            if split != TRAIN:
+                is_kept = self.files[split].count < -(-KEPT_PICTURES // len(encoder.collection.shards))
+                columns["image"] = encoder.picture(batch.values[number, 0]) if is_kept else None
+            self.files[split].add(columns)
+
+    def close(self) -> dict[str, Any]:
+        for file in self.files.values():
+            file.close()
+        described = {
+            "name": self.shard.name, "stamp": self.shard.stamp, "seen": self.seen,
+            "rows": {split: file.count for split, file in self.files.items()},
+            "sha256": {split: file.digest.hexdigest() for split, file in self.files.items()},
+            "caption_lengths": {str(length): count for length, count in sorted(self.lengths.items())},
+            "skipped": [{"key": row.key, "reason": row.reason} for row in self.skipped],
+        }  # fmt: skip
+        write_json(self.temporary / SHARD_FILE, described)
+        os.replace(self.temporary, self.folder)
+        return described
 
 
 class _SplitFile:
@@ -165,9 +206,11 @@ class _SplitFile:
     def _write_rows(self) -> None:
         if self.rows:
             columns = {name: [row[name] for row in self.rows] for name in self.features}
-            columns["codes"] = np.stack(columns["codes"])  # type: ignore[assignment]
-            made = Dataset.from_dict(columns, features=self.features).data.table
-            self.writer.write_table(made.combine_chunks())
+            codes = np.stack(columns.pop("codes"))  # (N, views * tokens_per_image)
+            arrays = {name: _arrow_array(values, self.features[name]) for name, values in columns.items()}
+            arrays["codes"] = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(codes.reshape(-1)), codes.shape[1])
+            schema = self.features.arrow_schema
+            self.writer.write_batch(pyarrow.record_batch([arrays[name] for name in schema.names], schema=schema))
         self.rows = []
 
     def close(self) -> None:
@@ -176,21 +219,29 @@ class _SplitFile:
         self.file.close()
 
 
+def _arrow_array(values: list[Any], feature: Any) -> pyarrow.Array:
+    if isinstance(feature, Array2D | Array3D | Array4D):
+        return Dataset.from_dict({"_": values}, features=Features({"_": feature})).data.table["_"].combine_chunks()
+    return pyarrow.array(
+        values, feature.pa_type if isinstance(feature, Image | Value) else pyarrow.list_(feature.feature.pa_type)
+    )
+
+
 def code_type(codebook_size: int) -> str:
     """The smallest integer type that holds every code."""
     return next(kind for kind, bits in (("uint8", 8), ("uint16", 16), ("uint32", 32)) if codebook_size <= 2**bits)
 
 
 @contextmanager
-def explained_full_disk(temporary: Path) -> Iterator[None]:
-    """A full disk becomes a UserError, and the half-written `temporary` is removed."""
+def explained_full_disk(folder: Path) -> Iterator[None]:
+    """A full disk becomes a UserError, and what was half written in `folder` is removed."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        shutil.rmtree(temporary, ignore_errors=True)
+        for temporary in folder.glob("*.tmp"):
+            shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(
-            f"The disk of {temporary.parent} is full. Finished shards are kept: free some space and continue with "
-            "--resume."
+            f"The disk of {folder} is full. Finished shards are kept: free some space and continue with --resume."
         ) from None

@@ -16,6 +16,8 @@ from training.errors import UserError
 MAX_PIXELS = 89_478_485  # Pillow's own limit
 # Large JPEGs are decoded at a fraction of their size, as long as it stays this many times the size that is wanted.
 DRAFT = 2
+ORIENTATION = 0x0112  # in EXIF
+EXIF_IN_INFO = ("JPEG", "WEBP")  # to look there is quicker
 
 
 class UnreadablePicture(ValueError):
@@ -63,7 +65,8 @@ def decode_picture(
                     f"it is {picture.width}x{picture.height}, more than max_pixels {max_pixels:,}; scale it down, or "
                     "raise --max-pixels if you trust it"
                 )
-            picture.draft("RGB", (DRAFT * max(size), DRAFT * max(size)))
+            if min(picture.size) > 2 * DRAFT * max(size):
+                picture.draft("RGB", (DRAFT * max(size), DRAFT * max(size)))
             return to_rgb(picture, background)
     except UnidentifiedImageError:
         raise UnreadablePicture("it is no picture in a format that Pillow reads") from None
@@ -84,14 +87,18 @@ def decode_picture(
 
 def to_rgb(picture: PILImage.Image, background: str = "white") -> PILImage.Image:
     """Upright, RGB, transparency on `background`."""
-    if picture.mode != "RGB" or "transparency" in picture.info:
-        if "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info:
-            picture = ImageOps.exif_transpose(picture).convert("RGBA")
-            picture = PILImage.alpha_composite(PILImage.new("RGBA", picture.size, background), picture)
-        elif picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip at 255
-            picture = ImageOps.exif_transpose(picture).convert("I").point(lambda value: value / 257).convert("L")
-    upright = ImageOps.exif_transpose(picture)
-    return upright.convert("RGB")
+    may_be_turned = picture.format not in EXIF_IN_INFO or "exif" in picture.info
+    if may_be_turned and picture.getexif().get(ORIENTATION, 1) != 1:
+        picture = ImageOps.exif_transpose(picture)
+    if picture.mode == "RGB" and "transparency" not in picture.info:
+        picture.load()
+        return picture
+    if {"A", "a"} & set(picture.getbands()) or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = PILImage.alpha_composite(PILImage.new("RGBA", picture.size, background), picture)
+    if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip at 255
+        picture = picture.convert("I").point(lambda value: value / 257).convert("L")
+    return picture.convert("RGB")
 
 
 def fit(picture: PILImage.Image, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
@@ -107,6 +114,8 @@ def make_views(
 ) -> list[UInt8[np.ndarray, "h w 3"]]:
     """The picture and its further views, each (H, W, 3). The key alone decides them, on every machine."""
     views = [fit(picture, size)]
+    if config.views == 1:
+        return views
     aspect = size[1] / size[0]
     width, height = min(picture.width, picture.height * aspect), min(picture.height, picture.width / aspect)
     for number in range(1, config.views):

@@ -44,13 +44,14 @@ def prepare(
     data: str,
     text_size: int = 1500,
     views: ViewConfig | None = None,
+    num_workers: int | None = None,
     resume: bool = False,
 ) -> PreparedSet:
     """Encode `collection` with `image_tokenizer` and write a prepared set to `output`.
 
-    `data` is what the user called the collection. The BPE is trained on captions of the training split only.
-    Raises UserError if `output` holds anything else than this same prepared set, whole or begun, if more pictures are
-    unusable than the collection's `max_skipped`, or when the disk is full.
+    `data` is what the user called the collection; `num_workers` as in `decoded_batches`. The BPE is trained on captions
+    of the training split only. Raises UserError if `output` holds anything else than this same prepared set, whole or
+    begun, if more pictures are unusable than the collection's `max_skipped`, or when the disk is full.
     """
     start, views = time.monotonic(), views or ViewConfig()
     made_from = {
@@ -75,7 +76,7 @@ def prepare(
 
     vocabulary = Vocabulary.from_pretrained(output / "vocabulary")
     image_tokenizer = image_tokenizer.to(state.device).eval()  # type: ignore[arg-type]
-    encoder = ShardEncoder(collection, image_tokenizer, vocabulary, output / SHARDS, views)
+    encoder = ShardEncoder(collection, image_tokenizer, vocabulary, output / SHARDS, views, num_workers)
     _encode_shards(encoder, state.process_index, state.num_processes)
     state.wait_for_everyone()
     if state.is_main_process:
@@ -117,21 +118,25 @@ def _captions(collection: Collection) -> list[str]:
 
 
 def _encode_shards(encoder: ShardEncoder, process: int, num_processes: int) -> None:
-    shards = encoder.collection.shards
-    own = range(process, len(shards), num_processes)
-    progress = Progress("prepare_data", process == 0)
-    skipped, start = SkippedRows(encoder.collection.config.max_skipped), time.monotonic()
-    for number in own:
-        name = f"{number:06}"
-        made = encoder.folder / name / SHARD_FILE
-        described = read_json(made) if made.exists() else encoder.encode(shards[number], name)
-        skipped.add(described["seen"], [Unusable(**row) for row in described["skipped"]])
+    own = range(process, len(encoder.collection.shards), num_processes)
+    made = {number: encoder.folder / f"{number:06}" / SHARD_FILE for number in own}
+    to_do = [number for number in own if not made[number].exists()]
+    skipped = SkippedRows(encoder.collection.config.max_skipped)
+    for number in set(own) - set(to_do):
+        _count_skipped(skipped, read_json(made[number]))
+    progress, start = Progress("prepare_data", process == 0), time.monotonic()
+    for done, described in enumerate(encoder.encode(to_do), start=1):
+        _count_skipped(skipped, described)
         if len(skipped.rows) > CHECKED_ROWS:
             skipped.write(encoder.folder.parent / SKIPPED)
             skipped.require_few(encoder.folder.parent / SKIPPED)
-        share, elapsed = (own.index(number) + 1) / len(own), time.monotonic() - start
-        progress.show(share, elapsed * (1 - share) / share, f"{skipped.seen} pictures")
+        left = (time.monotonic() - start) * (len(to_do) - done) / done
+        progress.show((len(own) - len(to_do) + done) / len(own), left, f"{skipped.seen} pictures")
     progress.close()
+
+
+def _count_skipped(skipped: SkippedRows, shard: dict[str, Any]) -> None:
+    skipped.add(shard["seen"], [Unusable(**row) for row in shard["skipped"]])
 
 
 def _finish(encoder: ShardEncoder, output: Path, made_from: dict[str, Any], seconds: dict[str, float | None]) -> None:
@@ -140,7 +145,7 @@ def _finish(encoder: ShardEncoder, output: Path, made_from: dict[str, Any], seco
     shards = [read_json(output / SHARDS / name / SHARD_FILE) for name in names]
     skipped, splits, lengths = SkippedRows(collection.config.max_skipped), Counter(), Counter()
     for shard in shards:
-        skipped.add(shard["seen"], [Unusable(**row) for row in shard["skipped"]])
+        _count_skipped(skipped, shard)
         splits.update(shard["rows"])
         lengths.update({int(length): count for length, count in shard["caption_lengths"].items()})
     skipped.write(output / SKIPPED)

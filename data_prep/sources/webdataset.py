@@ -42,18 +42,22 @@ def read_tar(path: Path, caption_column: str | None = None) -> Iterator[Row | Un
 
 
 def _members(path: Path) -> Iterator[tuple[str, bytes]]:
-    with tarfile.open(path, "r|*") as archive:
+    is_plain = path.suffix == ".tar"
+    with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:" if is_plain else "r|*") as archive:
         for member in archive:
             archive.members.clear()  # type: ignore[attr-defined]  # what was read is not kept
-            if member.isfile() and not member.name.rpartition("/")[2].startswith("."):
-                file = archive.extractfile(member)
-                assert file is not None
-                content = file.read()
-                if len(content) < member.size:
-                    raise EOFError(f"{member.name} has {member.size} bytes, {len(content)} are there")
-                yield member.name, content
+            if not member.isfile() or member.name.rpartition("/")[2].startswith("."):
+                continue
+            if is_plain:  # several times as fast as `extractfile`
+                file.seek(member.offset_data)
+                content = file.read(member.size)
+            else:
+                content = archive.extractfile(member).read()  # type: ignore[union-attr]
+            if len(content) < member.size:
+                raise EOFError(f"{member.name} has {member.size} bytes, {len(content)} are there")
+            yield member.name, content
         # A cut right behind a member is silent: only the end mark's absence tells.
-        if path.suffix == ".tar" and archive.offset >= path.stat().st_size:
+        if is_plain and archive.offset >= path.stat().st_size:
             raise EOFError("it has no end mark")
 
 

@@ -1,0 +1,70 @@
+"""Does encoding that is killed at random moments end with exactly the rows of an undisturbed run?
+
+    python benchmarks/killed.py
+
+Starts scripts/prepare_data.py on a generated WebDataset, kills it (SIGKILL, with its workers) at a random moment, goes on
+with --resume, and so on; then compares every checksum and every list of skipped rows.
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from generated import print_machine, write_image_tokenizer, write_webdataset
+
+from training.files import read_json
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "prepare_data.py"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--pictures", type=int, default=40_000)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    print_machine()
+    draw = random.Random(arguments.seed)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        write_webdataset(folder / "tars", arguments.pictures, 64)
+        (folder / "tars" / "broken.tar").write_bytes((folder / "tars" / "000000.tar").read_bytes()[:100_000])
+        write_image_tokenizer(folder / "vq")
+
+        def command(output: str) -> list[str]:
+            return [
+                sys.executable, str(SCRIPT), "--data", str(folder / "tars"), "--image-tokenizer", str(folder / "vq"),
+                "--output", str(folder / output), "--resume",
+            ]  # fmt: skip
+
+        start = time.monotonic()
+        subprocess.run(command("undisturbed"), check=True, capture_output=True)
+        seconds = time.monotonic() - start
+        print(f"undisturbed: {seconds:.0f} s")
+        for kill in range(arguments.kills):
+            run = subprocess.Popen(command("killed"), start_new_session=True, stderr=subprocess.PIPE, text=True)
+            after = draw.uniform(0, 2 * seconds / arguments.kills)
+            try:
+                run.wait(after)
+            except subprocess.TimeoutExpired:
+                os.killpg(run.pid, signal.SIGKILL)
+                run.wait()
+            shards = folder / "killed" / "shards"
+            finished = len([path for path in shards.glob("*") if path.suffix != ".tmp"]) if shards.exists() else 0
+            print(f"kill {kill + 1} after {after:.1f} s: {finished} shards finished, exit status {run.returncode}")
+        subprocess.run(command("killed"), check=True, capture_output=True)
+        ours, theirs = (read_json(folder / name / "manifest.json") for name in ("killed", "undisturbed"))
+        skipped = [(folder / name / "skipped.jsonl").read_text() for name in ("killed", "undisturbed")]
+        same = ours["shards"] == theirs["shards"] and ours["splits"] == theirs["splits"] and skipped[0] == skipped[1]
+        print(f"rows {ours['splits']} against {theirs['splits']}; {'identical' if same else 'DIFFERENT'}")
+        sys.exit(0 if same else 1)
+
+
+if __name__ == "__main__":
+    main()
