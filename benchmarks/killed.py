@@ -2,8 +2,8 @@
 
     python benchmarks/killed.py
 
-Starts scripts/prepare_data.py on a generated WebDataset, kills it (SIGKILL, with its workers) at a random moment, goes on
-with --resume, and so on; then compares every checksum and every list of skipped rows.
+Starts scripts/prepare_data.py on a generated WebDataset, kills it (SIGKILL, with its workers) at a random moment, goes
+on with --resume, and so on; then compares every checksum and all that was skipped.
 """
 
 import argparse
@@ -43,22 +43,42 @@ def main() -> None:
                 "--output", str(folder / output), "--resume",
             ]  # fmt: skip
 
-        start = time.monotonic()
-        subprocess.run(command("undisturbed"), check=True, capture_output=True)
-        seconds = time.monotonic() - start
-        print(f"undisturbed: {seconds:.0f} s")
+        def finished(output: str) -> int:
+            return len([path for path in (folder / output / "shards").glob("*") if not path.suffix])
+
+        def start(output: str) -> subprocess.Popen:
+            """Returns when encoding has begun, or the run has ended."""
+            begin = time.time()
+            run = subprocess.Popen(command(output), start_new_session=True, stderr=subprocess.PIPE, text=True)
+
+            def is_encoding() -> bool:
+                return any(path.stat().st_mtime > begin for path in (folder / output / "shards").glob("*.tmp"))
+
+            while run.poll() is None and not is_encoding():
+                time.sleep(0.01)
+            return run
+
+        def finish(run: subprocess.Popen) -> None:
+            if run.wait():
+                sys.exit(run.stderr.read() if run.stderr else "")
+
+        run, begin = start("undisturbed"), time.monotonic()
+        finish(run)
+        seconds = time.monotonic() - begin
+        print(f"undisturbed: {finished('undisturbed')} shards in {seconds:.0f} s")
         for kill in range(arguments.kills):
-            run = subprocess.Popen(command("killed"), start_new_session=True, stderr=subprocess.PIPE, text=True)
-            after = draw.uniform(0, 2 * seconds / arguments.kills)
+            # While everything is read into the process, now and then; else while it encodes.
+            run = (
+                start("killed") if draw.random() > 0.2 else subprocess.Popen(command("killed"), start_new_session=True)
+            )
+            after = draw.uniform(0, 1.5 * seconds / arguments.kills)
             try:
                 run.wait(after)
             except subprocess.TimeoutExpired:
                 os.killpg(run.pid, signal.SIGKILL)
                 run.wait()
-            shards = folder / "killed" / "shards"
-            finished = len([path for path in shards.glob("*") if path.suffix != ".tmp"]) if shards.exists() else 0
-            print(f"kill {kill + 1} after {after:.1f} s: {finished} shards finished, exit status {run.returncode}")
-        subprocess.run(command("killed"), check=True, capture_output=True)
+            print(f"kill {kill + 1} after {after:.1f} s: {finished('killed')} shards finished, status {run.returncode}")
+        finish(start("killed"))
         ours, theirs = (read_json(folder / name / "manifest.json") for name in ("killed", "undisturbed"))
         skipped = [(folder / name / "skipped.jsonl").read_text() for name in ("killed", "undisturbed")]
         same = ours["shards"] == theirs["shards"] and ours["splits"] == theirs["splits"] and skipped[0] == skipped[1]

@@ -4,6 +4,7 @@ A run that was killed goes on where it was: a shard is whole or absent, and whic
 """
 
 import itertools
+import os
 import random
 import shutil
 import time
@@ -64,12 +65,12 @@ def prepare(
     state = PartialState(timeout=PATIENCE)
     if state.is_main_process:
         _claim(output, made_from, resume)
-        if not (output / MAKING).exists():
+        if not (output / "vocabulary").exists():
             check_sample(collection, image_tokenizer.config.network.input_shape)
             codebook_sizes = {"image": image_tokenizer.config.codebook_size}
-            Vocabulary.train(_captions(collection), text_size, codebook_sizes).save_pretrained(output / "vocabulary")
-            image_tokenizer.save_pretrained(output / "image_tokenizer")
-            write_json(output / MAKING, made_from)
+            _save_whole(Vocabulary.train(_captions(collection), text_size, codebook_sizes), output / "vocabulary")
+        if not (output / "image_tokenizer").exists():
+            _save_whole(image_tokenizer, output / "image_tokenizer")
     state.wait_for_everyone()
     if (output / MANIFEST).exists():
         return PreparedSet.load(output, verify=state.is_main_process)
@@ -89,10 +90,17 @@ def prepare(
 def _claim(output: Path, made_from: dict[str, Any], resume: bool) -> None:
     if resume and (output / MAKING).exists():
         require_same_settings(output, read_json(output / MAKING), made_from)
-    elif resume and output.is_dir() and {path.name for path in output.iterdir()} <= {"vocabulary", "image_tokenizer"}:
-        shutil.rmtree(output)  # stopped before it was begun
     else:
+        (output / f"{MAKING}.tmp").unlink(missing_ok=True)  # killed at its very first file
         require_empty(output)
+        write_json(output / MAKING, made_from)
+
+
+def _save_whole(part: Vocabulary | VQVAE, folder: Path) -> None:
+    temporary = folder.with_suffix(".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    part.save_pretrained(temporary)
+    os.replace(temporary, folder)
 
 
 def check_sample(collection: Collection, input_shape: list[int]) -> None:

@@ -20,6 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="Continue the prepared set in --output, if it is this one."
     )
+    parser.add_argument("--num_workers", type=int, help="Processes that decode; by default one fewer than cores.")
     parser.add_class_arguments(CollectionConfig)
     parser.add_class_arguments(ViewConfig, "views")
     settings = parser.instantiate(parser.parse_args(arguments))
@@ -28,8 +29,9 @@ def main(arguments: list[str] | None = None) -> None:
     side = image_tokenizer.config.network.input_shape[0]
     collection = load_collection(settings.data, side, values_of(CollectionConfig, settings))
     prepared = prepare(
-        collection, image_tokenizer, settings.output, settings.data, settings.text_size, settings.views, settings.resume
-    )
+        collection, image_tokenizer, settings.output, settings.data, settings.text_size, views=settings.views,
+        num_workers=settings.num_workers, resume=settings.resume,
+    )  # fmt: skip
     if PartialState().is_main_process:
         counts = ", ".join(f"{len(rows)} {split}" for split, rows in prepared.rows.items())
         skipped = f"; {prepared.manifest['skipped']} skipped, see skipped.jsonl" if prepared.manifest["skipped"] else ""
