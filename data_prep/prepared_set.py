@@ -9,13 +9,14 @@ R/data/
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import torch
 from datasets import Dataset, concatenate_datasets
 from jaxtyping import Int, UInt8
@@ -100,6 +101,25 @@ class PreparedSet:
         """The codes of the first view of `rows`, (N, tokens_per_image) int64."""
         codes = np.asarray(rows.with_format("numpy")["codes"][:])
         return torch.as_tensor(codes[:, : self.tokens_per_image].astype(np.int64))
+
+    def code_parts(self, rows: Dataset, size: int) -> Iterator[Int[Tensor, "n tokens_per_image"]]:
+        """The same, `size` rows at a time."""
+        for start in range(0, len(rows), size):
+            yield self.codes_of(rows.select(range(start, min(start + size, len(rows)))))
+
+    def pictured(self, split: str, most: int) -> Dataset:
+        """Up to `most` rows of a held-out split that keep their picture, evenly over it."""
+        rows = self.rows[split]
+        table = rows.select_columns(["image"]).with_format("arrow")[:]
+        assert isinstance(table, pyarrow.Table)
+        kept = np.flatnonzero(table["image"].is_valid().to_numpy())
+        return rows.select(kept[spread(len(kept), most)])
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """Up to `wanted` numbers evenly over `count`: a choice that nobody made."""
+    wanted = min(count, wanted)
+    return [number * count // wanted for number in range(wanted)]
 
 
 def pictures_of(rows: Dataset) -> UInt8[Tensor, "n c h w"]:

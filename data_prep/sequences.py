@@ -1,21 +1,26 @@
 """Rows that a language model trains on, built while batching from captions and codes.
 
-    pad ... pad  bos caption boi codes eoi eos
+    bos caption boi codes eoi eos
 
-Captions are padded on the left, so that the codes of every row stand in the same columns.
+Every id but bos is predicted, from the ids before it in its row: eos is never read.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from data_prep.batching import PackShape
 from data_prep.vocabulary import Vocabulary
 from training.errors import UserError
 
 IGNORED = -100
-PROMPT_BRACKETS = 2  # bos boi
+LONGER = 32  # ids by which a pack or its texts grow when they must, so that shapes are few
+ROW_OVERHEAD = 3  # bos boi eoi, which a row is read with beside its caption and its codes
 
 
 @dataclass
@@ -40,24 +45,38 @@ class SequenceConfig:
 
 @dataclass
 class Batch:
-    """input_ids, labels (IGNORED where padded), position_ids: (B, T) int64; attention_mask: (B, T) bool."""
+    """Packed rows and what is predicted where.
 
-    input_ids: Int[Tensor, "b t"]
-    labels: Int[Tensor, "b t"]
-    position_ids: Int[Tensor, "b t"]
-    attention_mask: Bool[Tensor, "b t"]
+    input_ids, position_ids: (P, T), positions restart at every row and at the padding behind the last.
+    code_places: (M,) places in the flattened (P * T) of the ids before each code, code_targets: the codes, [0, K).
+    text_places, text_targets: (N,), the same for vocabulary ids of captions and brackets.
+    Targets are IGNORED where M and N are more than there is to predict.
+    """
+
+    input_ids: Int[Tensor, "p t"]
+    position_ids: Int[Tensor, "p t"]
+    code_places: Int[Tensor, " m"]
+    code_targets: Int[Tensor, " m"]
+    text_places: Int[Tensor, " n"]
+    text_targets: Int[Tensor, " n"]
 
     def to(self, device: torch.device) -> "Batch":
         """The same on `device`."""
         return Batch(**{name: tensor.to(device, non_blocking=True) for name, tensor in vars(self).items()})
 
+    @property
+    def num_tokens(self) -> int:
+        """Ids that are read and are no padding."""
+        predicted = (self.code_targets != IGNORED).sum() + (self.text_targets != IGNORED).sum()
+        return int(predicted)  # each id of a row but the last is read, each but the first is predicted
 
-def left_pad(rows: list[list[int]], pad: int, length: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows of different lengths -> input_ids, attention_mask (bool) and position_ids, each (B, T).
 
-    Positions count from a row's first real token. `length` is the least T.
+def left_pad(rows: list[list[int]], pad: int) -> tuple[Int[Tensor, "b t"], Bool[Tensor, "b t"], Int[Tensor, "b t"]]:
+    """Rows of different lengths -> input_ids, attention_mask and position_ids, as drawing wants them.
+
+    Positions count from a row's first real token.
     """
-    length = max([length or 0, *map(len, rows)])
+    length = max(map(len, rows))
     input_ids = torch.tensor([[pad] * (length - len(row)) + row for row in rows], dtype=torch.int64)
     starts = torch.tensor([length - len(row) for row in rows])
     columns = torch.arange(length)
@@ -72,32 +91,59 @@ def prompt_ids(vocabulary: Vocabulary, captions: list[str | None], max_tokens: i
 
 
 class TextToImageCollator:
-    """Rows {caption, codes} -> a `Batch` of `bos caption boi codes eoi eos`.
+    """Packs of rows {caption, codes} -> a `Batch` of rows `bos caption boi codes eoi eos`.
 
-    `max_caption_tokens` fixes the width of the caption's columns; longer captions are cut. `config=None` changes
-    nothing in a row, which is how held-out rows are read.
+    A caption may be None. `config=None` changes nothing in a row, which is how held-out rows are read.
     """
 
     def __init__(self, vocabulary: Vocabulary, max_caption_tokens: int, config: SequenceConfig | None):
         self.vocabulary, self.max_caption_tokens = vocabulary, max_caption_tokens
         self.config = config or SequenceConfig(caption_dropout=0.0, word_dropout=0.0, code_noise=0.0)
 
-    def __call__(self, rows: list[dict]) -> Batch:
+    def __call__(self, packs: Sequence[Sequence[dict[str, Any]]], shape: PackShape | None = None) -> Batch:
+        """`shape` is the shape of the batch; without one it is as small as these packs allow."""
         vocabulary = self.vocabulary
-        captions = [self._thin(row["caption"]) for row in rows]
-        prompts = prompt_ids(vocabulary, captions, self.max_caption_tokens)
-        prefix, mask, positions = left_pad(prompts, vocabulary.pad, self.max_caption_tokens + PROMPT_BRACKETS)
-        codes = torch.stack([torch.as_tensor(row["codes"], dtype=torch.int64) for row in rows])  # (B, N)
-        ends = torch.tensor([[vocabulary.eoi, vocabulary.eos]]).expand(len(rows), -1)
-        clean = torch.cat([prefix, vocabulary.codes_to_ids(codes), ends], 1)  # (B, T)
-        noisy = torch.cat([prefix, vocabulary.codes_to_ids(self._disturb(codes)), ends], 1)
-        added = clean.shape[1] - prefix.shape[1]
-        mask = torch.cat([mask, mask.new_ones(len(rows), added)], 1)
-        positions = torch.cat([positions, positions[:, -1:] + torch.arange(1, added + 1)], 1)
-        return Batch(noisy, clean.masked_fill(~mask, IGNORED), positions, mask)
+        rows = [row for pack in packs for row in pack]
+        prompts = iter(prompt_ids(vocabulary, [self._thin(row["caption"]) for row in rows], self.max_caption_tokens))
+        codes = torch.from_numpy(np.stack([row["codes"] for row in rows]).astype(np.int64))  # (B, n)
+        noisy = iter(vocabulary.codes_to_ids(self._disturb(codes)))
+        made = [[(next(prompts), next(noisy)) for _ in pack] for pack in packs]
+        length = max(sum(len(prompt) + len(ids) + 1 for prompt, ids in pack) for pack in made)
+        if shape:  # BPE dropout lengthens captions after the packs were chosen
+            length = shape.pack_length + -(-max(0, length - shape.pack_length) // LONGER) * LONGER
+        input_ids = torch.full((len(packs), length), vocabulary.pad)
+        position_ids = torch.zeros(len(packs), length, dtype=torch.int64)
+        code_places, text_places, text_targets = [], [], []
+        for number, pack in enumerate(made):
+            start = 0
+            for prompt, ids in pack:
+                before = start + len(prompt) - 1  # of boi, which predicts the first code
+                end = before + 1 + len(ids)  # of eoi
+                input_ids[number, start : before + 1] = torch.tensor(prompt)
+                input_ids[number, before + 1 : end] = ids
+                input_ids[number, end] = vocabulary.eoi
+                position_ids[number, start : end + 1] = torch.arange(end + 1 - start)
+                offset = number * length
+                code_places.append(torch.arange(offset + before, offset + end - 1))
+                text_places += [*range(offset + start, offset + before), offset + end - 1, offset + end]
+                text_targets += [*prompt[1:], vocabulary.eoi, vocabulary.eos]
+                start = end + 1
+            position_ids[number, start:] = torch.arange(length - start)
+        num_codes, num_texts = codes.numel(), len(text_places)
+        if shape:
+            num_codes = shape.code_places
+            num_texts = shape.text_places + -(-max(0, num_texts - shape.text_places) // LONGER) * LONGER
+        return Batch(
+            input_ids,
+            position_ids,
+            _pad(torch.cat(code_places), num_codes, 0),
+            _pad(codes.flatten(), num_codes, IGNORED),
+            _pad(torch.tensor(text_places), num_texts, 0),
+            _pad(torch.tensor(text_targets), num_texts, IGNORED),
+        )
 
-    def _thin(self, caption: str) -> str | None:
-        if torch.rand(()) < self.config.caption_dropout:
+    def _thin(self, caption: str | None) -> str | None:
+        if caption is None or torch.rand(()) < self.config.caption_dropout:
             return None
         words = caption.split()
         kept = [
@@ -109,3 +155,7 @@ class TextToImageCollator:
         rate = torch.rand(len(codes), 1) * self.config.code_noise
         random_codes = torch.randint(self.vocabulary.image.size, codes.shape)
         return torch.where(torch.rand(codes.shape) < rate, random_codes, codes)
+
+
+def _pad(values: Tensor, length: int, value: int) -> Tensor:
+    return torch.nn.functional.pad(values, (0, length - len(values)), value=value)

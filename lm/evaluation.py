@@ -17,17 +17,21 @@ EVALUATION_BATCH = 64
 
 @torch.no_grad()
 @torch.random.fork_rng(devices=[])
-def evaluate_nll(model: PreTrainedModel, vocabulary: Vocabulary, rows: Dataset, max_caption_tokens: int) -> float:
-    """Mean negative log-likelihood of the codes given their captions, in nats a code."""
+def evaluate_nll(
+    model: PreTrainedModel, vocabulary: Vocabulary, rows: Dataset, max_caption_tokens: int, tokens_per_image: int
+) -> float:
+    """Mean negative log-likelihood of the first view's codes given the first caption, in nats a code."""
     was_training = model.training
-    num_codes = len(rows[0]["codes"])
-    objective = WeightedCrossEntropy(model.eval(), vocabulary, num_codes, text_weight=0.0, image_weight=1.0)
+    objective = WeightedCrossEntropy(model.eval(), vocabulary, text_weight=0.0, image_weight=1.0)
     collate = TextToImageCollator(vocabulary, max_caption_tokens, None)
     total, count = 0.0, 0
-    for batch in rows.select_columns(["caption", "codes"]).iter(EVALUATION_BATCH):
-        pairs = [{"caption": c, "codes": k} for c, k in zip(batch["caption"], batch["codes"], strict=True)]  # type: ignore[arg-type]
-        total += objective(**vars(collate(pairs).to(model.device))).image_nll.item() * len(pairs)
-        count += len(pairs)
+    for batch in rows.select_columns(["captions", "codes"]).iter(EVALUATION_BATCH):
+        packs = [
+            [{"caption": captions[0], "codes": codes[:tokens_per_image]}]
+            for captions, codes in zip(batch["captions"], batch["codes"], strict=True)  # type: ignore[arg-type]
+        ]
+        total += objective(**vars(collate(packs).to(model.device))).image_nll.item() * len(packs)
+        count += len(packs)
     model.train(was_training)
     return total / count
 

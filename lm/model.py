@@ -92,6 +92,22 @@ def _sees_the_future(model: PreTrainedModel) -> bool:
     return not torch.allclose(first, second, atol=1e-5)
 
 
+@torch.no_grad()
+def keeps_packed_rows_apart(model: PreTrainedModel) -> bool:
+    """Whether a row gives the same behind another one as alone, told by the position ids only.
+
+    True of transformers' attention; a recurrent model, for one, carries its state over.
+    """
+    was_training = model.training
+    ids = torch.tensor([[0, 1, 2, 3, 2, 1]], device=model.device)
+    restarting = torch.tensor([[0, 1, 2, 0, 1, 2]], device=model.device)
+    model.eval()
+    packed = model(input_ids=ids, position_ids=restarting, use_cache=False).logits[:, 3:]
+    alone = model(input_ids=ids[:, 3:], position_ids=restarting[:, 3:], use_cache=False).logits
+    model.train(was_training)
+    return torch.allclose(packed, alone, atol=1e-5)
+
+
 def add_embedding_dropout(model: PreTrainedModel, rate: float) -> None:
     """Dropout on the input embeddings, in training only.
 

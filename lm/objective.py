@@ -4,15 +4,13 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from data_prep.sequences import IGNORED
 from data_prep.vocabulary import Vocabulary
 from lm.codebook import SimilarCodes
-
-TAIL = 2  # eoi eos
 
 
 class ObjectiveOutput(NamedTuple):
@@ -25,11 +23,11 @@ class ObjectiveOutput(NamedTuple):
 
 
 class WeightedCrossEntropy(nn.Module):
-    """A causal LM with its loss on rows `bos caption boi codes eoi eos`, padded on the left.
+    """A causal LM with its loss on packed rows; see `data_prep.sequences.Batch`.
 
-    The codes of every row stand in the same columns, so that logits are computed for image codes there and nowhere
-    else, and for text and brackets everywhere else: at these sizes the head is a third of a training step. Drawing
-    takes codes from the image range only, so no other logit is missed there.
+    Logits are computed for image codes where a code is predicted and for text and brackets where those are: at these
+    sizes the head is a third of a training step. Drawing takes codes from the image range only, so no other logit is
+    missed there.
     """
 
     similar_codes: Tensor
@@ -39,7 +37,6 @@ class WeightedCrossEntropy(nn.Module):
         self,
         model: PreTrainedModel,
         vocabulary: Vocabulary,
-        num_codes: int,
         text_weight: float,
         image_weight: float,
         label_smoothing: float = 0.0,
@@ -47,7 +44,7 @@ class WeightedCrossEntropy(nn.Module):
         similar: SimilarCodes | None = None,
     ):
         super().__init__()
-        self.model, self.num_codes = model, num_codes
+        self.model = model
         self.text_weight, self.image_weight = text_weight, image_weight
         self.label_smoothing, self.neighbor_smoothing = label_smoothing, neighbor_smoothing
         if neighbor_smoothing and similar is None:
@@ -61,56 +58,47 @@ class WeightedCrossEntropy(nn.Module):
 
     def forward(
         self,
-        input_ids: Int[Tensor, "b t"],
-        labels: Int[Tensor, "b t"],
-        position_ids: Int[Tensor, "b t"],
-        attention_mask: Bool[Tensor, "b t"],
+        input_ids: Int[Tensor, "p t"],
+        position_ids: Int[Tensor, "p t"],
+        code_places: Int[Tensor, " m"],
+        code_targets: Int[Tensor, " m"],
+        text_places: Int[Tensor, " n"],
+        text_targets: Int[Tensor, " n"],
     ) -> ObjectiveOutput:
-        """The ids before predict each label; see `data_prep.sequences.Batch` for the shapes."""
-        inputs = {
-            "input_ids": input_ids[:, :-1],
-            "attention_mask": attention_mask[:, :-1],
-            "position_ids": position_ids[:, :-1],
-            "use_cache": False,
-        }
-        before = input_ids.shape[1] - 1 - self.num_codes - TAIL  # columns that predict the caption and boi
-        after = before + self.num_codes
+        """A `Batch`. Without an attention mask transformers keeps packed rows apart by their positions."""
+        inputs = {"input_ids": input_ids, "position_ids": position_ids, "use_cache": False}
         if self.has_plain_head:
-            hidden = self.model.get_decoder()(**inputs).last_hidden_state  # (B, T-1, D)
-            code_logits = self._head(hidden[:, before:after], self.codes)
-            other_logits = self._head(torch.cat([hidden[:, :before], hidden[:, after:]], 1), self.others)
+            hidden = self.model.get_decoder()(**inputs).last_hidden_state.flatten(0, 1)  # (P * T, D)
+            code_logits = self._head(hidden[code_places], self.codes)
+            text_logits = self._head(hidden[text_places], self.others)
         else:
-            logits = self.model(**inputs).logits  # (B, T-1, V)
-            code_logits = logits[:, before:after, self.codes]
-            other_logits = torch.cat([logits[:, :before], logits[:, after:]], 1)[..., self.others]
-        targets = labels[:, 1:].masked_fill(~attention_mask[:, :-1], IGNORED)  # padding predicts nothing
-        other_targets = torch.cat([targets[:, :before], targets[:, after:]], 1)
-        code_logits, code_targets = code_logits.float(), targets[:, before:after] - self.codes.start
-        image_nll = _cross_entropy(code_logits, code_targets)
-        text_nll = _cross_entropy(other_logits, other_targets)
-        num_text = (other_targets != IGNORED).sum()
-        weight = self.image_weight * image_nll.numel() + self.text_weight * num_text
+            logits = self.model(**inputs).logits.flatten(0, 1)  # (P * T, V)
+            code_logits, text_logits = logits[code_places, self.codes], logits[text_places, self.others]
+        code_logits = code_logits.float()
+        image_nll, text_nll = _cross_entropy(code_logits, code_targets), _cross_entropy(text_logits, text_targets)
+        num_codes, num_texts = (code_targets != IGNORED).sum(), (text_targets != IGNORED).sum()
+        weight = self.image_weight * num_codes + self.text_weight * num_texts
         smoothed_nll = self._smoothed(image_nll, code_logits, code_targets) if self.training else image_nll
         return ObjectiveOutput(
             loss=(self.image_weight * smoothed_nll.sum() + self.text_weight * text_nll.sum()) / weight.clamp(min=1e-9),
-            image_nll=image_nll.mean(),
-            text_nll=text_nll.sum() / num_text.clamp(min=1),
+            image_nll=image_nll.sum() / num_codes.clamp(min=1),
+            text_nll=text_nll.sum() / num_texts.clamp(min=1),
         )
 
     def _smoothed(self, nll: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
-        """(B * N,) cross-entropy with a share of each target spread over all codes (Szegedy et al. 2016, arXiv
+        """(M,) cross-entropy with a share of each target spread over all codes (Szegedy et al. 2016, arXiv
         1512.00567, section 7) and a share spread over the codes that look like it."""
         if not self.label_smoothing and not self.neighbor_smoothing:
             return nll
         log_normalizer, smoothed = logits.logsumexp(-1), nll
         if self.label_smoothing:
-            uniform = (log_normalizer - logits.mean(-1)).flatten()
-            smoothed = smoothed + self.label_smoothing * (uniform - nll)
+            smoothed = smoothed + self.label_smoothing * (log_normalizer - logits.mean(-1) - nll)
         if self.neighbor_smoothing:
-            near = logits.gather(-1, self.similar_codes[targets])  # (B, N, n)
-            expected = (self.similar_weights[targets] * near).sum(-1)
-            smoothed = smoothed + self.neighbor_smoothing * ((log_normalizer - expected).flatten() - nll)
-        return smoothed
+            known = targets.clamp(min=0)
+            near = logits.gather(-1, self.similar_codes[known])  # (M, n)
+            expected = (self.similar_weights[known] * near).sum(-1)
+            smoothed = smoothed + self.neighbor_smoothing * (log_normalizer - expected - nll)
+        return smoothed.masked_fill(targets == IGNORED, 0.0)
 
     def _head(self, hidden: Tensor, ids: slice) -> Tensor:
         head = self.model.get_output_embeddings()
@@ -142,5 +130,5 @@ def _enlarge(_module, _inputs, output):
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """(B, C, V) and (B, C) -> (B * C,) in nats, 0 where ignored."""
-    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none")
+    """(C, V) and (C,) -> (C,) in nats, 0 where ignored."""
+    return F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="none")

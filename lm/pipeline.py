@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
-from data_prep.prepare import load_image_tokenizer, require_match
+from data_prep.prepared_set import load_image_tokenizer, require_match
 from data_prep.sequences import prompt_ids
 from data_prep.vocabulary import Vocabulary
 from lm.decoding import Generators, draw_codes

@@ -10,8 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
-from data_prep.pictures import load_pictures
-from data_prep.prepare import PreparedSet, codes_of, require_match
+from data_prep.prepared_set import PreparedSet, pictures_of, require_match, spread
 from lm.curves import save_curves
 from lm.evaluation import evaluate_nll, recall_at, retrieval_ranks
 from lm.pipeline import TextToImagePipeline
@@ -24,6 +23,10 @@ from vq.metrics import CodeUsage, psnr
 
 GUIDANCE_SCALES = (1.0, 1.5, 2.0, 3.0)
 GALLERY_PART = 256
+USAGE_PART = 65_536
+# Of each split, evenly over it; large sets would take hours.
+MAX_PROMPTS = 1000
+MAX_GALLERY = 20_000
 SAMPLES_PER_SPLIT = 16
 SHEET_COLUMNS = 4
 CELL, MARGIN, LINE = 128, 8, 15
@@ -48,19 +51,23 @@ def evaluate(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int = 0
     config, quantizer = image_tokenizer.config, image_tokenizer.quantizer
     usage, held_out_usage = (CodeUsage(config.codebook_size, config.quantizer.num_codebooks) for _ in range(2))
     for rows in prepared.rows.values():
-        usage.add(*quantizer.by_codebook(image_tokenizer.unflatten_codes(codes_of(rows))))
+        for codes in prepared.code_parts(rows, USAGE_PART):
+            usage.add(*quantizer.by_codebook(image_tokenizer.unflatten_codes(codes)))
     psnr_values, nll, shown = [], {}, {}
     drawings: dict[tuple[str, float], Tensor] = {}
     default = pipeline.sampling.guidance_scale
     scales = sorted({*GUIDANCE_SCALES, default})
     progress = Progress("evaluate")
-    for split, rows in prepared.held_out.items():
-        codes, captions = codes_of(rows), rows["caption"][:]
+    for split in prepared.held_out:
+        rows = prepared.pictured(split, MAX_PROMPTS)
+        codes, captions = prepared.codes_of(rows), [captions[0] for captions in rows["captions"]]
         held_out_usage.add(*quantizer.by_codebook(image_tokenizer.unflatten_codes(codes)))
-        originals = image_tokenizer.fit_size(to_pixel_values(load_pictures(rows, config.network.input_shape)))
+        originals = image_tokenizer.fit_size(to_pixel_values(pictures_of(rows)))
         reconstructions = _decode(pipeline, codes)
         psnr_values.append(psnr(reconstructions, originals))
-        nll[split] = evaluate_nll(pipeline.model, pipeline.vocabulary, rows, pipeline.max_caption_tokens)
+        nll[split] = evaluate_nll(
+            pipeline.model, pipeline.vocabulary, rows, pipeline.max_caption_tokens, prepared.tokens_per_image
+        )
         for scale in scales:
             generator = torch.Generator().manual_seed(seed)
             made = pipeline(captions, guidance_scale=scale, generator=generator)
@@ -108,7 +115,7 @@ def require_no_other(output: Path) -> None:
 def write_report(figures: dict[str, Any], shown: dict, prepared: PreparedSet, model: Path, output: Path) -> None:
     """`report.json`, `report.md`, `samples.png`, `reconstructions.png` and, where `save_curves` can, `curves.png`."""
     output.mkdir(parents=True, exist_ok=True)
-    samples = [_spread(len(part["captions"]), SAMPLES_PER_SPLIT) for part in shown.values()]
+    samples = [spread(len(part["captions"]), SAMPLES_PER_SPLIT) for part in shown.values()]
     cells = [
         (part["captions"][index], [pictures[index] for pictures in part["pictures"]])
         for part, indices in zip(shown.values(), samples, strict=True)
@@ -202,12 +209,8 @@ def _decode(pipeline: TextToImagePipeline, flat_codes: Tensor) -> Tensor:
 
 
 def _gallery(pipeline: TextToImagePipeline, prepared: PreparedSet) -> Iterator[Tensor]:
-    for rows in prepared.rows.values():
-        for part in codes_of(rows).split(GALLERY_PART):
+    for split, rows in prepared.rows.items():
+        shown = prepared.pictured(split, MAX_PROMPTS) if split in prepared.held_out else rows
+        chosen = shown.select(spread(len(shown), MAX_GALLERY))
+        for part in prepared.code_parts(chosen, GALLERY_PART):
             yield _decode(pipeline, part)
-
-
-def _spread(count: int, wanted: int) -> list[int]:
-    """Up to `wanted` indices evenly over `count`: a choice that nobody made."""
-    wanted = min(count, wanted)
-    return [index * count // wanted for index in range(wanted)]

@@ -1,19 +1,19 @@
 """Training stage two on a prepared set. Knows captions, codes and how near codes lie to one another."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from datasets import Dataset
 from torch.utils.data import DataLoader
 
-from data_prep.prepare import PreparedSet, codes_of
-from data_prep.sequences import PROMPT_BRACKETS, SequenceConfig, TextToImageCollator
+from data_prep.batching import CaptionLengths, PackedBatches, PackedRows, choose_shape
+from data_prep.prepared_set import PreparedSet
+from data_prep.sequences import ROW_OVERHEAD, SequenceConfig, TextToImageCollator
 from lm.codebook import initialize_code_embeddings, similar_codes
 from lm.evaluation import evaluate_nll
-from lm.model import LanguageModelConfig, add_embedding_dropout, build_language_model
-from lm.objective import TAIL, WeightedCrossEntropy
+from lm.model import LanguageModelConfig, add_embedding_dropout, build_language_model, keeps_packed_rows_apart
+from lm.objective import WeightedCrossEntropy
 from lm.optimizers import OptimizerName, build_optimizers
 from lm.pipeline import TextToImagePipeline
 from lm.sampling import SamplingConfig
@@ -25,6 +25,8 @@ from training.run import Run
 
 # A run shorter than this does not win back the time that compiling takes.
 MIN_STEPS_TO_COMPILE = 300
+# Of a held-out split; a large one would take longer than the training between two evaluations.
+EVALUATED_ROWS = 2048
 
 
 @dataclass(kw_only=True)
@@ -36,7 +38,8 @@ class LMTrainingConfig(TrainingConfig):
         embedding_dropout: rate of the dropout on the input embeddings.
         image_weight: weight of codes in the loss.
         text_weight: weight of captions in the loss.
-        max_caption_tokens: longer captions are cut to this many tokens.
+        max_caption_tokens: longest caption, in tokens.
+        long_captions: whether longer ones are cut, or the training refused.
         label_smoothing: share of a code's target that is spread over all codes, against overconfidence.
         neighbor_smoothing: share of a code's target that is spread over the codes nearest to it in the codebook.
         compile: whether torch.compile builds the training step; auto: where it works and the run is long enough.
@@ -53,6 +56,7 @@ class LMTrainingConfig(TrainingConfig):
     label_smoothing: float = 0.05
     neighbor_smoothing: float = 0.2
     max_caption_tokens: int = 64
+    long_captions: Literal["cut", "refuse"] = "cut"
     compile: Literal["auto", "yes", "no"] = "auto"
 
     def __post_init__(self):
@@ -72,21 +76,6 @@ class LMTrainingConfig(TrainingConfig):
             )
         if self.max_caption_tokens < 1:
             raise UserError(f"max_caption_tokens must be at least 1, found {self.max_caption_tokens}.")
-
-
-class Rows(torch.utils.data.Dataset):
-    """Captions and codes of a prepared split in memory."""
-
-    def __init__(self, rows: Dataset):
-        self.captions = rows["caption"][:]
-        self.codes = codes_of(rows)
-
-    def __len__(self) -> int:
-        return len(self.captions)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        # As numpy, which accelerate leaves on the CPU, where rows are built.
-        return {"caption": self.captions[index], "codes": self.codes[index].numpy()}
 
 
 def train_lm(
@@ -110,10 +99,12 @@ def train_lm(
         return TextToImagePipeline.from_pretrained(output)
 
     vocabulary, image_tokenizer = prepared.vocabulary, prepared.load_image_tokenizer()
-    caption_tokens = min(config.max_caption_tokens, prepared.manifest["longest_caption_tokens"])
-    collate = TextToImageCollator(vocabulary, caption_tokens, sequences)
-    length = caption_tokens + prepared.tokens_per_image + PROMPT_BRACKETS + TAIL
-    model = build_language_model(model_config, vocabulary, length)
+    caption_tokens = _caption_tokens(prepared, config, run)
+    tokens_per_image = prepared.tokens_per_image
+    model = build_language_model(model_config, vocabulary, ROW_OVERHEAD + caption_tokens + tokens_per_image + 1)
+    is_packed = keeps_packed_rows_apart(model)
+    if not is_packed:
+        run.progress.say(f"{model_config.architecture} mixes packed rows: one row a pack, with padding")
     if run.accelerator.device.type == "cpu":
         model.set_attn_implementation("eager")  # at these lengths faster than the fused kernel, most of all compiled
     add_embedding_dropout(model, config.embedding_dropout)
@@ -122,23 +113,26 @@ def train_lm(
         run.progress.say("a code of this image tokenizer has no vector of its own: no neighbor_smoothing")
     else:
         initialize_code_embeddings(model, vocabulary, codebook.detach())
-    num_codes = prepared.tokens_per_image
     objective = WeightedCrossEntropy(
-        model, vocabulary, num_codes, config.text_weight, config.image_weight, config.label_smoothing,
+        model, vocabulary, config.text_weight, config.image_weight, config.label_smoothing,
         *((0.0, None) if codebook is None else (config.neighbor_smoothing, similar_codes(codebook.detach()))),
     ).train()  # fmt: skip
     optimizers = build_optimizers(config.optimizer, model, config.learning_rate, config.weight_decay, config.beta2)
+    lengths = CaptionLengths(prepared.train, caption_tokens)
+    shape = choose_shape(lengths, config.batch_size, ROW_OVERHEAD + tokens_per_image, tokens_per_image, is_packed)
+    batches = PackedBatches(lengths, shape, config.seed, sequences.caption_dropout, prepared.num_views)
     loader = DataLoader(
-        Rows(prepared.train), config.batch_size, shuffle=True, collate_fn=list, generator=torch.Generator(),
-        drop_last=len(prepared.train) >= config.batch_size * run.accelerator.num_processes,
+        PackedRows(prepared.train, tokens_per_image), batch_sampler=batches, collate_fn=list,
         num_workers=config.num_workers,
     )  # fmt: skip
+    # The sampler has drawn which rows go without their caption: lengths decide what shares a pack.
+    collate = TextToImageCollator(vocabulary, caption_tokens, replace(sequences, caption_dropout=0.0))
     objective, loader, *optimizers = run.prepare(objective, loader, *optimizers)
     step = torch.compile(objective, dynamic=False) if _shall_compile(config, run) else objective
 
-    for rows in run.batches(loader):
+    for packs in run.batches(loader):
         # Built here and not in the loader, which reads ahead: a continued run then draws the same dropout and noise.
-        batch = collate(rows).to(run.accelerator.device)
+        batch = collate(packs, shape).to(run.accelerator.device)
         made = step(**vars(batch))
         if not run.step(made.loss, objective, *optimizers):
             continue
@@ -158,11 +152,28 @@ def train_lm(
 
 
 def held_out_nll(model, prepared: PreparedSet, caption_tokens: int) -> dict[str, float]:
-    """Image NLL in nats a code of every held-out split."""
-    return {
-        f"{split}_image_nll": evaluate_nll(model, prepared.vocabulary, rows, caption_tokens)
-        for split, rows in prepared.held_out.items()
-    }
+    """Image NLL in nats a code of every held-out split, of at most `EVALUATED_ROWS` rows evenly over it."""
+    figures = {}
+    for split, rows in prepared.held_out.items():
+        count = min(len(rows), EVALUATED_ROWS)
+        chosen = rows.select([number * len(rows) // count for number in range(count)])
+        nll = evaluate_nll(model, prepared.vocabulary, chosen, caption_tokens, prepared.tokens_per_image)
+        figures[f"{split}_image_nll"] = nll
+    return figures
+
+
+def _caption_tokens(prepared: PreparedSet, config: LMTrainingConfig, run: Run) -> int:
+    lengths = {int(length): count for length, count in prepared.manifest["caption_lengths"].items()}
+    limit = config.max_caption_tokens
+    if longer := sum(count for length, count in lengths.items() if length > limit):
+        found = f"{longer} of {sum(lengths.values())} captions are longer than max_caption_tokens {limit}"
+        if config.long_captions == "refuse":
+            raise UserError(
+                f"{found}, the longest has {max(lengths)} tokens. Raise max_caption_tokens, shorten them, or have them "
+                "cut with --long-captions cut."
+            )
+        run.progress.say(f"{found}; they are cut")
+    return min(limit, max(lengths))
 
 
 def _shall_compile(config: LMTrainingConfig, run: Run) -> bool:

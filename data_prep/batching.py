@@ -1,0 +1,220 @@
+"""Which rows make a batch: an order that a seed and the epoch decide, and rows packed side by side.
+
+    one pack:  bos caption boi codes eoi | bos caption boi codes eoi | padding
+
+Packed rows never attend to one another: transformers finds where each begins from the position ids, which restart.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow
+import torch
+from datasets import Dataset
+from torch.utils.data import Sampler
+
+# Rows that are permuted at once. A smaller set is one pool; of a larger one neighbouring rows are, so that memory does
+# not grow with it and reading stays in one place of the disk.
+POOL_ROWS = 2**20
+# Packs are chosen among the rows of so many batches.
+WINDOW_BATCHES = 64
+# Short packs are quicker, since attention grows with them; this share of padding is short of the 5% that we allow.
+GOOD_PADDING = 0.03
+SAMPLE_ROWS = 2048
+LONGEST_PACK = 4  # of the longest row
+NO_CAPTION = -1
+
+
+class DrawnRow(NamedTuple):
+    """A row of the set, and which of its captions (`NO_CAPTION` for none) and views an epoch shows."""
+
+    row: int
+    caption: int
+    view: int
+
+
+Pack = list[DrawnRow]
+
+
+class CaptionLengths:
+    """Tokens of every caption of `rows`, cut to `max_tokens`, in memory as 2 bytes a caption."""
+
+    def __init__(self, rows: Dataset, max_tokens: int):
+        table = rows.select_columns(["caption_tokens"]).with_format("arrow")[:]
+        assert isinstance(table, pyarrow.Table)
+        lists = table["caption_tokens"].combine_chunks()
+        offsets = lists.offsets.to_numpy()
+        self.first = offsets[:-1]
+        self.counts = np.diff(offsets).astype(np.uint16)
+        self.tokens = np.minimum(lists.values.to_numpy(), max_tokens)
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def of(self, indices: np.ndarray, captions: np.ndarray) -> np.ndarray:
+        """Tokens of these captions of these rows; 0 for `NO_CAPTION`."""
+        chosen = self.tokens[self.first[indices] + np.maximum(captions, 0)].astype(np.int64)
+        return np.where(captions == NO_CAPTION, 0, chosen)
+
+
+class RowOrder:
+    """Windows of row numbers, every row once an epoch, in an order that `seed` and the epoch decide."""
+
+    def __init__(self, count: int, seed: int, pool_rows: int = POOL_ROWS):
+        self.count, self.seed, self.pool_rows, self.epoch = count, seed, pool_rows, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """What accelerate calls."""
+        self.epoch = epoch
+
+    def windows(self, size: int) -> Iterator[np.ndarray]:
+        """At most `size` numbers at a time."""
+        draw = np.random.default_rng((self.seed, self.epoch))
+        starts = draw.permutation(np.arange(0, self.count, self.pool_rows))
+        for start in starts:
+            pool = start + draw.permutation(min(self.pool_rows, self.count - start))
+            yield from (pool[first : first + size] for first in range(0, len(pool), size))
+
+
+@dataclass
+class PackShape:
+    """The shape of every batch of a run.
+
+    pack_length: ids of a pack. packs: packs of a batch. max_rows: rows that fit into one. longest_caption: in ids.
+    row_overhead: ids of a row beside its caption, `tokens_per_image` codes among them.
+    """
+
+    pack_length: int
+    packs: int
+    max_rows: int
+    longest_caption: int
+    row_overhead: int
+    tokens_per_image: int
+
+    @property
+    def code_places(self) -> int:
+        """Places of a batch that predict codes, at most."""
+        return self.packs * self.max_rows * self.tokens_per_image
+
+    @property
+    def text_places(self) -> int:
+        """Places of a batch that predict anything else, at most."""
+        others = self.row_overhead - self.tokens_per_image + self.longest_caption
+        return self.packs * max(
+            min(self.pack_length - rows * self.tokens_per_image, rows * others) for rows in range(1, self.max_rows + 1)
+        )
+
+
+def choose_shape(
+    lengths: CaptionLengths, batch_size: int, row_overhead: int, tokens_per_image: int, is_packed: bool = True
+) -> PackShape:
+    """Packs of about `batch_size` rows together: the shortest with little padding, or those with the least.
+
+    Where rows are not to be packed, each is as long as the longest.
+    """
+    every = max(1, len(lengths) // SAMPLE_ROWS)
+    sample = np.arange(0, len(lengths), every)
+    rows = row_overhead + lengths.of(sample, np.zeros(len(sample), dtype=np.int64))
+    longest_caption = int(lengths.tokens.max(initial=0))
+    longest = row_overhead + longest_caption
+    if not is_packed:
+        return PackShape(longest, batch_size, 1, longest_caption, row_overhead, tokens_per_image)
+    best_length, least = longest, 1.0
+    for length in range(longest, LONGEST_PACK * longest + 1, 2):
+        padding = 1 - rows.sum() / (length * len(pack_rows(rows, length)))
+        if padding < least:
+            best_length, least = length, padding
+        if padding <= GOOD_PADDING:
+            break
+    packs = max(1, round(batch_size * rows.mean() / best_length))
+    max_rows = best_length // row_overhead
+    return PackShape(best_length, packs, max_rows, longest_caption, row_overhead, tokens_per_image)
+
+
+def pack_rows(lengths: Sequence[int] | np.ndarray, pack_length: int) -> list[list[int]]:
+    """Numbers of rows by pack: best fit, the longest first."""
+    packs: list[list[int]] = []
+    room: list[tuple[int, int]] = []  # (what is left, pack), sorted
+    for number in np.argsort(-np.asarray(lengths), kind="stable"):
+        length = int(lengths[number])
+        place = bisect_left(room, (length, -1))
+        if place == len(room):
+            left, pack = pack_length, len(packs)
+            packs.append([])
+        else:
+            left, pack = room.pop(place)
+        packs[pack].append(int(number))
+        if left > length:
+            insort(room, (left - length, pack))
+    return packs
+
+
+class PackedBatches(Sampler[list[Pack]]):
+    """Batches of `shape.packs` packs. `sampler` is what accelerate tells the epoch."""
+
+    def __init__(
+        self,
+        lengths: CaptionLengths,
+        shape: PackShape,
+        seed: int,
+        caption_dropout: float = 0.0,
+        num_views: int = 1,
+        order: RowOrder | None = None,
+    ):
+        self.lengths, self.shape, self.seed = lengths, shape, seed
+        self.caption_dropout, self.num_views = caption_dropout, num_views
+        self.sampler = order or RowOrder(len(lengths), seed)
+        self.batch_size, self.drop_last = shape.packs, True
+
+    def __iter__(self) -> Iterator[list[Pack]]:
+        draw = np.random.default_rng((self.seed, self.sampler.epoch, 1))
+        left: list[Pack] = []
+        is_first = True
+        for indices in self.sampler.windows(WINDOW_BATCHES * self.shape.packs * self.shape.max_rows):
+            captions = draw.integers(self.lengths.counts[indices])
+            captions[draw.random(len(indices)) < self.caption_dropout] = NO_CAPTION
+            views = draw.integers(self.num_views, size=len(indices))
+            rows = [DrawnRow(*map(int, row)) for row in zip(indices, captions, views, strict=True)]
+            lengths = self.shape.row_overhead + self.lengths.of(indices, captions)
+            # One row a pack where no two may share it: then every pack is full with one.
+            packs = [[row] for row in range(len(rows))] if self.shape.max_rows == 1 else \
+                pack_rows(lengths, self.shape.pack_length)  # fmt: skip
+            left += [[rows[row] for row in packs[number]] for number in draw.permutation(len(packs))]
+            while len(left) >= self.shape.packs:
+                yield left[: self.shape.packs]
+                left, is_first = left[self.shape.packs :], False
+        if is_first:  # fewer rows than a batch holds: each comes more than once
+            yield [left[number % len(left)] for number in range(self.shape.packs)]
+
+
+class PackedRows(torch.utils.data.Dataset):
+    """Captions and codes of drawn rows, read from the memory-mapped `rows` a batch at a time."""
+
+    def __init__(self, rows: Dataset, tokens_per_image: int):
+        self.rows = rows.select_columns(["captions", "codes"]).with_format("arrow")
+        self.tokens_per_image = tokens_per_image
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, pack: Pack) -> list[dict[str, Any]]:
+        return self.__getitems__([pack])[0]
+
+    def __getitems__(self, packs: list[Pack]) -> list[list[dict[str, Any]]]:
+        """For each pack its rows {caption: text or None, codes: (tokens_per_image,)}."""
+        drawn = [row for pack in packs for row in pack]
+        table = self.rows[[row.row for row in drawn]]
+        assert isinstance(table, pyarrow.Table)
+        codes = table["codes"].combine_chunks().flatten().to_numpy().reshape(len(drawn), -1, self.tokens_per_image)
+        captions = table["captions"].to_pylist()
+        made = iter(
+            {
+                "caption": None if row.caption == NO_CAPTION else captions[number][row.caption],
+                "codes": codes[number, row.view],
+            }
+            for number, row in enumerate(drawn)
+        )
+        return [[next(made) for _ in pack] for pack in packs]
