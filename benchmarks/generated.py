@@ -11,7 +11,7 @@ from datasets import Features, List, Value
 from PIL import Image
 
 from data_prep.prepared_set import checksum_of
-from vq import VQVAE, VQVAEConfig
+from vq import VQVAE, NetworkConfig, VQVAEConfig
 
 WORDS = ("red", "blue", "green", "small", "large", "heart", "square", "circle", "flag", "cat", "dog", "moon")
 PICTURES_A_TAR = 1000
@@ -34,9 +34,9 @@ def write_webdataset(folder: Path, pictures: int, side: int) -> None:
                     archive.addfile(member, io.BytesIO(content))
 
 
-def write_image_tokenizer(folder: Path) -> VQVAE:
+def write_image_tokenizer(folder: Path, side: int = 64) -> VQVAE:
     """The default network, untrained: as fast as a trained one."""
-    model = VQVAE(VQVAEConfig()).eval()
+    model = VQVAE(VQVAEConfig(network=NetworkConfig(input_shape=[side, side]))).eval()
     model.save_pretrained(folder)
     return model
 

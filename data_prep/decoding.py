@@ -152,4 +152,4 @@ def decode_rows(
         return DecodedBatch([], torch.empty(0, views.views, 3, *input_shape, dtype=torch.uint8), skipped)
     made = torch.from_numpy(np.stack(values))  # (B, views, H, W, 3), or an array's own shape
     is_picture = isinstance(values[0], list)
-    return DecodedBatch(rows, made.permute(0, 1, 4, 2, 3).contiguous() if is_picture else made, skipped)
+    return DecodedBatch(rows, made.permute(0, 1, 4, 2, 3) if is_picture else made, skipped)  # channels last

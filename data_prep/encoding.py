@@ -61,6 +61,8 @@ class ShardEncoder:
         Raises UserError when the disk is full.
         """
         chosen = [self.collection.shards[number] for number in numbers]
+        if self.collection.array_shape is None:
+            self.image_tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         shape, opened = self.image_tokenizer.config.network.input_shape, {}
         batches = decoded_batches(chosen, shape, self.collection.config, self.views, self.num_workers)
         for batch, codes in self._with_codes(batches):
@@ -92,12 +94,14 @@ class ShardEncoder:
         if not len(values):
             return np.empty((0, self.views.views * self.image_tokenizer.config.tokens_per_image))
         flat = to_pixel_values(values.flatten(0, 1).to(self.image_tokenizer.device))
+        if flat.ndim == 4:  # a twentieth to a tenth faster
+            flat = flat.contiguous(memory_format=torch.channels_last)
         codes = self.image_tokenizer.flatten_codes(self.image_tokenizer.encode(flat)).cpu().numpy()
         return codes.reshape(len(values), -1).astype(code_type(self.image_tokenizer.config.codebook_size))
 
     def count_tokens(self, rows: list[Row]) -> list[list[int]]:
-        ids = iter(self.vocabulary.encode_text([caption for row in rows for caption in row.captions]))
-        return [[min(len(next(ids)), MAX_UINT16) for _ in row.captions] for row in rows]
+        counts = iter(self.vocabulary.count_tokens([caption for row in rows for caption in row.captions]))
+        return [[min(next(counts), MAX_UINT16) for _ in row.captions] for row in rows]
 
     def picture(self, value: torch.Tensor) -> Any:
         """As the tokenizer saw it."""
@@ -141,13 +145,13 @@ class _OpenShard:
         encoder = self.encoder
         self.seen += len(batch.rows) + len(batch.skipped)
         self.skipped += batch.skipped
-        tokens = encoder.count_tokens(batch.rows)
+        tokens, lengths = encoder.count_tokens(batch.rows), []
         for number, row in enumerate(batch.rows):
             if row.key in self.known:
                 self.skipped.append(Unusable(row.key, "another row has the same key"))
                 continue
             self.known.add(row.key)
-            self.lengths.update(tokens[number])
+            lengths += tokens[number]
             split = encoder.collection.split_of(row.key)
             if split not in self.files:
                 self.files[split] = _SplitFile(self.temporary / f"{split}.arrow", encoder.features(split))
@@ -159,6 +163,7 @@ class _OpenShard:
                 is_kept = self.files[split].count < -(-KEPT_PICTURES // len(encoder.collection.shards))
                 columns["image"] = encoder.picture(batch.values[number, 0]) if is_kept else None
             self.files[split].add(columns)
+        self.lengths.update(lengths)
 
     def close(self) -> dict[str, Any]:
         for file in self.files.values():

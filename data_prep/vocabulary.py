@@ -132,6 +132,12 @@ class Vocabulary:
             return []
         return self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
+    def count_tokens(self, texts: list[str]) -> list[int]:
+        """How many ids `encode_text` gives for each text, without making them Python's."""
+        backend: Tokenizer = self.tokenizer.backend_tokenizer  # type: ignore[assignment]
+        backend.encode_special_tokens = True
+        return [len(encoded) for encoded in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
     def decode_text(self, ids: list[int]) -> str:
         """The inverse of `encode_text`; special tokens and codes are left out."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
