@@ -65,15 +65,21 @@ def load_pictures(
     skipped = SkippedRows(collection.config.max_skipped)
     for batch in decoded_batches(shards, input_shape, collection.config):
         skipped.add(len(batch.rows) + len(batch.skipped), batch.skipped)
-        is_train = torch.tensor([collection.split_of(row.key) == TRAIN for row in batch.rows], dtype=torch.bool)
+        if not batch.rows:
+            continue
+        is_train = torch.tensor([collection.split_of(row.key) == TRAIN for row in batch.rows])
         for part in (True, False):
-            chosen = batch.values[is_train == part, 0] if len(batch.rows) else batch.values[:, 0]
+            chosen = batch.values[is_train == part, 0]
             chosen = chosen[: int(min(limits[part] - counts[part], len(chosen)))]
             counts[part] += len(chosen)
             parts[part].append(chosen)
         if counts[True] >= limits[True]:
             break
     skipped.require_few()
+    if not counts[True] or not counts[False]:
+        raise UserError(
+            f"{counts[True]} pictures to train on and {counts[False]} held out could be read; at least 1 of each is needed."
+        )
     return LoadedPictures(torch.cat(parts[True]), torch.cat(parts[False]), skipped)
 
 

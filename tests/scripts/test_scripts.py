@@ -86,8 +86,9 @@ def test_a_finished_run_may_be_resumed(call_script, picture_folder, vq_yaml, tmp
 @pytest.fixture
 def demo(call_script, picture_folder, vq_yaml, lm_yaml, tmp_path, monkeypatch):
     """The demo on the folder of pictures, with tiny networks; returns its output folder."""
-    load_folder = load_collection(str(picture_folder), 16).splits
-    monkeypatch.setattr(collection, "load_openmoji", lambda image_size: load_folder)
+    few = load_collection(str(picture_folder))
+    monkeypatch.setattr(collection, "openmoji_shards", lambda image_size, languages: (few.shards, few.splits))
+    monkeypatch.setattr(collection, "SPLITS", few.held_out_names)
     configs = tmp_path / "configs"
     configs.mkdir()
     (configs / "vq.yaml").write_text(vq_yaml.read_text())
@@ -226,7 +227,7 @@ def test_an_inspection_is_of_a_split_and_of_an_empty_folder(call_script, picture
         call_script("inspect_vq", *arguments, "--split", "test")
     assert not output.exists()
     call_script("inspect_vq", *arguments)
-    number = len(load_collection(str(picture_folder), 16).held_out)
+    number = len(list(load_collection(str(picture_folder)).rows("held_out")))
     assert f"| pictures | {number} |" in (output / "inspection.md").read_text(encoding="utf-8")
     with pytest.raises(UserError, match="already holds files"):
         call_script("inspect_vq", *arguments)

@@ -34,10 +34,11 @@ def psnr_of_the_mean(train: Tensor, held_out: Tensor) -> float:
 def test_days_of_power_demand_come_back(tmp_path, capsys):
     load_example("series").main(str(tmp_path / "power.npz"))
     assert "values (1096, 1, 24)" in capsys.readouterr().out
-    collection = load_collection(str(tmp_path / "power.npz"), 24)
-    captions = [*collection.train["caption"][:], *collection.held_out["caption"][:]]
+    collection = load_collection(str(tmp_path / "power.npz"))
+    captions = [row.captions[0] for row in collection.rows()]
     assert {captions.count(f"power demand of a {season} day") for season in ("winter", "summer")} == {547, 549}
-    train, held_out = (load_pictures(rows, [24]) for rows in (collection.train, collection.held_out))
+    pictures = load_pictures(collection, [24])
+    train, held_out = pictures.train, pictures.held_out
     assert (train.min(), train.max()) == (-1, 1)
 
     network = NetworkConfig(input_shape=[24], in_channels=1, strides=[2, 2], stem_channels=16, hidden_channels=32)

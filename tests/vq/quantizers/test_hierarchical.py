@@ -227,7 +227,7 @@ def test_update_moves_each_level_as_a_quantizer_given_what_it_saw(settings):
 
 def test_training_lowers_the_loss(picture_folder, tiny_vqvae_config, tmp_path):
     tiny_vqvae_config.quantizer = HierarchicalConfig(**SETTINGS)
-    pictures = load_pictures(load_collection(str(picture_folder), 16).train, (16, 16))
+    pictures = load_pictures(load_collection(str(picture_folder)), (16, 16)).train
     config = VQTrainingConfig(max_steps=20, batch_size=8, mixed_precision="no", log_every=1, learning_rate=2e-2)
     model = train_vq(pictures, pictures[:4], tmp_path / "vq", tiny_vqvae_config, config)
     lines = (tmp_path / "vq" / "run" / "log.jsonl").read_text().splitlines()
@@ -269,8 +269,8 @@ def test_saved_and_loaded_gives_equal_outputs(input_shape, num_levels, number, t
 
 def test_from_pictures_to_a_drawn_one(picture_folder, tiny_vqvae_config, tmp_path):
     tiny_vqvae_config.quantizer = HierarchicalConfig(**SETTINGS)
-    collection = load_collection(str(picture_folder), 16)
-    pictures = load_pictures(collection.train, (16, 16))
+    collection = load_collection(str(picture_folder))
+    pictures = load_pictures(collection, (16, 16)).train
     short = {"max_steps": 3, "batch_size": 4, "mixed_precision": "no"}
     model = train_vq(pictures, pictures[:2], tmp_path / "vq", tiny_vqvae_config, VQTrainingConfig(**short))
     prepared = prepare(collection, model, tmp_path / "data", "pictures", 300)
