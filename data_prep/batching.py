@@ -5,7 +5,6 @@
 Packed rows never attend to one another: transformers finds where each begins from the position ids, which restart.
 """
 
-from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ WINDOW_BATCHES = 64
 GOOD_PADDING = 0.03
 SAMPLE_ROWS = 2048
 LONGEST_PACK = 4  # of the longest row
+FINENESS = 64  # lengths that are tried between one and two of the longest row
 NO_CAPTION = -1
 
 
@@ -123,7 +123,7 @@ def choose_shape(
     if not is_packed:
         return PackShape(longest, batch_size, 1, longest_caption, row_overhead, tokens_per_image)
     best_length, least = longest, 1.0
-    for length in range(longest, LONGEST_PACK * longest + 1, 2):
+    for length in range(longest, LONGEST_PACK * longest + 1, max(2, longest // FINENESS)):
         padding = 1 - rows.sum() / (length * len(pack_rows(rows, length)))
         if padding < least:
             best_length, least = length, padding
@@ -135,20 +135,29 @@ def choose_shape(
 
 
 def pack_rows(lengths: Sequence[int] | np.ndarray, pack_length: int) -> list[list[int]]:
-    """Numbers of rows by pack: best fit, the longest first."""
+    """Numbers of rows by pack: best fit, the longest first.
+
+    Open packs are kept by the room that is left in them, and the rooms that occur as the bits of one number, so that
+    a row costs a microsecond however many packs are open.
+    """
+    lengths = np.asarray(lengths)
+    sizes = lengths.tolist()
     packs: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (what is left, pack), sorted
-    for number in np.argsort(-np.asarray(lengths), kind="stable"):
-        length = int(lengths[number])
-        place = bisect_left(room, (length, -1))
-        if place == len(room):
-            left, pack = pack_length, len(packs)
-            packs.append([])
+    by_room: list[list[list[int]]] = [[] for _ in range(pack_length + 1)]
+    rooms = 0
+    for number in np.argsort(-lengths, kind="stable").tolist():
+        size = sizes[number]
+        if fitting := rooms >> size:
+            room = size + (fitting & -fitting).bit_length() - 1  # the lowest bit: the least room that suffices
+            pack = by_room[room].pop()
+            if not by_room[room]:
+                rooms ^= 1 << room
         else:
-            left, pack = room.pop(place)
-        packs[pack].append(int(number))
-        if left > length:
-            insort(room, (left - length, pack))
+            room, pack = pack_length, []
+            packs.append(pack)
+        pack.append(number)
+        by_room[room - size].append(pack)
+        rooms |= 1 << (room - size)
     return packs
 
 
@@ -167,27 +176,29 @@ class PackedBatches(Sampler[list[Pack]]):
         self.lengths, self.shape, self.seed = lengths, shape, seed
         self.caption_dropout, self.num_views = caption_dropout, num_views
         self.sampler = order or RowOrder(len(lengths), seed)
-        self.batch_size, self.drop_last = shape.packs, True
+        # Whole batches only, what is left of an epoch is left out; accelerate then makes the batches of several
+        # processes even by repeating some of the epoch's first.
+        self.batch_size, self.drop_last = shape.packs, False
 
     def __iter__(self) -> Iterator[list[Pack]]:
         draw = np.random.default_rng((self.seed, self.sampler.epoch, 1))
-        left: list[Pack] = []
+        batch: list[Pack] = []
         is_first = True
         for indices in self.sampler.windows(WINDOW_BATCHES * self.shape.packs * self.shape.max_rows):
             captions = draw.integers(self.lengths.counts[indices])
             captions[draw.random(len(indices)) < self.caption_dropout] = NO_CAPTION
             views = draw.integers(self.num_views, size=len(indices))
-            rows = [DrawnRow(*map(int, row)) for row in zip(indices, captions, views, strict=True)]
-            lengths = self.shape.row_overhead + self.lengths.of(indices, captions)
+            drawn = np.stack([indices, captions, views], 1)
             # One row a pack where no two may share it: then every pack is full with one.
-            packs = [[row] for row in range(len(rows))] if self.shape.max_rows == 1 else \
-                pack_rows(lengths, self.shape.pack_length)  # fmt: skip
-            left += [[rows[row] for row in packs[number]] for number in draw.permutation(len(packs))]
-            while len(left) >= self.shape.packs:
-                yield left[: self.shape.packs]
-                left, is_first = left[self.shape.packs :], False
+            packs = [[row] for row in range(len(drawn))] if self.shape.max_rows == 1 else \
+                pack_rows(self.shape.row_overhead + self.lengths.of(indices, captions), self.shape.pack_length)  # fmt: skip
+            for number in draw.permutation(len(packs)).tolist():
+                batch.append([DrawnRow(*row) for row in drawn[packs[number]].tolist()])
+                if len(batch) == self.shape.packs:
+                    yield batch
+                    batch, is_first = [], False
         if is_first:  # fewer rows than a batch holds: each comes more than once
-            yield [left[number % len(left)] for number in range(self.shape.packs)]
+            yield [batch[number % len(batch)] for number in range(self.shape.packs)]
 
 
 class PackedRows(torch.utils.data.Dataset):

@@ -47,7 +47,7 @@ class SequenceConfig:
 class Batch:
     """Packed rows and what is predicted where.
 
-    input_ids, position_ids: (P, T), positions restart at every row and at the padding behind the last.
+    input_ids, position_ids: (P, T), positions restart at every row and stay 0 in the padding behind the last.
     code_places: (M,) places in the flattened (P * T) of the ids before each code, code_targets: the codes, [0, K).
     text_places, text_targets: (N,), the same for vocabulary ids of captions and brackets.
     Targets are IGNORED where M and N are more than there is to predict.
@@ -128,7 +128,6 @@ class TextToImageCollator:
                 text_places += [*range(offset + start, offset + before), offset + end - 1, offset + end]
                 text_targets += [*prompt[1:], vocabulary.eoi, vocabulary.eos]
                 start = end + 1
-            position_ids[number, start:] = torch.arange(length - start)
         num_codes, num_texts = codes.numel(), len(text_places)
         if shape:
             num_codes = shape.code_places

@@ -96,11 +96,12 @@ def _sees_the_future(model: PreTrainedModel) -> bool:
 def keeps_packed_rows_apart(model: PreTrainedModel) -> bool:
     """Whether a row gives the same behind another one as alone, told by the position ids only.
 
-    True of transformers' attention; a recurrent model, for one, carries its state over.
+    True of most of transformers' attention; a recurrent model, for one, carries its state over. Two packs, since flash
+    attention of transformers looks for packed rows in a batch of one pack only.
     """
     was_training = model.training
-    ids = torch.tensor([[0, 1, 2, 3, 2, 1]], device=model.device)
-    restarting = torch.tensor([[0, 1, 2, 0, 1, 2]], device=model.device)
+    ids = torch.tensor([[0, 1, 2, 3, 2, 1], [3, 0, 2, 1, 1, 2]], device=model.device)
+    restarting = torch.tensor([[0, 1, 2, 0, 1, 2]] * 2, device=model.device)
     model.eval()
     packed = model(input_ids=ids, position_ids=restarting, use_cache=False).logits[:, 3:]
     alone = model(input_ids=ids[:, 3:], position_ids=restarting[:, 3:], use_cache=False).logits

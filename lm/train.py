@@ -123,7 +123,7 @@ def train_lm(
     batches = PackedBatches(lengths, shape, config.seed, sequences.caption_dropout, prepared.num_views)
     loader = DataLoader(
         PackedRows(prepared.train, tokens_per_image), batch_sampler=batches, collate_fn=list,
-        num_workers=config.num_workers,
+        generator=torch.Generator(), num_workers=config.num_workers,  # not the global one, which a start would move
     )  # fmt: skip
     # The sampler has drawn which rows go without their caption: lengths decide what shares a pack.
     collate = TextToImageCollator(vocabulary, caption_tokens, replace(sequences, caption_dropout=0.0))
