@@ -6,6 +6,7 @@ from data_prep.pictures import ViewConfig
 from data_prep.prepare import prepare
 from data_prep.prepared_set import PreparedSet, load_image_tokenizer
 from data_prep.sequences import SequenceConfig, TextToImageCollator
+from data_prep.text import TextConfig
 from data_prep.vocabulary import Modality, Vocabulary
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Modality",
     "PreparedSet",
     "SequenceConfig",
+    "TextConfig",
     "TextToImageCollator",
     "ViewConfig",
     "Vocabulary",

@@ -78,7 +78,7 @@ def load_pictures(
     skipped.require_few()
     if not counts[True] or not counts[False]:
         raise UserError(
-            f"{counts[True]} pictures to train on and {counts[False]} held out could be read; at least 1 each is needed."
+            f"{counts[True]} pictures to train on and {counts[False]} held out could be read; at least 1 each is needed"
         )
     return LoadedPictures(torch.cat(parts[True]), torch.cat(parts[False]), skipped)
 

@@ -23,6 +23,7 @@ from data_prep.pictures import ViewConfig
 from data_prep.prepared_set import FORM, MANIFEST, SHARDS, PreparedSet
 from data_prep.rows import Row, Unusable
 from data_prep.skipped import SkippedRows
+from data_prep.text import TextConfig
 from data_prep.vocabulary import Vocabulary
 from training.errors import UserError
 from training.files import read_json, require_empty, require_same_settings, write_json
@@ -43,23 +44,27 @@ def prepare(
     image_tokenizer: VQVAE,
     output: Path,
     data: str,
-    text_size: int = 1500,
+    text: TextConfig | None = None,
+    modalities: dict[str, int] | None = None,
     views: ViewConfig | None = None,
     num_workers: int | None = None,
     resume: bool = False,
 ) -> PreparedSet:
     """Encode `collection` with `image_tokenizer` and write a prepared set to `output`.
 
-    `data` is what the user called the collection; `num_workers` as in `decoded_batches`. The BPE is trained on captions
+    `data` is what the user called the collection; `modalities` are further ones and their numbers of codes, which get
+    ranges of ids beside the image's; `num_workers` as in `decoded_batches`. The BPE is trained on captions
     of the training split only. Raises UserError if `output` holds anything else than this same prepared set, whole or
     begun, if more pictures are unusable than the collection's `max_skipped`, or when the disk is full.
     """
-    start, views = time.monotonic(), views or ViewConfig()
+    start, views, text = time.monotonic(), views or ViewConfig(), text or TextConfig()
+    codebook_sizes = {"image": image_tokenizer.config.codebook_size} | _checked(modalities or {})
     made_from = {
         "data": data,
         "collection": collection.fingerprint(),
         "image_tokenizer": image_tokenizer.fingerprint(),
-        "text_size": text_size,
+        "text": asdict(text),
+        "codebook_sizes": codebook_sizes,
         "views": asdict(views),
     }
     state = PartialState(timeout=PATIENCE)
@@ -67,8 +72,8 @@ def prepare(
         _claim(output, made_from, resume)
         if not (output / "vocabulary").exists():
             check_sample(collection, image_tokenizer.config.network.input_shape)
-            codebook_sizes = {"image": image_tokenizer.config.codebook_size}
-            _save_whole(Vocabulary.train(_captions(collection), text_size, codebook_sizes), output / "vocabulary")
+            captions = [] if text.pretrained else _captions(collection)
+            _save_whole(Vocabulary.build(captions, text, codebook_sizes), output / "vocabulary")
         if not (output / "image_tokenizer").exists():
             _save_whole(image_tokenizer, output / "image_tokenizer")
     state.wait_for_everyone()
@@ -85,6 +90,12 @@ def prepare(
         _finish(encoder, output, made_from, seconds)
     state.wait_for_everyone()
     return PreparedSet.load(output, verify=state.is_main_process)
+
+
+def _checked(modalities: dict[str, int]) -> dict[str, int]:
+    if wrong := {"image", "text"} & set(modalities):
+        raise UserError(f"modalities must not name {wrong.pop()!r}, which is there already; found {modalities}.")
+    return modalities
 
 
 def _claim(output: Path, made_from: dict[str, Any], resume: bool) -> None:

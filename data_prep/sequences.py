@@ -15,6 +15,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from data_prep.batching import PackShape
+from data_prep.bpe_dropout import BPEDropout
 from data_prep.vocabulary import Vocabulary
 from training.errors import UserError
 
@@ -31,11 +32,13 @@ class SequenceConfig:
         caption_dropout: share of rows without a caption; they teach the unconditional picture that guidance needs.
         word_dropout: share of the words left out of a caption.
         code_noise: each row draws a rate up to this; that share of its input codes is replaced by random ones.
+        bpe_dropout: share of the merges left out while a caption is split into tokens.
     """
 
     caption_dropout: float = 0.1
     word_dropout: float = 0.0
     code_noise: float = 0.2
+    bpe_dropout: float = 0.0
 
     def __post_init__(self):
         for name, value in vars(self).items():
@@ -84,9 +87,11 @@ def left_pad(rows: list[list[int]], pad: int) -> tuple[Int[Tensor, "b t"], Bool[
     return input_ids, columns >= starts.unsqueeze(1), position_ids
 
 
-def prompt_ids(vocabulary: Vocabulary, captions: list[str | None], max_tokens: int) -> list[list[int]]:
+def prompt_ids(
+    vocabulary: Vocabulary, captions: list[str | None], max_tokens: int, bpe_dropout: BPEDropout | None = None
+) -> list[list[int]]:
     """`bos caption boi` for each caption, truncated to `max_tokens`; `bos boi` for None or an empty one."""
-    texts = iter(vocabulary.encode_text([caption for caption in captions if caption]))
+    texts = iter((bpe_dropout or vocabulary).encode_text([caption for caption in captions if caption]))
     return [[vocabulary.bos, *(next(texts)[:max_tokens] if caption else []), vocabulary.boi] for caption in captions]
 
 
@@ -99,12 +104,14 @@ class TextToImageCollator:
     def __init__(self, vocabulary: Vocabulary, max_caption_tokens: int, config: SequenceConfig | None):
         self.vocabulary, self.max_caption_tokens = vocabulary, max_caption_tokens
         self.config = config or SequenceConfig(caption_dropout=0.0, word_dropout=0.0, code_noise=0.0)
+        self.bpe_dropout = BPEDropout(vocabulary, self.config.bpe_dropout) if self.config.bpe_dropout else None
 
     def __call__(self, packs: Sequence[Sequence[dict[str, Any]]], shape: PackShape | None = None) -> Batch:
         """`shape` is the shape of the batch; without one it is as small as these packs allow."""
         vocabulary = self.vocabulary
         rows = [row for pack in packs for row in pack]
-        prompts = iter(prompt_ids(vocabulary, [self._thin(row["caption"]) for row in rows], self.max_caption_tokens))
+        captions = [self._thin(row["caption"]) for row in rows]
+        prompts = iter(prompt_ids(vocabulary, captions, self.max_caption_tokens, self.bpe_dropout))
         codes = torch.from_numpy(np.stack([row["codes"] for row in rows]).astype(np.int64))  # (B, n)
         noisy = iter(vocabulary.codes_to_ids(self._disturb(codes)))
         made = [[(next(prompts), next(noisy)) for _ in pack] for pack in packs]

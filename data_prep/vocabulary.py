@@ -13,14 +13,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jaxtyping import Int
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from data_prep.text import TextConfig, build_text_tokenizer
 from training.errors import UserError
 from training.files import read_json, write_json
 
-PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 RANGES_FILE = "vocabulary.json"
 
 
@@ -61,41 +61,24 @@ class Vocabulary:
             )
 
     @classmethod
-    def train(cls, captions: Iterable[str], text_size: int, codebook_sizes: dict[str, int]) -> "Vocabulary":
-        """Byte-level BPE of at most `text_size` ids on `captions`, then a range for each modality's codes.
+    def build(cls, captions: Iterable[str], text: TextConfig, codebook_sizes: dict[str, int]) -> "Vocabulary":
+        """Text ids as `text` says, then a range for each modality's codes. Raises UserError as its parts do."""
+        return cls.extend(build_text_tokenizer(captions, text), codebook_sizes)
 
-        Any text can be encoded, since every byte is a token. Raises UserError for a size that cannot hold the bytes.
-        """
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        specials = [PAD, BOS, EOS]
-        if text_size < len(alphabet) + len(specials):
-            raise UserError(
-                f"text_size must be at least {len(alphabet) + len(specials)} (the bytes and {', '.join(specials)}), "
-                f"found {text_size}."
-            )
-        bpe = Tokenizer(models.BPE())
-        bpe.normalizer = normalizers.NFC()
-        bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-        bpe.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=text_size, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
-        )
-        bpe.train_from_iterator(captions, trainer)
-        tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=bpe,
-            pad_token=PAD,
-            bos_token=BOS,
-            eos_token=EOS,
-            padding_side="left",
-            model_input_names=["input_ids", "attention_mask"],
-        )
-        return cls.extend(tokenizer, codebook_sizes)
+    @classmethod
+    def train(cls, captions: Iterable[str], text_size: int, codebook_sizes: dict[str, int]) -> "Vocabulary":
+        """Byte-level BPE of at most `text_size` ids, then a range for each modality's codes."""
+        return cls.build(captions, TextConfig(size=text_size), codebook_sizes)
 
     @classmethod
     def extend(cls, tokenizer: PreTrainedTokenizerBase, codebook_sizes: dict[str, int]) -> "Vocabulary":
         """Append a range for each modality to a tokenizer that has pad, bos and eos."""
         text_size, modalities = len(tokenizer), []
         for name, size in codebook_sizes.items():
+            if not name.isidentifier() or size < 1:
+                raise UserError(
+                    f"A modality is a word and its number of codes, such as series: 512; found {name}: {size}."
+                )
             begin = len(tokenizer)
             contents = [f"<{name}>", f"</{name}>", *(f"<{name}_{code}>" for code in range(size))]
             tokens = [AddedToken(content, special=True, normalized=False) for content in contents]

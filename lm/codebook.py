@@ -44,8 +44,6 @@ def initialize_code_embeddings(model: PreTrainedModel, vocabulary: Vocabulary, c
 
     The standardised codebook goes through a random projection, the same one for input and output embeddings.
     """
-    spread = codebook.std(0, correction=0).clamp(min=1e-6)
-    standardised = (codebook - codebook.mean(0)) / spread  # (K, D)
     image = slice(vocabulary.image.offset, vocabulary.image.stop)
     ends = [model.get_input_embeddings(), model.get_output_embeddings()]
     matrices = {id(module.weight): module.weight for module in ends if module is not None}  # tied ones are one
@@ -54,5 +52,11 @@ def initialize_code_embeddings(model: PreTrainedModel, vocabulary: Vocabulary, c
     projection = torch.randn(codebook.shape[1], embeddings.shape[1]) / codebook.shape[1] ** 0.5
     for matrix in matrices.values():
         rows = matrix[image]  # (K, hidden), a view
-        projected = (standardised @ projection).to(rows) * rows.std()
+        projected = project_codebook(codebook, projection).to(rows) * rows.std()
         rows.copy_(CODEBOOK_SHARE * projected + (1 - CODEBOOK_SHARE**2) ** 0.5 * rows)
+
+
+def project_codebook(codebook: Float[Tensor, "k d"], projection: Float[Tensor, "d h"]) -> Float[Tensor, "k h"]:
+    """The codebook, every channel of mean 0 and variance 1, through `projection`."""
+    spread = codebook.std(0, correction=0).clamp(min=1e-6)
+    return ((codebook - codebook.mean(0)) / spread) @ projection

@@ -16,6 +16,7 @@ from lm.model import LanguageModelConfig, add_embedding_dropout, build_language_
 from lm.objective import WeightedCrossEntropy
 from lm.optimizers import OptimizerName, build_optimizers
 from lm.pipeline import TextToImagePipeline
+from lm.pretrained import NewRows, load_pretrained
 from lm.sampling import SamplingConfig
 from training.compiling import compile_failure
 from training.config import TrainingConfig
@@ -42,6 +43,10 @@ class LMTrainingConfig(TrainingConfig):
         long_captions: whether longer ones are cut, or the training refused.
         label_smoothing: share of a code's target that is spread over all codes, against overconfidence.
         neighbor_smoothing: share of a code's target that is spread over the codes nearest to it in the codebook.
+        init_from: folder or hub name of a causal language model whose weights the training starts from; the data must
+            have been prepared with its tokenizer (--text.pretrained).
+        new_rows: with init_from, whether the embeddings of the image codes start at the "mean" of the old ones, or
+            apart from it as the "codebook" has them.
         compile: whether torch.compile builds the training step; auto: where it works and the run is long enough.
     """
 
@@ -57,6 +62,8 @@ class LMTrainingConfig(TrainingConfig):
     neighbor_smoothing: float = 0.2
     max_caption_tokens: int = 64
     long_captions: Literal["cut", "refuse"] = "cut"
+    init_from: str | None = None
+    new_rows: NewRows = "codebook"
     compile: Literal["auto", "yes", "no"] = "auto"
 
     def __post_init__(self):
@@ -91,6 +98,8 @@ def train_lm(
 
     `sampling` becomes the pipeline's saved default. Raises UserError if `output` holds another run.
     """
+    if config.init_from is not None and model_config != LanguageModelConfig():
+        raise UserError(f"--model settings have no effect with init_from {config.init_from!r}; leave one of them out.")
     settings = {"model": asdict(model_config), "sequences": asdict(sequences)} | asdict(config)
     settings |= {key: prepared.manifest[key] for key in ("vocabulary", "made_from")}
     run = Run(output, "train_lm", config, settings, resume)
@@ -101,21 +110,26 @@ def train_lm(
     vocabulary, image_tokenizer = prepared.vocabulary, prepared.load_image_tokenizer()
     caption_tokens = _caption_tokens(prepared, config, run)
     tokens_per_image = prepared.tokens_per_image
-    model = build_language_model(model_config, vocabulary, ROW_OVERHEAD + caption_tokens + tokens_per_image + 1)
+    length = ROW_OVERHEAD + caption_tokens + tokens_per_image + 1
+    codebook = image_tokenizer.quantizer.code_vectors()  # (K, D)
+    codebook = None if codebook is None else codebook.detach()
+    if codebook is None:
+        run.progress.say("a code of this image tokenizer has no vector of its own: no neighbor_smoothing")
+    if config.init_from is not None:
+        model = load_pretrained(config.init_from, vocabulary, length, config.new_rows, codebook)
+    else:
+        model = build_language_model(model_config, vocabulary, length)
+        if codebook is not None:
+            initialize_code_embeddings(model, vocabulary, codebook)
     is_packed = keeps_packed_rows_apart(model)
     if not is_packed:
-        run.progress.say(f"{model_config.architecture} mixes packed rows: one row a pack, with padding")
+        run.progress.say(f"{model.config.model_type} mixes packed rows: one row a pack, with padding")
     if run.accelerator.device.type == "cpu":
         model.set_attn_implementation("eager")  # at these lengths faster than the fused kernel, most of all compiled
     add_embedding_dropout(model, config.embedding_dropout)
-    codebook = image_tokenizer.quantizer.code_vectors()  # (K, D)
-    if codebook is None:
-        run.progress.say("a code of this image tokenizer has no vector of its own: no neighbor_smoothing")
-    else:
-        initialize_code_embeddings(model, vocabulary, codebook.detach())
     objective = WeightedCrossEntropy(
         model, vocabulary, config.text_weight, config.image_weight, config.label_smoothing,
-        *((0.0, None) if codebook is None else (config.neighbor_smoothing, similar_codes(codebook.detach()))),
+        *((0.0, None) if codebook is None else (config.neighbor_smoothing, similar_codes(codebook))),
     ).train()  # fmt: skip
     optimizers = build_optimizers(config.optimizer, model, config.learning_rate, config.weight_decay, config.beta2)
     lengths = CaptionLengths(prepared.train, caption_tokens)

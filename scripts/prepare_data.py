@@ -7,7 +7,15 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from data_prep import DATA_HELP, CollectionConfig, ViewConfig, load_collection, load_image_tokenizer, prepare
+from data_prep import (
+    DATA_HELP,
+    CollectionConfig,
+    TextConfig,
+    ViewConfig,
+    load_collection,
+    load_image_tokenizer,
+    prepare,
+)
 from training.cli import run_script, script_parser, values_of
 
 
@@ -16,20 +24,24 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", required=True, help=DATA_HELP)
     parser.add_argument("--image_tokenizer", type=Path, required=True, help="Folder that train_vq.py finished.")
     parser.add_argument("--output", type=Path, required=True, help="Folder for the prepared set.")
-    parser.add_argument("--text_size", type=int, default=1500, help="Largest number of caption tokens.")
+    parser.add_argument(
+        "--modalities", type=dict[str, int], default={}, help='Further ranges of codes, such as {"series": 512}.'
+    )
     parser.add_argument(
         "--resume", action="store_true", help="Continue the prepared set in --output, if it is this one."
     )
     parser.add_argument("--num_workers", type=int, help="Processes that decode; by default one fewer than cores.")
     parser.add_class_arguments(CollectionConfig)
     parser.add_class_arguments(ViewConfig, "views")
+    parser.add_class_arguments(TextConfig, "text")
     settings = parser.instantiate(parser.parse_args(arguments))
 
     image_tokenizer = load_image_tokenizer(settings.image_tokenizer)
     side = image_tokenizer.config.network.input_shape[0]
     collection = load_collection(settings.data, side, values_of(CollectionConfig, settings))
     prepared = prepare(
-        collection, image_tokenizer, settings.output, settings.data, settings.text_size, views=settings.views,
+        collection, image_tokenizer, settings.output, settings.data, settings.text, settings.modalities,
+        views=settings.views,
         num_workers=settings.num_workers, resume=settings.resume,
     )  # fmt: skip
     if PartialState().is_main_process:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from data_prep.arrays import load_arrays
 
-from data_prep import Collection, load_collection, load_pictures, prepare
+from data_prep import Collection, TextConfig, load_collection, load_pictures, prepare
 from training.errors import UserError
 from vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig
 
@@ -207,7 +207,7 @@ def series_vqvae(series) -> VQVAE:
 
 def test_series_are_prepared_as_pictures_are(save, series, series_vqvae, tmp_path):
     collection: Collection = load_collection(str(save(series)), 24)
-    prepared = prepare(collection, series_vqvae, tmp_path / "data", "series", 280)
+    prepared = prepare(collection, series_vqvae, tmp_path / "data", "series", TextConfig(size=280))
     assert prepared.manifest["splits"] == {"train": 55, "held_out": 5}
     assert prepared.manifest["code_shape"] == [6]
     codes = series_vqvae.encode(torch.from_numpy(series))
@@ -221,5 +221,5 @@ def test_series_are_prepared_as_pictures_are(save, series, series_vqvae, tmp_pat
 def test_a_tokenizer_of_another_shape_prepares_nothing(save, series, series_vqvae, tmp_path):
     collection = load_collection(str(save(series[:, :, :20])), 24)
     with pytest.raises(UserError, match=r"set network.input_shape to \[20\]"):
-        prepare(collection, series_vqvae, tmp_path / "data", "series", 280)
+        prepare(collection, series_vqvae, tmp_path / "data", "series", TextConfig(size=280))
     assert not (tmp_path / "data").exists()

@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset, DatasetDict, Image
 from PIL import Image as PILImage
 
-from data_prep import Collection, PreparedSet, Vocabulary, load_image_tokenizer, load_pictures, prepare
+from data_prep import Collection, PreparedSet, TextConfig, Vocabulary, load_image_tokenizer, load_pictures, prepare
 from training.errors import UserError
 from training.files import read_json, write_json
 from vq import VQVAE
@@ -20,7 +20,7 @@ TEXT_SIZE = 280
 
 @pytest.fixture
 def prepared(collection, tiny_vqvae, tmp_path) -> PreparedSet:
-    return prepare(collection, tiny_vqvae, tmp_path / "data", "pictures", TEXT_SIZE)
+    return prepare(collection, tiny_vqvae, tmp_path / "data", "pictures", TextConfig(size=TEXT_SIZE))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -57,7 +57,9 @@ def test_manifest(prepared, collection, tiny_vqvae):
 
 
 def test_the_attribution_is_carried(tiny_vqvae, tmp_path):
-    prepared = prepare(collection_of(["one", "two"], ["three"]), tiny_vqvae, tmp_path / "data", "hand", TEXT_SIZE)
+    prepared = prepare(
+        collection_of(["one", "two"], ["three"]), tiny_vqvae, tmp_path / "data", "hand", TextConfig(size=TEXT_SIZE)
+    )
     assert prepared.manifest["attribution"] == "Drawn by hand."
 
 
@@ -88,7 +90,7 @@ def test_the_image_tokenizer_is_kept(prepared, tiny_vqvae):
 
 def test_held_out_captions_teach_no_tokens(tiny_vqvae, tmp_path):
     collection = collection_of(["red red red", "red red"], ["zebra zebra zebra zebra"])
-    prepared = prepare(collection, tiny_vqvae, tmp_path / "data", "hand", TEXT_SIZE)
+    prepared = prepare(collection, tiny_vqvae, tmp_path / "data", "hand", TextConfig(size=TEXT_SIZE))
     known, unknown = prepared.vocabulary.encode_text(["red", "zebra"])
     assert len(known) == 1
     assert len(unknown) == len(" zebra")
@@ -104,7 +106,7 @@ def test_no_temporary_folder_is_left(prepared):
 
 def test_resume_returns_the_same(prepared, collection, tiny_vqvae):
     before = contents(prepared.folder)
-    again = prepare(collection, tiny_vqvae, prepared.folder, "pictures", TEXT_SIZE, resume=True)
+    again = prepare(collection, tiny_vqvae, prepared.folder, "pictures", TextConfig(size=TEXT_SIZE), resume=True)
     assert again.manifest == prepared.manifest
     assert again.train["codes"][:] == prepared.train["codes"][:]
     assert contents(prepared.folder) == before
@@ -121,7 +123,7 @@ def test_resume_with_other_settings(prepared, collection, tiny_vqvae, changed, n
 
 def test_resume_with_another_image_tokenizer(prepared, collection, other_vqvae):
     with pytest.raises(UserError, match="its image_tokenizer is"):
-        prepare(collection, other_vqvae, prepared.folder, "pictures", TEXT_SIZE, resume=True)
+        prepare(collection, other_vqvae, prepared.folder, "pictures", TextConfig(size=TEXT_SIZE), resume=True)
 
 
 @pytest.mark.parametrize("resume", [False, True])
@@ -130,14 +132,14 @@ def test_a_folder_of_other_files_is_untouched(collection, tiny_vqvae, tmp_path, 
     output.mkdir()
     (output / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="already holds files"):
-        prepare(collection, tiny_vqvae, output, "pictures", TEXT_SIZE, resume)
+        prepare(collection, tiny_vqvae, output, "pictures", TextConfig(size=TEXT_SIZE), resume)
     assert contents(output) == {"thesis.txt": b"years of work"}
 
 
 def test_a_finished_set_is_not_written_over(prepared, collection, tiny_vqvae):
     before = contents(prepared.folder)
     with pytest.raises(UserError, match="already holds files"):
-        prepare(collection, tiny_vqvae, prepared.folder, "pictures", TEXT_SIZE)
+        prepare(collection, tiny_vqvae, prepared.folder, "pictures", TextConfig(size=TEXT_SIZE))
     assert contents(prepared.folder) == before
 
 
@@ -147,7 +149,7 @@ def test_a_killed_preparation_is_done_anew(collection, tiny_vqvae, tmp_path, res
     (partial / "rows" / "train").mkdir(parents=True)
     (partial / "rows" / "train" / "data-00000-of-00001.arrow").write_bytes(b"half a file")
     (partial / "vocabulary").mkdir()
-    prepared = prepare(collection, tiny_vqvae, tmp_path / "data", "pictures", TEXT_SIZE, resume)
+    prepared = prepare(collection, tiny_vqvae, tmp_path / "data", "pictures", TextConfig(size=TEXT_SIZE), resume)
     assert len(prepared.train) == len(collection.train)
     assert not partial.exists()
 
@@ -155,7 +157,7 @@ def test_a_killed_preparation_is_done_anew(collection, tiny_vqvae, tmp_path, res
 def test_an_unreadable_picture_leaves_no_set(picture_folder, collection, tiny_vqvae, tmp_path):
     (picture_folder / collection.held_out["key"][0]).write_text("not a picture")
     with pytest.raises(UserError, match="cannot be read"):
-        prepare(collection, tiny_vqvae, tmp_path / "data", "pictures", TEXT_SIZE)
+        prepare(collection, tiny_vqvae, tmp_path / "data", "pictures", TextConfig(size=TEXT_SIZE))
     assert not (tmp_path / "data").exists()
 
 
@@ -190,7 +192,7 @@ def test_a_replaced_vocabulary(prepared):
 
 
 def test_rows_of_another_image_tokenizer(prepared, collection, tiny_vqvae, other_vqvae, tmp_path):
-    other = prepare(collection, other_vqvae, tmp_path / "other", "pictures", TEXT_SIZE)
+    other = prepare(collection, other_vqvae, tmp_path / "other", "pictures", TextConfig(size=TEXT_SIZE))
     shutil.rmtree(prepared.folder / "rows" / "train")
     shutil.copytree(other.folder / "rows" / "train", prepared.folder / "rows" / "train")
     with pytest.raises(UserError, match="rows/train") as caught:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from data_prep import Collection, PreparedSet, Vocabulary, load_collection, prepare
+from data_prep import Collection, PreparedSet, TextConfig, Vocabulary, load_collection, prepare
 from lm import LanguageModelConfig, SamplingConfig, TextToImagePipeline
 from lm.model import build_language_model
 from vq import VQVAE, VQVAEConfig
@@ -83,4 +83,4 @@ def collection(picture_folder: Path) -> Collection:
 
 @pytest.fixture
 def prepared(collection, tiny_vqvae, tmp_path) -> PreparedSet:
-    return prepare(collection, tiny_vqvae, tmp_path / "data", "pictures", 300)
+    return prepare(collection, tiny_vqvae, tmp_path / "data", "pictures", TextConfig(size=300))

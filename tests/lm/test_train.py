@@ -9,7 +9,7 @@ import torch
 from datasets import DatasetDict
 from safetensors.torch import load_file
 
-from data_prep import Collection, PreparedSet, SequenceConfig, prepare
+from data_prep import Collection, PreparedSet, SequenceConfig, TextConfig, prepare
 from lm import SamplingConfig, TextToImagePipeline
 from lm import train as lm_train
 from lm.train import LMTrainingConfig, train_lm
@@ -81,7 +81,7 @@ def test_trained_captions_are_memorised(train, collection, tiny_vqvae, tmp_path)
     by_caption = {row["caption"]: index for index, row in enumerate(collection.train)}
     chosen = [by_caption[caption] for caption in ("red square", "green circle", "black square", "purple circle")]
     few = DatasetDict({"train": collection.train.select(chosen), "held_out": collection.held_out.select([0])})
-    prepared: PreparedSet = prepare(Collection(few), tiny_vqvae, tmp_path / "few", "few", 300)
+    prepared: PreparedSet = prepare(Collection(few), tiny_vqvae, tmp_path / "few", "few", TextConfig(size=300))
     codes = torch.tensor(prepared.train["codes"][:])
     assert len({tuple(row) for row in codes.tolist()}) == 4
     pipeline = train(prepared, tmp_path / "model", CLEAN, max_steps=150, learning_rate=1e-2, embedding_dropout=0.0)

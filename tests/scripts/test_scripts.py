@@ -40,7 +40,7 @@ def test_from_pictures_to_a_report(call_script, picture_folder, vq_yaml, lm_yaml
     assert settings["batch_size"] == 8  # the file, not the default
     assert settings["network.hidden_channels"] == 16
 
-    call_script("prepare_data", "--data", picture_folder, "--image-tokenizer", vq, "--output", data, "--text-size=300")
+    call_script("prepare_data", "--data", picture_folder, "--image-tokenizer", vq, "--output", data, "--text.size=300")
     counts = read_json(data / "manifest.json")["splits"]
     assert counts.keys() == {"train", "held_out"}
     assert sum(counts.values()) == 24
@@ -161,7 +161,7 @@ def test_every_quantizer_leads_to_a_drawn_picture(
         "train_vq", "--data", picture_folder, "--output", vq, "--config", vq_yaml,
         "--quantizer.type", type_name, *settings,
     )  # fmt: skip
-    call_script("prepare_data", "--data", picture_folder, "--image-tokenizer", vq, "--output", data, "--text-size=300")
+    call_script("prepare_data", "--data", picture_folder, "--image-tokenizer", vq, "--output", data, "--text.size=300")
     call_script("train_lm", "--data", data, "--output", model, "--config", lm_yaml)
     call_script("generate", "--model", model, "--prompt", "red square", "--output", picture)
     assert size_of(picture) == (16, 16)
@@ -191,7 +191,7 @@ def test_from_series_to_a_drawn_one(call_script, vq_yaml, lm_yaml, tmp_path):
     )  # fmt: skip
     assert not (vq / "reconstructions.png").exists()
     call_script(
-        "prepare_data", "--data", tmp_path / "days.npz", "--image-tokenizer", vq, "--output", data, "--text-size=300"
+        "prepare_data", "--data", tmp_path / "days.npz", "--image-tokenizer", vq, "--output", data, "--text.size=300"
     )
     call_script("train_lm", "--data", data, "--output", model, "--config", lm_yaml)
     made = TextToImagePipeline.from_pretrained(model)("a winter day", num_images_per_prompt=2)

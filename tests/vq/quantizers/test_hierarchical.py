@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from data_prep import SequenceConfig, load_collection, load_pictures, prepare
+from data_prep import SequenceConfig, TextConfig, load_collection, load_pictures, prepare
 from lm import LanguageModelConfig, SamplingConfig
 from lm.train import LMTrainingConfig, train_lm
 from training.errors import UserError
@@ -273,7 +273,7 @@ def test_from_pictures_to_a_drawn_one(picture_folder, tiny_vqvae_config, tmp_pat
     pictures = load_pictures(collection, (16, 16)).train
     short = {"max_steps": 3, "batch_size": 4, "mixed_precision": "no"}
     model = train_vq(pictures, pictures[:2], tmp_path / "vq", tiny_vqvae_config, VQTrainingConfig(**short))
-    prepared = prepare(collection, model, tmp_path / "data", "pictures", 300)
+    prepared = prepare(collection, model, tmp_path / "data", "pictures", TextConfig(size=300))
     assert prepared.tokens_per_image == 4 + 16
     assert prepared.manifest["code_shape"] == [20]
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -1,0 +1,54 @@
+"""BPE dropout (Provilkov et al. 2020, arXiv 1910.13267): a word is split differently each time it is read.
+
+The `tokenizers` library has it too, with a generator of its own that cannot be seeded; a continued training would then
+not draw what an uninterrupted one does. Here the draws are torch's.
+"""
+
+import json
+
+import torch
+
+from data_prep.vocabulary import Vocabulary
+from training.errors import UserError
+
+
+class BPEDropout:
+    """`encode_text` with every merge left out with probability `rate`, anew at each step of each word.
+
+    Raises UserError for a tokenizer that is no BPE.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, rate: float):
+        self.vocabulary, self.rate = vocabulary, rate
+        self.backend = vocabulary.tokenizer.backend_tokenizer  # type: ignore[attr-defined]
+        model = json.loads(self.backend.to_str())["model"]
+        if model["type"] != "BPE" or model.get("ignore_merges"):
+            raise UserError(f"bpe_dropout needs a BPE tokenizer, found {model['type']}; leave sequences.bpe_dropout 0.")
+        self.ids: dict[str, int] = model["vocab"]
+        self.unknown = model.get("unk_token")
+        self.ranks = {tuple(pair): rank for rank, pair in enumerate(model["merges"])}
+
+    def encode_text(self, texts: list[str]) -> list[list[int]]:
+        """Caption ids, no special tokens, as `Vocabulary.encode_text` gives them."""
+        return [[id for word in self._words(text) for id in self._ids_of(self._merge(list(word)))] for text in texts]
+
+    def _words(self, text: str) -> list[str]:
+        normalizer, splitter = self.backend.normalizer, self.backend.pre_tokenizer
+        text = normalizer.normalize_str(text) if normalizer else text
+        return [word for word, _ in splitter.pre_tokenize_str(text)] if splitter else [text]
+
+    def _merge(self, parts: list[str]) -> list[str]:
+        while len(parts) > 1:
+            known = [(rank, place) for place, pair in enumerate(zip(parts, parts[1:], strict=False))
+                     if (rank := self.ranks.get(pair)) is not None]  # fmt: skip
+            if self.rate and known:
+                kept = torch.rand(len(known)) >= self.rate
+                known = [merge for merge, is_kept in zip(known, kept.tolist(), strict=True) if is_kept]
+            if not known:
+                break
+            _, place = min(known)
+            parts[place : place + 2] = [parts[place] + parts[place + 1]]
+        return parts
+
+    def _ids_of(self, parts: list[str]) -> list[int]:
+        return [self.ids[part] if part in self.ids else self.ids[self.unknown] for part in parts]

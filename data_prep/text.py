@@ -1,0 +1,106 @@
+"""The text half of the vocabulary: a BPE trained on the captions, or the tokenizer of a pretrained language model."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from training.errors import UserError
+
+PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """How captions become ids.
+
+    Args:
+        size: at most so many text ids.
+        byte_level: BPE over bytes, which can write any text; else over the characters that occur in the captions.
+        normalization: Unicode form that captions are brought to, nfc, nfkc, or none.
+        lowercase: whether capitals are written small.
+        pretrained: folder or hub name of a causal language model whose tokenizer is taken instead of all this.
+    """
+
+    size: int = 1500
+    byte_level: bool = True
+    normalization: Literal["nfc", "nfkc", "none"] = "nfc"
+    lowercase: bool = False
+    pretrained: str | None = None
+
+    def __post_init__(self):
+        if self.pretrained is None:
+            return
+        for field in fields(self):
+            if field.name != "pretrained" and getattr(self, field.name) != field.default:
+                raise UserError(
+                    f"text.{field.name} has no effect on the tokenizer of text.pretrained {self.pretrained!r}; leave "
+                    "one of the two out."
+                )
+
+
+def build_text_tokenizer(captions: Iterable[str], config: TextConfig) -> PreTrainedTokenizerBase:
+    """A stock tokenizer with pad, bos and eos, three different ids, that pads on the left.
+
+    Raises UserError for a size that cannot hold the alphabet, or a pretrained tokenizer that cannot be loaded.
+    """
+    return load_text_tokenizer(config.pretrained) if config.pretrained else train_text_tokenizer(captions, config)
+
+
+def train_text_tokenizer(captions: Iterable[str], config: TextConfig) -> PreTrainedTokenizerFast:
+    """BPE on `captions`."""
+    specials = [PAD, BOS, EOS] if config.byte_level else [PAD, BOS, EOS, UNK]
+    alphabet = pre_tokenizers.ByteLevel.alphabet() if config.byte_level else []
+    if config.size < len(alphabet) + len(specials):
+        raise UserError(
+            f"text.size must be at least {len(alphabet) + len(specials)} (the bytes and {', '.join(specials)}), "
+            f"found {config.size}."
+        )
+    bpe = Tokenizer(models.BPE(unk_token=None if config.byte_level else UNK))
+    steps = {"nfc": [normalizers.NFC()], "nfkc": [normalizers.NFKC()], "none": []}[config.normalization]
+    steps += [normalizers.Lowercase()] if config.lowercase else []
+    if steps:
+        bpe.normalizer = normalizers.Sequence(steps) if len(steps) > 1 else steps[0]
+    if config.byte_level:
+        bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        bpe.decoder = decoders.ByteLevel()
+    else:
+        bpe.pre_tokenizer = pre_tokenizers.Metaspace()
+        bpe.decoder = decoders.Metaspace()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.size, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(captions, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        unk_token=None if config.byte_level else UNK,
+        padding_side="left",
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def load_text_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a causal language model, with what it lacks of pad, bos and eos added.
+
+    Where one id serves as two of them, as in GPT-2, the end keeps it: a row must not begin with what ends one.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # the hub, the network and every tokenizer raise their own
+        raise UserError(
+            f"text.pretrained {name!r} holds no tokenizer that can be loaded ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:160]}); name the folder of a causal language model, or one on the hub."
+        ) from None
+    if tokenizer.eos_token_id is None:
+        tokenizer.add_special_tokens({"eos_token": EOS})
+    if tokenizer.bos_token_id in (None, tokenizer.eos_token_id):
+        tokenizer.add_special_tokens({"bos_token": BOS})
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id, tokenizer.bos_token_id):
+        tokenizer.add_special_tokens({"pad_token": PAD})
+    tokenizer.padding_side = "left"
+    return tokenizer
