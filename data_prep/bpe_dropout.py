@@ -7,6 +7,7 @@ not draw what an uninterrupted one does. Here the draws are torch's.
 import json
 
 import torch
+from tokenizers import Tokenizer
 
 from data_prep.vocabulary import Vocabulary
 from training.errors import UserError
@@ -20,7 +21,7 @@ class BPEDropout:
 
     def __init__(self, vocabulary: Vocabulary, rate: float):
         self.vocabulary, self.rate = vocabulary, rate
-        self.backend = vocabulary.tokenizer.backend_tokenizer  # type: ignore[attr-defined]
+        self.backend: Tokenizer = vocabulary.tokenizer.backend_tokenizer  # type: ignore[assignment]
         model = json.loads(self.backend.to_str())["model"]
         if model["type"] != "BPE" or model.get("ignore_merges"):
             raise UserError(f"bpe_dropout needs a BPE tokenizer, found {model['type']}; leave sequences.bpe_dropout 0.")

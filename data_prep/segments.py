@@ -35,8 +35,8 @@ def row_of(vocabulary: Vocabulary, segments: Sequence[Segment]) -> list[int]:
             continue
         if segment.modality not in vocabulary.modalities:
             raise UserError(
-                f"The vocabulary has no modality {segment.modality!r}, only {', '.join(vocabulary.modalities)}; prepare "
-                'the data with --modalities {"NAME": number of codes}.'
+                f"The vocabulary has no modality {segment.modality!r}, only {', '.join(vocabulary.modalities)}; "
+                'prepare the data with --modalities {"NAME": number of codes}.'
             )
         known = vocabulary.modalities[segment.modality]
         ids += [known.begin, *vocabulary.codes_to_ids(segment.content, segment.modality).tolist(), known.end]

@@ -32,10 +32,11 @@ def load_pretrained(
             f"({type(error).__name__}: {' '.join(str(error).split())[:160]})."
         ) from None
     ours = vocabulary.tokenizer.get_vocab()
-    if different := next((token for token, id in own.items() if ours.get(token) != id), None):
+    different = next((token for token, id in own.items() if ours.get(token) != id), None)
+    if different is not None:
         raise UserError(
-            f"The prepared data's tokenizer is not that of init_from {name!r}: {different!r} is {own[different]} there and "
-            f"{ours.get(different)} here. Prepare the data with --text.pretrained {name}."
+            f"The prepared data's tokenizer is not that of init_from {name!r}: {different!r} is {own[different]} there "
+            f"and {ours.get(different)} here. Prepare the data with --text.pretrained {name}."
         )
     context = getattr(model.config, "max_position_embeddings", None)
     if context is not None and context < max_length:
