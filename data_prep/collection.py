@@ -2,6 +2,7 @@
 
 import glob
 import itertools
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -127,6 +128,8 @@ def load_collection(data: str, image_size: int = 64, config: CollectionConfig | 
     """
     config = config or CollectionConfig()
     PILImage.MAX_IMAGE_PIXELS = config.max_pixels
+    # Pillow warns of pictures that are refused in a sentence of our own.
+    warnings.simplefilter("ignore", PILImage.DecompressionBombWarning)
     kind, _, rest = data.partition(":")
     if kind == "openmoji":
         shards, splits = openmoji_shards(image_size, rest)

@@ -3,8 +3,10 @@
 import itertools
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ MAX_WORKERS = 8
 # So many held-out pictures tell what a tokenizer is worth; more only cost time.
 MAX_HELD_OUT = 4096
 
+Made = TypeVar("Made")
 PictureTensor = UInt8[Tensor, "_ c *shape"] | Float[Tensor, "_ c *shape"]
 
 
@@ -109,29 +112,36 @@ def decoded_batches(
     because Python's lock would otherwise stop the caller's network at every step of theirs. `num_workers` is by
     default one fewer than there are cores, 0 works in this process.
     """
+    decode = partial(decode_rows, input_shape=input_shape, config=config, views=views or ViewConfig())
+    for number, batch, is_last in mapped_shards(shards, decode, num_workers):
+        yield replace(batch, shard=number, is_last=is_last)
+
+
+def mapped_shards(
+    shards: Sequence[Shard], function: Callable[[list[Row | Unusable]], Made], num_workers: int | None = None
+) -> Iterator[tuple[int, Made, bool]]:
+    """(number of the shard, what `function` makes of a batch of its rows, False), and at a shard's end (number, what
+    it makes of no rows, True), from worker processes as `decoded_batches` has them."""
     if num_workers is None:
         num_workers = max(1, min(MAX_WORKERS, len(shards), (os.cpu_count() or 1) - 1))
     if num_workers:
         # A tokenizer that has used threads warns at every fork.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    decoded = _DecodedShards(shards, input_shape, config, views or ViewConfig())
-    return iter(DataLoader(decoded, batch_size=None, num_workers=num_workers))
+    return iter(DataLoader(_MappedShards(shards, function), batch_size=None, num_workers=num_workers))
 
 
-class _DecodedShards(IterableDataset):
-    def __init__(
-        self, shards: Sequence[Shard], input_shape: Sequence[int], config: CollectionConfig, views: ViewConfig
-    ):
-        self.shards, self.settings = shards, (input_shape, config, views)
+class _MappedShards(IterableDataset):
+    def __init__(self, shards: Sequence[Shard], function: Callable[[list[Row | Unusable]], Any]):
+        self.shards, self.function = shards, function
 
-    def __iter__(self) -> Iterator[DecodedBatch]:
+    def __iter__(self) -> Iterator[tuple[int, Any, bool]]:
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
         for number in range(first, len(self.shards), step):
             rows = iter(self.shards[number].read())
             while chunk := list(itertools.islice(rows, BATCH)):
-                yield replace(decode_rows(chunk, *self.settings), shard=number)
-            yield replace(decode_rows([], *self.settings), shard=number, is_last=True)
+                yield number, self.function(chunk), False
+            yield number, self.function([]), True
 
 
 def decode_rows(

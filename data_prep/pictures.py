@@ -3,6 +3,8 @@
 import io
 import random
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,34 +56,37 @@ def decode_picture(
 
     `size` (height, width) is what it will be scaled to: decoding need not be finer. Raises UnreadablePicture.
     """
+    with explained_picture(image, max_pixels) as picture:
+        if picture is None:
+            return _draw_svg(image, 2 * max(size), background)
+        if min(picture.size) > 2 * DRAFT * max(size):
+            picture.draft("RGB", (DRAFT * max(size), DRAFT * max(size)))
+        return to_rgb(picture, background)
+
+
+@contextmanager
+def explained_picture(image: bytes | Path, max_pixels: int = MAX_PIXELS) -> Iterator[PILImage.Image | None]:
+    """The opened, not yet decoded picture; None for an SVG. Whatever goes wrong inside is an UnreadablePicture."""
     try:
         if isinstance(image, bytes) and not image or isinstance(image, Path) and not image.stat().st_size:
             raise UnreadablePicture("the file is empty (0 bytes)")
         if _is_svg(image):
-            return _draw_svg(image, 2 * max(size), background)
+            yield None
+            return
         with PILImage.open(io.BytesIO(image) if isinstance(image, bytes) else image) as picture:
             if picture.width * picture.height > max_pixels:
                 raise UnreadablePicture(
                     f"it is {picture.width}x{picture.height}, more than max_pixels {max_pixels:,}; scale it down, or "
                     "raise --max-pixels if you trust it"
                 )
-            if min(picture.size) > 2 * DRAFT * max(size):
-                picture.draft("RGB", (DRAFT * max(size), DRAFT * max(size)))
-            return to_rgb(picture, background)
+            yield picture
     except UnidentifiedImageError:
         raise UnreadablePicture("it is no picture in a format that Pillow reads") from None
     except PILImage.DecompressionBombError as error:
         raise UnreadablePicture(f"{error}; scale it down, or raise --max-pixels if you trust it") from None
     except UnreadablePicture:
         raise
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        zlib.error,
-        MemoryError,
-    ) as error:  # what Pillow's readers raise
+    except (OSError, SyntaxError, ValueError, EOFError, zlib.error, MemoryError) as error:  # of Pillow's readers
         raise UnreadablePicture(f"it cannot be decoded ({' '.join(str(error).split())})") from None
 
 

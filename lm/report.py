@@ -1,16 +1,15 @@
 """The report of a finished model on a prepared set: figures, a sheet of samples, a page. Needs no training run."""
 
-import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from data_prep.prepared_set import PreparedSet, pictures_of, require_match, spread
+from data_prep.sheets import sample_sheet
 from lm.curves import save_curves
 from lm.evaluation import evaluate_nll, recall_at, retrieval_ranks
 from lm.pipeline import TextToImagePipeline
@@ -18,7 +17,7 @@ from training.errors import UserError
 from training.files import read_json, write_json
 from training.machine import describe_machine
 from training.progress import Progress
-from vq import to_pil, to_pixel_values
+from vq import to_pixel_values
 from vq.metrics import CodeUsage, psnr
 
 GUIDANCE_SCALES = (1.0, 1.5, 2.0, 3.0)
@@ -28,8 +27,6 @@ USAGE_PART = 65_536
 MAX_PROMPTS = 1000
 MAX_GALLERY = 20_000
 SAMPLES_PER_SPLIT = 16
-SHEET_COLUMNS = 4
-CELL, MARGIN, LINE = 128, 8, 15
 
 
 @torch.no_grad()
@@ -128,25 +125,6 @@ def write_report(figures: dict[str, Any], shown: dict, prepared: PreparedSet, mo
         page += "\n![image NLL over training](curves.png)\n"
     (output / "report.md").write_text(page, encoding="utf-8")
     write_json(output / "report.json", figures)  # last: where it stands, the report is whole
-
-
-def sample_sheet(cells: list[tuple[str, list[Tensor]]]) -> Image.Image:
-    """Cells of pictures side by side, (C, H, W) in [-1, 1] each, with the caption under them."""
-    font = ImageFont.load_default(size=LINE - 2)
-    per_cell = len(cells[0][1])
-    width, height = per_cell * CELL + 2 * MARGIN, CELL + 3 * LINE + 2 * MARGIN
-    rows = -(-len(cells) // SHEET_COLUMNS)
-    sheet = Image.new("RGB", (SHEET_COLUMNS * width, rows * height), "white")
-    draw = ImageDraw.Draw(sheet)
-    for index, (caption, pictures) in enumerate(cells):
-        left, top = index % SHEET_COLUMNS * width + MARGIN, index // SHEET_COLUMNS * height + MARGIN
-        for place, picture in enumerate(pictures):
-            shown = to_pil(picture.unsqueeze(0))[0].convert("RGB")
-            shown = ImageOps.pad(shown, (CELL, CELL), Image.Resampling.LANCZOS, color="white")
-            sheet.paste(shown, (left + place * CELL, top))
-        text = textwrap.wrap(caption, width=per_cell * CELL // 7)[:3]
-        draw.multiline_text((left, top + CELL), "\n".join(text), fill="black", font=font, spacing=2)
-    return sheet
 
 
 def report_markdown(figures: dict[str, Any], attribution: str | None) -> str:

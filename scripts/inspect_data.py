@@ -1,0 +1,52 @@
+"""What is wrong with a collection? A page with findings; the exit status is 1 if training on it would go wrong.
+
+python scripts/inspect_data.py --data my_pictures --output runs/inspection
+"""
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+from data_prep import DATA_HELP, CollectionConfig, TextConfig, Vocabulary, load_collection
+from data_prep.inspection import findings, inspect_collection, page
+from data_prep.sheets import sample_sheet
+from training.cli import run_script, script_parser, values_of
+from training.errors import UserError
+from training.files import require_empty
+from vq import to_pixel_values
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = script_parser(__doc__)
+    parser.add_argument("--data", required=True, help=DATA_HELP)
+    parser.add_argument("--output", type=Path, required=True, help="Folder for inspection.md and its pictures.")
+    parser.add_argument("--image_size", type=int, default=64, help="Side of the model's pictures, in pixels.")
+    parser.add_argument("--max_caption_tokens", type=int, default=64, help="The longest caption of stage two.")
+    parser.add_argument("--num_workers", type=int, help="Processes that decode; by default one fewer than cores.")
+    parser.add_class_arguments(CollectionConfig)
+    parser.add_class_arguments(TextConfig, "text")
+    settings = parser.instantiate(parser.parse_args(arguments))
+    if settings.image_size < 1:
+        raise UserError(f"image_size must be at least 1 pixel, found {settings.image_size}.")
+    require_empty(settings.output)
+
+    size = (settings.image_size, settings.image_size)
+    collection = load_collection(settings.data, settings.image_size, values_of(CollectionConfig, settings))
+    found = inspect_collection(collection, size, settings.num_workers)
+    if found.captions:
+        found.lengths = Counter(Vocabulary.build(found.captions, settings.text, {}).count_tokens(found.captions))
+    wrong, remarks = findings(found, size, settings.max_caption_tokens)
+    settings.output.mkdir(parents=True, exist_ok=True)
+    if found.samples:
+        cells = [(caption, [to_pixel_values(picture[None])[0]]) for caption, picture in found.samples]
+        sample_sheet(cells, columns=6).save(settings.output / "samples.png")
+    found.skipped.write(settings.output / "unusable.jsonl")
+    text = page(found, wrong, remarks)
+    (settings.output / "inspection.md").write_text(text, encoding="utf-8")
+    print(text, flush=True)
+    if wrong:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_script(main)
