@@ -189,9 +189,12 @@ class PackedBatches(Sampler[list[Pack]]):
             captions[draw.random(len(indices)) < self.caption_dropout] = NO_CAPTION
             views = draw.integers(self.num_views, size=len(indices))
             drawn = np.stack([indices, captions, views], 1)
+            lengths = self.shape.row_overhead + self.lengths.of(indices, captions)
             # One row a pack where no two may share it: then every pack is full with one.
-            packs = [[row] for row in range(len(drawn))] if self.shape.max_rows == 1 else \
-                pack_rows(self.shape.row_overhead + self.lengths.of(indices, captions), self.shape.pack_length)  # fmt: skip
+            if self.shape.max_rows == 1:
+                packs = [[number] for number in range(len(drawn))]
+            else:
+                packs = pack_rows(lengths, self.shape.pack_length)
             for number in draw.permutation(len(packs)).tolist():
                 batch.append([DrawnRow(*row) for row in drawn[packs[number]].tolist()])
                 if len(batch) == self.shape.packs:

@@ -32,7 +32,7 @@ FEATURES = Features(
 
 
 def rows_of(count: int) -> Dataset:
-    """Row r has r % 3 + 1 captions "r/0", "r/1", ... of r % 5 + 1, + 2, ... tokens; its view v is codes 10 v + r % 10."""
+    """Row r has r % 3 + 1 captions "r/0", ... of r % 5 + 1, ... tokens; its view v is codes 10 v + r % 10."""
     captions = [[f"{row}/{number}" for number in range(row % 3 + 1)] for row in range(count)]
     columns = {
         "key": [str(row) for row in range(count)],
