@@ -190,9 +190,11 @@ class PackedBatches(Sampler[list[Pack]]):
             views = draw.integers(self.num_views, size=len(indices))
             drawn = np.stack([indices, captions, views], 1)
             lengths = self.shape.row_overhead + self.lengths.of(indices, captions)
-            # Where no two rows may share a pack, every pack is full with one.
-            is_packed = self.shape.max_rows > 1
-            packs = pack_rows(lengths, self.shape.pack_length) if is_packed else [[row] for row in range(len(drawn))]
+            # One row a pack where no two may share it: then every pack is full with one.
+            if self.shape.max_rows == 1:
+                packs = [[number] for number in range(len(drawn))]
+            else:
+                packs = pack_rows(lengths, self.shape.pack_length)
             for number in draw.permutation(len(packs)).tolist():
                 batch.append([DrawnRow(*row) for row in drawn[packs[number]].tolist()])
                 if len(batch) == self.shape.packs:

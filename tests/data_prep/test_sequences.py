@@ -1,22 +1,48 @@
 """Rows that a language model trains on, by hand; what is left out of them and what is disturbed."""
 
+import numpy as np
 import pytest
 import torch
 
-from data_prep.sequences import IGNORED, SequenceConfig, TextToImageCollator, left_pad, prompt_ids
+from data_prep.batching import PackShape
+from data_prep.sequences import IGNORED, ROW_OVERHEAD, SequenceConfig, TextToImageCollator, left_pad, prompt_ids
 from training.errors import UserError
 
 PAD, BOS, EOS, BOI, EOI, FIRST_CODE = 0, 1, 2, 259, 260, 261
 SPACE, A, B = 223, 67, 68
-ROWS = [{"caption": "ab", "codes": [0, 5, 15]}, {"caption": "a", "codes": [7, 7, 1]}]
+
+
+def row(caption: str | None, codes: list[int]) -> dict:
+    return {"caption": caption, "codes": np.array(codes, dtype=np.uint16)}
+
+
+ROWS = [row("ab", [0, 5, 15]), row("a", [7, 7, 1])]
+# In bytes: " ab" and " a", with bos, boi and eoi, and three codes.
+SHAPE = PackShape(
+    pack_length=20, packs=2, max_rows=3, longest_caption=3, row_overhead=ROW_OVERHEAD + 3, tokens_per_image=3
+)
+
+
+def collator(vocabulary, max_caption_tokens=8, **settings) -> TextToImageCollator:
+    clean = {"caption_dropout": 0.0, "word_dropout": 0.0, "code_noise": 0.0}
+    return TextToImageCollator(vocabulary, max_caption_tokens, SequenceConfig(**(clean | settings)))
+
+
+def captions_in(batch) -> list[tuple[int, ...]]:
+    """The caption of each row: what is predicted between bos and boi."""
+    captions, last = [], []
+    for target in batch.text_targets.tolist():
+        if target == BOI:
+            captions.append(tuple(last))
+        last = [] if target in (BOI, EOI, EOS) else [*last, target]
+    return captions
 
 
 def test_left_pad():
-    input_ids, mask, positions = left_pad([[5, 6, 7], [8]], pad=0, length=4)
-    assert input_ids.tolist() == [[0, 5, 6, 7], [0, 0, 0, 8]]
-    assert mask.tolist() == [[False, True, True, True], [False, False, False, True]]
-    assert positions.tolist() == [[0, 0, 1, 2], [0, 0, 0, 0]]
-    assert left_pad([[5, 6, 7], [8]], pad=0, length=2)[0].tolist() == [[5, 6, 7], [0, 0, 8]]
+    input_ids, mask, positions = left_pad([[5, 6, 7], [8]], pad=0)
+    assert input_ids.tolist() == [[5, 6, 7], [0, 0, 8]]
+    assert mask.tolist() == [[True, True, True], [False, False, True]]
+    assert positions.tolist() == [[0, 1, 2], [0, 0, 0]]
 
 
 def test_prompt_ids(byte_vocabulary):
@@ -24,74 +50,96 @@ def test_prompt_ids(byte_vocabulary):
     assert prompts == [[BOS, SPACE, A, BOI], [BOS, BOI], [BOS, SPACE, A, BOI], [BOS, BOI]]
 
 
-def test_batch_by_hand(byte_vocabulary):
-    batch = TextToImageCollator(byte_vocabulary, 3, None)(ROWS)
-    assert batch.input_ids.tolist() == [
-        [BOS, SPACE, A, B, BOI, 261, 266, 276, EOI, EOS],
-        [PAD, BOS, SPACE, A, BOI, 268, 268, 262, EOI, EOS],
-    ]
-    assert batch.labels.tolist() == [
-        [BOS, SPACE, A, B, BOI, 261, 266, 276, EOI, EOS],
-        [IGNORED, BOS, SPACE, A, BOI, 268, 268, 262, EOI, EOS],
-    ]
-    assert batch.attention_mask.tolist() == [[True] * 10, [False] + [True] * 9]
-    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 5, 6, 7, 8, 9], [0, 0, 1, 2, 3, 4, 5, 6, 7, 8]]
+def test_a_pack_by_hand(byte_vocabulary):
+    batch = TextToImageCollator(byte_vocabulary, 3, None)([ROWS, [row(None, [2, 3, 4])]])
+    first = [BOS, SPACE, A, B, BOI, 261, 266, 276, EOI]
+    second = [BOS, SPACE, A, BOI, 268, 268, 262, EOI]
+    third = [BOS, BOI, 263, 264, 265, EOI]
+    assert batch.input_ids.tolist() == [first + second, third + [PAD] * 11]
+    assert batch.position_ids.tolist() == [[*range(9), *range(8)], [*range(6), *[0] * 11]]
+    assert batch.code_places.tolist() == [4, 5, 6, 12, 13, 14, 18, 19, 20]
+    assert batch.code_targets.tolist() == [0, 5, 15, 7, 7, 1, 2, 3, 4]
+    assert batch.text_places.tolist() == [0, 1, 2, 3, 7, 8, 9, 10, 11, 15, 16, 17, 21, 22]
+    assert batch.text_targets.tolist() == [SPACE, A, B, BOI, EOI, EOS, SPACE, A, BOI, EOI, EOS, BOI, EOI, EOS]
+    assert batch.num_tokens == 9 + 8 + 6
 
 
-def test_captions_have_columns_of_a_fixed_width(byte_vocabulary):
-    batch = TextToImageCollator(byte_vocabulary, 5, None)(ROWS[1:])
-    assert batch.input_ids.tolist() == [[PAD, PAD, PAD, BOS, SPACE, A, BOI, 268, 268, 262, EOI, EOS]]
-    assert batch.position_ids.tolist() == [[0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]]
+def test_a_static_shape_only_adds_padding(byte_vocabulary):
+    packs = [ROWS, [row(None, [2, 3, 4])]]
+    tight = TextToImageCollator(byte_vocabulary, 3, None)(packs)
+    batch = TextToImageCollator(byte_vocabulary, 3, None)(packs, SHAPE)
+    assert batch.input_ids.shape == batch.position_ids.shape == (2, 20)
+    assert torch.equal(batch.input_ids[:, :17], tight.input_ids)
+    assert batch.input_ids[:, 17:].eq(PAD).all()
+    assert batch.position_ids[:, 17:].eq(0).all()
+    assert len(batch.code_places) == len(batch.code_targets) == SHAPE.code_places
+    assert len(batch.text_places) == len(batch.text_targets) == SHAPE.text_places
+    for kind in ("code", "text"):
+        places, targets = (getattr(batch, f"{kind}_{name}") for name in ("places", "targets"))
+        is_real = targets != IGNORED
+        column = getattr(tight, f"{kind}_places")
+        assert torch.equal(places[is_real], column // 17 * 20 + column % 17)
+        assert torch.equal(targets[is_real], getattr(tight, f"{kind}_targets"))
+    assert batch.num_tokens == tight.num_tokens
+
+
+def test_every_prediction_is_of_the_next_id_of_its_row(byte_vocabulary):
+    batch = TextToImageCollator(byte_vocabulary, 3, None)([[*ROWS, *ROWS], ROWS], None)
+    ids, positions = batch.input_ids.flatten(), batch.position_ids.flatten()
+    predicted = dict(zip(batch.code_places.tolist(), (batch.code_targets + FIRST_CODE).tolist(), strict=True))
+    predicted |= dict(zip(batch.text_places.tolist(), batch.text_targets.tolist(), strict=True))
+    assert sorted(predicted) == [place for place in range(len(ids)) if ids[place] != PAD]
+    for place, target in predicted.items():
+        is_last = place + 1 == len(ids) or positions[place + 1] == 0
+        assert target == (EOS if is_last else ids[place + 1])
+
+
+def test_a_pack_without_rows_is_padding(byte_vocabulary):
+    batch = TextToImageCollator(byte_vocabulary, 3, None)([ROWS, []])
+    assert batch.input_ids[1].eq(PAD).all()
+    assert batch.code_places.max() < 17
+    assert batch.text_places.max() < 17
 
 
 def test_a_long_caption_is_cut(byte_vocabulary):
-    batch = TextToImageCollator(byte_vocabulary, 2, None)(ROWS[:1])
-    assert batch.input_ids.tolist() == [[BOS, SPACE, A, BOI, 261, 266, 276, EOI, EOS]]
+    batch = TextToImageCollator(byte_vocabulary, 2, None)([ROWS[:1]])
+    assert batch.input_ids.tolist() == [[BOS, SPACE, A, BOI, 261, 266, 276, EOI]]
 
 
 def test_all_captions_dropped(byte_vocabulary):
-    config = SequenceConfig(caption_dropout=1.0, word_dropout=0.0, code_noise=0.0)
-    batch = TextToImageCollator(byte_vocabulary, 3, config)(ROWS[:1])
-    assert batch.input_ids.tolist() == [[PAD, PAD, PAD, BOS, BOI, 261, 266, 276, EOI, EOS]]
-    assert batch.labels.tolist() == [[IGNORED] * 3 + [BOS, BOI, 261, 266, 276, EOI, EOS]]
+    batch = collator(byte_vocabulary, caption_dropout=1.0)([ROWS])
+    assert batch.input_ids.tolist() == [[BOS, BOI, 261, 266, 276, EOI, BOS, BOI, 268, 268, 262, EOI]]
+    assert captions_in(batch) == [(), ()]
 
 
 def test_about_the_share_of_captions_is_dropped(byte_vocabulary):
-    config = SequenceConfig(caption_dropout=0.3, word_dropout=0.0, code_noise=0.0)
-    batch = TextToImageCollator(byte_vocabulary, 3, config)(ROWS[:1] * 2000)
-    dropped = (batch.input_ids[:, 0] == PAD).double().mean().item()
-    assert dropped == pytest.approx(0.3, abs=0.04)
+    batch = collator(byte_vocabulary, caption_dropout=0.3)([ROWS[:1]] * 2000)
+    assert np.mean([not caption for caption in captions_in(batch)]) == pytest.approx(0.3, abs=0.04)
 
 
 @pytest.mark.parametrize("share", [0.9, 1.0])
 def test_word_dropout_keeps_a_word(byte_vocabulary, share):
-    config = SequenceConfig(caption_dropout=0.0, word_dropout=share, code_noise=0.0)
-    batch = TextToImageCollator(byte_vocabulary, 4, config)([{"caption": "a b", "codes": [0]}] * 200)
-    captions = {tuple(row[row > EOS].tolist()) for row in batch.input_ids[:, :5]}
+    batch = collator(byte_vocabulary, word_dropout=share)([[row("a b", [0])]] * 200)
     both, only_a, only_b = (SPACE, A, SPACE, B), (SPACE, A), (SPACE, B)
+    captions = set(captions_in(batch))
     assert captions <= {both, only_a, only_b}
     assert captions == {both} if share == 1 else {only_a, only_b} <= captions
 
 
 def test_about_the_share_of_words_is_dropped(byte_vocabulary):
-    config = SequenceConfig(caption_dropout=0.0, word_dropout=0.25, code_noise=0.0)
-    batch = TextToImageCollator(byte_vocabulary, 200, config)([{"caption": " ".join("a" * 100), "codes": [0]}] * 20)
-    kept = (batch.input_ids == A).double().sum().item() / 2000
-    assert kept == pytest.approx(0.75, abs=0.05)
+    batch = collator(byte_vocabulary, 200, word_dropout=0.25)([[row(" ".join("a" * 100), [0])]] * 20)
+    assert (batch.input_ids == A).double().sum().item() / 2000 == pytest.approx(0.75, abs=0.05)
 
 
 def test_noise_disturbs_only_input_codes(byte_vocabulary):
-    rows = [{"caption": "ab", "codes": [3] * 1000}] * 40
-    clean = TextToImageCollator(byte_vocabulary, 4, None)(rows)
-    config = SequenceConfig(caption_dropout=0.0, word_dropout=0.0, code_noise=0.5)
-    noisy = TextToImageCollator(byte_vocabulary, 4, config)(rows)
-    assert torch.equal(noisy.labels, clean.labels)
-    assert torch.equal(noisy.position_ids, clean.position_ids)
-    assert torch.equal(noisy.attention_mask, clean.attention_mask)
-    codes = slice(6, 1006)
+    packs = [[row("ab", [3] * 1000)]] * 40
+    clean, noisy = collator(byte_vocabulary)(packs), collator(byte_vocabulary, code_noise=0.5)(packs)
+    for name in ("position_ids", "code_places", "code_targets", "text_places", "text_targets"):
+        assert torch.equal(getattr(noisy, name), getattr(clean, name))
+    codes = slice(5, 1005)
     changed = noisy.input_ids != clean.input_ids
-    assert not changed[:, :6].any()
-    assert not changed[:, 1006:].any()
+    assert not changed[:, :5].any()
+    assert not changed[:, 1005:].any()
     assert noisy.input_ids[:, codes].min() >= FIRST_CODE
     assert noisy.input_ids[:, codes].max() < byte_vocabulary.size
     share = changed[:, codes].double().mean(1)  # of each row: up to 0.5, of which one in 16 draws the same code

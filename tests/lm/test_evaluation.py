@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -11,13 +12,19 @@ from lm.evaluation import evaluate_nll, recall_at, retrieval_ranks
 from lm.objective import WeightedCrossEntropy
 
 MAX_CAPTION_TOKENS = 8
+NUM_TOKENS = 5
 
 
 def rows_of(number: int) -> Dataset:
     generator = torch.Generator().manual_seed(7)
     captions = ["red square" if index % 3 else "a green circle" for index in range(number)]
     return Dataset.from_dict(
-        {"caption": captions, "codes": torch.randint(16, (number, 5), generator=generator).tolist(), "key": captions}
+        {
+            # The second caption and the second view are not evaluated.
+            "captions": [[caption, "blue"] for caption in captions],
+            "codes": torch.randint(16, (number, 2 * NUM_TOKENS), generator=generator).tolist(),
+            "key": captions,
+        }
     )
 
 
@@ -29,30 +36,32 @@ def pictures(*values: float) -> torch.Tensor:
 def test_a_model_without_preference_knows_as_much_as_a_die(build_tiny, vocabulary):
     model = build_tiny()
     model.get_output_embeddings().weight.data.zero_()
-    nll = evaluate_nll(model, vocabulary, rows_of(5), MAX_CAPTION_TOKENS)
+    nll = evaluate_nll(model, vocabulary, rows_of(5), MAX_CAPTION_TOKENS, NUM_TOKENS)
     assert nll == pytest.approx(math.log(16), rel=1e-5)
 
 
 def test_every_row_counts_alike_in_batches_of_different_sizes(build_tiny, vocabulary):
     model, rows = build_tiny(), rows_of(67)
-    objective = WeightedCrossEntropy(model, vocabulary, 5, text_weight=0.0, image_weight=1.0)
+    objective = WeightedCrossEntropy(model, vocabulary, text_weight=0.0, image_weight=1.0)
     collate = TextToImageCollator(vocabulary, MAX_CAPTION_TOKENS, None)
+    read = [{"caption": row["captions"][0], "codes": np.array(row["codes"][:NUM_TOKENS])} for row in rows]
     with torch.no_grad():
-        alone = [objective(**vars(collate([row]))).image_nll.item() for row in rows]
-    assert evaluate_nll(model, vocabulary, rows, MAX_CAPTION_TOKENS) == pytest.approx(sum(alone) / 67, rel=1e-4)
+        alone = [objective(**vars(collate([[row]]))).image_nll.item() for row in read]
+    nll = evaluate_nll(model, vocabulary, rows, MAX_CAPTION_TOKENS, NUM_TOKENS)
+    assert nll == pytest.approx(sum(alone) / 67, rel=1e-4)
 
 
 @pytest.mark.parametrize("is_training", [True, False])
 def test_evaluation_leaves_the_mode_as_it_was(build_tiny, vocabulary, is_training):
     model = build_tiny().train(is_training)
-    evaluate_nll(model, vocabulary, rows_of(3), MAX_CAPTION_TOKENS)
+    evaluate_nll(model, vocabulary, rows_of(3), MAX_CAPTION_TOKENS, NUM_TOKENS)
     assert model.training == is_training
 
 
 def test_evaluation_draws_no_random_numbers(build_tiny, vocabulary):
     model, rows = build_tiny(), rows_of(3)
     before = torch.get_rng_state()
-    evaluate_nll(model, vocabulary, rows, MAX_CAPTION_TOKENS)
+    evaluate_nll(model, vocabulary, rows, MAX_CAPTION_TOKENS, NUM_TOKENS)
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -53,15 +53,15 @@ def test_figures(finished, prepared, collection):
     both = torch.cat([codes, torch.tensor(prepared.train["codes"][:])])
     assert figures["perplexity_collection"] == pytest.approx(CodeUsage(16).add(both).perplexity)
     assert figures["codebook_usage"] == len(both.unique()) / 16
-    nll = evaluate_nll(finished.model, finished.vocabulary, held_out, finished.max_caption_tokens)
+    nll = evaluate_nll(finished.model, finished.vocabulary, held_out, finished.max_caption_tokens, 16)
     assert figures["held_out_image_nll"] == {"held_out": pytest.approx(nll)}
-    assert figures["pictures"] == {"train": len(collection.train), "held_out": len(held_out)}
+    assert figures["pictures"] == {"train": len(list(collection.rows("train"))), "held_out": len(held_out)}
     assert figures["seconds"].keys() == {"train_vq", "prepare_data", "train_lm", "evaluate"}
     assert figures["machine"]["fp32_gflops"] == 123
     assert list(figures["retrieval"]["held_out"]) == SCALES
     for recall in figures["retrieval"]["held_out"].values():
         assert 0 <= recall["r1"] <= recall["r10"] <= 1
-    assert shown["held_out"]["captions"] == held_out["caption"][:]
+    assert shown["held_out"]["captions"] == [captions[0] for captions in held_out["captions"]]
 
 
 def test_retrieval_of_the_reconstruction_itself(finished, prepared, monkeypatch):

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from datasets import DatasetDict
 from safetensors.torch import load_file
 
-from data_prep import Collection, PreparedSet, SequenceConfig, TextConfig, prepare
+from data_prep import Collection, PreparedSet, SequenceConfig, TextConfig, TextToImageCollator, ViewConfig, prepare
+from data_prep.batching import PackedRows
+from data_prep.rows import Shard
 from lm import SamplingConfig, TextToImagePipeline
 from lm import train as lm_train
 from lm.train import LMTrainingConfig, train_lm
@@ -25,10 +26,10 @@ CLEAN = SequenceConfig(caption_dropout=0.0, word_dropout=0.0, code_noise=0.0)
 def train(tiny_config):
     """train(prepared, output, sequences, resume, **settings of LMTrainingConfig)"""
 
-    def run(prepared, output, sequences=None, resume=False, **settings) -> TextToImagePipeline:
+    def run(prepared, output, sequences=None, resume=False, architecture="llama", **settings) -> TextToImagePipeline:
         defaults = {"max_steps": 4, "batch_size": 4, "compile": "no", "mixed_precision": "no", "log_every": 1}
         return train_lm(
-            prepared, output, tiny_config(spread=0.05), LMTrainingConfig(**(defaults | settings)),
+            prepared, output, tiny_config(architecture, spread=0.05), LMTrainingConfig(**(defaults | settings)),
             sequences or SequenceConfig(), SamplingConfig(guidance_scale=1.5), resume,
         )  # fmt: skip
 
@@ -72,35 +73,99 @@ def test_the_loss_falls(train, prepared, tmp_path):
         assert sum(values[-5:]) / 5 < 0.6 * values[0]
 
 
-def test_a_caption_longer_than_the_limit_is_cut(train, prepared, tmp_path):
+def test_captions_longer_than_the_limit_are_cut_and_counted(train, prepared, tmp_path, capsys):
     pipeline = train(prepared, tmp_path / "model", max_caption_tokens=1, max_steps=1)
     assert pipeline.max_caption_tokens == 1
+    assert "24 of 24 captions are longer than max_caption_tokens 1; they are cut" in capsys.readouterr().err
+
+
+def test_captions_longer_than_the_limit_are_refused_if_asked(train, prepared, tmp_path):
+    prepared.manifest["caption_lengths"] = {"2": 20, "3": 1, "5": 3}
+    found = "3 of 24 captions are longer than max_caption_tokens 4, the longest has 5 tokens. Raise max_caption_tokens"
+    with pytest.raises(UserError, match=found):
+        train(prepared, tmp_path / "model", max_caption_tokens=4, long_captions="refuse")
+    train(prepared, tmp_path / "other", max_caption_tokens=5, long_captions="refuse", max_steps=1)
 
 
 def test_trained_captions_are_memorised(train, collection, tiny_vqvae, tmp_path):
-    by_caption = {row["caption"]: index for index, row in enumerate(collection.train)}
-    chosen = [by_caption[caption] for caption in ("red square", "green circle", "black square", "purple circle")]
-    few = DatasetDict({"train": collection.train.select(chosen), "held_out": collection.held_out.select([0])})
-    prepared: PreparedSet = prepare(Collection(few), tiny_vqvae, tmp_path / "few", "few", TextConfig(size=300))
+    by_caption = {row.captions[0]: row.key for row in collection.rows("train")}
+    chosen = {by_caption[caption] for caption in ("red square", "green circle", "black square", "purple circle")}
+    held_out = next(collection.rows("held_out")).key
+    few = [row for row in collection.rows() if row.key in chosen | {held_out}]
+    splits = {row.key: "held_out" if row.key == held_out else "train" for row in few}
+    shard = Shard("few", lambda: iter(few), "few")
+    prepared: PreparedSet = prepare(
+        Collection([shard], splits=splits), tiny_vqvae, tmp_path / "few", "few", TextConfig(size=300), num_workers=0
+    )
     codes = torch.tensor(prepared.train["codes"][:])
     assert len({tuple(row) for row in codes.tolist()}) == 4
     pipeline = train(prepared, tmp_path / "model", CLEAN, max_steps=150, learning_rate=1e-2, embedding_dropout=0.0)
-    drawn = pipeline(prepared.train["caption"][:], temperature=0.0, guidance_scale=1.0).codes.flatten(1)
+    captions = [captions[0] for captions in prepared.train["captions"]]
+    drawn = pipeline(captions, temperature=0.0, guidance_scale=1.0).codes.flatten(1)
     assert (drawn == codes).double().mean(1).min() > 0.9
 
 
-@pytest.mark.parametrize("step", [5, 7])  # at the end of an epoch, and within one
-def test_resumed_equals_uninterrupted_bit_for_bit(train, prepared, tmp_path, monkeypatch, step):
-    assert len(prepared.train) // 4 == 5
-    train(prepared, tmp_path / "whole", max_steps=12)
+def test_an_architecture_that_mixes_packed_rows_has_one_a_pack(train, prepared, tmp_path, capsys, monkeypatch):
+    positions = []
+
+    def collate(collator, packs, shape=None):
+        batch = build(collator, packs, shape)
+        positions.append(batch.position_ids)
+        return batch
+
+    build = TextToImageCollator.__call__
+    monkeypatch.setattr(TextToImageCollator, "__call__", collate)
+    train(prepared, tmp_path / "model", architecture="mamba", max_steps=1)
+    assert capsys.readouterr().err.count("mamba mixes packed rows: one row a pack, with padding") == 1
+    assert len(positions[0]) == 4
+    assert positions[0][:, -1].le(positions[0].shape[1] - 1).all()
+    assert (positions[0].diff() == 1).sum(1).tolist() == [int(row.max()) for row in positions[0]]
+
+
+def test_every_view_is_trained_on(train, collection, tiny_vqvae, tmp_path, monkeypatch):
+    views = ViewConfig(views=3, flip=0.5)
+    prepared = prepare(
+        collection, tiny_vqvae, tmp_path / "data", "pictures", TextConfig(size=300), views=views, num_workers=0
+    )
+    seen = set()
+    read = PackedRows.__getitems__
+
+    def noted(rows, packs):
+        seen.update(row.view for pack in packs for row in pack)
+        return read(rows, packs)
+
+    monkeypatch.setattr(PackedRows, "__getitems__", noted)
+    train(prepared, tmp_path / "model")
+    assert seen == {0, 1, 2}
+
+
+def test_a_held_out_evaluation_of_a_large_split_reads_some_of_it(train, prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr(lm_train, "EVALUATED_ROWS", 3)
+    evaluated = []
+
+    def noted(model, vocabulary, rows, *_):
+        evaluated.append(rows["key"][:])
+        return 1.0
+
+    monkeypatch.setattr(lm_train, "evaluate_nll", noted)
+    prepared.rows["held_out"] = prepared.train.select(range(10))
+    train(prepared, tmp_path / "model", max_steps=1)
+    assert evaluated[-1] == [prepared.train["key"][number] for number in (0, 3, 6)]
+
+
+@pytest.mark.parametrize("step", [4, 5, 6, 7])  # an epoch has 5 steps or so
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_resumed_equals_uninterrupted_bit_for_bit(train, prepared, tmp_path, monkeypatch, step, num_workers):
+    settings = {"max_steps": 12, "num_workers": num_workers}
+    train(prepared, tmp_path / "whole", **settings)
     with monkeypatch.context() as patch:
         stop_after(patch, step)
         with pytest.raises(Interrupted) as stopped:
-            train(prepared, tmp_path / "parts", max_steps=12)
+            train(prepared, tmp_path / "parts", **settings)
     assert stopped.value.code == 128 + signal.SIGTERM
     assert not (tmp_path / "parts" / "model.safetensors").exists()
     assert read_json(tmp_path / "parts" / "run" / "checkpoint" / "state.json")["step"] == step
-    train(prepared, tmp_path / "parts", max_steps=12, resume=True)
+    train(prepared, tmp_path / "parts", **settings, resume=True)
     whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
     assert whole.keys() == parts.keys()
     assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
