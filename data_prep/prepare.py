@@ -69,9 +69,10 @@ def prepare(
     }
     state = PartialState(timeout=PATIENCE)
     if state.is_main_process:
+        if not (output / MAKING).exists():
+            check_sample(collection, image_tokenizer.config.network.input_shape)
         _claim(output, made_from, resume)
         if not (output / "vocabulary").exists():
-            check_sample(collection, image_tokenizer.config.network.input_shape)
             captions = [] if text.pretrained else _captions(collection)
             _save_whole(Vocabulary.build(captions, text, codebook_sizes), output / "vocabulary")
         if not (output / "image_tokenizer").exists():
