@@ -1,12 +1,13 @@
 """WebDataset tar files: a picture and its `.txt` or `.json` under one stem, one after the other."""
 
 import functools
+import gzip
 import json
 import os
 import tarfile
 from collections.abc import Iterator
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO, Literal
 
 from data_prep.rows import CAPTION_COLUMNS, PICTURE_SUFFIXES, Row, Shard, Unusable, digest_of, row_or_reason
 
@@ -41,21 +42,22 @@ def read_tar(path: Path, caption_column: str | None = None) -> Iterator[Row | Un
             yield _row(path, stem, files, seen, caption_column)
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
         reason = str(error)
-    if reason is not None:  # the sample at hand may lack its picture or its caption
-        yield Unusable(f"{path.name}/{stem or ''}", f"the archive {path} ends or breaks here ({reason}): copy it anew")
+    if reason is not None:
+        if stem is not None and isinstance(row := _row(path, stem, files, seen, caption_column), Row):
+            yield row  # else it lies across the cut
+        yield Unusable(f"{path.name}", f"the archive {path} ends or breaks here ({reason}): copy it anew")
 
 
 def _members(path: Path) -> Iterator[tuple[str, bytes]]:
     """Name and content of every file; what is hidden is left out."""
-    with path.open("rb") as file:
-        members = _plain_members(file, path.stat().st_size) if path.suffix == ".tar" else _other_members(file, "r|*")
-        for name, content in members:
+    with path.open("rb") if path.suffix == ".tar" else gzip.open(path) as file:
+        for name, content in _plain_members(file):
             if not name.rpartition("/")[2].startswith("."):
                 yield name, content
 
 
-def _plain_members(file: BinaryIO, size: int) -> Iterator[tuple[str, bytes]]:
-    """Of an uncompressed archive, by its headers (POSIX.1-1988, ustar): tarfile takes longer for one than Pillow takes
+def _plain_members(file: BufferedIOBase) -> Iterator[tuple[str, bytes]]:
+    """By their headers (POSIX.1-1988, ustar): tarfile takes longer for one than Pillow takes
     to decode a small picture. From the first header that is no plain file's or folder's on, tarfile reads the rest."""
     while True:
         start = file.tell()
@@ -70,7 +72,7 @@ def _plain_members(file: BinaryIO, size: int) -> Iterator[tuple[str, bytes]]:
         is_known = header[156:157] in (b"0", b"\0", b"5") and not header[124] & 0x80
         if not is_known or not stated.isdigit() or int(stated, 8) != checksum:
             file.seek(start)
-            yield from _other_members(file, "r:")
+            yield from _other_members(file)
             return
         length = int(header[124:136].split(b"\0")[0].strip() or b"0", 8)
         name = header[:100].split(b"\0")[0]
@@ -84,8 +86,8 @@ def _plain_members(file: BinaryIO, size: int) -> Iterator[tuple[str, bytes]]:
             yield name.decode("utf-8", "surrogateescape"), content
 
 
-def _other_members(file: BinaryIO, mode: Literal["r:", "r|*"]) -> Iterator[tuple[str, bytes]]:
-    with tarfile.open(fileobj=file, mode=mode) as archive:
+def _other_members(file: BufferedIOBase) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(fileobj=file, mode="r:") as archive:
         for member in archive:
             archive.members.clear()  # type: ignore[attr-defined]  # what was read is not kept
             if member.isfile():

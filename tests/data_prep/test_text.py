@@ -185,8 +185,8 @@ def test_a_row_of_three_modalities_by_hand(mixed):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ([], "begins with bos 1"),
-        ([1, 67], "ends with eos 2"),
+        ([], r"begins with 1 \(bos\)"),
+        ([1, 67], r"ends with 2 \(eos\)"),
         ([1, 259, 261, 67, 2], "Place 3 .* holds the id 67, where a code of image or its end 260"),
         ([1, 259, 261, 2], "Place 3 .* holds the id 2, where a code of image"),
         ([1, 259, 279, 260, 2], "Place 2 .* holds the id 279"),
