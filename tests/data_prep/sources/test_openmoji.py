@@ -108,12 +108,14 @@ def test_a_picture_is_rendered_on_white():
 
 
 @pytest.fixture
-def few(monkeypatch, tmp_path):
+def few(monkeypatch):
     """OpenMoji's first 300 pictures, drawn as one pixel."""
-    real = openmoji.render_rows
+
+    def generate(rows, features, gen_kwargs):
+        return datasets.Dataset.from_list(list(itertools.islice(rows(**gen_kwargs), 300)), features=features)
+
     monkeypatch.setattr(openmoji, "render_svg", lambda *_: Image.new("RGB", (1, 1)))
-    monkeypatch.setattr(openmoji, "render_rows", lambda image_size, packages: itertools.islice(real(1, {}), 300))
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    monkeypatch.setattr(openmoji.Dataset, "from_generator", generate)
 
 
 def test_rows_go_to_the_split_of_their_name(few):
