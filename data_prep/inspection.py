@@ -18,7 +18,7 @@ from data_prep.rows import Row, Unusable
 from data_prep.skipped import SkippedRows
 from training.errors import UserError
 
-# Standard deviation of the values of a picture, 0 to 255, below which there is next to nothing on it.
+# Standard deviation of every channel of a picture, 0 to 255, below which there is next to nothing on it.
 NEAR_CONSTANT = 4.0
 # The crop to the middle loses more than half of a picture whose sides differ by more than this factor.
 EXTREME_ASPECT = 2.0
@@ -119,7 +119,7 @@ def inspect_collection(
             if stem != fact.key and stems.setdefault(stem, fact.key) != fact.key:
                 found.twin_stems.append(fact.key)
             if fact.thumbnail is not None:
-                picture = torch.from_numpy(fact.thumbnail).permute(2, 0, 1)
+                picture = torch.from_numpy(fact.thumbnail.copy()).permute(2, 0, 1)
                 found.samples.append((fact.captions[0], picture))
     for same in alike.values():
         found.copies += same.count - 1
@@ -153,7 +153,9 @@ def _examine(
         digest = hashlib.sha256(values.tobytes()).digest()[:8]
         # One in a batch is enough to show what they look like.
         shown = None if facts else values
-        facts.append(PictureFacts(row.key, row.captions, kind, own_size, digest, float(values.std()), shown))
+        facts.append(
+            PictureFacts(row.key, row.captions, kind, own_size, digest, float(values.std((0, 1)).max()), shown)
+        )
     return facts, skipped
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 
 from data_prep.collection import TRAIN, Collection
 from data_prep.decoding import decode_rows, require_shape
@@ -27,6 +28,7 @@ from data_prep.text import TextConfig
 from data_prep.vocabulary import Vocabulary
 from training.errors import UserError
 from training.files import read_json, require_empty, require_same_settings, write_json
+from training.machine import best_device
 from training.progress import Progress
 from vq import VQVAE
 
@@ -67,11 +69,14 @@ def prepare(
         "codebook_sizes": codebook_sizes,
         "views": asdict(views),
     }
-    state = PartialState(timeout=PATIENCE)
+    # Several processes on a CPU must be told that it is one; Accelerator looks for itself.
+    is_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or best_device().type == "cpu"
+    state = PartialState(cpu=is_cpu, timeout=PATIENCE)
     if state.is_main_process:
+        if not (output / MAKING).exists():
+            check_sample(collection, image_tokenizer.config.network.input_shape)
         _claim(output, made_from, resume)
         if not (output / "vocabulary").exists():
-            check_sample(collection, image_tokenizer.config.network.input_shape)
             captions = [] if text.pretrained else _captions(collection)
             _save_whole(Vocabulary.build(captions, text, codebook_sizes), output / "vocabulary")
         if not (output / "image_tokenizer").exists():

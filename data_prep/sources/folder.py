@@ -104,7 +104,7 @@ def _from_metadata(folder: Path, metadata: list[str], wanted: tuple[str | None, 
         rows = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}[path.suffix](path)
         if not rows:
             raise UserError(f"{path} holds no rows; write one row a picture, with file_name and caption.")
-        picture, caption = pick_columns(str(path), list(rows[0]), *wanted)
+        picture, caption = pick_columns(str(path), [name for name in rows[0] if name is not None], *wanted)
         for row in rows:
             if None in row:  # where csv puts what has no column
                 raise UserError(

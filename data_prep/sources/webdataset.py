@@ -1,12 +1,17 @@
 """WebDataset tar files: a picture and its `.txt` or `.json` under one stem, one after the other."""
 
 import functools
+import gzip
 import json
+import os
 import tarfile
 from collections.abc import Iterator
+from io import BufferedIOBase
 from pathlib import Path
 
 from data_prep.rows import CAPTION_COLUMNS, PICTURE_SUFFIXES, Row, Shard, Unusable, digest_of, row_or_reason
+
+BLOCK = 512
 
 
 def tar_shards(paths: list[Path], caption_column: str | None = None) -> list[Shard]:
@@ -37,28 +42,59 @@ def read_tar(path: Path, caption_column: str | None = None) -> Iterator[Row | Un
             yield _row(path, stem, files, seen, caption_column)
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
         reason = str(error)
-    if reason is not None:  # the sample at hand may lack its picture or its caption
-        yield Unusable(f"{path.name}/{stem or ''}", f"the archive {path} ends or breaks here ({reason}): copy it anew")
+    if reason is not None:
+        if stem is not None and isinstance(row := _row(path, stem, files, seen, caption_column), Row):
+            yield row  # else it lies across the cut
+        yield Unusable(f"{path.name}", f"the archive {path} ends or breaks here ({reason}): copy it anew")
 
 
 def _members(path: Path) -> Iterator[tuple[str, bytes]]:
-    is_plain = path.suffix == ".tar"
-    with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:" if is_plain else "r|*") as archive:
+    """Name and content of every file; what is hidden is left out."""
+    with path.open("rb") if path.suffix == ".tar" else gzip.open(path) as file:
+        for name, content in _plain_members(file):
+            if not name.rpartition("/")[2].startswith("."):
+                yield name, content
+
+
+def _plain_members(file: BufferedIOBase) -> Iterator[tuple[str, bytes]]:
+    """By their headers (POSIX.1-1988, ustar): tarfile takes longer for one than Pillow takes
+    to decode a small picture. From the first header that is no plain file's or folder's on, tarfile reads the rest."""
+    while True:
+        start = file.tell()
+        header = file.read(BLOCK)
+        if not any(header) and len(header) == BLOCK:
+            return
+        if len(header) < BLOCK:  # a cut right behind a member is silent: only the end mark's absence tells
+            raise EOFError(f"{len(header)} bytes where a header of {BLOCK} or the end mark must be")
+        # The checksum's own eight bytes count as spaces.
+        checksum = sum(header) - sum(header[148:156]) + 8 * ord(" ")
+        stated = header[148:156].split(b"\0")[0].strip()
+        is_known = header[156:157] in (b"0", b"\0", b"5") and not header[124] & 0x80
+        if not is_known or not stated.isdigit() or int(stated, 8) != checksum:
+            file.seek(start)
+            yield from _other_members(file)
+            return
+        length = int(header[124:136].split(b"\0")[0].strip() or b"0", 8)
+        name = header[:100].split(b"\0")[0]
+        if prefix := header[345:500].split(b"\0")[0] if header[257:263] == b"ustar\0" else b"":
+            name = prefix + b"/" + name
+        content = file.read(length)
+        if len(content) < length:
+            raise EOFError(f"{name.decode(errors='replace')} has {length} bytes, {len(content)} are there")
+        file.seek(-length % BLOCK, os.SEEK_CUR)
+        if header[156:157] != b"5":
+            yield name.decode("utf-8", "surrogateescape"), content
+
+
+def _other_members(file: BufferedIOBase) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(fileobj=file, mode="r:") as archive:
         for member in archive:
             archive.members.clear()  # type: ignore[attr-defined]  # what was read is not kept
-            if not member.isfile() or member.name.rpartition("/")[2].startswith("."):
-                continue
-            if is_plain:  # several times as fast as `extractfile`
-                file.seek(member.offset_data)
-                content = file.read(member.size)
-            else:
+            if member.isfile():
                 content = archive.extractfile(member).read()  # type: ignore[union-attr]
-            if len(content) < member.size:
-                raise EOFError(f"{member.name} has {member.size} bytes, {len(content)} are there")
-            yield member.name, content
-        # A cut right behind a member is silent: only the end mark's absence tells.
-        if is_plain and archive.offset >= path.stat().st_size:
-            raise EOFError("it has no end mark")
+                if len(content) < member.size:
+                    raise EOFError(f"{member.name} has {member.size} bytes, {len(content)} are there")
+                yield member.name, content
 
 
 def _row(path: Path, stem: str, files: dict[str, bytes], seen: set[str], caption_column: str | None) -> Row | Unusable:

@@ -1,39 +1,75 @@
-"""Prepared sets: what is written, resumed, refused, and found to be of another set."""
+"""Prepared sets: what is written, continued, refused."""
 
+import errno
 import json
-import shutil
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from datasets import Dataset, DatasetDict, Image
-from PIL import Image as PILImage
+from PIL import Image
 
-from data_prep import Collection, PreparedSet, TextConfig, Vocabulary, load_image_tokenizer, load_pictures, prepare
+from data_prep import (
+    Collection,
+    CollectionConfig,
+    PreparedSet,
+    TextConfig,
+    ViewConfig,
+    Vocabulary,
+    load_collection,
+    load_pictures,
+    prepare,
+)  # fmt: skip
+from data_prep import encoding as encoding_module
+from data_prep.encoding import ShardEncoder, code_type
+from data_prep.prepared_set import pictures_of
+from data_prep.rows import Row, Shard
 from training.errors import UserError
-from training.files import read_json, write_json
+from training.files import read_json
 from vq import VQVAE
 from vq.pictures import to_pixel_values
 
-TEXT_SIZE = 280
+TEXT = TextConfig(size=280)
+
+
+def make(
+    collection: Collection, image_tokenizer: VQVAE, output: Path, data: str = "pictures", **settings
+) -> PreparedSet:
+    return prepare(collection, image_tokenizer, output, data, **({"text": TEXT, "num_workers": 0} | settings))
 
 
 @pytest.fixture
 def prepared(collection, tiny_vqvae, tmp_path) -> PreparedSet:
-    return prepare(collection, tiny_vqvae, tmp_path / "data", "pictures", TextConfig(size=TEXT_SIZE))
+    return make(collection, tiny_vqvae, tmp_path / "data")
+
+
+@pytest.fixture
+def in_parts(picture_folder) -> Collection:
+    """The 24 pictures in 6 shards of 4."""
+    whole = load_collection(str(picture_folder))
+    rows = list(whole.rows())
+    whole.shards = [
+        Shard(f"part {start}", lambda start=start: iter(rows[start : start + 4]), str(start))
+        for start in range(0, 24, 4)
+    ]
+    return whole
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def collection_of(train: list[str], held_out: list[str]) -> Collection:
-    def rows(captions: list[str]) -> Dataset:
-        pictures = [PILImage.new("RGB", (16, 16), "red") for _ in captions]
-        columns = {"image": pictures, "caption": captions, "key": captions}
-        return Dataset.from_dict(columns).cast_column("image", Image())
+def shards_of(folder: Path) -> dict[str, bytes]:
+    return {name: content for name, content in contents(folder).items() if name.startswith("shards/")}
 
-    return Collection(DatasetDict({"train": rows(train), "held_out": rows(held_out)}), "Drawn by hand.")
+
+def collection_of(train: list[str], held_out: list[str]) -> Collection:
+    picture = np.full((3, 16, 16), 200, np.uint8)
+    rows = [Row(caption, picture, (caption,)) for caption in train + held_out]
+    splits = {caption: "held_out" if caption in held_out else "train" for caption in train + held_out}
+    shard = Shard("hand", lambda: iter(rows), "")
+    return Collection([shard], splits=splits, array_shape=(3, 16, 16), attribution="Drawn by hand.")
 
 
 # What is written
@@ -41,36 +77,41 @@ def collection_of(train: list[str], held_out: list[str]) -> Collection:
 
 def test_manifest(prepared, collection, tiny_vqvae):
     manifest = read_json(prepared.folder / "manifest.json")
-    assert manifest["made_from"] == {
-        "data": "pictures",
-        "collection": collection.fingerprint(),
-        "image_tokenizer": tiny_vqvae.fingerprint(),
-        "text_size": TEXT_SIZE,
-    }
+    made_from = manifest["made_from"]
+    assert made_from["data"] == "pictures"
+    assert made_from["collection"] == collection.fingerprint()
+    assert made_from["image_tokenizer"] == tiny_vqvae.fingerprint()
+    assert made_from["text"]["size"] == 280
+    assert made_from["codebook_sizes"] == {"image": 16}
+    assert made_from["views"] == {"views": 1, "flip": 0.0, "crop": 1.0}
     assert manifest["vocabulary"] == prepared.vocabulary.fingerprint()
-    assert manifest["splits"] == {name: len(rows) for name, rows in collection.splits.items()}
-    assert manifest["code_shape"] == [4, 4]
-    captions = [caption for rows in collection.splits.values() for caption in rows["caption"][:]]
-    assert manifest["longest_caption_tokens"] == max(map(len, prepared.vocabulary.encode_text(captions)))
+    assert manifest["splits"] == {split: len(list(collection.rows(split))) for split in ("train", "held_out")}
+    assert (manifest["code_shape"], manifest["tokens_per_image"], manifest["skipped"]) == ([4, 4], 16, 0)
+    lengths = list(map(len, prepared.vocabulary.encode_text([row.captions[0] for row in collection.rows()])))
+    assert manifest["longest_caption_tokens"] == max(lengths)
+    assert manifest["caption_lengths"] == {str(length): lengths.count(length) for length in sorted(set(lengths))}
     assert manifest["attribution"] is None
     assert manifest["seconds"]["prepare_data"] >= 0
+    assert (prepared.folder / "skipped.jsonl").read_text() == ""
 
 
 def test_the_attribution_is_carried(tiny_vqvae, tmp_path):
-    prepared = prepare(
-        collection_of(["one", "two"], ["three"]), tiny_vqvae, tmp_path / "data", "hand", TextConfig(size=TEXT_SIZE)
-    )
+    prepared = make(collection_of(["one", "two"], ["three"]), tiny_vqvae, tmp_path / "data")
     assert prepared.manifest["attribution"] == "Drawn by hand."
 
 
 def test_rows_hold_the_codes_row_by_row(prepared, collection, tiny_vqvae):
-    for split, rows in collection.splits.items():
-        pixel_values = to_pixel_values(load_pictures(rows, (16, 16)))
-        codes = tiny_vqvae.encode(pixel_values)  # (N, 4, 4)
+    loaded = load_pictures(collection, (16, 16))
+    for split, pictures in (("train", loaded.train), ("held_out", loaded.held_out)):
+        codes = tiny_vqvae.encode(to_pixel_values(pictures))  # (N, 4, 4)
         by_hand = [[code for line in picture for code in line] for picture in codes.tolist()]
+        rows = list(collection.rows(split))
         assert prepared.rows[split]["codes"][:] == by_hand
-        assert prepared.rows[split]["caption"][:] == rows["caption"][:]
-        assert prepared.rows[split]["key"][:] == rows["key"][:]
+        assert prepared.codes_of(prepared.rows[split]).tolist() == by_hand
+        assert prepared.rows[split]["captions"][:] == [list(row.captions) for row in rows]
+        assert prepared.rows[split]["key"][:] == [row.key for row in rows]
+        counted = prepared.vocabulary.encode_text([row.captions[0] for row in rows])
+        assert prepared.rows[split]["caption_tokens"][:] == [[len(ids)] for ids in counted]
     assert prepared.tokens_per_image == 16
 
 
@@ -79,9 +120,36 @@ def test_codes_are_as_diverse_as_the_pictures(prepared):
 
 
 def test_only_held_out_rows_keep_their_picture(prepared, collection):
-    assert prepared.train.column_names == ["caption", "key", "codes"]
-    kept = load_pictures(prepared.held_out["held_out"], (16, 16))
-    assert torch.equal(kept, load_pictures(collection.held_out, (16, 16)))
+    assert "image" not in prepared.train.column_names
+    kept = pictures_of(prepared.held_out["held_out"])
+    assert torch.equal(kept, load_pictures(collection, (16, 16)).held_out)
+
+
+def test_of_many_held_out_rows_some_keep_their_picture(in_parts, tiny_vqvae, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoding_module, "KEPT_PICTURES", 6)
+    in_parts.splits = {row.key: "held_out" if number % 4 else "train" for number, row in enumerate(in_parts.rows())}
+    prepared = make(in_parts, tiny_vqvae, tmp_path / "data")
+    assert len(prepared.held_out["held_out"]) == 18
+    shown = prepared.pictured("held_out", 100)
+    assert len(shown) == 6  # one a shard
+    assert shown["key"][:] == prepared.held_out["held_out"]["key"][::3]
+    assert len(prepared.pictured("held_out", 4)) == 4
+
+
+def test_every_view_is_encoded_and_the_first_is_the_plain_one(collection, prepared, tiny_vqvae, tmp_path):
+    views = ViewConfig(views=3, crop=0.5)
+    several = make(collection, tiny_vqvae, tmp_path / "views", views=views)
+    assert several.num_views == 3
+    codes = np.array(several.train["codes"][:]).reshape(len(several.train), 3, 16)
+    assert codes[:, 0].tolist() == prepared.train["codes"][:]
+    assert (codes[:, 1] != codes[:, 0]).any()
+    assert (codes[:, 1] != codes[:, 2]).any()
+    assert several.codes_of(several.train).tolist() == codes[:, 0].tolist()
+
+
+@pytest.mark.parametrize(("size", "kind"), [(256, "uint8"), (257, "uint16"), (2**16, "uint16"), (2**16 + 1, "uint32")])
+def test_codes_take_the_smallest_type(size, kind):
+    assert code_type(size) == kind
 
 
 def test_the_image_tokenizer_is_kept(prepared, tiny_vqvae):
@@ -90,15 +158,25 @@ def test_the_image_tokenizer_is_kept(prepared, tiny_vqvae):
 
 def test_held_out_captions_teach_no_tokens(tiny_vqvae, tmp_path):
     collection = collection_of(["red red red", "red red"], ["zebra zebra zebra zebra"])
-    prepared = prepare(collection, tiny_vqvae, tmp_path / "data", "hand", TextConfig(size=TEXT_SIZE))
+    prepared = make(collection, tiny_vqvae, tmp_path / "data")
     known, unknown = prepared.vocabulary.encode_text(["red", "zebra"])
     assert len(known) == 1
     assert len(unknown) == len(" zebra")
     assert len(prepared.vocabulary.encode_text(["zebra"])[0]) <= prepared.manifest["longest_caption_tokens"]
 
 
-def test_no_temporary_folder_is_left(prepared):
-    assert [path.name for path in prepared.folder.parent.glob("data*")] == ["data"]
+def test_workers_make_the_same_rows(in_parts, picture_folder, tiny_vqvae, tmp_path):
+    make(in_parts, tiny_vqvae, tmp_path / "alone")
+    make(in_parts, tiny_vqvae, tmp_path / "workers", num_workers=2)
+    assert shards_of(tmp_path / "alone") == shards_of(tmp_path / "workers")
+    assert len(shards_of(tmp_path / "alone")) > 12
+
+
+def test_further_modalities_have_ranges_of_their_own(collection, tiny_vqvae, tmp_path):
+    prepared = make(collection, tiny_vqvae, tmp_path / "data", modalities={"series": 8})
+    assert prepared.vocabulary.modalities["series"].size == 8
+    with pytest.raises(UserError, match="modalities must not name 'image'"):
+        make(collection, tiny_vqvae, tmp_path / "other", modalities={"image": 8})
 
 
 # Again, and elsewhere
@@ -106,24 +184,26 @@ def test_no_temporary_folder_is_left(prepared):
 
 def test_resume_returns_the_same(prepared, collection, tiny_vqvae):
     before = contents(prepared.folder)
-    again = prepare(collection, tiny_vqvae, prepared.folder, "pictures", TextConfig(size=TEXT_SIZE), resume=True)
+    again = make(collection, tiny_vqvae, prepared.folder, resume=True)
     assert again.manifest == prepared.manifest
     assert again.train["codes"][:] == prepared.train["codes"][:]
     assert contents(prepared.folder) == before
 
 
-@pytest.mark.parametrize(("changed", "named"), [({"text_size": 270}, "text_size"), ({"data": "others"}, "data")])
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [({"text": TextConfig(size=270)}, "text"), ({"data": "others"}, "data"), ({"views": ViewConfig(2, 0.5)}, "views")],
+)
 def test_resume_with_other_settings(prepared, collection, tiny_vqvae, changed, named):
     before = contents(prepared.folder)
-    settings = {"data": "pictures", "text_size": TEXT_SIZE} | changed
     with pytest.raises(UserError, match=f"holds another run: its {named} is"):
-        prepare(collection, tiny_vqvae, prepared.folder, resume=True, **settings)
+        make(collection, tiny_vqvae, prepared.folder, resume=True, **changed)
     assert contents(prepared.folder) == before
 
 
 def test_resume_with_another_image_tokenizer(prepared, collection, other_vqvae):
     with pytest.raises(UserError, match="its image_tokenizer is"):
-        prepare(collection, other_vqvae, prepared.folder, "pictures", TextConfig(size=TEXT_SIZE), resume=True)
+        make(collection, other_vqvae, prepared.folder, resume=True)
 
 
 @pytest.mark.parametrize("resume", [False, True])
@@ -132,103 +212,144 @@ def test_a_folder_of_other_files_is_untouched(collection, tiny_vqvae, tmp_path, 
     output.mkdir()
     (output / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="already holds files"):
-        prepare(collection, tiny_vqvae, output, "pictures", TextConfig(size=TEXT_SIZE), resume)
+        make(collection, tiny_vqvae, output, resume=resume)
     assert contents(output) == {"thesis.txt": b"years of work"}
 
 
 def test_a_finished_set_is_not_written_over(prepared, collection, tiny_vqvae):
     before = contents(prepared.folder)
     with pytest.raises(UserError, match="already holds files"):
-        prepare(collection, tiny_vqvae, prepared.folder, "pictures", TextConfig(size=TEXT_SIZE))
+        make(collection, tiny_vqvae, prepared.folder)
     assert contents(prepared.folder) == before
 
 
-@pytest.mark.parametrize("resume", [False, True])
-def test_a_killed_preparation_is_done_anew(collection, tiny_vqvae, tmp_path, resume):
-    partial = tmp_path / "data.partial"
-    (partial / "rows" / "train").mkdir(parents=True)
-    (partial / "rows" / "train" / "data-00000-of-00001.arrow").write_bytes(b"half a file")
-    (partial / "vocabulary").mkdir()
-    prepared = prepare(collection, tiny_vqvae, tmp_path / "data", "pictures", TextConfig(size=TEXT_SIZE), resume)
-    assert len(prepared.train) == len(collection.train)
-    assert not partial.exists()
+class Killed(BaseException):
+    """Ends everything at once, as SIGKILL does."""
 
 
-def test_an_unreadable_picture_leaves_no_set(picture_folder, collection, tiny_vqvae, tmp_path):
-    (picture_folder / collection.held_out["key"][0]).write_text("not a picture")
-    with pytest.raises(UserError, match="cannot be read"):
-        prepare(collection, tiny_vqvae, tmp_path / "data", "pictures", TextConfig(size=TEXT_SIZE))
+@pytest.mark.parametrize("count", [0, 1, 3, 6])
+def test_a_killed_preparation_goes_on(in_parts, tiny_vqvae, tmp_path, monkeypatch, count):
+    """Killed when `count` files of rows have been begun."""
+    make(in_parts, tiny_vqvae, tmp_path / "whole")
+    begun = iter(range(100))
+
+    class Dying(encoding_module._SplitFile):
+        def __init__(self, *arguments):
+            if next(begun) == count:
+                raise Killed
+            super().__init__(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encoding_module, "_SplitFile", Dying)
+        with pytest.raises(Killed):
+            make(in_parts, tiny_vqvae, tmp_path / "parts")
+    with pytest.raises(UserError, match=r"parts is not finished; run prepare_data\.py again with --resume"):
+        PreparedSet.load(tmp_path / "parts")
+    kept = {path.name: path.stat().st_ino for path in (tmp_path / "parts" / "shards").glob("??????")}
+    make(in_parts, tiny_vqvae, tmp_path / "parts", resume=True)
+    assert shards_of(tmp_path / "parts") == shards_of(tmp_path / "whole")
+    assert {name: (tmp_path / "parts" / "shards" / name).stat().st_ino for name in kept} == kept  # not made twice
+
+
+def test_killed_before_the_first_shard(collection, tiny_vqvae, tmp_path, monkeypatch):
+    def die(*_):
+        raise Killed
+
+    for part in ("build", "save_pretrained"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Vocabulary, part, die)
+            with pytest.raises(Killed):
+                make(collection, tiny_vqvae, tmp_path / "data", resume=True)
+    assert len(make(collection, tiny_vqvae, tmp_path / "data", resume=True).train) > 0
+
+
+def test_a_full_disk_loses_nothing(in_parts, tiny_vqvae, tmp_path, monkeypatch):
+    written = iter(range(1000))
+
+    def write(file, content):
+        if next(written) > 60:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        file.digest.update(content)
+        return file.file.write(content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encoding_module._SplitFile, "write", write)
+        with pytest.raises(
+            UserError, match=r"disk of .*shards is full\. .* free some space and continue with --resume"
+        ):
+            make(in_parts, tiny_vqvae, tmp_path / "data")
+    shards = tmp_path / "data" / "shards"
+    assert list(shards.glob("*.tmp")) == []
+    kept = {path.name: path.stat().st_ino for path in shards.iterdir()}
+    assert 0 < len(kept) < 6
+    prepared = make(in_parts, tiny_vqvae, tmp_path / "data", resume=True)
+    assert sum(prepared.manifest["splits"].values()) == 24
+    assert {name: (shards / name).stat().st_ino for name in kept} == kept
+
+
+# What cannot be used
+
+
+@pytest.fixture
+def damaged(picture_folder) -> Path:
+    """Two of 24 pictures cannot be used."""
+    (picture_folder / "red-square-2.png").write_text("no picture")
+    (picture_folder / "blue-circle-4.png").write_bytes(b"")
+    return picture_folder
+
+
+def test_what_is_unusable_is_skipped_and_listed(damaged, tiny_vqvae, tmp_path):
+    collection = load_collection(str(damaged), config=CollectionConfig(max_skipped=0.1))
+    prepared = make(collection, tiny_vqvae, tmp_path / "data")
+    assert sum(prepared.manifest["splits"].values()) == 22
+    assert prepared.manifest["skipped"] == 2
+    lines = [json.loads(line) for line in (prepared.folder / "skipped.jsonl").read_text().splitlines()]
+    assert lines == [
+        {"key": "blue-circle-4.png", "reason": "the file is empty (0 bytes)"},
+        {"key": "red-square-2.png", "reason": "it is no picture in a format that Pillow reads"},
+    ]
+
+
+def test_too_much_that_is_unusable_is_found_before_anything_is_written(damaged, tiny_vqvae, tmp_path):
+    with pytest.raises(UserError, match=r"2 of 24 pictures cannot be used.*blue-circle-4\.png: the file is empty"):
+        make(load_collection(str(damaged)), tiny_vqvae, tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 
-def test_a_small_image_tokenizer_folder(tmp_path):
-    with pytest.raises(UserError, match="holds no finished image tokenizer"):
-        load_image_tokenizer(tmp_path)
+def test_too_much_that_the_sample_missed_stops_and_may_be_allowed(damaged, tiny_vqvae, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["data_prep.prepare"], "check_sample", lambda *_: None)
+    with pytest.raises(UserError, match=r"2 of 24 pictures cannot be used, .*All are listed in .*skipped\.jsonl"):
+        make(load_collection(str(damaged)), tiny_vqvae, tmp_path / "data")
+    assert len((tmp_path / "data" / "skipped.jsonl").read_text().splitlines()) == 2
+    allowed = load_collection(str(damaged), config=CollectionConfig(max_skipped=0.1))
+    assert make(allowed, tiny_vqvae, tmp_path / "data", resume=True).manifest["skipped"] == 2
 
 
-# Parts of another set
+def test_a_key_that_comes_twice_is_kept_once(tiny_vqvae, tmp_path):
+    collection = collection_of(["one", "two", "one"], ["three"])
+    collection.config = CollectionConfig(max_skipped=0.5)
+    prepared = make(collection, tiny_vqvae, tmp_path / "data")
+    assert prepared.train["key"][:] == ["one", "two"]
+    assert "another row has the same key" in (prepared.folder / "skipped.jsonl").read_text()
 
 
-def assert_names_both(error: UserError, found: str, expected: str) -> None:
-    assert found in str(error)
-    assert expected in str(error)
-    assert "do not belong together" in str(error)
+def test_the_background_of_transparent_pictures(tiny_vqvae, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in "abc":
+        Image.new("RGBA", (16, 16), (0, 0, 0, 0)).save(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text(name)
+    for colour in ("red", "blue"):
+        collection = load_collection(str(folder), config=CollectionConfig(background=colour))
+        prepared = make(collection, tiny_vqvae, tmp_path / colour)
+        assert prepared.held_out["held_out"][0]["image"].getpixel((3, 3)) == Image.new("RGB", (1, 1), colour).getpixel(
+            (0, 0)
+        )
 
 
-def test_load_returns_what_was_prepared(prepared):
-    loaded = PreparedSet.load(prepared.folder)
-    assert loaded.manifest == prepared.manifest
-    assert loaded.train["codes"][:] == prepared.train["codes"][:]
-    assert loaded.vocabulary.fingerprint() == prepared.vocabulary.fingerprint()
-
-
-def test_a_replaced_vocabulary(prepared):
-    other = Vocabulary.train(["other words"] * 3, TEXT_SIZE, {"image": 16})
-    shutil.rmtree(prepared.folder / "vocabulary")
-    other.save_pretrained(prepared.folder / "vocabulary")
-    with pytest.raises(UserError) as caught:
-        PreparedSet.load(prepared.folder)
-    assert_names_both(caught.value, other.fingerprint(), prepared.vocabulary.fingerprint())
-
-
-def test_rows_of_another_image_tokenizer(prepared, collection, tiny_vqvae, other_vqvae, tmp_path):
-    other = prepare(collection, other_vqvae, tmp_path / "other", "pictures", TextConfig(size=TEXT_SIZE))
-    shutil.rmtree(prepared.folder / "rows" / "train")
-    shutil.copytree(other.folder / "rows" / "train", prepared.folder / "rows" / "train")
-    with pytest.raises(UserError, match="rows/train") as caught:
-        PreparedSet.load(prepared.folder)
-    assert_names_both(caught.value, other_vqvae.fingerprint(), tiny_vqvae.fingerprint())
-
-
-def test_a_replaced_image_tokenizer(prepared, tiny_vqvae, other_vqvae):
-    other_vqvae.save_pretrained(prepared.folder / "image_tokenizer")
-    with pytest.raises(UserError, match="image_tokenizer") as caught:
-        PreparedSet.load(prepared.folder).load_image_tokenizer()
-    assert_names_both(caught.value, other_vqvae.fingerprint(), tiny_vqvae.fingerprint())
-
-
-def test_a_missing_split(prepared):
-    shutil.rmtree(prepared.folder / "rows" / "held_out")
-    with pytest.raises(UserError, match=r"rows/held_out is missing; manifest\.json expects"):
-        PreparedSet.load(prepared.folder)
-
-
-def test_another_number_of_rows(prepared):
-    manifest = json.loads((prepared.folder / "manifest.json").read_text())
-    manifest["splits"]["train"] += 1
-    write_json(prepared.folder / "manifest.json", manifest)
-    count = len(prepared.train)
-    with pytest.raises(UserError, match=rf"rows/train holds {count} rows, manifest\.json says {count + 1}"):
-        PreparedSet.load(prepared.folder)
-
-
-def test_no_prepared_set(tmp_path):
-    with pytest.raises(UserError, match=r"manifest\.json is missing"):
-        PreparedSet.load(tmp_path)
-
-
-def test_a_loaded_image_tokenizer_makes_the_same_codes(prepared, tiny_vqvae):
-    loaded: VQVAE = prepared.load_image_tokenizer()
-    pixel_values = torch.rand(3, 3, 16, 16) * 2 - 1
-    assert torch.equal(loaded.encode(pixel_values), tiny_vqvae.encode(pixel_values))
-    assert not loaded.training
+def test_an_encoder_of_pictures_in_one_batch_equals_single_ones(collection, tiny_vqvae, prepared):
+    encoder = ShardEncoder(collection, tiny_vqvae, prepared.vocabulary, prepared.folder)
+    values = torch.randint(0, 256, (5, 1, 3, 16, 16), dtype=torch.uint8)
+    together = encoder.codes_of(values)
+    assert together.dtype == np.uint8
+    assert together.tolist() == [encoder.codes_of(value[None])[0].tolist() for value in values]

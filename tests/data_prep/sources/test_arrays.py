@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_prep.arrays import load_arrays
 
 from data_prep import Collection, TextConfig, load_collection, load_pictures, prepare
+from data_prep.sources.arrays import array_shards
 from training.errors import UserError
 from vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig
 
@@ -42,64 +42,74 @@ def volumes() -> np.ndarray:
 # Rows and splits
 
 
+def keys_of(path: Path, split: str) -> list[str]:
+    return [row.key for row in load_collection(str(path)).rows(split)]
+
+
 def test_a_fixed_tenth_is_held_out(save, series):
-    splits = load_arrays(save(series))
-    assert list(splits) == ["train", "held_out"]
-    assert splits["held_out"]["key"][:] == [str(number) for number in HELD_OUT]
-    assert splits["train"]["key"][:] == [str(number) for number in range(60) if number not in HELD_OUT]
-    assert splits["held_out"]["caption"][:] == [f"day {number}" for number in HELD_OUT]
-    assert splits["train"].column_names == ["image", "caption", "key"]
+    path = save(series)
+    assert keys_of(path, "held_out") == [str(number) for number in HELD_OUT]
+    assert keys_of(path, "train") == [str(number) for number in range(60) if number not in HELD_OUT]
+    rows = load_collection(str(path)).rows("held_out")
+    assert [row.captions for row in rows] == [(f"day {number}",) for number in HELD_OUT]
 
 
 def test_of_few_rows_one_is_held_out(save, series):
-    splits = load_arrays(save(series[:2]))
-    assert (splits["train"]["key"][:], splits["held_out"]["key"][:]) == (["1"], ["0"])
+    path = save(series[:2])
+    assert (keys_of(path, "train"), keys_of(path, "held_out")) == (["1"], ["0"])
+
+
+def first_caption(path: Path) -> str:
+    return next(load_collection(str(path)).rows()).captions[0]
 
 
 def test_captions_are_one_line_each(save, series):
     captions = ["  a \n winter  day", *["x"] * 59]
-    assert load_arrays(save(series, captions))["train"]["caption"][0] == "a winter day"
+    assert first_caption(save(series, captions)) == "a winter day"
 
 
 @pytest.mark.parametrize("captions", [[7] * 60, [b"seven"] * 60, [["seven"]] * 60], ids=["numbers", "bytes", "column"])
 def test_captions_of_another_type_are_taken_as_text(save, series, captions):
-    assert load_arrays(save(series, captions))["train"]["caption"][0] in ("7", "seven")
+    assert first_caption(save(series, captions)) in ("7", "seven")
 
 
 def test_series_come_back_exactly(save, series):
-    splits = load_arrays(save(series))
-    loaded = load_pictures(splits["held_out"], [24])
-    assert loaded.dtype == torch.float32
-    np.testing.assert_array_equal(loaded.numpy(), series[HELD_OUT])
-    np.testing.assert_array_equal(load_pictures(splits["train"], [24]).numpy(), np.delete(series, HELD_OUT, 0))
+    loaded = load_pictures(load_collection(str(save(series))), [24])
+    assert loaded.train.dtype == torch.float32
+    np.testing.assert_array_equal(loaded.held_out.numpy(), series[HELD_OUT])
+    np.testing.assert_array_equal(loaded.train.numpy(), np.delete(series, HELD_OUT, 0))
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16])
 def test_floats_of_another_width_become_fp32(save, series, dtype):
-    loaded = load_pictures(load_arrays(save(series.astype(dtype)))["held_out"], [24])
+    loaded = load_pictures(load_collection(str(save(series.astype(dtype)))), [24]).held_out
     assert loaded.dtype == torch.float32
     np.testing.assert_array_equal(loaded.numpy(), series.astype(dtype)[HELD_OUT].astype(np.float32))
 
 
 def test_volumes_of_bytes_come_back_exactly(save, volumes):
-    collection = load_collection(str(save(volumes)), 4)
-    train, held_out = (load_pictures(rows, [4, 8, 12]) for rows in (collection.train, collection.held_out))
-    assert train.dtype == held_out.dtype == torch.uint8
-    np.testing.assert_array_equal(train.numpy(), np.delete(volumes, 9, 0))
-    np.testing.assert_array_equal(held_out.numpy(), volumes[[9]])
+    loaded = load_pictures(load_collection(str(save(volumes))), [4, 8, 12])
+    assert loaded.train.dtype == loaded.held_out.dtype == torch.uint8
+    np.testing.assert_array_equal(loaded.train.numpy(), np.delete(volumes, 9, 0))
+    np.testing.assert_array_equal(loaded.held_out.numpy(), volumes[[9]])
 
 
 def test_pictures_may_be_an_array_too(save):
     pictures = np.random.default_rng(0).integers(0, 256, (4, 3, 6, 5), dtype=np.uint8)
-    loaded = load_pictures(load_arrays(save(pictures))["train"], (6, 5))
-    assert loaded.shape == (3, 3, 6, 5)
+    assert load_pictures(load_collection(str(save(pictures))), (6, 5)).train.shape == (3, 3, 6, 5)
 
 
 def test_a_shape_that_is_not_theirs_is_answered_with_theirs(save, volumes):
-    rows = load_arrays(save(volumes))["train"]
+    collection = load_collection(str(save(volumes)))
     for wrong in ([8, 8, 12], [4, 8], [12]):
         with pytest.raises(UserError, match=r"of shape \[4, 8, 12\] .* set network.input_shape to \[4, 8, 12\]"):
-            load_pictures(rows, wrong)
+            load_pictures(collection, wrong)
+
+
+def test_a_changed_value_is_another_collection(save, series):
+    before = load_collection(str(save(series))).fingerprint()
+    series[3, 0, 5] = 0.25
+    assert load_collection(str(save(series))).fingerprint() != before
 
 
 # What is refused
@@ -121,7 +131,7 @@ def test_a_shape_that_is_not_theirs_is_answered_with_theirs(save, volumes):
 )
 def test_wrong_values_are_named(save, series, change, message):
     with pytest.raises(UserError, match=message) as caught:
-        load_arrays(save(change(series)))
+        array_shards(save(change(series)))
     assert "arrays.npz: " in str(caught.value)
 
 
@@ -137,14 +147,14 @@ def test_wrong_values_are_named(save, series, change, message):
 )
 def test_wrong_captions_are_named(save, series, number, captions, message):
     with pytest.raises(UserError, match=message):
-        load_arrays(save(series[:number], captions))
+        array_shards(save(series[:number], captions))
 
 
 def test_a_file_without_its_arrays_says_what_it_holds(tmp_path, series):
     for held in ({"values": series}, {"captions": ["day"]}, {"x": series, "y": ["day"]}):
         np.savez(tmp_path / "other.npz", **held)
         with pytest.raises(UserError) as caught:
-            load_arrays(tmp_path / "other.npz")
+            array_shards(tmp_path / "other.npz")
         assert str(caught.value).endswith(
             f"other.npz must hold the arrays values and captions; it holds {', '.join(held)}."
         )
@@ -189,7 +199,7 @@ def test_a_file_that_is_no_npz_is_named(tmp_path, write):
 
 
 def test_no_such_file(tmp_path):
-    with pytest.raises(UserError, match="openmoji, a folder of captioned pictures, or an .npz of arrays; .* is none"):
+    with pytest.raises(UserError, match="--data must be openmoji.*or an .npz of arrays; .* is none"):
         load_collection(str(tmp_path / "gone.npz"), 24)
 
 
@@ -213,9 +223,9 @@ def test_series_are_prepared_as_pictures_are(save, series, series_vqvae, tmp_pat
     codes = series_vqvae.encode(torch.from_numpy(series))
     assert prepared.held_out["held_out"]["codes"][:] == codes[HELD_OUT].tolist()
     assert len({tuple(row) for row in prepared.train["codes"][:]}) > 20
-    assert prepared.train.column_names == ["caption", "key", "codes"]
-    kept = load_pictures(prepared.held_out["held_out"], [24])
-    np.testing.assert_array_equal(kept.numpy(), series[HELD_OUT])
+    assert prepared.train.column_names == ["key", "captions", "caption_tokens", "codes"]
+    kept = np.asarray(prepared.held_out["held_out"]["image"][:], dtype=np.float32)
+    np.testing.assert_array_equal(kept, series[HELD_OUT])
 
 
 def test_a_tokenizer_of_another_shape_prepares_nothing(save, series, series_vqvae, tmp_path):

