@@ -116,7 +116,7 @@ def test_these_keep_packed_rows_apart(build_tiny, architecture, spread):
 @pytest.mark.parametrize("architecture", ["mamba", "biogpt"])
 @pytest.mark.parametrize("spread", [0.02, 0.3])
 def test_these_mix_packed_rows(build_tiny, architecture, spread):
-    """Mamba carries a state from row to row; BioGPT ignores the positions it is given."""
+    """Mamba carries a state from row to row; BioGPT makes an attention mask of its own where it is given none."""
     model = build_tiny(architecture, spread=spread).train()
     assert not keeps_packed_rows_apart(model)
     assert model.training
