@@ -28,7 +28,7 @@ from data_prep.text import TextConfig
 from data_prep.vocabulary import Vocabulary
 from training.errors import UserError
 from training.files import read_json, require_empty, require_same_settings, write_json
-from training.machine import best_device
+from training.machine import best_device, keep_freed_memory
 from training.progress import Progress
 from vq import VQVAE
 
@@ -88,6 +88,7 @@ def prepare(
     vocabulary = Vocabulary.from_pretrained(output / "vocabulary")
     image_tokenizer = image_tokenizer.to(state.device).eval()  # type: ignore[arg-type]
     encoder = ShardEncoder(collection, image_tokenizer, vocabulary, output / SHARDS, views, num_workers)
+    keep_freed_memory()
     _encode_shards(encoder, state.process_index, state.num_processes)
     state.wait_for_everyone()
     if state.is_main_process:
