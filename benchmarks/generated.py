@@ -1,5 +1,6 @@
 """Generated collections and prepared sets for the benchmarks of data_prep."""
 
+import datetime
 import io
 import json
 import tarfile
@@ -11,6 +12,7 @@ from datasets import Features, List, Value
 from PIL import Image
 
 from data_prep.prepared_set import checksum_of
+from training.machine import describe_machine
 from vq import VQVAE, NetworkConfig, VQVAEConfig
 
 WORDS = ("red", "blue", "green", "small", "large", "heart", "square", "circle", "flag", "cat", "dog", "moon")
@@ -80,8 +82,4 @@ def write_shards(folder: Path, rows: int, rows_a_shard: int, tokens_per_image: i
 
 def print_machine() -> None:
     """Date, hardware, versions."""
-    import datetime
-
-    from training.machine import describe_machine
-
     print(datetime.date.today(), json.dumps(describe_machine()), flush=True)

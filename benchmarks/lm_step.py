@@ -10,7 +10,6 @@ import argparse
 import datetime
 import statistics
 import time
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -90,8 +89,8 @@ def time_steps(
     objective = WeightedCrossEntropy(model, vocabulary, text_weight=0.1, image_weight=1.0).train()
     objective.has_plain_head &= not whole_vocabulary
     optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-4, fused=True)
-    sequences = SequenceConfig()  # whose caption dropout the sampler draws, as in training
-    collate = TextToImageCollator(vocabulary, shape.longest_caption, replace(sequences, caption_dropout=0.0))
+    sequences = SequenceConfig()
+    collate = TextToImageCollator(vocabulary, shape.longest_caption, sequences)
     batches = PackedBatches(lengths, shape, seed=0, caption_dropout=sequences.caption_dropout)
     run = torch.compile(objective, dynamic=False) if compile else objective
     codes = np.random.default_rng(0).integers(CODEBOOK_SIZE, size=(len(captions), NUM_CODES))

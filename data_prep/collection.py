@@ -1,7 +1,6 @@
 """From what a user types after --data to captioned rows, split into what is trained on and what is held out."""
 
 import glob
-import itertools
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -12,7 +11,7 @@ from datasets import Features, Image, IterableDataset, List, Value
 from PIL import Image as PILImage
 
 from data_prep.pictures import MAX_PIXELS
-from data_prep.rows import Row, Shard, digest_of, join_shards
+from data_prep.rows import Row, Shard, Unusable, digest_of, join_shards, read_all
 from data_prep.sources.arrays import array_shards
 from data_prep.sources.folder import folder_shards
 from data_prep.sources.openmoji import ATTRIBUTION, SPLITS, openmoji_shards
@@ -94,9 +93,7 @@ class Collection:
 
     def rows(self, split: str | None = None) -> Iterator[Row]:
         """The usable rows of one split, or of all, undecoded, in order."""
-        for row in itertools.chain.from_iterable(shard.read() for shard in self.shards):
-            if isinstance(row, Row) and split in (None, self.split_of(row.key)):
-                yield row
+        return _usable(self.shards, split, self.split_of)
 
     def dataset(self, split: str | None = None) -> IterableDataset:
         """The same as rows {image, captions, key} of the `datasets` library, streamed, in as many shards as here."""
@@ -112,12 +109,15 @@ class Collection:
         return digest_of([settings, *((shard.name, shard.stamp) for shard in self.shards)])
 
 
+def _usable(shards: list[Shard], split: str | None, split_of: Callable[[str], str]) -> Iterator[Row]:
+    return (row for row in read_all(shards) if isinstance(row, Row) and split in (None, split_of(row.key)))
+
+
 def _examples(shards: list[Shard], split: str | None, split_of: Callable[[str], str]) -> Iterator[dict[str, Any]]:
-    for row in itertools.chain.from_iterable(shard.read() for shard in shards):
-        if isinstance(row, Row) and split in (None, split_of(row.key)):
-            is_file = isinstance(row.image, Path)
-            image = {"path": str(row.image), "bytes": None} if is_file else {"path": None, "bytes": row.image}
-            yield {"image": image, "captions": list(row.captions), "key": row.key}
+    for row in _usable(shards, split, split_of):
+        is_file = isinstance(row.image, Path)
+        image = {"path": str(row.image), "bytes": None} if is_file else {"path": None, "bytes": row.image}
+        yield {"image": image, "captions": list(row.captions), "key": row.key}
 
 
 def load_collection(data: str, image_size: int = 64, config: CollectionConfig | None = None) -> Collection:
@@ -155,10 +155,13 @@ def load_collection(data: str, image_size: int = 64, config: CollectionConfig | 
 
 def _splits_of_few(collection: Collection) -> dict[str, str] | None:
     """The splits of a collection so small that the hash may hold out none of it or all; None for others."""
-    found = itertools.chain.from_iterable(shard.read() for shard in collection.shards)
-    rows, unusable = [], []
-    for row in found:
-        (rows if isinstance(row, Row) else unusable).append(row)
+    rows: list[Row] = []
+    unusable: list[Unusable] = []
+    for row in read_all(collection.shards):
+        if isinstance(row, Unusable):
+            unusable.append(row)
+            continue
+        rows.append(row)
         if len(rows) == SMALL:
             return None
     keys = [row.key for row in rows]

@@ -58,7 +58,8 @@ def decode_picture(
     """
     with explained_picture(image, max_pixels) as picture:
         if picture is None:
-            return _draw_svg(image, 2 * max(size), background)
+            svg = image if isinstance(image, bytes) else image.read_bytes()
+            return draw_svg(svg.decode(), 2 * max(size), background)
         if min(picture.size) > 2 * DRAFT * max(size):
             picture.draft("RGB", (DRAFT * max(size), DRAFT * max(size)))
         return to_rgb(picture, background)
@@ -141,11 +142,12 @@ def _is_svg(image: bytes | Path) -> bool:
     return head.startswith(b"<") and b"<svg" in head
 
 
-def _draw_svg(image: bytes | Path, side: int, background: str) -> PILImage.Image:
+def draw_svg(svg: str, width: int, background: str) -> PILImage.Image:
+    """An SVG drawing in RGB, without the fonts that a machine happens to have. Raises UnreadablePicture without
+    resvg-py, ValueError for no drawing."""
     try:
         import resvg_py
     except ImportError:
         raise UnreadablePicture("SVG drawings need resvg-py: pip install 'vqlm[demo]'") from None
-    content = image if isinstance(image, bytes) else image.read_bytes()
-    drawn = resvg_py.svg_to_bytes(svg_string=content.decode(), width=side, background=background)
+    drawn = resvg_py.svg_to_bytes(svg_string=svg, width=width, background=background, skip_system_fonts=True)
     return PILImage.open(io.BytesIO(bytes(drawn))).convert("RGB")

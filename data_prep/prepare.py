@@ -9,7 +9,7 @@ import random
 import shutil
 import time
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from data_prep.decoding import decode_rows, require_shape
 from data_prep.encoding import SHARD_FILE, ShardEncoder
 from data_prep.pictures import ViewConfig
 from data_prep.prepared_set import FORM, MANIFEST, SHARDS, PreparedSet
-from data_prep.rows import Row, Unusable
+from data_prep.rows import Unusable
 from data_prep.skipped import SkippedRows
 from data_prep.text import TextConfig
 from data_prep.vocabulary import Vocabulary
@@ -137,8 +137,7 @@ def check_sample(collection: Collection, input_shape: list[int]) -> None:
 def _captions(collection: Collection) -> list[str]:
     shards = list(collection.shards)
     random.Random(0).shuffle(shards)
-    rows = itertools.chain.from_iterable(shard.read() for shard in shards)
-    trained = (row for row in rows if isinstance(row, Row) and collection.split_of(row.key) == TRAIN)
+    trained = replace(collection, shards=shards).rows(TRAIN)
     return [caption for row in itertools.islice(trained, BPE_ROWS) for caption in row.captions]
 
 

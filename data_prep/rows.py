@@ -93,12 +93,13 @@ def join_shards(shards: list[Shard]) -> list[Shard]:
     runs = [shards[start : start + size] for start in range(0, len(shards), size)]
     return [
         Shard(
-            run[0].name, partial(_read_all, run), digest_of(part for shard in run for part in (shard.name, shard.stamp))
+            run[0].name, partial(read_all, run), digest_of(part for shard in run for part in (shard.name, shard.stamp))
         )
         for run in runs
     ]
 
 
-def _read_all(shards: list[Shard]) -> Iterator[Row | Unusable]:
+def read_all(shards: list[Shard]) -> Iterator[Row | Unusable]:
+    """The rows of one shard after the other."""
     for shard in shards:
         yield from shard.read()

@@ -30,6 +30,7 @@ class SequenceConfig:
 
     Args:
         caption_dropout: share of rows without a caption; they teach the unconditional picture that guidance needs.
+            Drawn where batches are (`PackedBatches`), whose packs it shortens.
         word_dropout: share of the words left out of a caption.
         code_noise: each row draws a rate up to this; that share of its input codes is replaced by random ones.
         bpe_dropout: share of the merges left out while a caption is split into tokens.
@@ -149,7 +150,7 @@ class TextToImageCollator:
         )
 
     def _thin(self, caption: str | None) -> str | None:
-        if caption is None or torch.rand(()) < self.config.caption_dropout:
+        if caption is None:
             return None
         words = caption.split()
         kept = [

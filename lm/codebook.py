@@ -45,18 +45,21 @@ def initialize_code_embeddings(model: PreTrainedModel, vocabulary: Vocabulary, c
     The standardised codebook goes through a random projection, the same one for input and output embeddings.
     """
     image = slice(vocabulary.image.offset, vocabulary.image.stop)
-    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
-    matrices = {id(module.weight): module.weight for module in ends if module is not None}  # tied ones are one
-    embeddings = model.get_input_embeddings().weight
-    assert isinstance(embeddings, Tensor)
-    projection = torch.randn(codebook.shape[1], embeddings.shape[1]) / codebook.shape[1] ** 0.5
-    for matrix in matrices.values():
+    matrices = embedding_matrices(model)
+    projected = project_codebook(codebook, matrices[0].shape[1])
+    for matrix in matrices:
         rows = matrix[image]  # (K, hidden), a view
-        projected = project_codebook(codebook, projection).to(rows) * rows.std()
-        rows.copy_(CODEBOOK_SHARE * projected + (1 - CODEBOOK_SHARE**2) ** 0.5 * rows)
+        rows.copy_(CODEBOOK_SHARE * projected.to(rows) * rows.std() + (1 - CODEBOOK_SHARE**2) ** 0.5 * rows)
 
 
-def project_codebook(codebook: Float[Tensor, "k d"], projection: Float[Tensor, "d h"]) -> Float[Tensor, "k h"]:
-    """The codebook, every channel of mean 0 and variance 1, through `projection`."""
+def embedding_matrices(model: PreTrainedModel) -> list[Tensor]:
+    """The weights (V, hidden) of the input embedding and of the output embedding; tied ones are one."""
+    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+    return list({id(module.weight): module.weight for module in ends if module is not None}.values())  # type: ignore[misc]
+
+
+def project_codebook(codebook: Float[Tensor, "k d"], width: int) -> Float[Tensor, "k h"]:
+    """The codebook, every channel of mean 0 and variance 1, through a random projection that keeps the variance."""
+    projection = torch.randn(codebook.shape[1], width) / codebook.shape[1] ** 0.5
     spread = codebook.std(0, correction=0).clamp(min=1e-6)
-    return ((codebook - codebook.mean(0)) / spread) @ projection
+    return ((codebook - codebook.mean(0)) / spread) @ projection.to(codebook)

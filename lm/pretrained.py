@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from data_prep.vocabulary import Vocabulary
-from lm.codebook import project_codebook
+from lm.codebook import embedding_matrices, project_codebook
 from training.errors import UserError
 
 NewRows = Literal["mean", "codebook"]
@@ -54,17 +54,12 @@ def load_pretrained(
 def _grow(model: PreTrainedModel, known: int, vocabulary: Vocabulary, codebook: Tensor | None) -> None:
     """`known` tokens have trained rows; what the embeddings hold beyond them is spare and starts anew."""
     model.resize_token_embeddings(vocabulary.size, mean_resizing=False)
-    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
-    matrices = {id(module.weight): module.weight for module in ends if module is not None}  # tied ones are one
-    projection = None
-    for matrix in matrices.values():
-        assert isinstance(matrix, Tensor)
+    matrices = embedding_matrices(model)
+    projected = None if codebook is None else project_codebook(codebook, matrices[0].shape[1])
+    for matrix in matrices:
         mean, spread = matrix[:known].mean(0), matrix[:known].std()
         matrix[known:] = mean
-        if codebook is not None:
-            if projection is None:
-                projection = torch.randn(codebook.shape[1], matrix.shape[1]) / codebook.shape[1] ** 0.5
-            image = slice(vocabulary.image.offset, vocabulary.image.stop)
-            matrix[image] += project_codebook(codebook, projection).to(matrix) * spread
-    if (bias := getattr(ends[1], "bias", None)) is not None:
+        if projected is not None:
+            matrix[vocabulary.image.offset : vocabulary.image.stop] += projected.to(matrix) * spread
+    if (bias := getattr(model.get_output_embeddings(), "bias", None)) is not None:
         bias[known:] = bias[:known].mean()

@@ -1,6 +1,6 @@
 """Training stage two on a prepared set. Knows captions, codes and how near codes lie to one another."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -140,7 +140,7 @@ def train_lm(
         generator=torch.Generator(), num_workers=config.num_workers,  # not the global one, which a start would move
     )  # fmt: skip
     # The sampler has drawn which rows go without their caption: lengths decide what shares a pack.
-    collate = TextToImageCollator(vocabulary, caption_tokens, replace(sequences, caption_dropout=0.0))
+    collate = TextToImageCollator(vocabulary, caption_tokens, sequences)
     objective, loader, *optimizers = run.prepare(objective, loader, *optimizers)
     step = torch.compile(objective, dynamic=False) if _shall_compile(config, run) else objective
 

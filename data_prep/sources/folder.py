@@ -60,9 +60,8 @@ def read_entries(folder: Path, class_template: str | None, columns: tuple[str | 
             f"{folder} has {len(pictures)} pictures without a caption; write metadata.csv with the columns file_name "
             f"and caption, or a .txt of the same name beside each picture, {CLASS_TEMPLATE_HINT}."
         )
-    texts = {name: None if name in set(missing) else folder / Path(name).with_suffix(".txt") for name in pictures}
-    return {name: _lines(path) if path else _Missing("it has no caption: there is no .txt of its name beside it")
-            for name, path in texts.items()}  # fmt: skip
+    found = {name: _lines(folder / Path(name).with_suffix(".txt")) for name in set(pictures).difference(missing)}
+    return found | dict.fromkeys(missing, _Missing("it has no caption: there is no .txt of its name beside it"))
 
 
 class _Missing(str):

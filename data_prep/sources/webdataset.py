@@ -45,7 +45,7 @@ def read_tar(path: Path, caption_column: str | None = None) -> Iterator[Row | Un
     if reason is not None:
         if stem is not None and isinstance(row := _row(path, stem, files, seen, caption_column), Row):
             yield row  # else it lies across the cut
-        yield Unusable(f"{path.name}", f"the archive {path} ends or breaks here ({reason}): copy it anew")
+        yield Unusable(path.name, f"the archive {path} ends or breaks here ({reason}): copy it anew")
 
 
 def _members(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -57,8 +57,8 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _plain_members(file: BufferedIOBase) -> Iterator[tuple[str, bytes]]:
-    """By their headers (POSIX.1-1988, ustar): tarfile takes longer for one than Pillow takes
-    to decode a small picture. From the first header that is no plain file's or folder's on, tarfile reads the rest."""
+    """By their headers (POSIX.1-1988, ustar): tarfile takes longer for one than Pillow takes to decode a small picture.
+    From the first header that is no plain file's or folder's on, tarfile reads the rest."""
     while True:
         start = file.tell()
         header = file.read(BLOCK)

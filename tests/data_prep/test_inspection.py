@@ -1,7 +1,9 @@
 """What an inspection finds in a collection, and what it says of it."""
 
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -96,18 +98,14 @@ def test_long_captions(folder):
 
 
 def test_tables_of_sizes():
-    found, _ = {(10, 10): 3, (10, 30): 1, (40, 10): 2, (0, 0): 5}, None
-    from collections import Counter
-
-    assert size_summary(Counter(found)) == {
+    found = Counter({(10, 10): 3, (10, 30): 1, (40, 10): 2, (0, 0): 5})
+    assert size_summary(found) == {
         "smallest": "10x10", "median": "10x10", "largest": "40x10", "commonest": "10x10",
     }  # fmt: skip
-    assert aspect_table(Counter(found)) == {"taller than 1:2": 1, "about square": 3, "wider than 2:1": 2}
+    assert aspect_table(found) == {"taller than 1:2": 1, "about square": 3, "wider than 2:1": 2}
 
 
 def test_arrays_are_not_looked_at(tmp_path):
-    import numpy as np
-
     np.savez(tmp_path / "x.npz", values=np.zeros((3, 1, 8)), captions=["a", "b", "c"])
     with pytest.raises(UserError, match="looks at pictures"):
         inspect_collection(load_collection(str(tmp_path / "x.npz")), SIZE)

@@ -77,7 +77,7 @@ def test_killed_and_continued_equals_undisturbed_and_so_do_two_processes(tars, i
 
 def test_an_inspection_ends_with_what_it_found(start_script, picture_folder, tmp_path):
     done = start_script("inspect_data", "--data", picture_folder, "--output", tmp_path / "out", "--image-size", 16)
-    assert done.returncode in (0, 1), done.stderr
+    assert done.returncode == 0, done.stderr
     text = (tmp_path / "out" / "inspection.md").read_text()
     assert text in done.stdout
     assert "| pictures that can be used | 24 |" in text

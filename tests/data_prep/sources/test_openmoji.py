@@ -27,7 +27,7 @@ def held_out_names(monkeypatch):
 def real_captions(monkeypatch) -> list[str]:
     """All 3,953 names, without the time that rendering takes."""
     pytest.importorskip("resvg_py")
-    monkeypatch.setattr(openmoji, "render_svg", lambda *_: Image.new("RGB", (1, 1)))
+    monkeypatch.setattr(openmoji, "draw_svg", lambda *_: Image.new("RGB", (1, 1)))
     captions = captions_by_code_points(["en"])
     return [captions[row["key"]][0] for row in render_rows(16, {})]
 
@@ -114,7 +114,7 @@ def few(monkeypatch):
     def generate(rows, features, gen_kwargs):
         return datasets.Dataset.from_list(list(itertools.islice(rows(**gen_kwargs), 300)), features=features)
 
-    monkeypatch.setattr(openmoji, "render_svg", lambda *_: Image.new("RGB", (1, 1)))
+    monkeypatch.setattr(openmoji, "draw_svg", lambda *_: Image.new("RGB", (1, 1)))
     monkeypatch.setattr(openmoji.Dataset, "from_generator", generate)
 
 

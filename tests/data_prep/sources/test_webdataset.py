@@ -135,7 +135,7 @@ def test_a_tar_that_is_cut_gives_what_is_before_the_cut(whole, read, length, kep
 
 
 def test_a_compressed_tar_that_is_cut(tmp_path, read):
-    noise = [(f"{number}.png", bytes(torch_noise(number))) for number in range(40)]
+    noise = [(f"{number}.png", bytes(noise_bytes(number))) for number in range(40)]
     members = [pair for name, content in noise for pair in ((name, content), (name[:-3] + "txt", b"caption"))]
     path = write_tar(tmp_path / "x.tar.gz", *members, mode="w:gz")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -144,7 +144,7 @@ def test_a_compressed_tar_that_is_cut(tmp_path, read):
     assert any("ends or breaks here" in reason for reason in reasons.values())
 
 
-def torch_noise(seed: int) -> list[int]:
+def noise_bytes(seed: int) -> list[int]:
     import random
 
     return [random.Random(seed * 10_000 + place).randrange(256) for place in range(3000)]
