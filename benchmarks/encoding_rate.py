@@ -20,13 +20,13 @@ from data_prep.encoding import ShardEncoder
 from training.machine import keep_freed_memory
 from vq import to_pixel_values
 
-SHARDS = 10  # of a round
+SHARDS = 20  # of a round
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=int, default=100, help="of 1,000 pictures; how large the collection is")
-    parser.add_argument("--rounds", type=int, default=4, help="rounds of 10,000 pictures")
+    parser.add_argument("--rounds", type=int, default=4, help="rounds of 20,000 pictures")
     parser.add_argument("--side", type=int, default=64, help="pixels of the JPEG files and of the model")
     arguments = parser.parse_args()
     keep_freed_memory()

@@ -32,13 +32,11 @@ PictureTensor = UInt8[Tensor, "_ c *shape"] | Float[Tensor, "_ c *shape"]
 @dataclass
 class DecodedBatch:
     """rows: those that could be decoded, their undecoded pictures left out; values: (B, views, C, *shape), uint8 or
-    fp32 in [-1, 1]; skipped: the rest. shard: its number in the list asked for; is_last: whether nothing follows."""
+    fp32 in [-1, 1]; skipped: the rest."""
 
     rows: list[Row]
     values: Tensor
     skipped: list[Unusable]
-    shard: int = 0
-    is_last: bool = False
 
 
 @dataclass
@@ -66,7 +64,8 @@ def load_pictures(
     counts = {True: 0, False: 0}
     limits = {True: max_pictures or float("inf"), False: MAX_HELD_OUT if max_pictures else float("inf")}
     skipped = SkippedRows(collection.config.max_skipped)
-    for batch in decoded_batches(shards, input_shape, collection.config):
+    decode = partial(decode_rows, input_shape=input_shape, config=collection.config, views=ViewConfig())
+    for _, batch, _ in mapped_shards(shards, decode):
         skipped.add(len(batch.rows) + len(batch.skipped), batch.skipped)
         if not batch.rows:
             continue
@@ -99,29 +98,16 @@ def require_shape(collection: Collection, input_shape: Sequence[int]) -> None:
         )
 
 
-def decoded_batches(
-    shards: Sequence[Shard],
-    input_shape: Sequence[int],
-    config: CollectionConfig,
-    views: ViewConfig | None = None,
-    num_workers: int | None = None,
-) -> Iterator[DecodedBatch]:
-    """The rows of `shards` in batches of at most `BATCH`, decoded and scaled; each shard's come in order.
-
-    Every worker process reads a shard of its own, so that batches of several shards come in turns. They are processes
-    because Python's lock would otherwise stop the caller's network at every step of theirs. `num_workers` is by
-    default one fewer than there are cores, 0 works in this process.
-    """
-    decode = partial(decode_rows, input_shape=input_shape, config=config, views=views or ViewConfig())
-    for number, batch, is_last in mapped_shards(shards, decode, num_workers):
-        yield replace(batch, shard=number, is_last=is_last)
-
-
 def mapped_shards(
     shards: Sequence[Shard], function: Callable[[list[Row | Unusable]], Made], num_workers: int | None = None
 ) -> Iterator[tuple[int, Made, bool]]:
-    """(number of the shard, what `function` makes of a batch of its rows, False), and at a shard's end (number, what
-    it makes of no rows, True), from worker processes as `decoded_batches` has them."""
+    """(number of the shard, what `function` makes of at most `BATCH` of its rows, False), and at a shard's end (number,
+    what it makes of no rows, True); each shard's come in order.
+
+    Every worker process reads a shard of its own, so that batches of several shards come in turns. They are processes
+    because Python's lock would otherwise stop the caller's network at every step of theirs. `num_workers` is by
+    default one fewer than there are cores; 0 works in this process.
+    """
     if num_workers is None:
         num_workers = max(1, min(MAX_WORKERS, len(shards), (os.cpu_count() or 1) - 1))
     if num_workers:

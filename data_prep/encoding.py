@@ -12,7 +12,7 @@ import io
 import os
 import shutil
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,9 +26,9 @@ from datasets import Array2D, Array3D, Array4D, Dataset, Features, Image, List, 
 from PIL import Image as PILImage
 
 from data_prep.collection import TRAIN, Collection
-from data_prep.decoding import DecodedBatch, decoded_batches
+from data_prep.decoding import DecodedBatch, decode_rows, mapped_shards
 from data_prep.pictures import ViewConfig
-from data_prep.rows import Row, Unusable
+from data_prep.rows import Row, Shard, Unusable
 from data_prep.vocabulary import Vocabulary
 from training.errors import UserError
 from training.files import write_json
@@ -38,15 +38,30 @@ SHARD_FILE = "shard.json"
 ROWS_A_RECORD_BATCH = 4096
 # Originals that a report can show; the pictures of a large held-out set would outweigh all codes.
 KEPT_PICTURES = 1024
-# More would wait for Python's lock.
-MAX_ENCODING_THREADS = 8
 ARRAY = {2: Array2D, 3: Array3D, 4: Array4D}
 MAX_UINT16 = 2**16 - 1
 
 
 @dataclass
+class EncodedBatch:
+    """rows, the split of each, the tokens of each one's captions, codes (B, views * tokens_per_image) in the smallest
+    integer type, the pictures (H, C, *shape) of those that are held out; skipped: what could not be used."""
+
+    rows: list[Row]
+    splits: list[str]
+    caption_tokens: list[list[int]]
+    codes: np.ndarray
+    held_out: np.ndarray
+    skipped: list[Unusable]
+
+
+@dataclass
 class ShardEncoder:
-    """What all shards of a prepared set have in common; `encode` makes those with these numbers."""
+    """What all shards of a prepared set have in common; `encode` makes those with these numbers.
+
+    `num_workers` processes decode, and on a CPU encode too; by default as many as torch has threads there, and one
+    fewer than there are cores beside a GPU. 0 works in this process.
+    """
 
     collection: Collection
     image_tokenizer: VQVAE
@@ -63,31 +78,48 @@ class ShardEncoder:
         chosen = [self.collection.shards[number] for number in numbers]
         if self.collection.array_shape is None:
             self.image_tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        shape, opened = self.image_tokenizer.config.network.input_shape, {}
-        batches = decoded_batches(chosen, shape, self.collection.config, self.views, self.num_workers)
-        for batch, codes in self._with_codes(batches):
-            number = numbers[batch.shard]
+        opened: dict[int, _OpenShard] = {}
+        for place, batch, is_last in self._encoded_batches(chosen):
+            number = numbers[place]
             with explained_full_disk(self.folder):
                 if number not in opened:
                     opened[number] = _OpenShard(self, number)
-                opened[number].add(batch, codes)
-                if batch.is_last:
+                opened[number].add(batch)
+                if is_last:
                     yield opened.pop(number).close()
 
-    def _with_codes(self, batches: Iterator[DecodedBatch]) -> Iterator[tuple[DecodedBatch, np.ndarray]]:
-        """On a CPU several batches at once, each on cores of its own: a layer that is split among all cores waits for
-        the one that decodes. Elsewhere one, while the last is written."""
-        cores = torch.get_num_threads()
-        threads = min(MAX_ENCODING_THREADS, cores) if self.image_tokenizer.device.type == "cpu" else 1
-        waiting: deque[tuple[DecodedBatch, Future[np.ndarray]]] = deque()
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(cores // threads,)) as pool:
-            for batch in batches:
-                waiting.append((batch, pool.submit(self.codes_of, batch.values)))
-                if len(waiting) > 2 * threads:
-                    done, codes = waiting.popleft()
-                    yield done, codes.result()
-            for done, codes in waiting:
-                yield done, codes.result()
+    def _encoded_batches(self, shards: list[Shard]) -> Iterator[tuple[int, EncodedBatch, bool]]:
+        """On a CPU every worker encodes what it decodes, on a core of its own: no core waits for another, and codes
+        are all that has to be passed on. Beside a GPU, or where shards are fewer than cores, workers decode, and a
+        batch is encoded here while the last is written.
+        """
+        workers = torch.get_num_threads() if self.num_workers is None else self.num_workers
+        if self.image_tokenizer.device.type == "cpu" and len(shards) >= workers:
+            yield from mapped_shards(shards, self.encode_rows, workers)
+            return
+        waiting: deque[tuple[int, Future[EncodedBatch], bool]] = deque()
+        with ThreadPoolExecutor(1) as pool:
+            for place, decoded, is_last in mapped_shards(shards, self._decode, self.num_workers):
+                waiting.append((place, pool.submit(self._encode, decoded), is_last))
+                if len(waiting) > 2:
+                    place, made, is_last = waiting.popleft()
+                    yield place, made.result(), is_last
+            for place, made, is_last in waiting:
+                yield place, made.result(), is_last
+
+    def encode_rows(self, chunk: Sequence[Row | Unusable]) -> EncodedBatch:
+        """One batch, in this thread."""
+        return self._encode(self._decode(chunk))
+
+    def _decode(self, chunk: Sequence[Row | Unusable]) -> DecodedBatch:
+        return decode_rows(chunk, self.image_tokenizer.config.network.input_shape, self.collection.config, self.views)
+
+    def _encode(self, batch: DecodedBatch) -> EncodedBatch:
+        splits = [self.collection.split_of(row.key) for row in batch.rows]
+        held_out = batch.values[torch.tensor([split != TRAIN for split in splits], dtype=torch.bool), 0].numpy()
+        return EncodedBatch(
+            batch.rows, splits, self._count_tokens(batch.rows), self.codes_of(batch.values), held_out, batch.skipped
+        )
 
     def codes_of(self, values: torch.Tensor) -> np.ndarray:
         """(B, views, C, *shape) -> (B, views * tokens_per_image) in the smallest integer type."""
@@ -99,16 +131,16 @@ class ShardEncoder:
         codes = self.image_tokenizer.flatten_codes(self.image_tokenizer.encode(flat)).cpu().numpy()
         return codes.reshape(len(values), -1).astype(code_type(self.image_tokenizer.config.codebook_size))
 
-    def count_tokens(self, rows: list[Row]) -> list[list[int]]:
+    def _count_tokens(self, rows: list[Row]) -> list[list[int]]:
         counts = iter(self.vocabulary.count_tokens([caption for row in rows for caption in row.captions]))
         return [[min(next(counts), MAX_UINT16) for _ in row.captions] for row in rows]
 
-    def picture(self, value: torch.Tensor) -> Any:
-        """As the tokenizer saw it."""
+    def picture(self, value: np.ndarray) -> Any:
+        """(C, *shape) as a data set keeps it."""
         if self.collection.array_shape is not None:
-            return value.numpy()
+            return value
         file = io.BytesIO()
-        PILImage.fromarray(value.permute(1, 2, 0).numpy()).save(file, "PNG", compress_level=1)
+        PILImage.fromarray(value.transpose(1, 2, 0)).save(file, "PNG", compress_level=1)
         return {"bytes": file.getvalue(), "path": None}
 
     def features(self, split: str) -> Features:
@@ -141,29 +173,24 @@ class _OpenShard:
         self.known: set[str] = set()
         self.seen, self.skipped, self.lengths = 0, [], Counter()
 
-    def add(self, batch: DecodedBatch, codes: np.ndarray) -> None:
-        encoder = self.encoder
+    def add(self, batch: EncodedBatch) -> None:
+        encoder, held_out = self.encoder, iter(batch.held_out)
         self.seen += len(batch.rows) + len(batch.skipped)
         self.skipped += batch.skipped
-        tokens, lengths = encoder.count_tokens(batch.rows), []
-        for number, row in enumerate(batch.rows):
+        for row, split, tokens, codes in zip(batch.rows, batch.splits, batch.caption_tokens, batch.codes, strict=True):
+            picture = None if split == TRAIN else next(held_out)
             if row.key in self.known:
                 self.skipped.append(Unusable(row.key, "another row has the same key"))
                 continue
             self.known.add(row.key)
-            lengths += tokens[number]
-            split = encoder.collection.split_of(row.key)
+            self.lengths.update(tokens)
             if split not in self.files:
                 self.files[split] = _SplitFile(self.temporary / f"{split}.arrow", encoder.features(split))
-            columns = {
-                "key": row.key, "captions": list(row.captions), "caption_tokens": tokens[number],
-                "codes": codes[number],
-            }  # fmt: skip
-            if split != TRAIN:
+            columns = {"key": row.key, "captions": list(row.captions), "caption_tokens": tokens, "codes": codes}
+            if picture is not None:
                 is_kept = self.files[split].count < -(-KEPT_PICTURES // len(encoder.collection.shards))
-                columns["image"] = encoder.picture(batch.values[number, 0]) if is_kept else None
+                columns["image"] = encoder.picture(picture) if is_kept else None
             self.files[split].add(columns)
-        self.lengths.update(lengths)
 
     def close(self) -> dict[str, Any]:
         for file in self.files.values():

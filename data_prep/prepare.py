@@ -55,7 +55,7 @@ def prepare(
     """Encode `collection` with `image_tokenizer` and write a prepared set to `output`.
 
     `data` is what the user called the collection; `modalities` are further ones and their numbers of codes, which get
-    ranges of ids beside the image's; `num_workers` as in `decoded_batches`. The BPE is trained on captions
+    ranges of ids beside the image's; `num_workers` as in `ShardEncoder`. The BPE is trained on captions
     of the training split only. Raises UserError if `output` holds anything else than this same prepared set, whole or
     begun, if more pictures are unusable than the collection's `max_skipped`, or when the disk is full.
     """

@@ -30,7 +30,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="Continue the prepared set in --output, if it is this one."
     )
-    parser.add_argument("--num_workers", type=int, help="Processes that decode; by default one fewer than cores.")
+    parser.add_argument(
+        "--num_workers", type=int, help="Processes that decode, on a CPU encode too; by default one a core."
+    )
     parser.add_class_arguments(CollectionConfig)
     parser.add_class_arguments(ViewConfig, "views")
     parser.add_class_arguments(TextConfig, "text")
