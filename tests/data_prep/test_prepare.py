@@ -172,6 +172,13 @@ def test_workers_make_the_same_rows(in_parts, picture_folder, tiny_vqvae, tmp_pa
     assert len(shards_of(tmp_path / "alone")) > 12
 
 
+def test_more_workers_than_shards_make_the_same_rows(collection, tiny_vqvae, tmp_path):
+    make(collection, tiny_vqvae, tmp_path / "alone")
+    make(collection, tiny_vqvae, tmp_path / "workers", num_workers=3)
+    assert shards_of(tmp_path / "alone") == shards_of(tmp_path / "workers")
+    assert len(collection.shards) < 3
+
+
 def test_further_modalities_have_ranges_of_their_own(collection, tiny_vqvae, tmp_path):
     prepared = make(collection, tiny_vqvae, tmp_path / "data", modalities={"series": 8})
     assert prepared.vocabulary.modalities["series"].size == 8
