@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from data_prep import SequenceConfig, TextToImageCollator, Vocabulary
+from data_prep import RowCollator, SequenceConfig, Vocabulary
 from data_prep.batching import CaptionLengths, PackedBatches, choose_shape
 from data_prep.sequences import ROW_OVERHEAD
 from data_prep.sources.openmoji import captions_by_code_points
@@ -90,7 +90,7 @@ def time_steps(
     objective.has_plain_head &= not whole_vocabulary
     optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-4, fused=True)
     sequences = SequenceConfig()
-    collate = TextToImageCollator(vocabulary, shape.longest_caption, sequences)
+    collate = RowCollator(vocabulary, shape.longest_caption, sequences)
     batches = PackedBatches(lengths, shape, seed=0, caption_dropout=sequences.caption_dropout)
     run = torch.compile(objective, dynamic=False) if compile else objective
     codes = np.random.default_rng(0).integers(CODEBOOK_SIZE, size=(len(captions), NUM_CODES))

@@ -20,7 +20,7 @@ from training.files import write_json
 OPEN = """
 import sys, time
 from torch.utils.data import DataLoader
-from data_prep import PreparedSet, TextToImageCollator
+from data_prep import PreparedSet, RowCollator
 from data_prep.batching import CaptionLengths, PackedBatches, PackedRows, choose_shape
 from data_prep.sequences import ROW_OVERHEAD
 start = time.perf_counter()
@@ -30,7 +30,7 @@ lengths, codes = CaptionLengths(prepared.train, 64), prepared.tokens_per_image
 shape = choose_shape(lengths, 32, ROW_OVERHEAD + codes, codes)
 rows, batches = PackedRows(prepared.train, codes), PackedBatches(lengths, shape, seed=0)
 packs = next(iter(DataLoader(rows, batch_sampler=batches, collate_fn=list)))
-TextToImageCollator(prepared.vocabulary, 64, None)(packs, shape)
+RowCollator(prepared.vocabulary, 64, None)(packs, shape)
 print(f"{opened - start:.2f} {time.perf_counter() - opened:.2f} {len(prepared.train)}")
 """
 

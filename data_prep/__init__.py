@@ -5,7 +5,7 @@ from data_prep.decoding import LoadedPictures, load_pictures
 from data_prep.pictures import ViewConfig
 from data_prep.prepare import prepare
 from data_prep.prepared_set import PreparedSet, load_image_tokenizer
-from data_prep.sequences import SequenceConfig, TextToImageCollator
+from data_prep.sequences import RowCollator, SequenceConfig
 from data_prep.text import TextConfig
 from data_prep.vocabulary import Modality, Vocabulary
 
@@ -18,7 +18,7 @@ __all__ = [
     "PreparedSet",
     "SequenceConfig",
     "TextConfig",
-    "TextToImageCollator",
+    "RowCollator",
     "ViewConfig",
     "Vocabulary",
     "load_collection",

@@ -1,6 +1,8 @@
 """Rows that a language model trains on, built while batching from captions and codes.
 
-    bos caption boi codes eoi eos
+    bos caption boi codes eoi eos      text to image
+    bos boi codes eoi caption eos      image to text
+    bos boi codes eoi eos              a picture without a caption
 
 Every id but bos is predicted, from the ids before it in its row: eos is never read.
 """
@@ -31,12 +33,16 @@ class SequenceConfig:
     Args:
         caption_dropout: share of rows without a caption; they teach the unconditional picture that guidance needs.
             Drawn where batches are (`PackedBatches`), whose packs it shortens.
+        captioning: share of rows whose picture comes before the caption; they teach to describe a picture.
+        interleaved: share of the packs whose rows are one document, each read with all that stand before it.
         word_dropout: share of the words left out of a caption.
         code_noise: each row draws a rate up to this; that share of its input codes is replaced by random ones.
         bpe_dropout: share of the merges left out while a caption is split into tokens.
     """
 
     caption_dropout: float = 0.1
+    captioning: float = 0.0
+    interleaved: float = 0.0
     word_dropout: float = 0.0
     code_noise: float = 0.2
     bpe_dropout: float = 0.0
@@ -96,8 +102,11 @@ def prompt_ids(
     return [[vocabulary.bos, *(next(texts)[:max_tokens] if caption else []), vocabulary.boi] for caption in captions]
 
 
-class TextToImageCollator:
-    """Packs of rows {caption, codes} -> a `Batch` of rows `bos caption boi codes eoi eos`.
+Piece = tuple[Tensor, Tensor]  # ids of a row as they are read, and which of them are codes
+
+
+class RowCollator:
+    """Packs of rows {caption, codes} -> a `Batch` of text and pictures in either order.
 
     A caption may be None. `config=None` changes nothing in a row, which is how held-out rows are read.
     """
@@ -115,28 +124,29 @@ class TextToImageCollator:
         prompts = iter(prompt_ids(vocabulary, captions, self.max_caption_tokens, self.bpe_dropout))
         codes = torch.from_numpy(np.stack([row["codes"] for row in rows]).astype(np.int64))  # (B, n)
         noisy = iter(vocabulary.codes_to_ids(self._disturb(codes)))
-        made = [[(next(prompts), next(noisy)) for _ in pack] for pack in packs]
-        length = max(sum(len(prompt) + len(ids) + 1 for prompt, ids in pack) for pack in made)
+        documents = []
+        for pack in packs:
+            pieces = [self._piece(next(prompts), next(noisy)) for _ in pack]
+            documents.append(_joined(pieces) if self._draw(self.config.interleaved) else pieces)
+        length = max(sum(len(ids) for ids, _ in pack) for pack in documents)
         if shape:  # BPE dropout lengthens captions after the packs were chosen
             length = shape.pack_length + -(-max(0, length - shape.pack_length) // LONGER) * LONGER
         input_ids = torch.full((len(packs), length), vocabulary.pad)
         position_ids = torch.zeros(len(packs), length, dtype=torch.int64)
         code_places, text_places, text_targets = [], [], []
-        for number, pack in enumerate(made):
+        for number, pack in enumerate(documents):
             start = 0
-            for prompt, ids in pack:
-                before = start + len(prompt) - 1  # of boi, which predicts the first code
-                end = before + 1 + len(ids)  # of eoi
-                input_ids[number, start : before + 1] = torch.tensor(prompt)
-                input_ids[number, before + 1 : end] = ids
-                input_ids[number, end] = vocabulary.eoi
-                position_ids[number, start : end + 1] = torch.arange(end + 1 - start)
-                offset = number * length
-                code_places.append(torch.arange(offset + before, offset + end - 1))
-                text_places += [*range(offset + start, offset + before), offset + end - 1, offset + end]
-                text_targets += [*prompt[1:], vocabulary.eoi, vocabulary.eos]
-                start = end + 1
-        num_codes, num_texts = codes.numel(), len(text_places)
+            for ids, is_code in pack:
+                end = start + len(ids)
+                input_ids[number, start:end] = ids
+                position_ids[number, start:end] = torch.arange(len(ids))
+                places, predicts_code = number * length + torch.arange(start, end), is_code.roll(-1)
+                code_places.append(places[predicts_code])
+                text_places.append(places[~predicts_code])
+                text_targets += [ids[1:][~predicts_code[:-1]], torch.tensor([vocabulary.eos])]
+                start = end
+        text = torch.cat(text_targets)
+        num_codes, num_texts = codes.numel(), len(text)
         if shape:
             num_codes = shape.code_places
             num_texts = shape.text_places + -(-max(0, num_texts - shape.text_places) // LONGER) * LONGER
@@ -145,9 +155,25 @@ class TextToImageCollator:
             position_ids,
             _pad(torch.cat(code_places), num_codes, 0),
             _pad(codes.flatten(), num_codes, IGNORED),
-            _pad(torch.tensor(text_places), num_texts, 0),
-            _pad(torch.tensor(text_targets), num_texts, IGNORED),
+            _pad(torch.cat(text_places), num_texts, 0),
+            _pad(text, num_texts, IGNORED),
         )
+
+    def _piece(self, prompt: list[int], codes: Int[Tensor, " n"]) -> Piece:
+        """A row from `bos caption boi` and the ids of its codes, in one of the two orders."""
+        eoi = torch.tensor([self.vocabulary.eoi])
+        if self._draw(self.config.captioning):
+            bos, *caption, boi = prompt
+            before, after = torch.tensor([bos, boi]), torch.cat([eoi, torch.tensor(caption, dtype=torch.int64)])
+        else:
+            before, after = torch.tensor(prompt), eoi
+        is_code = torch.zeros(len(before) + len(codes) + len(after), dtype=torch.bool)
+        is_code[len(before) : len(before) + len(codes)] = True
+        return torch.cat([before, codes, after]), is_code
+
+    @staticmethod
+    def _draw(share: float) -> bool:
+        return share > 0 and torch.rand(()).item() < share
 
     def _thin(self, caption: str | None) -> str | None:
         if caption is None:
@@ -162,6 +188,12 @@ class TextToImageCollator:
         rate = torch.rand(len(codes), 1) * self.config.code_noise
         random_codes = torch.randint(self.vocabulary.image.size, codes.shape)
         return torch.where(torch.rand(codes.shape) < rate, random_codes, codes)
+
+
+def _joined(pieces: list[Piece]) -> list[Piece]:
+    """One document of several rows: the first one's bos begins it."""
+    kept = [piece if number == 0 else (piece[0][1:], piece[1][1:]) for number, piece in enumerate(pieces)]
+    return [(torch.cat([ids for ids, _ in kept]), torch.cat([is_code for _, is_code in kept]))] if kept else []
 
 
 def _pad(values: Tensor, length: int, value: int) -> Tensor:

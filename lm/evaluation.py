@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from data_prep.sequences import TextToImageCollator
+from data_prep.sequences import RowCollator
 from data_prep.vocabulary import Vocabulary
 from lm.objective import WeightedCrossEntropy
 
@@ -23,7 +23,7 @@ def evaluate_nll(
     """Mean negative log-likelihood of the first view's codes given the first caption, in nats a code."""
     was_training = model.training
     objective = WeightedCrossEntropy(model.eval(), vocabulary, text_weight=0.0, image_weight=1.0)
-    collate = TextToImageCollator(vocabulary, max_caption_tokens, None)
+    collate = RowCollator(vocabulary, max_caption_tokens, None)
     total, count = 0.0, 0
     for batch in rows.select_columns(["captions", "codes"]).iter(EVALUATION_BATCH):
         packs = [

@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 import torch
 from torch.utils.data import DataLoader
 
-from data_prep.batching import CaptionLengths, PackedBatches, PackedRows, choose_shape
+from data_prep.batching import LONGEST_PACK, CaptionLengths, PackedBatches, PackedRows, choose_shape
 from data_prep.prepared_set import PreparedSet
-from data_prep.sequences import ROW_OVERHEAD, SequenceConfig, TextToImageCollator
+from data_prep.sequences import ROW_OVERHEAD, RowCollator, SequenceConfig
 from lm.codebook import initialize_code_embeddings, similar_codes
 from lm.evaluation import evaluate_nll
 from lm.model import LanguageModelConfig, add_embedding_dropout, build_language_model, keeps_packed_rows_apart
@@ -111,6 +111,8 @@ def train_lm(
     caption_tokens = _caption_tokens(prepared, config, run)
     tokens_per_image = prepared.tokens_per_image
     length = ROW_OVERHEAD + caption_tokens + tokens_per_image + 1
+    if sequences.interleaved:
+        length *= LONGEST_PACK  # positions run on through a document
     codebook = image_tokenizer.quantizer.code_vectors()  # (K, D)
     codebook = None if codebook is None else codebook.detach()
     if codebook is None:
@@ -140,7 +142,7 @@ def train_lm(
         generator=torch.Generator(), num_workers=config.num_workers,  # not the global one, which a start would move
     )  # fmt: skip
     # The sampler has drawn which rows go without their caption: lengths decide what shares a pack.
-    collate = TextToImageCollator(vocabulary, caption_tokens, sequences)
+    collate = RowCollator(vocabulary, caption_tokens, sequences)
     objective, loader, *optimizers = run.prepare(objective, loader, *optimizers)
     step = torch.compile(objective, dynamic=False) if _shall_compile(config, run) else objective
 

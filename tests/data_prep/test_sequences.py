@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from data_prep.batching import PackShape
-from data_prep.sequences import IGNORED, ROW_OVERHEAD, SequenceConfig, TextToImageCollator, left_pad, prompt_ids
+from data_prep.sequences import IGNORED, ROW_OVERHEAD, RowCollator, SequenceConfig, left_pad, prompt_ids
 from training.errors import UserError
 
 PAD, BOS, EOS, BOI, EOI, FIRST_CODE = 0, 1, 2, 259, 260, 261
@@ -23,9 +23,9 @@ SHAPE = PackShape(
 )
 
 
-def collator(vocabulary, max_caption_tokens=8, **settings) -> TextToImageCollator:
+def collator(vocabulary, max_caption_tokens=8, **settings) -> RowCollator:
     clean = {"caption_dropout": 0.0, "word_dropout": 0.0, "code_noise": 0.0}
-    return TextToImageCollator(vocabulary, max_caption_tokens, SequenceConfig(**(clean | settings)))
+    return RowCollator(vocabulary, max_caption_tokens, SequenceConfig(**(clean | settings)))
 
 
 def captions_in(batch) -> list[tuple[int, ...]]:
@@ -51,7 +51,7 @@ def test_prompt_ids(byte_vocabulary):
 
 
 def test_a_pack_by_hand(byte_vocabulary):
-    batch = TextToImageCollator(byte_vocabulary, 3, None)([ROWS, [row(None, [2, 3, 4])]])
+    batch = RowCollator(byte_vocabulary, 3, None)([ROWS, [row(None, [2, 3, 4])]])
     first = [BOS, SPACE, A, B, BOI, 261, 266, 276, EOI]
     second = [BOS, SPACE, A, BOI, 268, 268, 262, EOI]
     third = [BOS, BOI, 263, 264, 265, EOI]
@@ -66,8 +66,8 @@ def test_a_pack_by_hand(byte_vocabulary):
 
 def test_a_static_shape_only_adds_padding(byte_vocabulary):
     packs = [ROWS, [row(None, [2, 3, 4])]]
-    tight = TextToImageCollator(byte_vocabulary, 3, None)(packs)
-    batch = TextToImageCollator(byte_vocabulary, 3, None)(packs, SHAPE)
+    tight = RowCollator(byte_vocabulary, 3, None)(packs)
+    batch = RowCollator(byte_vocabulary, 3, None)(packs, SHAPE)
     assert batch.input_ids.shape == batch.position_ids.shape == (2, 20)
     assert torch.equal(batch.input_ids[:, :17], tight.input_ids)
     assert batch.input_ids[:, 17:].eq(PAD).all()
@@ -84,7 +84,7 @@ def test_a_static_shape_only_adds_padding(byte_vocabulary):
 
 
 def test_every_prediction_is_of_the_next_id_of_its_row(byte_vocabulary):
-    batch = TextToImageCollator(byte_vocabulary, 3, None)([[*ROWS, *ROWS], ROWS], None)
+    batch = RowCollator(byte_vocabulary, 3, None)([[*ROWS, *ROWS], ROWS], None)
     ids, positions = batch.input_ids.flatten(), batch.position_ids.flatten()
     predicted = dict(zip(batch.code_places.tolist(), (batch.code_targets + FIRST_CODE).tolist(), strict=True))
     predicted |= dict(zip(batch.text_places.tolist(), batch.text_targets.tolist(), strict=True))
@@ -95,14 +95,14 @@ def test_every_prediction_is_of_the_next_id_of_its_row(byte_vocabulary):
 
 
 def test_a_pack_without_rows_is_padding(byte_vocabulary):
-    batch = TextToImageCollator(byte_vocabulary, 3, None)([ROWS, []])
+    batch = RowCollator(byte_vocabulary, 3, None)([ROWS, []])
     assert batch.input_ids[1].eq(PAD).all()
     assert batch.code_places.max() < 17
     assert batch.text_places.max() < 17
 
 
 def test_a_long_caption_is_cut(byte_vocabulary):
-    batch = TextToImageCollator(byte_vocabulary, 2, None)([ROWS[:1]])
+    batch = RowCollator(byte_vocabulary, 2, None)([ROWS[:1]])
     assert batch.input_ids.tolist() == [[BOS, SPACE, A, BOI, 261, 266, 276, EOI]]
 
 
@@ -143,8 +143,48 @@ def test_noise_disturbs_only_input_codes(byte_vocabulary):
     assert share.std() > 0.05
 
 
-@pytest.mark.parametrize("name", ["caption_dropout", "word_dropout", "code_noise"])
+@pytest.mark.parametrize("name", ["caption_dropout", "captioning", "interleaved", "word_dropout", "code_noise"])
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
 def test_a_share_outside_its_range(name, value):
     with pytest.raises(UserError, match=rf"{name} must lie in \[0, 1\], found {value}"):
         SequenceConfig(**{name: value})
+
+
+def test_image_to_text_by_hand(byte_vocabulary):
+    batch = collator(byte_vocabulary, captioning=1.0)([[*ROWS, row(None, [2, 3, 4])]])
+    first = [BOS, BOI, 261, 266, 276, EOI, SPACE, A, B]
+    second = [BOS, BOI, 268, 268, 262, EOI, SPACE, A]
+    third = [BOS, BOI, 263, 264, 265, EOI]
+    assert batch.input_ids.tolist() == [first + second + third]
+    assert batch.position_ids.tolist() == [[*range(9), *range(8), *range(6)]]
+    assert batch.code_places.tolist() == [1, 2, 3, 10, 11, 12, 18, 19, 20]
+    assert batch.code_targets.tolist() == [0, 5, 15, 7, 7, 1, 2, 3, 4]
+    assert batch.text_places.tolist() == [0, 4, 5, 6, 7, 8, 9, 13, 14, 15, 16, 17, 21, 22]
+    assert batch.text_targets.tolist() == [BOI, EOI, SPACE, A, B, EOS, BOI, EOI, SPACE, A, EOS, BOI, EOI, EOS]
+
+
+def test_a_document_by_hand(byte_vocabulary):
+    batch = collator(byte_vocabulary, interleaved=1.0)([ROWS])
+    ids = [BOS, SPACE, A, B, BOI, 261, 266, 276, EOI, SPACE, A, BOI, 268, 268, 262, EOI]
+    assert batch.input_ids.tolist() == [ids]
+    assert batch.position_ids.tolist() == [[*range(16)]]
+    assert batch.code_places.tolist() == [4, 5, 6, 11, 12, 13]
+    assert batch.text_targets.tolist() == [SPACE, A, B, BOI, EOI, SPACE, A, BOI, EOI, EOS]
+    assert batch.text_places.tolist() == [0, 1, 2, 3, 7, 8, 9, 10, 14, 15]
+
+
+@pytest.mark.parametrize("name", ["captioning", "interleaved"])
+def test_directions_come_in_about_their_shares(byte_vocabulary, name):
+    packs = [ROWS] * 1000
+    batch = collator(byte_vocabulary, **{name: 0.3})(packs)
+    plain = collator(byte_vocabulary)(packs).input_ids[0]
+    changed = (batch.input_ids[:, :9] != plain[:9]).any(1) if name == "captioning" else batch.position_ids[:, 9] != 0
+    assert changed.float().mean().item() == pytest.approx(0.3, abs=0.05)
+
+
+def test_directions_fit_into_the_shape_of_a_run(byte_vocabulary):
+    packs = [[ROWS[0], ROWS[0]], [ROWS[1], row(None, [1, 2, 3])]]
+    for share in (0.0, 0.5, 1.0):
+        batch = collator(byte_vocabulary, 3, captioning=share, interleaved=share)(packs, SHAPE)
+        assert batch.input_ids.shape == (2, 20)
+        assert len(batch.text_places) == SHAPE.text_places

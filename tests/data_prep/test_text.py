@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from data_prep import SequenceConfig, TextConfig, TextToImageCollator, Vocabulary
+from data_prep import RowCollator, SequenceConfig, TextConfig, Vocabulary
 from data_prep.bpe_dropout import BPEDropout
 from data_prep.segments import Segment, row_of, segments_of
 from training.errors import UserError
@@ -151,9 +151,9 @@ def test_a_tokenizer_without_merges():
 
 def test_a_batch_is_drawn_with_dropout(vocabulary):
     rows = [[{"caption": "red heart", "codes": list(range(16))}]]
-    plain = TextToImageCollator(vocabulary, 20, None)(rows).input_ids
+    plain = RowCollator(vocabulary, 20, None)(rows).input_ids
     config = SequenceConfig(caption_dropout=0.0, code_noise=0.0, bpe_dropout=1.0)
-    dropped = TextToImageCollator(vocabulary, 20, config)(rows).input_ids
+    dropped = RowCollator(vocabulary, 20, config)(rows).input_ids
     assert dropped.shape[1] == plain.shape[1] + len(" red heart") - len(vocabulary.encode_text(["red heart"])[0])
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from data_prep.sequences import TextToImageCollator
+from data_prep.sequences import RowCollator
 from lm.evaluation import evaluate_nll, recall_at, retrieval_ranks
 from lm.objective import WeightedCrossEntropy
 
@@ -43,7 +43,7 @@ def test_a_model_without_preference_knows_as_much_as_a_die(build_tiny, vocabular
 def test_every_row_counts_alike_in_batches_of_different_sizes(build_tiny, vocabulary):
     model, rows = build_tiny(), rows_of(67)
     objective = WeightedCrossEntropy(model, vocabulary, text_weight=0.0, image_weight=1.0)
-    collate = TextToImageCollator(vocabulary, MAX_CAPTION_TOKENS, None)
+    collate = RowCollator(vocabulary, MAX_CAPTION_TOKENS, None)
     read = [{"caption": row["captions"][0], "codes": np.array(row["codes"][:NUM_TOKENS])} for row in rows]
     with torch.no_grad():
         alone = [objective(**vars(collate([[row]]))).image_nll.item() for row in read]

@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 from data_prep.batching import PackShape
-from data_prep.sequences import IGNORED, SequenceConfig, TextToImageCollator
+from data_prep.sequences import IGNORED, RowCollator, SequenceConfig
 from lm.codebook import similar_codes
 from lm.objective import WeightedCrossEntropy, has_plain_head
 from lm.train import LMTrainingConfig
@@ -147,7 +147,7 @@ def objective_of(vocabulary):
 @pytest.fixture
 def collate(vocabulary):
     def packed(*packs, shape=None):
-        return vars(TextToImageCollator(vocabulary, 8, None)(packs, shape))
+        return vars(RowCollator(vocabulary, 8, None)(packs, shape))
 
     return packed
 
@@ -186,7 +186,7 @@ def test_a_head_that_bends_its_logits_is_not_plain(build_tiny):
 def test_noise_in_the_rows_reaches_the_model(build_tiny, vocabulary, collate, objective_of):
     objective = objective_of(build_tiny())
     noise = SequenceConfig(caption_dropout=0.0, word_dropout=0.0, code_noise=1.0)
-    noisy, clean = vars(TextToImageCollator(vocabulary, 8, noise)([ROWS])), collate(ROWS)
+    noisy, clean = vars(RowCollator(vocabulary, 8, noise)([ROWS])), collate(ROWS)
     assert torch.equal(noisy["code_targets"], clean["code_targets"])
     assert objective(**noisy).image_nll.item() != objective(**clean).image_nll.item()
 

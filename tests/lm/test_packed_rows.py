@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from data_prep.batching import PackShape
-from data_prep.sequences import TextToImageCollator
+from data_prep.sequences import RowCollator
 from lm.model import keeps_packed_rows_apart
 from lm.objective import WeightedCrossEntropy
 
@@ -32,7 +32,7 @@ ROWS = rows_with([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3], [5, 8, 9, 7, 9]])
 
 @pytest.fixture
 def collate(vocabulary):
-    return TextToImageCollator(vocabulary, 8, None)
+    return RowCollator(vocabulary, 8, None)
 
 
 def row_numbers(batch) -> torch.Tensor:

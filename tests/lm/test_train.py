@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data_prep import Collection, PreparedSet, SequenceConfig, TextConfig, TextToImageCollator, ViewConfig, prepare
+from data_prep import Collection, PreparedSet, RowCollator, SequenceConfig, TextConfig, ViewConfig, prepare
 from data_prep.batching import PackedRows
 from data_prep.rows import Shard
 from lm import SamplingConfig, TextToImagePipeline
@@ -113,8 +113,8 @@ def test_an_architecture_that_mixes_packed_rows_has_one_a_pack(train, prepared, 
         positions.append(batch.position_ids)
         return batch
 
-    build = TextToImageCollator.__call__
-    monkeypatch.setattr(TextToImageCollator, "__call__", collate)
+    build = RowCollator.__call__
+    monkeypatch.setattr(RowCollator, "__call__", collate)
     train(prepared, tmp_path / "model", architecture="mamba", max_steps=1)
     assert capsys.readouterr().err.count("mamba mixes packed rows: one row a pack, with padding") == 1
     assert len(positions[0]) == 4
