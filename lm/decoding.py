@@ -15,6 +15,9 @@ from training.errors import UserError
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
+UNKNOWN = -1  # a code that is to be drawn
+
+
 @torch.no_grad()
 def draw_codes(
     model: PreTrainedModel,
@@ -24,37 +27,49 @@ def draw_codes(
     settings: SamplingConfig,
     generator: Generators = None,
     on_logits: Callable[[int, Tensor, Tensor | None, Tensor], None] | None = None,
+    *,
+    known: Int[Tensor, "b n"] | None = None,
+    negative_prompts: list[list[int]] | None = None,
+    on_code: Callable[[int, Tensor], None] | None = None,
 ) -> Int[Tensor, "b n"]:
     """Codes (B, num_codes) in [0, K) that continue each prompt `bos caption boi`, on the model's device.
 
     Only image codes can be drawn, whatever the model prefers. `generator` is one for all rows or one a row; with one
-    a row, a prompt draws the same picture alone and in any batch. `on_logits(step, conditional, unconditional,
-    guided)` sees every step. Raises UserError for non-finite logits.
+    a row, a prompt draws the same picture alone and in any batch. `known` holds codes that stay and `UNKNOWN` where
+    one is to be drawn. Guidance leads away from `negative_prompts`, by default from no prompt.
+    `on_logits(step, conditional, unconditional, guided)` sees every step that is not known of all rows before the
+    first that is drawn; `on_code(step, codes)` then gets the codes (B,). Raises UserError for non-finite logits.
     """
     device, image = model.device, vocabulary.image
-    rows = list(prompts)
+    known = torch.full((len(prompts), num_codes), UNKNOWN) if known is None else known
+    known = known.to(device)
+    start = _known_by_all(known)
+    given = [*known[:, :start].unbind(1)]
+    rows = [
+        prompt + ids for prompt, ids in zip(prompts, vocabulary.codes_to_ids(known[:, :start]).tolist(), strict=True)
+    ]
     if settings.is_guided:
-        rows += [[vocabulary.bos, vocabulary.boi]] * len(prompts)
+        twins = negative_prompts or [[vocabulary.bos, vocabulary.boi]] * len(prompts)
+        rows += [twin + row[len(prompt) :] for twin, row, prompt in zip(twins, rows, prompts, strict=True)]
     input_ids, mask, positions = (tensor.to(device) for tensor in left_pad(rows, vocabulary.pad))
-    uniform = _uniform(len(prompts), num_codes, generator, device)
-    cache, codes = DynamicCache(config=model.config), []
-    for step in range(num_codes):
+    uniform = draw_uniform(len(prompts), num_codes, generator, device)
+    cache, codes = DynamicCache(config=model.config), given
+    for step in range(start, num_codes):
         logits = model(
             input_ids=input_ids, attention_mask=mask, position_ids=positions,
             past_key_values=cache, use_cache=True, logits_to_keep=1,
         ).logits[:, -1, image.offset : image.stop]  # (B or 2B, K)  # fmt: skip
-        if not logits.isfinite().all():
-            raise UserError(
-                f"The model's logits are not finite at code {step}; its weights are damaged or its training diverged. "
-                "Train it again with a lower --learning-rate, or in fp32."
-            )
+        require_finite(logits, f"code {step}")
         conditional, unconditional = logits, None
         if settings.is_guided:
             conditional, unconditional = logits.chunk(2)
-        guided = guided_logits(conditional, unconditional, settings)
+        guided = guided_logits(conditional, unconditional, settings.at(step, num_codes))
         if on_logits is not None:
             on_logits(step, conditional, unconditional, guided)
-        codes.append(sample(guided, uniform[:, step], settings.temperature))
+        drawn = sample(guided, uniform[:, step], settings.temperature)
+        codes.append(torch.where(known[:, step] == UNKNOWN, drawn, known[:, step]))
+        if on_code is not None:
+            on_code(step, codes[-1])
         next_ids = vocabulary.codes_to_ids(codes[-1])
         input_ids = (next_ids.repeat(2) if settings.is_guided else next_ids).unsqueeze(1)
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
@@ -62,7 +77,21 @@ def draw_codes(
     return torch.stack(codes, 1)
 
 
-def _uniform(rows: int, columns: int, generator: Generators, device: torch.device) -> Tensor:
+def _known_by_all(known: Int[Tensor, "b n"]) -> int:
+    """How many codes every row begins with that need no drawing."""
+    return int((known != UNKNOWN).all(0).cumprod(0).sum())
+
+
+def require_finite(logits: Tensor, where: str) -> None:
+    """Raises UserError if a logit is not finite."""
+    if not logits.isfinite().all():
+        raise UserError(
+            f"The model's logits are not finite at {where}; its weights are damaged or its training diverged. "
+            "Train it again with a lower --learning-rate, or in fp32."
+        )
+
+
+def draw_uniform(rows: int, columns: int, generator: Generators, device: torch.device) -> Tensor:
     """(rows, columns) in [0, 1), each row from its own generator where there is one a row."""
     if generator is None or isinstance(generator, torch.Generator):
         where = generator.device if generator is not None else device

@@ -7,28 +7,40 @@ R/model/
   image_tokenizer/          the VQ-VAE
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
+from data_prep.pictures import fit, to_rgb
 from data_prep.prepared_set import load_image_tokenizer, require_match
 from data_prep.sequences import prompt_ids
 from data_prep.vocabulary import Vocabulary
-from lm.decoding import Generators, draw_codes
+from lm.captioning import draw_captions
+from lm.decoding import UNKNOWN, Generators, draw_codes
+from lm.inpainting import fill_codes
+from lm.likelihood import caption_log_likelihoods, picture_log_likelihood
 from lm.sampling import SamplingConfig
 from training.errors import UserError
 from training.files import read_json, write_json, write_notice
 from training.machine import best_device
-from vq import VQVAE
+from vq import VQVAE, to_pixel_values
 from vq.pictures import to_pil
 
 SETTINGS_FILE = "text_to_image.json"
+
+Pictures = Image.Image | Sequence[Image.Image] | Tensor
+OnCodes = Callable[[int, Tensor], None]
 
 
 @dataclass
@@ -40,13 +52,23 @@ class TextToImageOutput:
     codes: Int[Tensor, "b *code_shape"]
 
 
+@dataclass
+class Scores:
+    """Log-likelihoods in nats, (B,). picture: of the codes given the prompt; prompt: of the prompt given the picture,
+    None where the model was not trained to caption."""
+
+    picture: Tensor
+    prompt: Tensor | None
+
+
 class TextToImagePipeline:
-    """Draws prompts.
+    """Draws prompts, continues and mends pictures, describes and scores them.
 
         pipe = TextToImagePipeline.from_pretrained(folder)
         pipe(["red heart"], guidance_scale=2.0, num_images_per_prompt=4, generator=g).images
 
     `sampling` holds the defaults that the folder was saved with; every call can override each of them.
+    `can_caption` is whether the model was trained on rows whose picture comes before the caption.
     """
 
     def __init__(
@@ -57,6 +79,7 @@ class TextToImagePipeline:
         sampling: SamplingConfig | None = None,
         max_caption_tokens: int = 64,
         attribution: str | None = None,
+        can_caption: bool = False,
     ):
         if model.config.vocab_size != vocabulary.size:
             raise UserError(
@@ -72,46 +95,181 @@ class TextToImagePipeline:
         self.sampling = sampling or SamplingConfig()
         self.max_caption_tokens = max_caption_tokens
         self.attribution = attribution
+        self.can_caption = can_caption
+
+    # Drawing
 
     def __call__(
         self,
         prompt: str | Sequence[str | None] | None = None,
         *,
+        negative_prompt: str | Sequence[str | None] | None = None,
         num_images_per_prompt: int = 1,
         generator: Generators = None,
         guidance_scale: float | None = None,
+        guidance_schedule: str | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         min_p: float | None = None,
+        rerank: int = 1,
         batch_size: int = 64,
+        callback: OnCodes | None = None,
     ) -> TextToImageOutput:
         """Draw `num_images_per_prompt` pictures for each prompt; None draws without one.
 
-        `generator` (on any device) makes it repeatable; a list holds one a picture. `batch_size` pictures are drawn
-        at a time. For the other arguments see `SamplingConfig`; what is not given is the folder's default.
+        `negative_prompt` (one, or one a prompt) is what guidance leads away from. `generator` (on any device) makes it
+        repeatable; a list holds one a picture. `rerank` pictures are drawn for each that is wanted, and the one kept
+        under which the model finds its prompt likeliest. `batch_size` pictures are drawn at a time;
+        `callback(step, codes)` gets their codes (B, step + 1) after every step, see `decode_partial`. For the other
+        arguments see `SamplingConfig`; what is not given is the folder's default.
         """
-        given = {
-            "guidance_scale": guidance_scale, "temperature": temperature,
-            "top_k": top_k, "top_p": top_p, "min_p": min_p,
-        }  # fmt: skip
-        settings = replace(self.sampling, **{name: value for name, value in given.items() if value is not None})
-        if num_images_per_prompt < 1:
-            raise UserError(f"num_images_per_prompt must be at least 1, found {num_images_per_prompt}.")
-        prompts = [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
-        rows = [ids for ids in self._prompt_ids(prompts) for _ in range(num_images_per_prompt)]
-        if isinstance(generator, Sequence) and len(generator) != len(rows):
-            raise UserError(
-                f"generator must be one, or one for each of the {len(rows)} pictures; found {len(generator)}."
-            )
-        num_codes = self.image_tokenizer.config.tokens_per_image
-        parts = []
-        for start in range(0, len(rows), batch_size):
-            own = generator[start : start + batch_size] if isinstance(generator, Sequence) else generator
-            part = rows[start : start + batch_size]
-            parts.append(draw_codes(self.model, self.vocabulary, part, num_codes, settings, own))
-        codes = self.image_tokenizer.unflatten_codes(torch.cat(parts)) if parts else torch.empty(0, dtype=torch.int64)
-        return TextToImageOutput(self.decode(codes) if parts else [], codes)
+        settings = self._settings(
+            guidance_scale=guidance_scale, guidance_schedule=guidance_schedule, temperature=temperature,
+            top_k=top_k, top_p=top_p, min_p=min_p,
+        )  # fmt: skip
+        for name, value in (("num_images_per_prompt", num_images_per_prompt), ("rerank", rerank)):
+            if value < 1:
+                raise UserError(f"{name} must be at least 1, found {value}.")
+        prompts = _listed(prompt)
+        repeats = num_images_per_prompt * rerank
+        negative = None
+        if negative_prompt is not None:
+            negative = _repeated(self._prompt_ids(_one_each(negative_prompt, len(prompts), "negative_prompt")), repeats)
+            if not settings.is_guided:
+                raise UserError("negative_prompt needs guidance: give a guidance_scale other than 1.")
+        codes = self._draw(
+            _repeated(self._prompt_ids(prompts), repeats), settings, generator, batch_size, negative, callback=callback
+        )
+        if rerank > 1:
+            codes = self._best(codes, prompts, num_images_per_prompt, rerank)
+        return self._output(codes)
+
+    @torch.no_grad()
+    def complete(
+        self,
+        image: Pictures,
+        prompt: str | Sequence[str | None] | None = None,
+        *,
+        keep_rows: int | None = None,
+        generator: Generators = None,
+        batch_size: int = 64,
+        callback: OnCodes | None = None,
+        **sampling: Any,
+    ) -> TextToImageOutput:
+        """Continue each picture from its first `keep_rows` rows of codes, by default half of them, after its prompt.
+
+        Raises UserError for a `keep_rows` out of range, or codes that do not lie on a grid.
+        """
+        codes, height = self.encode(image), self._grid()[0]
+        keep_rows = height // 2 if keep_rows is None else keep_rows
+        if not 0 <= keep_rows < height:
+            raise UserError(f"keep_rows must lie in [0, {height}), the picture's rows of codes; found {keep_rows}.")
+        known = codes.clone()
+        known[:, keep_rows * codes.shape[1] // height :] = UNKNOWN
+        prompts = self._prompt_ids(_one_each(prompt, len(codes), "prompt"))
+        settings = self._settings(**sampling)
+        return self._output(self._draw(prompts, settings, generator, batch_size, None, known, callback))
+
+    @torch.no_grad()
+    def inpaint(
+        self,
+        image: Pictures,
+        mask: Image.Image | Tensor,
+        prompt: str | Sequence[str | None] | None = None,
+        *,
+        candidates: int = 8,
+        generator: torch.Generator | None = None,
+        **sampling: Any,
+    ) -> TextToImageOutput:
+        """Draw what lies under `mask` anew: a picture, white where to draw, or bool (H, W), for all pictures.
+
+        A code is drawn again if any of its pixels is masked; the others stay. Of `candidates` fillings the one is
+        kept that makes the codes behind the hole likeliest (`lm.inpainting`). Its limits: codes beside the hole were
+        made by an encoder that saw into it, and a hole that takes most of the picture needs more candidates.
+        Raises UserError for a mask of another shape, or that is empty.
+        """
+        codes, grid = self.encode(image), self._grid()
+        cells = _code_mask(mask, self.image_tokenizer.config.network.input_shape, grid).to(codes.device)
+        return self._filled(
+            codes,
+            cells.flatten().repeat_interleave(codes.shape[1] // cells.numel()).expand(len(codes), -1),
+            prompt,
+            candidates,
+            generator,
+            sampling,
+        )
+
+    @torch.no_grad()
+    def vary(
+        self,
+        image: Pictures,
+        prompt: str | Sequence[str | None] | None = None,
+        *,
+        share: float = 0.25,
+        candidates: int = 1,
+        generator: torch.Generator | None = None,
+        **sampling: Any,
+    ) -> TextToImageOutput:
+        """Variations: a random `share` of each picture's codes is drawn again. More `candidates` fit better in."""
+        if not 0 < share <= 1:
+            raise UserError(f"share must lie in (0, 1], found {share}.")
+        codes = self.encode(image)
+        count = max(1, round(share * codes.shape[1]))
+        where = generator.device if generator is not None else "cpu"
+        order = torch.rand(codes.shape, generator=generator, device=where).argsort(1).to(codes.device)
+        return self._filled(codes, order < count, prompt, candidates, generator, sampling)
+
+    # Describing
+
+    def caption(
+        self, images: Pictures, *, temperature: float = 0.0, generator: Generators = None, batch_size: int = 64
+    ) -> list[str]:
+        """One caption a picture; at temperature 0 always the likeliest token. Raises UserError for a model that was
+        not trained to caption."""
+        self._require_captions("caption")
+        parts = self.encode(images).split(batch_size)
+        return [
+            text
+            for number, part in enumerate(parts)
+            for text in draw_captions(
+                self.model,
+                self.vocabulary,
+                part,
+                self.max_caption_tokens,
+                temperature,
+                _part(generator, number * batch_size, batch_size),
+            )  # fmt: skip
+        ]
+
+    @torch.no_grad()
+    def score(self, images: Pictures, prompts: str | Sequence[str | None]) -> Scores:
+        """log p(picture | prompt) and log p(prompt | picture), one prompt a picture, or one for all."""
+        codes = self.encode(images)
+        texts = _one_each(prompts, len(codes), "prompts")
+        picture = picture_log_likelihood(self.model, self.vocabulary, self._prompt_ids(texts), codes)
+        if not self.can_caption or any(text is None for text in texts):
+            return Scores(picture, None)
+        return Scores(picture, self._caption_scores(codes, [text or "" for text in texts]))
+
+    # Codes
+
+    @torch.no_grad()
+    def encode(self, images: Pictures) -> Int[Tensor, "b n"]:
+        """Pictures -> flat codes. PIL pictures of any size and mode are scaled and cropped; tensors are (B, C, *shape)
+        in [-1, 1]."""
+        shape = tuple(self.image_tokenizer.config.network.input_shape)
+        if not isinstance(images, Tensor):
+            pictures = [images] if isinstance(images, Image.Image) else list(images)
+            if any(picture.size[::-1] != shape for picture in pictures):
+                warnings.warn(f"Pictures are scaled and cropped to {shape[1]}x{shape[0]}.", stacklevel=3)
+            arrays = np.stack([fit(to_rgb(picture), (shape[0], shape[1])) for picture in pictures])
+            images = to_pixel_values(torch.from_numpy(arrays).permute(0, 3, 1, 2))
+        if images.ndim != len(shape) + 2 or tuple(images.shape[2:]) != shape:
+            raise UserError(f"Pictures must be (B, C, {', '.join(map(str, shape))}), found {tuple(images.shape)}.")
+        device = self.image_tokenizer.device
+        parts = [self.image_tokenizer.encode(part.to(device)) for part in images.split(64)]
+        return self.image_tokenizer.flatten_codes(torch.cat(parts))
 
     def decode(self, codes: Int[Tensor, "b *code_shape"]) -> list[Image.Image] | list[Tensor]:
         """Codes (B, *code_shape) -> PIL pictures, or tensors (C, *shape) where they are none."""
@@ -119,16 +277,110 @@ class TextToImagePipeline:
         made = torch.cat([self.image_tokenizer.decode_codes(part.to(device)).cpu() for part in codes.split(64)])
         return to_pil(made) if made.ndim == 4 else list(made)
 
+    def decode_partial(self, codes: Int[Tensor, "b m"]) -> list[Image.Image] | list[Tensor]:
+        """Pictures of which only the first codes are drawn: their first code, the background's, stands for the rest."""
+        missing = self.image_tokenizer.config.tokens_per_image - codes.shape[1]
+        whole = torch.cat([codes, codes[:, :1].expand(-1, missing)], 1)
+        return self.decode(self.image_tokenizer.unflatten_codes(whole))
+
     def to(self, device: torch.device | str) -> "TextToImagePipeline":
         """Move both models to `device`."""
         self.model.to(device)  # type: ignore[arg-type]
         self.image_tokenizer.to(device)  # type: ignore[arg-type]
         return self
 
+    def _settings(self, **given: Any) -> SamplingConfig:
+        if unknown := sorted(given.keys() - vars(self.sampling).keys()):
+            raise UserError(f"There is no sampling setting {unknown[0]!r}; there are {', '.join(vars(self.sampling))}.")
+        return replace(self.sampling, **{name: value for name, value in given.items() if value is not None})
+
+    def _draw(
+        self,
+        rows: list[list[int]],
+        settings: SamplingConfig,
+        generator: Generators,
+        batch_size: int,
+        negative: list[list[int]] | None = None,
+        known: Tensor | None = None,
+        callback: OnCodes | None = None,
+    ) -> Int[Tensor, "b n"]:
+        if isinstance(generator, Sequence) and len(generator) != len(rows):
+            raise UserError(
+                f"generator must be one, or one for each of the {len(rows)} pictures; found {len(generator)}."
+            )
+        num_codes = self.image_tokenizer.config.tokens_per_image
+        parts = []
+        for start in range(0, len(rows), batch_size):
+            part = slice(start, start + batch_size)
+            drawn: list[Tensor] = [] if known is None else [*known[part].T]
+            parts.append(
+                draw_codes(
+                    self.model, self.vocabulary, rows[part], num_codes, settings, _part(generator, start, batch_size),
+                    known=None if known is None else known[part],
+                    negative_prompts=None if negative is None else negative[part],
+                    on_code=None if callback is None else partial(_tell, callback, drawn),
+                )
+            )  # fmt: skip
+        return torch.cat(parts) if parts else torch.empty(0, num_codes, dtype=torch.int64)
+
+    def _filled(
+        self,
+        codes: Int[Tensor, "b n"],
+        masks: Tensor,
+        prompt: str | Sequence[str | None] | None,
+        candidates: int,
+        generator: torch.Generator | None,
+        sampling: dict[str, Any],
+    ) -> TextToImageOutput:
+        if candidates < 1:
+            raise UserError(f"candidates must be at least 1, found {candidates}.")
+        settings, prompts = self._settings(**sampling), self._prompt_ids(_one_each(prompt, len(codes), "prompt"))
+        made = [
+            fill_codes(self.model, self.vocabulary, ids, own, mask, settings, candidates, generator)
+            for ids, own, mask in zip(prompts, codes, masks, strict=True)
+        ]
+        return self._output(torch.stack(made))
+
+    def _best(self, codes: Tensor, prompts: list[str | None], wanted: int, rerank: int) -> Int[Tensor, "b n"]:
+        self._require_captions("rerank")
+        if any(text is None for text in prompts):
+            raise UserError("rerank chooses by the prompt; give one for each picture.")
+        texts = [text for text in prompts for _ in range(wanted * rerank)]
+        scores = self._caption_scores(codes, [text or "" for text in texts]).view(-1, rerank)
+        best = scores.argmax(1) + rerank * torch.arange(len(scores), device=scores.device)
+        return codes[best]
+
+    def _caption_scores(self, codes: Tensor, texts: list[str]) -> Tensor:
+        ids = [own[: self.max_caption_tokens] for own in self.vocabulary.encode_text([_one_line(t) for t in texts])]
+        return torch.cat(
+            [
+                caption_log_likelihoods(self.model, self.vocabulary, *pair)
+                for pair in zip(codes, [[own] for own in ids], strict=True)
+            ]
+        )
+
+    def _output(self, flat_codes: Int[Tensor, "b n"]) -> TextToImageOutput:
+        codes = self.image_tokenizer.unflatten_codes(flat_codes)
+        return TextToImageOutput(self.decode(codes) if len(codes) else [], codes)
+
+    def _grid(self) -> tuple[int, ...]:
+        """(h, w) of codes that lie on a grid and are read row by row."""
+        config = self.image_tokenizer.config
+        if len(config.network.input_shape) != 2 or len(config.code_shape) < 2:
+            raise UserError(f"This needs pictures whose codes lie on a grid; here their shape is {config.code_shape}.")
+        return tuple(config.code_shape[:2])
+
+    def _require_captions(self, what: str) -> None:
+        if not self.can_caption:
+            raise UserError(
+                f"{what} needs a model that was trained to describe pictures; train one with train_lm.py "
+                "--sequences.captioning 0.25."
+            )
+
     def _prompt_ids(self, prompts: list[str | None]) -> list[list[int]]:
         if empty := [index for index, text in enumerate(prompts) if text is not None and not text.strip()]:
             raise UserError(f"Prompt {empty[0]} is empty; write what to draw, or pass None to draw without a prompt.")
-        texts = [None if text is None else " ".join(text.split()) for text in prompts]
+        texts = [None if text is None else _one_line(text) for text in prompts]
         longest = max(map(len, self.vocabulary.encode_text([text for text in texts if text])), default=0)
         if longest > self.max_caption_tokens:
             raise UserError(
@@ -155,6 +407,7 @@ class TextToImagePipeline:
             "max_caption_tokens": self.max_caption_tokens,
             "sampling": asdict(self.sampling),
             "attribution": self.attribution,
+            "can_caption": self.can_caption,
             "image_tokenizer": self.image_tokenizer.fingerprint(),
             "vocabulary": self.vocabulary.fingerprint(),
         }
@@ -184,6 +437,48 @@ class TextToImagePipeline:
         model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32)
         sampling = SamplingConfig(**settings["sampling"])
         pipeline = cls(
-            model, vocabulary, image_tokenizer, sampling, settings["max_caption_tokens"], settings["attribution"]
-        )
+            model, vocabulary, image_tokenizer, sampling, settings["max_caption_tokens"], settings["attribution"],
+            settings.get("can_caption", False),
+        )  # fmt: skip
         return pipeline.to(device or best_device())
+
+
+def _listed(prompt: str | Sequence[str | None] | None) -> list[str | None]:
+    return [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
+
+
+def _one_each(prompt: str | Sequence[str | None] | None, count: int, what: str) -> list[str | None]:
+    """One for each of `count` pictures, or one for all."""
+    prompts = _listed(prompt)
+    if len(prompts) not in (1, count):
+        raise UserError(f"{what} must be one, or one for each of the {count}; found {len(prompts)}.")
+    return prompts * count if len(prompts) == 1 else prompts
+
+
+def _repeated(rows: list[list[int]], times: int) -> list[list[int]]:
+    return [row for row in rows for _ in range(times)]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _part(generator: Generators, start: int, size: int) -> Generators:
+    return generator[start : start + size] if isinstance(generator, Sequence) else generator
+
+
+def _tell(callback: OnCodes, drawn: list[Tensor], step: int, codes: Tensor) -> None:
+    drawn[step:] = [codes]
+    callback(step, torch.stack(drawn, 1))
+
+
+def _code_mask(mask: Image.Image | Tensor, shape: Sequence[int], grid: tuple[int, ...]) -> Tensor:
+    """(h, w) bool: the codes of which any pixel is masked."""
+    pixels = torch.from_numpy(np.array(mask.convert("L")) > 127) if isinstance(mask, Image.Image) else mask.bool()
+    if tuple(pixels.shape) != tuple(shape):
+        raise UserError(
+            f"mask must be {shape[0]} high and {shape[1]} wide, as the pictures; found {tuple(pixels.shape)}."
+        )
+    if not pixels.any():
+        raise UserError("mask is empty: nothing is to be drawn. White, or True, is what is drawn again.")
+    return F.adaptive_max_pool2d(pixels[None, None].float(), grid)[0, 0].bool()

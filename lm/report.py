@@ -154,7 +154,10 @@ def report_markdown(figures: dict[str, Any], attribution: str | None) -> str:
         "",
         "One picture drawn for each held-out prompt; rank of its own reconstruction among those of the whole "
         "collection by pixel distance. Drawn with "
-        + ", ".join(f"{name} {value:g}" for name, value in figures["default_sampling"].items())
+        + ", ".join(
+            f"{name} {value:g}" if isinstance(value, float | int) else f"{name} {value}"
+            for name, value in figures["default_sampling"].items()
+        )
         + " as the saved default.",
         "",
         "| held-out set | image NLL, nats a code | guidance | R@1 | R@10 |",

@@ -1,7 +1,8 @@
 """From logits to the next code: guidance, candidates, temperature. Knows nothing of models or caches."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +18,8 @@ class SamplingConfig:
     Args:
         guidance_scale: weight of the prompt: 1 is the plain conditional distribution, above 1 sharpens what the
             prompt changes (classifier-free guidance, Ho and Salimans 2022).
+        guidance_schedule: "constant", or "cosine" from no guidance at the first code to all of it at the last
+            (Wang et al. 2024, arXiv 2404.13040, where the weight grows along the way).
         temperature: logits are divided by it; 0 always takes the most likely code.
         top_k: keep this many of the likeliest candidates; 0 keeps all.
         top_p: keep the smallest set of candidates that holds this probability; 1 keeps all.
@@ -24,6 +27,7 @@ class SamplingConfig:
     """
 
     guidance_scale: float = 1.0
+    guidance_schedule: Literal["constant", "cosine"] = "constant"
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
@@ -32,6 +36,8 @@ class SamplingConfig:
     def __post_init__(self):
         if not 0 <= self.guidance_scale < math.inf:
             raise UserError(f"guidance_scale must not be negative, found {self.guidance_scale}; 1 means no guidance.")
+        if self.guidance_schedule not in ("constant", "cosine"):
+            raise UserError(f"guidance_schedule must be constant or cosine, found {self.guidance_schedule!r}.")
         if not 0 <= self.temperature < math.inf:
             raise UserError(f"temperature must not be negative, found {self.temperature}; 0 takes the likeliest code.")
         if self.top_k < 0:
@@ -44,6 +50,13 @@ class SamplingConfig:
     @property
     def is_guided(self) -> bool:
         return self.guidance_scale != 1.0
+
+    def at(self, step: int, steps: int) -> "SamplingConfig":
+        """The settings of one of `steps` codes, by the schedule."""
+        if self.guidance_schedule == "constant":
+            return self
+        share = (1 - math.cos(math.pi * step / max(1, steps - 1))) / 2
+        return replace(self, guidance_scale=1 + (self.guidance_scale - 1) * share)
 
 
 def guided_logits(

@@ -160,7 +160,9 @@ def train_lm(
     nll = held_out_nll(model, prepared, caption_tokens)
     if run.accelerator.is_main_process:
         attribution = prepared.manifest["attribution"]
-        pipeline = TextToImagePipeline(model, vocabulary, image_tokenizer, sampling, caption_tokens, attribution)
+        pipeline = TextToImagePipeline(
+            model, vocabulary, image_tokenizer, sampling, caption_tokens, attribution, sequences.captioning > 0
+        )
         pipeline.save_pretrained(output)
         write_json(output / "run" / "stages.json", prepared.manifest["seconds"] | {"train_lm": run.state.seconds})
     run.finish(**nll)

@@ -1,0 +1,45 @@
+"""Describing pictures: text drawn after `bos boi codes eoi`."""
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from data_prep.vocabulary import Vocabulary
+from lm.decoding import Generators, draw_uniform, require_finite
+from lm.grammar import text_mask
+from lm.sampling import sample
+
+
+@torch.no_grad()
+def draw_captions(
+    model: PreTrainedModel,
+    vocabulary: Vocabulary,
+    codes: Int[Tensor, "b n"],
+    max_tokens: int,
+    temperature: float = 0.0,
+    generator: Generators = None,
+) -> list[str]:
+    """One caption for each picture, of 1 to `max_tokens` tokens; at temperature 0 always the likeliest token."""
+    device, ended_at = model.device, vocabulary.eos
+    ids = vocabulary.codes_to_ids(codes.to(device))
+    column = ids.new_ones(len(ids), 1)
+    inputs = torch.cat([column * vocabulary.bos, column * vocabulary.boi, ids, column * vocabulary.eoi], 1)
+    legal = text_mask(vocabulary).to(device)
+    uniform = draw_uniform(len(ids), max_tokens, generator, device)
+    cache, drawn = DynamicCache(config=model.config), []
+    has_ended = torch.zeros(len(ids), dtype=torch.bool, device=device)
+    for step in range(max_tokens):
+        made = model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        logits = made.logits[:, -1].float()
+        require_finite(logits, f"token {step}")
+        next_ids = sample(logits.masked_fill(~legal, -torch.inf), uniform[:, step], temperature)
+        next_ids = torch.where(has_ended, ended_at, next_ids)
+        has_ended |= next_ids == ended_at
+        if has_ended.all():
+            break
+        drawn.append(next_ids)
+        inputs = next_ids.unsqueeze(1)
+        legal[vocabulary.eos] = True  # but not as the first
+    rows = torch.stack(drawn, 1).tolist()
+    return [vocabulary.decode_text([id for id in row if id != ended_at]) for row in rows]

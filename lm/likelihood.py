@@ -1,0 +1,65 @@
+"""What a model thinks of a picture given a prompt, and of a prompt given a picture: sums of log-probabilities in nats.
+
+Codes are scored against the image range and captions against text and brackets, as in training (`lm.objective`).
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from data_prep.vocabulary import Vocabulary
+
+ROWS_AT_ONCE = 64
+
+
+@torch.no_grad()
+def picture_log_likelihood(
+    model: PreTrainedModel, vocabulary: Vocabulary, prompts: list[list[int]], codes: Int[Tensor, "b n"]
+) -> Float[Tensor, " b"]:
+    """log p(codes | prompt) for each row `bos caption boi codes`."""
+    image, parts = vocabulary.image, []
+    for start in range(0, len(prompts), ROWS_AT_ONCE):
+        own, targets = prompts[start : start + ROWS_AT_ONCE], codes[start : start + ROWS_AT_ONCE].to(model.device)
+        rows = [prompt + ids for prompt, ids in zip(own, vocabulary.codes_to_ids(targets).tolist(), strict=True)]
+        logits = model(input_ids=_right_pad(rows, vocabulary.pad).to(model.device), use_cache=False).logits
+        first = torch.tensor([len(prompt) - 1 for prompt in own], device=model.device).unsqueeze(1)
+        places = first + torch.arange(targets.shape[1], device=model.device)
+        rows_at = torch.arange(len(own), device=model.device).unsqueeze(1)
+        log_probs = logits[rows_at, places][..., image.offset : image.stop].float().log_softmax(-1)
+        parts.append(log_probs.gather(-1, targets.unsqueeze(-1)).squeeze(-1).sum(1))
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def caption_log_likelihoods(
+    model: PreTrainedModel, vocabulary: Vocabulary, codes: Int[Tensor, " n"], captions: list[list[int]]
+) -> Float[Tensor, " c"]:
+    """log p(caption | picture) for every one of `captions` (ids) of one picture, given that it has a caption.
+
+    The picture is read once, and its cache is shared.
+    """
+    picture = [vocabulary.bos, vocabulary.boi, *vocabulary.codes_to_ids(codes).tolist(), vocabulary.eoi]
+    device, text, parts = model.device, slice(0, vocabulary.image.offset), []
+    for start in range(0, len(captions), ROWS_AT_ONCE):
+        own = captions[start : start + ROWS_AT_ONCE]
+        cache = DynamicCache(config=model.config)
+        read = model(input_ids=torch.tensor([picture], device=device), past_key_values=cache, use_cache=True)
+        first = read.logits[:, -1:, text].float()
+        first[..., vocabulary.eos] = -torch.inf  # there is one
+        cache.batch_repeat_interleave(len(own))
+        inputs = _right_pad(own, vocabulary.pad).to(device)
+        mask = torch.ones(len(own), len(picture) + inputs.shape[1], dtype=torch.int64, device=device)
+        later = model(input_ids=inputs, attention_mask=mask, past_key_values=cache, use_cache=True).logits[..., text]
+        log_probs = torch.cat([first.expand(len(own), -1, -1), later.float()], 1).log_softmax(-1)
+        targets = _right_pad([[*ids, vocabulary.eos] for ids in own], vocabulary.pad).to(device)
+        lengths = torch.tensor([len(ids) + 1 for ids in own], device=device).unsqueeze(1)
+        is_real = torch.arange(targets.shape[1], device=device) < lengths
+        chosen = log_probs.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+        parts.append(torch.where(is_real, chosen, 0.0).sum(1))
+    return torch.cat(parts)
+
+
+def _right_pad(rows: list[list[int]], pad: int) -> Int[Tensor, "b t"]:
+    length = max(map(len, rows))
+    return torch.tensor([row + [pad] * (length - len(row)) for row in rows], dtype=torch.int64)
