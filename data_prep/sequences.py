@@ -9,7 +9,7 @@ Every id but bos is predicted, from the ids before it in its row: eos is never r
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -59,7 +59,8 @@ class Batch:
 
     input_ids, position_ids: (P, T), positions restart at every row and stay 0 in the padding behind the last.
     code_places: (M,) places in the flattened (P * T) of the ids before each code, code_targets: the codes, [0, K).
-    text_places, text_targets: (N,), the same for vocabulary ids of captions and brackets.
+    text_places, text_targets: (N,), the same for vocabulary ids of captions and brackets; is_described: (N,) whether
+    the picture of such a caption stands before it.
     Targets are IGNORED where M and N are more than there is to predict.
     """
 
@@ -69,6 +70,7 @@ class Batch:
     code_targets: Int[Tensor, " m"]
     text_places: Int[Tensor, " n"]
     text_targets: Int[Tensor, " n"]
+    is_described: Bool[Tensor, " n"]
 
     def to(self, device: torch.device) -> "Batch":
         """The same on `device`."""
@@ -102,7 +104,12 @@ def prompt_ids(
     return [[vocabulary.bos, *(next(texts)[:max_tokens] if caption else []), vocabulary.boi] for caption in captions]
 
 
-Piece = tuple[Tensor, Tensor]  # ids of a row as they are read, and which of them are codes
+class Piece(NamedTuple):
+    """A row as it is read: its ids (T,), which of them are codes, which are of a caption behind its picture."""
+
+    ids: Int[Tensor, " t"]
+    is_code: Bool[Tensor, " t"]
+    is_described: Bool[Tensor, " t"]
 
 
 class RowCollator:
@@ -128,15 +135,15 @@ class RowCollator:
         for pack in packs:
             pieces = [self._piece(next(prompts), next(noisy)) for _ in pack]
             documents.append(_joined(pieces) if self._draw(self.config.interleaved) else pieces)
-        length = max(sum(len(ids) for ids, _ in pack) for pack in documents)
+        length = max(sum(len(piece.ids) for piece in pack) for pack in documents)
         if shape:  # BPE dropout lengthens captions after the packs were chosen
             length = shape.pack_length + -(-max(0, length - shape.pack_length) // LONGER) * LONGER
         input_ids = torch.full((len(packs), length), vocabulary.pad)
         position_ids = torch.zeros(len(packs), length, dtype=torch.int64)
-        code_places, text_places, text_targets = [], [], []
+        code_places, text_places, text_targets, is_described = [], [], [], []
         for number, pack in enumerate(documents):
             start = 0
-            for ids, is_code in pack:
+            for ids, is_code, described in pack:
                 end = start + len(ids)
                 input_ids[number, start:end] = ids
                 position_ids[number, start:end] = torch.arange(len(ids))
@@ -144,6 +151,8 @@ class RowCollator:
                 code_places.append(places[predicts_code])
                 text_places.append(places[~predicts_code])
                 text_targets += [ids[1:][~predicts_code[:-1]], torch.tensor([vocabulary.eos])]
+                # Its eos ends a caption too.
+                is_described.append(torch.cat([described[1:], described[-1:]])[~predicts_code])
                 start = end
         text = torch.cat(text_targets)
         num_codes, num_texts = codes.numel(), len(text)
@@ -157,19 +166,23 @@ class RowCollator:
             _pad(codes.flatten(), num_codes, IGNORED),
             _pad(torch.cat(text_places), num_texts, 0),
             _pad(text, num_texts, IGNORED),
+            _pad(torch.cat(is_described), num_texts, False),
         )
 
     def _piece(self, prompt: list[int], codes: Int[Tensor, " n"]) -> Piece:
         """A row from `bos caption boi` and the ids of its codes, in one of the two orders."""
         eoi = torch.tensor([self.vocabulary.eoi])
-        if self._draw(self.config.captioning):
+        is_described = self._draw(self.config.captioning)
+        if is_described:
             bos, *caption, boi = prompt
             before, after = torch.tensor([bos, boi]), torch.cat([eoi, torch.tensor(caption, dtype=torch.int64)])
         else:
             before, after = torch.tensor(prompt), eoi
         is_code = torch.zeros(len(before) + len(codes) + len(after), dtype=torch.bool)
         is_code[len(before) : len(before) + len(codes)] = True
-        return torch.cat([before, codes, after]), is_code
+        described = torch.zeros_like(is_code)
+        described[len(before) + len(codes) + 1 :] = is_described
+        return Piece(torch.cat([before, codes, after]), is_code, described)
 
     @staticmethod
     def _draw(share: float) -> bool:
@@ -192,9 +205,9 @@ class RowCollator:
 
 def _joined(pieces: list[Piece]) -> list[Piece]:
     """One document of several rows: the first one's bos begins it."""
-    kept = [piece if number == 0 else (piece[0][1:], piece[1][1:]) for number, piece in enumerate(pieces)]
-    return [(torch.cat([ids for ids, _ in kept]), torch.cat([is_code for _, is_code in kept]))] if kept else []
+    kept = [Piece(*(part[number > 0 :] for part in piece)) for number, piece in enumerate(pieces)]
+    return [Piece(*map(torch.cat, zip(*kept, strict=True)))] if kept else []
 
 
-def _pad(values: Tensor, length: int, value: int) -> Tensor:
+def _pad(values: Tensor, length: int, value: int | bool) -> Tensor:
     return torch.nn.functional.pad(values, (0, length - len(values)), value=value)

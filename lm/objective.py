@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -39,13 +39,14 @@ class WeightedCrossEntropy(nn.Module):
         vocabulary: Vocabulary,
         text_weight: float,
         image_weight: float,
+        caption_weight: float = 1.0,
         label_smoothing: float = 0.0,
         neighbor_smoothing: float = 0.0,
         similar: SimilarCodes | None = None,
     ):
         super().__init__()
         self.model = model
-        self.text_weight, self.image_weight = text_weight, image_weight
+        self.text_weight, self.image_weight, self.caption_weight = text_weight, image_weight, caption_weight
         self.label_smoothing, self.neighbor_smoothing = label_smoothing, neighbor_smoothing
         if neighbor_smoothing and similar is None:
             raise ValueError("neighbor_smoothing needs the similar codes; see lm.codebook.similar_codes.")
@@ -64,8 +65,10 @@ class WeightedCrossEntropy(nn.Module):
         code_targets: Int[Tensor, " m"],
         text_places: Int[Tensor, " n"],
         text_targets: Int[Tensor, " n"],
+        is_described: Bool[Tensor, " n"] | None = None,
     ) -> ObjectiveOutput:
-        """A `Batch`. Without an attention mask transformers keeps packed rows apart by their positions."""
+        """A `Batch`; without `is_described` no caption stands behind its picture. Without an attention mask
+        transformers keeps packed rows apart by their positions."""
         inputs = {"input_ids": input_ids, "position_ids": position_ids, "use_cache": False}
         if self.has_plain_head:
             hidden = self.model.get_decoder()(**inputs).last_hidden_state.flatten(0, 1)  # (P * T, D)
@@ -77,10 +80,13 @@ class WeightedCrossEntropy(nn.Module):
         code_logits = code_logits.float()
         image_nll, text_nll = _cross_entropy(code_logits, code_targets), _cross_entropy(text_logits, text_targets)
         num_codes, num_texts = (code_targets != IGNORED).sum(), (text_targets != IGNORED).sum()
-        weight = self.image_weight * num_codes + self.text_weight * num_texts
+        text_weights = torch.full_like(text_nll, self.text_weight)
+        if is_described is not None:
+            text_weights = text_weights.masked_fill(is_described, self.caption_weight)
+        weight = self.image_weight * num_codes + (text_weights * (text_targets != IGNORED)).sum()
         smoothed_nll = self._smoothed(image_nll, code_logits, code_targets) if self.training else image_nll
         return ObjectiveOutput(
-            loss=(self.image_weight * smoothed_nll.sum() + self.text_weight * text_nll.sum()) / weight.clamp(min=1e-9),
+            loss=(self.image_weight * smoothed_nll.sum() + (text_weights * text_nll).sum()) / weight.clamp(min=1e-9),
             image_nll=image_nll.sum() / num_codes.clamp(min=1),
             text_nll=text_nll.sum() / num_texts.clamp(min=1),
         )

@@ -38,7 +38,8 @@ class LMTrainingConfig(TrainingConfig):
         optimizer: "muon" for the hidden matrices, with AdamW for the rest, or "adamw" for all.
         embedding_dropout: rate of the dropout on the input embeddings.
         image_weight: weight of codes in the loss.
-        text_weight: weight of captions in the loss.
+        text_weight: weight in the loss of captions that stand before their picture, and of brackets.
+        caption_weight: weight of captions that stand behind their picture, see sequences.captioning.
         max_caption_tokens: longest caption, in tokens.
         long_captions: whether longer ones are cut, or the training refused.
         label_smoothing: share of a code's target that is spread over all codes, against overconfidence.
@@ -58,6 +59,7 @@ class LMTrainingConfig(TrainingConfig):
     embedding_dropout: float = 0.1
     image_weight: float = 1.0
     text_weight: float = 0.1
+    caption_weight: float = 1.0
     label_smoothing: float = 0.05
     neighbor_smoothing: float = 0.2
     max_caption_tokens: int = 64
@@ -81,6 +83,8 @@ class LMTrainingConfig(TrainingConfig):
                 f"image_weight and text_weight must not be negative, nor both 0; found {self.image_weight} and "
                 f"{self.text_weight}."
             )
+        if self.caption_weight < 0:
+            raise UserError(f"caption_weight must not be negative, found {self.caption_weight}.")
         if self.max_caption_tokens < 1:
             raise UserError(f"max_caption_tokens must be at least 1, found {self.max_caption_tokens}.")
 
@@ -130,7 +134,8 @@ def train_lm(
         model.set_attn_implementation("eager")  # at these lengths faster than the fused kernel, most of all compiled
     add_embedding_dropout(model, config.embedding_dropout)
     objective = WeightedCrossEntropy(
-        model, vocabulary, config.text_weight, config.image_weight, config.label_smoothing,
+        model, vocabulary, config.text_weight, config.image_weight, config.caption_weight,
+        config.label_smoothing,
         *((0.0, None) if codebook is None else (config.neighbor_smoothing, similar_codes(codebook))),
     ).train()  # fmt: skip
     optimizers = build_optimizers(config.optimizer, model, config.learning_rate, config.weight_decay, config.beta2)

@@ -161,6 +161,8 @@ def test_image_to_text_by_hand(byte_vocabulary):
     assert batch.code_targets.tolist() == [0, 5, 15, 7, 7, 1, 2, 3, 4]
     assert batch.text_places.tolist() == [0, 4, 5, 6, 7, 8, 9, 13, 14, 15, 16, 17, 21, 22]
     assert batch.text_targets.tolist() == [BOI, EOI, SPACE, A, B, EOS, BOI, EOI, SPACE, A, EOS, BOI, EOI, EOS]
+    described = [0, 0, 1, 1, 1, 1, 0, 0, 1, 1, 1, 0, 0, 0]
+    assert batch.is_described.tolist() == [bool(number) for number in described]
 
 
 def test_a_document_by_hand(byte_vocabulary):

@@ -247,3 +247,20 @@ def test_neighbor_smoothing_mixes_in_similar_codes_in_training_only(build_tiny, 
 def test_smoothing_leaves_the_code_a_share():
     with pytest.raises(UserError, match="must sum to less than 1"):
         LMTrainingConfig(label_smoothing=0.5, neighbor_smoothing=0.5)
+
+
+def test_captions_behind_their_picture_have_a_weight_of_their_own(byte_vocabulary, build_tiny):
+    model = FixedLogits(logits_of_halvings())
+    batch = batch_by_hand()
+    is_described = torch.zeros_like(batch["text_targets"], dtype=torch.bool)
+    is_described[1] = True
+
+    def loss(text_weight: float, caption_weight: float) -> float:
+        made = WeightedCrossEntropy(model, byte_vocabulary, text_weight, 0.0, caption_weight)
+        return made(**batch, is_described=is_described).loss.item()
+
+    only, others = loss(0.0, 1.0), loss(1.0, 0.0)
+    count = int((batch["text_targets"] != IGNORED).sum())
+    assert loss(1.0, 1.0) == pytest.approx((only + (count - 1) * others) / count)
+    assert loss(0.3, 2.0) == pytest.approx((2.0 * only + 0.3 * (count - 1) * others) / (2.0 + 0.3 * (count - 1)))
+    assert only != pytest.approx(others)
