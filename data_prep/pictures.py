@@ -65,6 +65,15 @@ def decode_picture(
         return to_rgb(picture, background)
 
 
+def open_picture(path: Path, background: str = "white") -> PILImage.Image:
+    """A picture file at its own size, upright, RGB. Raises UserError for one that cannot be used."""
+    try:
+        with explained_picture(path) as picture:
+            return draw_svg(path.read_text(), 512, background) if picture is None else to_rgb(picture, background)
+    except UnreadablePicture as error:
+        raise UserError(f"{path} cannot be used: {error}.") from None
+
+
 @contextmanager
 def explained_picture(image: bytes | Path, max_pixels: int = MAX_PIXELS) -> Iterator[PILImage.Image | None]:
     """The opened, not yet decoded picture; None for an SVG. Whatever goes wrong inside is an UnreadablePicture."""

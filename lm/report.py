@@ -1,7 +1,6 @@
 """The report of a finished model on a prepared set: figures, a sheet of samples, a page. Needs no training run."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,9 @@ from torch import Tensor
 from data_prep.prepared_set import PreparedSet, pictures_of, require_match, spread
 from data_prep.sheets import sample_sheet
 from lm.curves import save_curves
+from lm.directions import directions_markdown
 from lm.evaluation import evaluate_nll, recall_at, retrieval_ranks
+from lm.gallery import MAX_PROMPTS, decode_flat, gallery
 from lm.pipeline import TextToImagePipeline
 from training.errors import UserError
 from training.files import read_json, write_json
@@ -21,11 +22,7 @@ from vq import to_pixel_values
 from vq.metrics import CodeUsage, psnr
 
 GUIDANCE_SCALES = (1.0, 1.5, 2.0, 3.0)
-GALLERY_PART = 256
 USAGE_PART = 65_536
-# Of each split, evenly over it; large sets would take hours.
-MAX_PROMPTS = 1000
-MAX_GALLERY = 20_000
 SAMPLES_PER_SPLIT = 16
 
 
@@ -60,7 +57,7 @@ def evaluate(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int = 0
         codes, captions = prepared.codes_of(rows), [captions[0] for captions in rows["captions"]]
         held_out_usage.add(*quantizer.by_codebook(image_tokenizer.unflatten_codes(codes)))
         originals = image_tokenizer.fit_size(to_pixel_values(pictures_of(rows)))
-        reconstructions = _decode(pipeline, codes)
+        reconstructions = decode_flat(pipeline, codes)
         psnr_values.append(psnr(reconstructions, originals))
         nll[split] = evaluate_nll(
             pipeline.model, pipeline.vocabulary, rows, pipeline.max_caption_tokens, prepared.tokens_per_image
@@ -68,7 +65,7 @@ def evaluate(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int = 0
         for scale in scales:
             generator = torch.Generator().manual_seed(seed)
             made = pipeline(captions, guidance_scale=scale, generator=generator)
-            drawings[split, scale] = _decode(pipeline, made.codes.flatten(1))
+            drawings[split, scale] = decode_flat(pipeline, made.codes.flatten(1))
             done, all_drawings = len(drawings), len(scales) * len(prepared.held_out)
             elapsed = time.monotonic() - start
             progress.show(done / all_drawings, elapsed * (all_drawings / done - 1), f"{split}, guidance {scale:g}")
@@ -76,7 +73,7 @@ def evaluate(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int = 0
     progress.close()
     # One pass over the collection ranks all drawings.
     targets = torch.cat([shown[split]["pictures"][1] for split, _ in drawings])
-    ranks = retrieval_ranks(torch.cat(list(drawings.values())), targets, _gallery(pipeline, prepared))
+    ranks = retrieval_ranks(torch.cat(list(drawings.values())), targets, gallery(pipeline, prepared))
     retrieval: dict[str, dict] = {split: {} for split in shown}
     for (split, scale), own in zip(drawings, ranks.split([len(part) for part in drawings.values()]), strict=True):
         retrieval[split][f"{scale:g}"] = {"r1": recall_at(own, 1), "r10": recall_at(own, 10)}
@@ -170,6 +167,8 @@ def report_markdown(figures: dict[str, Any], attribution: str | None) -> str:
                 f"| {split} | {figures['held_out_image_nll'][split]:.3f} | {scale}{' (default)' if is_default else ''} "
                 f"| {100 * recall['r1']:.1f}% | {100 * recall['r10']:.1f}% |"
             )
+    if "directions" in figures:
+        lines += directions_markdown(figures["directions"])
     lines += ["", "## Time", "", "| stage | seconds |", "|---|---|"]
     lines += [f"| {stage} | {seconds:.0f} |" for stage, seconds in figures["seconds"].items() if seconds is not None]
     lines += [
@@ -180,18 +179,3 @@ def report_markdown(figures: dict[str, Any], attribution: str | None) -> str:
     if attribution:
         lines += ["", attribution]
     return "\n".join(lines) + "\n"
-
-
-def _decode(pipeline: TextToImagePipeline, flat_codes: Tensor) -> Tensor:
-    """(N, tokens_per_image) -> (N, C, H, W) in [-1, 1] on the CPU."""
-    image_tokenizer = pipeline.image_tokenizer
-    shaped = image_tokenizer.unflatten_codes(flat_codes.to(image_tokenizer.device))
-    return torch.cat([image_tokenizer.decode_codes(part).cpu() for part in shaped.split(64)])
-
-
-def _gallery(pipeline: TextToImagePipeline, prepared: PreparedSet) -> Iterator[Tensor]:
-    for split, rows in prepared.rows.items():
-        shown = prepared.pictured(split, MAX_PROMPTS) if split in prepared.held_out else rows
-        chosen = shown.select(spread(len(shown), MAX_GALLERY))
-        for part in prepared.code_parts(chosen, GALLERY_PART):
-            yield _decode(pipeline, part)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from data_prep import PreparedSet
 from lm import TextToImagePipeline
+from lm.directions import evaluate_directions
 from lm.report import evaluate, require_no_other, write_report
 from training.cli import run_script, script_parser
 from training.errors import UserError
@@ -18,6 +19,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="Folder that prepare_data.py wrote.")
     parser.add_argument("--output", type=Path, required=True, help="Folder for the report.")
     parser.add_argument("--seed", type=int, default=0, help="Decides the pictures that are drawn.")
+    parser.add_argument(
+        "--directions", type=bool, default=False, help="Also: continuing pictures, captioning, choosing among draws."
+    )
     settings = parser.parse_args(arguments)
 
     require_no_other(settings.output)
@@ -30,6 +34,8 @@ def main(arguments: list[str] | None = None) -> None:
             f"NLL is in {settings.model / 'run' / 'summary.json'}."
         )
     figures, shown = evaluate(pipeline, prepared, settings.seed)
+    if settings.directions:
+        figures["directions"] = evaluate_directions(pipeline, prepared, settings.seed)
     write_report(figures, shown, prepared, settings.model, settings.output)
     print((settings.output / "report.md").read_text(encoding="utf-8"), flush=True)
 

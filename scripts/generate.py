@@ -1,12 +1,16 @@
-"""Draw a prompt with a finished model.
+"""Draw a prompt with a finished model, continue a picture, or draw a part of it again.
 
 python scripts/generate.py --model runs/model --prompt "red heart" --output picture.png
+python scripts/generate.py --model runs/model --prompt "red heart" --image half.png --output whole.png
+python scripts/generate.py --model runs/model --image picture.png --mask hole.png --output mended.png
 """
 
 from pathlib import Path
 
 import torch
+from jsonargparse import Namespace
 
+from data_prep.pictures import open_picture
 from lm import TextToImagePipeline
 from training.cli import run_script, script_parser
 from training.errors import UserError
@@ -24,6 +28,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--temperature", type=float, help="0 takes the likeliest code; the model's default if not given."
     )
+    parser.add_argument("--negative_prompt", type=str, help="What guidance leads away from.")
+    parser.add_argument("--rerank", type=int, help="Draw so many for each picture, keep the one that fits the prompt.")
+    parser.add_argument("--image", type=Path, help="Picture to continue, or to mend under --mask.")
+    parser.add_argument("--keep_rows", type=int, help="Rows of codes of --image that stay; half if not given.")
+    parser.add_argument("--mask", type=Path, help="Picture as large as the model's, white where to draw again.")
     settings = parser.parse_args(arguments)
     if settings.output.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise UserError(f"--output must end in .png, .jpg or .webp, found {settings.output.name!r}.")
@@ -35,17 +44,38 @@ def main(arguments: list[str] | None = None) -> None:
             "pictures; take them from Python: pipe(prompt).codes and pipe.image_tokenizer.decode_codes(codes)."
         )
     generator = None if settings.seed is None else torch.Generator().manual_seed(settings.seed)
-    made = pipeline(
-        settings.prompt,
-        num_images_per_prompt=settings.num_images,
-        generator=generator,
-        guidance_scale=settings.guidance_scale,
-        temperature=settings.temperature,
-    )
+    _refuse_what_has_no_effect(settings)
+    sampling = {"guidance_scale": settings.guidance_scale, "temperature": settings.temperature}
+    if settings.image is None:
+        made = pipeline(
+            settings.prompt, negative_prompt=settings.negative_prompt, num_images_per_prompt=settings.num_images,
+            rerank=settings.rerank or 1, generator=generator, **sampling,
+        )  # fmt: skip
+    else:
+        images = [open_picture(settings.image)] * settings.num_images
+        if settings.mask is None:
+            made = pipeline.complete(
+                images, settings.prompt, keep_rows=settings.keep_rows, generator=generator, **sampling
+            )
+        else:
+            mask = open_picture(settings.mask)
+            made = pipeline.inpaint(images, mask, settings.prompt, generator=generator, **sampling)
     settings.output.parent.mkdir(parents=True, exist_ok=True)
     pictures = pipeline.image_tokenizer.decode_codes(made.codes)
     (to_pil(pictures)[0] if len(pictures) == 1 else picture_grid([pictures])).save(settings.output)
     print(f"{settings.output}: {len(made.images)} drawn", flush=True)
+
+
+def _refuse_what_has_no_effect(settings: Namespace) -> None:
+    needs = {"mask": "image", "keep_rows": "image"}
+    for name, other in needs.items():
+        if getattr(settings, name) is not None and getattr(settings, other) is None:
+            raise UserError(f"--{name} needs --{other}.")
+    if settings.keep_rows is not None and settings.mask is not None:
+        raise UserError("--keep_rows continues a picture and --mask mends it; give one of the two.")
+    for name in ("negative_prompt", "rerank"):
+        if settings.image is not None and getattr(settings, name) is not None:
+            raise UserError(f"--{name} has no effect on --image; leave it out.")
 
 
 if __name__ == "__main__":

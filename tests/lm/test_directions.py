@@ -7,6 +7,7 @@ from PIL import Image
 
 from lm import SamplingConfig, TextToImagePipeline
 from lm.decoding import UNKNOWN, draw_codes
+from lm.directions import completed_better, directions_markdown, evaluate_directions
 from lm.inpainting import fill_codes
 from training.errors import UserError
 
@@ -210,3 +211,41 @@ def test_unknown_sampling_settings(pipeline, pictures):
 def test_the_folder_remembers_that_it_captions(captioner, tmp_path):
     captioner.save_pretrained(tmp_path)
     assert TextToImagePipeline.from_pretrained(tmp_path, "cpu").can_caption
+
+
+# Figures
+
+
+def test_a_picture_continued_from_itself_is_closer(captioner, monkeypatch):
+    truth = torch.randint(16, (6, GRID * GRID))
+    originals = captioner.image_tokenizer.decode_codes(captioner.image_tokenizer.unflatten_codes(truth)).detach()
+    right = captioner._output(truth)
+    wrong = captioner._output(truth.roll(1, 0))
+    monkeypatch.setattr(TextToImagePipeline, "complete", lambda *_, **__: right)
+    monkeypatch.setattr(TextToImagePipeline, "__call__", lambda *_, **__: wrong)
+    assert completed_better(captioner, originals).tolist() == [1.0] * 6
+    monkeypatch.setattr(TextToImagePipeline, "complete", lambda *_, **__: wrong)
+    monkeypatch.setattr(TextToImagePipeline, "__call__", lambda *_, **__: right)
+    assert completed_better(captioner, originals).tolist() == [0.0] * 6
+
+
+@pytest.mark.parametrize("can_caption", [True, False])
+def test_figures_of_a_prepared_set(captioner, prepared, can_caption):
+    captioner.can_caption = can_caption
+    captioner.image_tokenizer = prepared.load_image_tokenizer()
+    figures = evaluate_directions(captioner, prepared)
+    assert list(figures) == list(prepared.held_out)
+    for own in figures.values():
+        assert ("caption_r1" in own) == ("rerank" in own) == can_caption
+        assert 0 <= own["completed_better"] <= 1
+    page = "\n".join(directions_markdown(figures))
+    assert ("right caption" in page) == can_caption
+
+
+def test_the_right_caption_is_found_where_the_model_says_so(captioner, prepared, monkeypatch):
+    captioner.image_tokenizer = prepared.load_image_tokenizer()
+    monkeypatch.setattr(
+        "lm.directions.caption_log_likelihoods",
+        lambda _model, _vocabulary, _codes, ids: -torch.arange(len(ids)).float(),
+    )
+    assert all(own["caption_r1"] == 1.0 for own in evaluate_directions(captioner, prepared).values())

@@ -1,5 +1,7 @@
 """From a folder of pictures to a drawn one through the five scripts; --help, --config, overrides."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,17 @@ from training.errors import UserError
 from training.files import read_json
 from vq import VQVAE
 
-SCRIPTS = ["train_vq", "prepare_data", "train_lm", "generate", "evaluate", "compare_pca", "inspect_vq", "demo"]
+SCRIPTS = [
+    "train_vq",
+    "prepare_data",
+    "train_lm",
+    "generate",
+    "caption",
+    "evaluate",
+    "compare_pca",
+    "inspect_vq",
+    "demo",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +77,33 @@ def test_from_pictures_to_a_report(call_script, picture_folder, vq_yaml, lm_yaml
     again = tmp_path / "again.png"
     call_script("generate", "--model", model, "--prompt", "red square", "--output", again, "--seed", 1)
     assert again.read_bytes() == one.read_bytes()
+    continued, mended, mask = tmp_path / "continued.png", tmp_path / "mended.png", tmp_path / "mask.png"
+    call_script("generate", "--model", model, "--image", one, "--keep-rows", 3, "--output", continued, "--seed", 1)
+    assert size_of(continued) == (16, 16)
+    Image.new("L", (16, 16), 255).save(mask)
+    call_script("generate", "--model", model, "--image", one, "--mask", mask, "--num-images", 2, "--output", mended)
+    assert size_of(mended)[0] >= 2 * 16
+    for wrong, message in (
+        (["--mask", mask], "--mask needs --image"),
+        (["--image", one, "--rerank", 2], "--rerank has no effect on --image"),
+        (["--image", one, "--mask", mask, "--keep-rows", 1], "give one of the two"),
+        (["--image", tmp_path / "none.png"], "none.png cannot be used"),
+        (["--prompt", "red", "--rerank", 2], "--sequences.captioning"),
+    ):
+        with pytest.raises(UserError, match=message):
+            call_script("generate", "--model", model, "--output", again, *wrong)
+    with pytest.raises(UserError, match="--sequences.captioning"):
+        call_script("caption", "--model", model, "--image", one)
+    settings_file = model / "text_to_image.json"
+    settings_file.write_text(settings_file.read_text().replace('"can_caption": false', '"can_caption": true'))
+    captions = tmp_path / "metadata.jsonl"
+    call_script("caption", "--model", model, "--image", one, again, "--output", captions)
+    described = [json.loads(line) for line in captions.read_text().splitlines()]
+    assert [line["file_name"] for line in described] == ["one.png", "again.png"]
+    assert described[0]["caption"] == described[1]["caption"] != ""
+    with pytest.raises(UserError, match="is there already"):
+        call_script("caption", "--model", model, "--image", one, "--output", captions)
+    settings_file.write_text(settings_file.read_text().replace('"can_caption": true', '"can_caption": false'))
 
     capsys.readouterr()
     call_script("evaluate", "--model", model, "--data", data, "--output", report)

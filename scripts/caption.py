@@ -1,0 +1,35 @@
+"""Describe pictures with a finished model that was trained to (train_lm.py --sequences.captioning).
+
+python scripts/caption.py --model runs/model --image picture.png --output metadata.jsonl
+"""
+
+import json
+from pathlib import Path
+
+from data_prep.pictures import open_picture
+from lm import TextToImagePipeline
+from training.cli import run_script, script_parser
+from training.errors import UserError
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = script_parser(__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="Folder that train_lm.py finished.")
+    parser.add_argument("--image", type=Path, nargs="+", required=True, help="Picture files.")
+    parser.add_argument("--output", type=Path, help="metadata.jsonl to write, which --data of a folder reads.")
+    settings = parser.parse_args(arguments)
+    if settings.output is not None and settings.output.exists():
+        raise UserError(f"{settings.output} is there already; name another file.")
+    pipeline = TextToImagePipeline.from_pretrained(settings.model)
+    captions = pipeline.caption([open_picture(path) for path in settings.image])
+    lines = [
+        json.dumps({"file_name": path.name, "caption": caption})
+        for path, caption in zip(settings.image, captions, strict=True)
+    ]
+    print("\n".join(lines), flush=True)
+    if settings.output is not None:
+        settings.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run_script(main)
