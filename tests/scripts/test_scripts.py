@@ -21,7 +21,7 @@ SCRIPTS = [
     "prepare_data",
     "train_lm",
     "generate",
-    "caption",
+    "caption", "sample_prior",
     "evaluate",
     "compare_pca",
     "inspect_vq",
@@ -96,6 +96,9 @@ def test_from_pictures_to_a_report(call_script, picture_folder, vq_yaml, lm_yaml
         call_script("caption", "--model", model, "--image", one)
     settings_file = model / "text_to_image.json"
     settings_file.write_text(settings_file.read_text().replace('"can_caption": false', '"can_caption": true'))
+    prior = tmp_path / "prior.png"
+    call_script("sample_prior", "--model", model, "--data", data, "--output", prior, "--num-images", 3)
+    assert min(size_of(prior)) >= 3 * 16
     captions = tmp_path / "metadata.jsonl"
     call_script("caption", "--model", model, "--image", one, again, "--output", captions)
     described = [json.loads(line) for line in captions.read_text().splitlines()]

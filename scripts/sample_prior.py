@@ -1,0 +1,55 @@
+"""What the second stage is for: pictures of codes drawn uniformly, by their frequencies, and by the model.
+
+python scripts/sample_prior.py --model runs/model --data runs/data --output prior.png
+
+The image tokenizer decodes all three. Uniform codes and codes of the right frequencies know nothing of one another; the
+model has learned the distribution of whole pictures (van den Oord et al. 2017, arXiv 1711.00937, section 3.3).
+"""
+
+from pathlib import Path
+
+import torch
+
+from data_prep import PreparedSet
+from lm import TextToImagePipeline
+from lm.gallery import decode_flat
+from training.cli import run_script, script_parser
+from training.errors import UserError
+from vq.pictures import picture_grid
+
+CODES_AT_ONCE = 65_536  # pictures whose codes are counted at a time
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = script_parser(__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="Folder that train_lm.py finished.")
+    parser.add_argument("--data", type=Path, required=True, help="Folder that prepare_data.py wrote.")
+    parser.add_argument("--output", type=Path, required=True, help="Picture file to write, a row of pictures each.")
+    parser.add_argument("--num_images", type=int, default=8, help="Pictures of each kind.")
+    parser.add_argument("--seed", type=int, default=0, help="Decides the pictures.")
+    settings = parser.parse_args(arguments)
+    if settings.num_images < 1:
+        raise UserError(f"--num_images must be at least 1, found {settings.num_images}.")
+
+    pipeline, prepared = TextToImagePipeline.from_pretrained(settings.model), PreparedSet.load(settings.data)
+    if pipeline.image_tokenizer.config.network.spatial_dims != 2:
+        raise UserError(f"sample_prior.py draws pictures; {settings.model} draws arrays.")
+    size, length = pipeline.vocabulary.image.size, pipeline.image_tokenizer.config.tokens_per_image
+    counts = torch.zeros(size)
+    for codes in prepared.code_parts(prepared.train, CODES_AT_ONCE):
+        if codes.max() >= size:
+            raise UserError(f"{settings.data} was not made with the image tokenizer of {settings.model}.")
+        counts += torch.bincount(codes.flatten(), minlength=size)
+    generator, shape = torch.Generator().manual_seed(settings.seed), (settings.num_images, length)
+    drawn = {
+        "uniform": torch.randint(size, shape, generator=generator),
+        "by frequency": torch.multinomial(counts, settings.num_images * length, True, generator=generator).view(shape),
+        "model": pipeline([None] * settings.num_images, temperature=1.0, generator=generator).codes.flatten(1).cpu(),
+    }
+    settings.output.parent.mkdir(parents=True, exist_ok=True)
+    picture_grid([decode_flat(pipeline, codes) for codes in drawn.values()]).save(settings.output)
+    print(f"{settings.output}: {' | '.join(drawn)}, {settings.num_images} each", flush=True)
+
+
+if __name__ == "__main__":
+    run_script(main)
