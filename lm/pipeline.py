@@ -132,6 +132,10 @@ class TextToImagePipeline:
             if value < 1:
                 raise UserError(f"{name} must be at least 1, found {value}.")
         prompts = _listed(prompt)
+        if rerank > 1:
+            self._require_captions("rerank")
+            if any(text is None for text in prompts):
+                raise UserError("rerank chooses by the prompt; give one for each picture.")
         repeats = num_images_per_prompt * rerank
         negative = None
         if negative_prompt is not None:
@@ -342,9 +346,6 @@ class TextToImagePipeline:
         return self._output(torch.stack(made))
 
     def _best(self, codes: Tensor, prompts: list[str | None], wanted: int, rerank: int) -> Int[Tensor, "b n"]:
-        self._require_captions("rerank")
-        if any(text is None for text in prompts):
-            raise UserError("rerank chooses by the prompt; give one for each picture.")
         texts = [text for text in prompts for _ in range(wanted * rerank)]
         scores = self._caption_scores(codes, [text or "" for text in texts]).view(-1, rerank)
         best = scores.argmax(1) + rerank * torch.arange(len(scores), device=scores.device)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from data_prep.segments import segments_of
 from data_prep.sequences import prompt_ids
@@ -58,6 +59,19 @@ def test_greedy_generate_draws_what_the_pipeline_draws(build_tiny, vocabulary, a
     )[:, len(prompts[0]) :]  # fmt: skip
     assert torch.equal(vocabulary.ids_to_codes(ids[:, :6]), ours)
     assert ids[:, 6].tolist() == [vocabulary.eoi] * 2
+
+
+def test_the_folders_generation_config_and_the_processor(pipeline, vocabulary, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    prompt = torch.tensor(prompt_ids(vocabulary, ["red square"], 8))
+    ids = model.generate(
+        prompt, attention_mask=torch.ones_like(prompt), logits_processor=[MixedRowLogitsProcessor(vocabulary, 16)],
+        suppress_tokens=None, max_new_tokens=17, do_sample=False,
+    )[0, prompt.shape[1] :]  # fmt: skip
+    drawn = pipeline("red square", temperature=0.0, guidance_scale=1.0, min_p=0.0).codes.flatten()
+    assert torch.equal(vocabulary.ids_to_codes(ids[:16]), drawn)
+    assert ids[16] == vocabulary.eoi
 
 
 def test_a_document_drawn_at_random_parses(build_tiny, vocabulary):
