@@ -104,6 +104,13 @@ def prompt_ids(
     return [[vocabulary.bos, *(next(texts)[:max_tokens] if caption else []), vocabulary.boi] for caption in captions]
 
 
+def picture_ids(vocabulary: Vocabulary, codes: Int[Tensor, "b n"]) -> Int[Tensor, "b t"]:
+    """`bos boi codes eoi` for each picture, behind which its caption stands."""
+    ids = vocabulary.codes_to_ids(codes)
+    column = ids.new_ones(len(ids), 1)
+    return torch.cat([column * vocabulary.bos, column * vocabulary.boi, ids, column * vocabulary.eoi], 1)
+
+
 class Piece(NamedTuple):
     """A row as it is read: its ids (T,), which of them are codes, which are of a caption behind its picture."""
 

@@ -5,6 +5,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from data_prep.sequences import picture_ids
 from data_prep.vocabulary import Vocabulary
 from lm.decoding import Generators, draw_uniform, require_finite
 from lm.grammar import text_mask
@@ -22,13 +23,11 @@ def draw_captions(
 ) -> list[str]:
     """One caption for each picture, of 1 to `max_tokens` tokens; at temperature 0 always the likeliest token."""
     device, ended_at = model.device, vocabulary.eos
-    ids = vocabulary.codes_to_ids(codes.to(device))
-    column = ids.new_ones(len(ids), 1)
-    inputs = torch.cat([column * vocabulary.bos, column * vocabulary.boi, ids, column * vocabulary.eoi], 1)
+    inputs = picture_ids(vocabulary, codes.to(device))
     legal = text_mask(vocabulary).to(device)
-    uniform = draw_uniform(len(ids), max_tokens, generator, device)
+    uniform = draw_uniform(len(codes), max_tokens, generator, device)
     cache, drawn = DynamicCache(config=model.config), []
-    has_ended = torch.zeros(len(ids), dtype=torch.bool, device=device)
+    has_ended = torch.zeros(len(codes), dtype=torch.bool, device=device)
     for step in range(max_tokens):
         made = model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
         logits = made.logits[:, -1].float()

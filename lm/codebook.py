@@ -55,7 +55,8 @@ def initialize_code_embeddings(model: PreTrainedModel, vocabulary: Vocabulary, c
 def embedding_matrices(model: PreTrainedModel) -> list[Tensor]:
     """The weights (V, hidden) of the input embedding and of the output embedding; tied ones are one."""
     ends = [model.get_input_embeddings(), model.get_output_embeddings()]
-    return list({id(module.weight): module.weight for module in ends if module is not None}.values())  # type: ignore[misc]
+    weights = [module.weight for module in ends if module is not None]
+    return list({id(weight): weight for weight in weights if isinstance(weight, Tensor)}.values())
 
 
 def project_codebook(codebook: Float[Tensor, "k d"], width: int) -> Float[Tensor, "k h"]:

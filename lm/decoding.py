@@ -13,8 +13,6 @@ from lm.sampling import SamplingConfig, guided_logits, sample
 from training.errors import UserError
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
-
-
 UNKNOWN = -1  # a code that is to be drawn
 
 
@@ -44,7 +42,6 @@ def draw_codes(
     known = torch.full((len(prompts), num_codes), UNKNOWN) if known is None else known
     known = known.to(device)
     start = _known_by_all(known)
-    given = [*known[:, :start].unbind(1)]
     rows = [
         prompt + ids for prompt, ids in zip(prompts, vocabulary.codes_to_ids(known[:, :start]).tolist(), strict=True)
     ]
@@ -53,7 +50,7 @@ def draw_codes(
         rows += [twin + row[len(prompt) :] for twin, row, prompt in zip(twins, rows, prompts, strict=True)]
     input_ids, mask, positions = (tensor.to(device) for tensor in left_pad(rows, vocabulary.pad))
     uniform = draw_uniform(len(prompts), num_codes, generator, device)
-    cache, codes = DynamicCache(config=model.config), given
+    cache, codes = DynamicCache(config=model.config), [*known[:, :start].unbind(1)]
     for step in range(start, num_codes):
         logits = model(
             input_ids=input_ids, attention_mask=mask, position_ids=positions,

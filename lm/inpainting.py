@@ -1,19 +1,25 @@
 """Drawing some codes of a picture again while the others stay, with a model that reads from the first code to the last.
 
 The masked codes are drawn left to right with the known ones put in their places. That alone sees only what stands
-before a hole. What stands behind it is taken in by importance resampling (Rubin 1988): of several fillings one is
-chosen by how likely it makes the known codes that follow, which is the weight of a draw from the left-to-right
-proposal under the model's own p(masked | known).
+before a hole. What stands behind it is taken in by a choice: of several fillings the one is kept that makes the known
+codes behind it likeliest. At temperature 1 without guidance or cuts that is the importance weight of the filling under
+the model's p(masked | known); the best is kept, not one drawn by its weight, so this is a search and no sample.
 """
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Int
+from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from data_prep.vocabulary import Vocabulary
 from lm.decoding import UNKNOWN, draw_codes
 from lm.sampling import SamplingConfig
+from training.errors import UserError
 
 
 @torch.no_grad()
@@ -40,3 +46,15 @@ def fill_codes(
         model, vocabulary, [prompt] * candidates, len(codes), settings, generator, weigh, known=rows
     )  # fmt: skip
     return drawn[weight.argmax()]
+
+
+def code_mask(mask: Image.Image | Tensor, shape: Sequence[int], grid: tuple[int, ...]) -> Tensor:
+    """(h, w) bool: the codes of which any pixel is masked."""
+    pixels = torch.from_numpy(np.array(mask.convert("L")) > 127) if isinstance(mask, Image.Image) else mask.bool()
+    if tuple(pixels.shape) != tuple(shape):
+        raise UserError(
+            f"mask must be {shape[0]} high and {shape[1]} wide, as the pictures; found {tuple(pixels.shape)}."
+        )
+    if not pixels.any():
+        raise UserError("mask is empty: nothing is to be drawn. White, or True, is what is drawn again.")
+    return F.adaptive_max_pool2d(pixels[None, None].float(), grid)[0, 0].bool()

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from data_prep.sequences import picture_ids
 from data_prep.vocabulary import Vocabulary
 
 ROWS_AT_ONCE = 64
@@ -39,17 +40,17 @@ def caption_log_likelihoods(
 
     The picture is read once, and its cache is shared.
     """
-    picture = [vocabulary.bos, vocabulary.boi, *vocabulary.codes_to_ids(codes).tolist(), vocabulary.eoi]
-    device, text, parts = model.device, slice(0, vocabulary.image.offset), []
+    device, picture = model.device, picture_ids(vocabulary, codes.to(model.device)[None])
+    text, parts = slice(0, vocabulary.image.offset), []
     for start in range(0, len(captions), ROWS_AT_ONCE):
         own = captions[start : start + ROWS_AT_ONCE]
         cache = DynamicCache(config=model.config)
-        read = model(input_ids=torch.tensor([picture], device=device), past_key_values=cache, use_cache=True)
+        read = model(input_ids=picture, past_key_values=cache, use_cache=True)
         first = read.logits[:, -1:, text].float()
         first[..., vocabulary.eos] = -torch.inf  # there is one
         cache.batch_repeat_interleave(len(own))
         inputs = _right_pad(own, vocabulary.pad).to(device)
-        mask = torch.ones(len(own), len(picture) + inputs.shape[1], dtype=torch.int64, device=device)
+        mask = torch.ones(len(own), picture.shape[1] + inputs.shape[1], dtype=torch.int64, device=device)
         later = model(input_ids=inputs, attention_mask=mask, past_key_values=cache, use_cache=True).logits[..., text]
         log_probs = torch.cat([first.expand(len(own), -1, -1), later.float()], 1).log_softmax(-1)
         targets = _right_pad([[*ids, vocabulary.eos] for ids in own], vocabulary.pad).to(device)

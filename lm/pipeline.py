@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
@@ -28,7 +27,7 @@ from data_prep.sequences import prompt_ids
 from data_prep.vocabulary import Vocabulary
 from lm.captioning import draw_captions
 from lm.decoding import UNKNOWN, Generators, draw_codes
-from lm.inpainting import fill_codes
+from lm.inpainting import code_mask, fill_codes
 from lm.likelihood import caption_log_likelihoods, picture_log_likelihood
 from lm.sampling import SamplingConfig
 from training.errors import UserError
@@ -194,15 +193,9 @@ class TextToImagePipeline:
         Raises UserError for a mask of another shape, or that is empty.
         """
         codes, grid = self.encode(image), self._grid()
-        cells = _code_mask(mask, self.image_tokenizer.config.network.input_shape, grid).to(codes.device)
-        return self._filled(
-            codes,
-            cells.flatten().repeat_interleave(codes.shape[1] // cells.numel()).expand(len(codes), -1),
-            prompt,
-            candidates,
-            generator,
-            sampling,
-        )
+        cells = code_mask(mask, self.image_tokenizer.config.network.input_shape, grid).to(codes.device)
+        mask_of_codes = cells.flatten().repeat_interleave(codes.shape[1] // cells.numel())
+        return self._filled(codes, mask_of_codes.expand(len(codes), -1), prompt, candidates, generator, sampling)
 
     @torch.no_grad()
     def vary(
@@ -232,19 +225,11 @@ class TextToImagePipeline:
         """One caption a picture; at temperature 0 always the likeliest token. Raises UserError for a model that was
         not trained to caption."""
         self._require_captions("caption")
-        parts = self.encode(images).split(batch_size)
-        return [
-            text
-            for number, part in enumerate(parts)
-            for text in draw_captions(
-                self.model,
-                self.vocabulary,
-                part,
-                self.max_caption_tokens,
-                temperature,
-                _part(generator, number * batch_size, batch_size),
-            )  # fmt: skip
-        ]
+        made = []
+        for number, part in enumerate(self.encode(images).split(batch_size)):
+            own = _part(generator, number * batch_size, batch_size)
+            made += draw_captions(self.model, self.vocabulary, part, self.max_caption_tokens, temperature, own)
+        return made
 
     @torch.no_grad()
     def score(self, images: Pictures, prompts: str | Sequence[str | None]) -> Scores:
@@ -471,15 +456,3 @@ def _part(generator: Generators, start: int, size: int) -> Generators:
 def _tell(callback: OnCodes, drawn: list[Tensor], step: int, codes: Tensor) -> None:
     drawn[step:] = [codes]
     callback(step, torch.stack(drawn, 1))
-
-
-def _code_mask(mask: Image.Image | Tensor, shape: Sequence[int], grid: tuple[int, ...]) -> Tensor:
-    """(h, w) bool: the codes of which any pixel is masked."""
-    pixels = torch.from_numpy(np.array(mask.convert("L")) > 127) if isinstance(mask, Image.Image) else mask.bool()
-    if tuple(pixels.shape) != tuple(shape):
-        raise UserError(
-            f"mask must be {shape[0]} high and {shape[1]} wide, as the pictures; found {tuple(pixels.shape)}."
-        )
-    if not pixels.any():
-        raise UserError("mask is empty: nothing is to be drawn. White, or True, is what is drawn again.")
-    return F.adaptive_max_pool2d(pixels[None, None].float(), grid)[0, 0].bool()

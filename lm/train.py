@@ -141,6 +141,8 @@ def train_lm(
     optimizers = build_optimizers(config.optimizer, model, config.learning_rate, config.weight_decay, config.beta2)
     lengths = CaptionLengths(prepared.train, caption_tokens)
     shape = choose_shape(lengths, config.batch_size, ROW_OVERHEAD + tokens_per_image, tokens_per_image, is_packed)
+    if sequences.interleaved and shape.max_rows == 1:
+        run.progress.say("no two rows share a pack here: sequences.interleaved has no effect")
     batches = PackedBatches(lengths, shape, config.seed, sequences.caption_dropout, prepared.num_views)
     loader = DataLoader(
         PackedRows(prepared.train, tokens_per_image), batch_sampler=batches, collate_fn=list,

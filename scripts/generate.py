@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     if settings.image is None:
         made = pipeline(
             settings.prompt, negative_prompt=settings.negative_prompt, num_images_per_prompt=settings.num_images,
-            rerank=settings.rerank or 1, generator=generator, **sampling,
+            rerank=1 if settings.rerank is None else settings.rerank, generator=generator, **sampling,
         )  # fmt: skip
     else:
         images = [open_picture(settings.image)] * settings.num_images

@@ -41,10 +41,13 @@ def main(arguments: list[str] | None = None) -> None:
             raise UserError(f"{settings.data} was not made with the image tokenizer of {settings.model}.")
         counts += torch.bincount(codes.flatten(), minlength=size)
     generator, shape = torch.Generator().manual_seed(settings.seed), (settings.num_images, length)
+    # The whole distribution, whatever cuts the folder draws with by default.
+    nothing = [None] * settings.num_images
+    made = pipeline(nothing, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, generator=generator)
     drawn = {
         "uniform": torch.randint(size, shape, generator=generator),
         "by frequency": torch.multinomial(counts, settings.num_images * length, True, generator=generator).view(shape),
-        "model": pipeline([None] * settings.num_images, temperature=1.0, generator=generator).codes.flatten(1).cpu(),
+        "model": made.codes.flatten(1).cpu(),
     }
     settings.output.parent.mkdir(parents=True, exist_ok=True)
     picture_grid([decode_flat(pipeline, codes) for codes in drawn.values()]).save(settings.output)
