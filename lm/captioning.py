@@ -3,10 +3,11 @@
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from data_prep.sequences import picture_ids
 from data_prep.vocabulary import Vocabulary
+from lm.decoders import build_decoder
 from lm.decoding import Generators, draw_uniform, require_finite
 from lm.grammar import text_mask
 from lm.sampling import sample
@@ -24,13 +25,12 @@ def draw_captions(
     """One caption for each picture, of 1 to `max_tokens` tokens; at temperature 0 always the likeliest token."""
     device, ended_at = model.device, vocabulary.eos
     inputs = picture_ids(vocabulary, codes.to(device))
-    legal = text_mask(vocabulary).to(device)
+    legal = text_mask(vocabulary).to(device)[: vocabulary.image.offset]
     uniform = draw_uniform(len(codes), max_tokens, generator, device)
-    cache, drawn = DynamicCache(config=model.config), []
+    decoder, drawn = build_decoder(model, slice(0, vocabulary.image.offset)), []
+    logits = decoder.read(inputs, torch.ones_like(inputs, dtype=torch.bool), max_tokens)
     has_ended = torch.zeros(len(codes), dtype=torch.bool, device=device)
     for step in range(max_tokens):
-        made = model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        logits = made.logits[:, -1].float()
         require_finite(logits, f"token {step}")
         next_ids = sample(logits.masked_fill(~legal, -torch.inf), uniform[:, step], temperature)
         next_ids = torch.where(has_ended, ended_at, next_ids)
@@ -38,7 +38,7 @@ def draw_captions(
         if has_ended.all():
             break
         drawn.append(next_ids)
-        inputs = next_ids.unsqueeze(1)
+        logits = decoder.step(next_ids)
         legal[vocabulary.eos] = True  # but not as the first
     rows = torch.stack(drawn, 1).tolist()
     return [vocabulary.decode_text([id for id in row if id != ended_at]) for row in rows]

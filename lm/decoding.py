@@ -1,14 +1,18 @@
-"""Drawing codes with any stock causal LM: prompts and their unconditional twins in one forward, one cache."""
+"""Drawing codes with any stock causal LM: prompts and their unconditional twins in one forward, one cache.
+
+This is the loop; how a model gets from an id to the next logits is a `Decoder`'s (lm/decoders.py).
+"""
 
 from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from data_prep.sequences import left_pad
 from data_prep.vocabulary import Vocabulary
+from lm.decoders import build_decoder
 from lm.sampling import SamplingConfig, guided_logits, sample
 from training.errors import UserError
 
@@ -29,6 +33,7 @@ def draw_codes(
     known: Int[Tensor, "b n"] | None = None,
     negative_prompts: list[list[int]] | None = None,
     on_code: Callable[[int, Tensor], None] | None = None,
+    compile: bool = False,
 ) -> Int[Tensor, "b n"]:
     """Codes (B, num_codes) in [0, K) that continue each prompt `bos caption boi`, on the model's device.
 
@@ -36,7 +41,8 @@ def draw_codes(
     a row, a prompt draws the same picture alone and in any batch. `known` holds codes that stay and `UNKNOWN` where
     one is to be drawn. Guidance leads away from `negative_prompts`, by default from no prompt.
     `on_logits(step, conditional, unconditional, guided)` sees every step that is not known of all rows before the
-    first that is drawn; `on_code(step, codes)` then gets the codes (B,). Raises UserError for non-finite logits.
+    first that is drawn; `on_code(step, codes)` then gets the codes (B,). For `compile` see `build_decoder`.
+    Raises UserError for non-finite logits.
     """
     device, image = model.device, vocabulary.image
     known = torch.full((len(prompts), num_codes), UNKNOWN) if known is None else known
@@ -48,14 +54,12 @@ def draw_codes(
     if settings.is_guided:
         twins = negative_prompts or [[vocabulary.bos, vocabulary.boi]] * len(prompts)
         rows += [twin + row[len(prompt) :] for twin, row, prompt in zip(twins, rows, prompts, strict=True)]
-    input_ids, mask, positions = (tensor.to(device) for tensor in left_pad(rows, vocabulary.pad))
     uniform = draw_uniform(len(prompts), num_codes, generator, device)
-    cache, codes = DynamicCache(config=model.config), [*known[:, :start].unbind(1)]
+    codes = [*known[:, :start].unbind(1)]
+    decoder = build_decoder(model, slice(image.offset, image.stop), compile)
+    input_ids, mask, _ = (tensor.to(device) for tensor in left_pad(rows, vocabulary.pad))
+    logits = decoder.read(input_ids, mask, num_codes - start)  # (B or 2B, K)
     for step in range(start, num_codes):
-        logits = model(
-            input_ids=input_ids, attention_mask=mask, position_ids=positions,
-            past_key_values=cache, use_cache=True, logits_to_keep=1,
-        ).logits[:, -1, image.offset : image.stop]  # (B or 2B, K)  # fmt: skip
         require_finite(logits, f"code {step}")
         conditional, unconditional = logits, None
         if settings.is_guided:
@@ -67,10 +71,9 @@ def draw_codes(
         codes.append(torch.where(known[:, step] == UNKNOWN, drawn, known[:, step]))
         if on_code is not None:
             on_code(step, codes[-1])
-        next_ids = vocabulary.codes_to_ids(codes[-1])
-        input_ids = (next_ids.repeat(2) if settings.is_guided else next_ids).unsqueeze(1)
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
-        positions = positions[:, -1:] + 1
+        if step + 1 < num_codes:
+            next_ids = codes[-1] + image.offset
+            logits = decoder.step(next_ids.repeat(2) if settings.is_guided else next_ids)
     return torch.stack(codes, 1)
 
 

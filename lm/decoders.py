@@ -1,0 +1,61 @@
+"""One more id at a time: what a causal LM thinks of the legal next ids, with all that it has read kept in a cache.
+
+`StockDecoder` asks any model of transformers through its own forward. `LlamaDecoder` (lm/llama_decoder.py) runs the
+layers of the models that it knows itself. Both have
+
+    read(input_ids (R, T), mask (R, T), steps) -> logits (R, K) behind prompts that are padded on the left
+    step(ids (R,)) -> logits (R, K) behind one more id a row, at most `steps` times
+
+K counts the `legal` ids, one range. Logits are fp32.
+"""
+
+import warnings
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from lm.llama_decoder import LlamaDecoder, is_llama_like
+
+_TOLD: set[str] = set()
+
+
+class StockDecoder:
+    """Any causal LM of transformers, by its own forward and its growing cache."""
+
+    def __init__(self, model: PreTrainedModel, legal: slice):
+        self.model, self.legal = model, legal
+
+    @torch.no_grad()
+    def read(self, input_ids: Int[Tensor, "r t"], mask: Bool[Tensor, "r t"], steps: int) -> Float[Tensor, "r k"]:
+        self.cache, self.mask = DynamicCache(config=self.model.config), mask
+        self.positions = (mask.cumsum(1) - 1).clamp(min=0)
+        return self._forward(input_ids)
+
+    @torch.no_grad()
+    def step(self, ids: Int[Tensor, " r"]) -> Float[Tensor, "r k"]:
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(ids), 1)], 1)
+        self.positions = self.positions[:, -1:] + 1
+        return self._forward(ids.unsqueeze(1))
+
+    def _forward(self, input_ids: Tensor) -> Tensor:
+        made = self.model(
+            input_ids=input_ids, attention_mask=self.mask, position_ids=self.positions,
+            past_key_values=self.cache, use_cache=True, logits_to_keep=1,
+        )  # fmt: skip
+        return made.logits[:, -1, self.legal].float()
+
+
+def build_decoder(model: PreTrainedModel, legal: slice, compile: bool = False) -> StockDecoder | LlamaDecoder:
+    """The fastest decoder that gives this model's own logits.
+
+    `compile` builds the step by torch.compile, which takes the better part of a minute and pays for hundreds of
+    pictures. Falls back to the stock forward for an architecture that `LlamaDecoder` does not know, and says so once.
+    """
+    if is_llama_like(model):
+        return LlamaDecoder(model, legal, compile)
+    if (kind := type(model).__name__) not in _TOLD:
+        _TOLD.add(kind)
+        warnings.warn(f"{kind} draws through its stock forward; llama and its like are faster.", stacklevel=3)
+    return StockDecoder(model, legal)

@@ -1,0 +1,170 @@
+"""The layers of llama and its like, run one id at a time over a cache of fixed size.
+
+The weights are the model's own tensors, in whatever precision it was loaded; nothing is copied. What differs from the
+stock forward is what surrounds the matrix products: the cache is allocated once, the residual stream is fp32, the head
+is computed for the legal ids only, and a step has a third of the operations.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import (
+    LlamaForCausalLM,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2ForCausalLM,
+    Qwen3ForCausalLM,
+)
+
+KNOWN = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
+# Ropes whose angles follow from the position alone, not from how long a row has become.
+KNOWN_ROPES = ("default", "linear", "llama3", "yarn")
+
+
+def is_llama_like(model: PreTrainedModel) -> bool:
+    """Whether `LlamaDecoder` computes what the model's own forward would: a known class, without a sliding window,
+    hooks, adapters or replaced layers."""
+    if type(model) not in KNOWN:
+        return False
+    config = model.config
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    windows = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if rope not in KNOWN_ROPES or windows != {"full_attention"}:
+        return False
+    if type(model) is MistralForCausalLM and config.sliding_window is not None:
+        return False
+    # Dropout on the embeddings is the only hook that training leaves, and does nothing in evaluation.
+    hooked = (module for module in model.modules() if not isinstance(module, nn.Embedding))
+    if any(module._forward_hooks or module._forward_pre_hooks for module in hooked):
+        return False
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    return len(linears) == 7 * config.num_hidden_layers + 1 and all(type(module) is nn.Linear for module in linears)
+
+
+class LlamaDecoder:
+    """See lm/decoders.py; for the models of `is_llama_like`.
+
+    The cache is fp32 on a CPU, whose fused attention is slow in bf16 for one query, and of the model's precision
+    elsewhere.
+    """
+
+    def __init__(self, model: PreTrainedModel, legal: slice, compile: bool = False):
+        self.model, self.legal = model, legal
+        self.cache_dtype = torch.float32 if model.device.type == "cpu" else model.dtype
+        self.run: Callable[..., Tensor] = _compiled(run_layers) if compile else run_layers
+        self.attend_one = attend_by_sums if compile else attend
+
+    @torch.no_grad()
+    def read(self, input_ids: Int[Tensor, "r t"], mask: Bool[Tensor, "r t"], steps: int) -> Float[Tensor, "r k"]:
+        config, device, (rows, length) = self.model.config, self.model.device, input_ids.shape
+        head_dim = self.model.model.layers[0].self_attn.head_dim
+        shape = (config.num_hidden_layers, rows, config.num_key_value_heads, length + steps, head_dim)
+        self.keys = torch.zeros(shape, dtype=self.cache_dtype, device=device)
+        self.values = torch.zeros_like(self.keys)
+        places = torch.arange(length + steps, device=device)
+        cos, sin = self.model.model.rotary_emb(self.keys[:0, 0, 0], places.unsqueeze(0))
+        sign = torch.ones(head_dim, device=device)
+        sign[: head_dim // 2] = -1
+        self.cos, self.sin = cos[0].float(), sin[0].float() * sign  # (T, d), for `rotate`
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        self.next_position, self.place = positions[:, -1] + 1, length
+        self.padding = None
+        if not mask.all():
+            self.padding = torch.zeros(rows, 1, 1, length + steps, dtype=self.cache_dtype, device=device)
+            self.padding[..., :length].masked_fill_(~mask[:, None, None], -torch.inf)
+        # A padded place sees itself, or its softmax would be over nothing.
+        visible = torch.ones(length, length, dtype=torch.bool, device=device).tril() & mask.unsqueeze(1)
+        visible |= torch.eye(length, dtype=torch.bool, device=device)
+        hidden = self._embed(input_ids)
+        hidden = run_layers(
+            self.model, hidden, self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1),
+            visible.unsqueeze(1), self.keys, self.values, 0, attend,
+        )  # fmt: skip
+        return self._logits(hidden)
+
+    @torch.no_grad()
+    def step(self, ids: Int[Tensor, " r"]) -> Float[Tensor, "r k"]:
+        place, self.place = self.place, self.place + 1
+        position, self.next_position = self.next_position, self.next_position + 1
+        hidden = self.run(
+            self.model, self._embed(ids.unsqueeze(1)), self.cos[position][:, None, None],
+            self.sin[position][:, None, None], None if self.padding is None else self.padding[..., : place + 1],
+            self.keys, self.values, place, self.attend_one,
+        )  # fmt: skip
+        return self._logits(hidden)
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.model.model.embed_tokens.weight).float()  # (R, T, D)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        head = self.model.lm_head
+        bias = None if head.bias is None else head.bias[self.legal]
+        return F.linear(hidden, head.weight[self.legal], bias).float()
+
+
+def run_layers(
+    model: PreTrainedModel,
+    hidden: Float[Tensor, "r t d"],
+    cos: Float[Tensor, "r 1 t h"],
+    sin: Float[Tensor, "r 1 t h"],
+    mask: Tensor | None,
+    keys: Float[Tensor, "l r g n h"],
+    values: Float[Tensor, "l r g n h"],
+    place: int,
+    attention: Callable[..., Tensor],
+) -> Float[Tensor, "r d"]:
+    """What the last of T ids at `place` of the cache has become, normed for the head. Fills the cache."""
+    rows, length = hidden.shape[:2]
+    until = place + length
+    dtype, eps = model.dtype, model.config.rms_norm_eps
+    for number, layer in enumerate(model.model.layers):
+        own = layer.self_attn
+        heads = (rows, length, -1, own.head_dim)
+        normed = rms_norm(hidden, layer.input_layernorm.weight, eps).to(dtype)
+        query, key, value = (
+            project(normed).view(heads) for project in (own.q_proj, own.k_proj, own.v_proj)
+        )  # (R, T, H, d)
+        if hasattr(own, "q_norm"):
+            query, key = own.q_norm(query), own.k_norm(key)
+        query, key = (rotate(part.transpose(1, 2).float(), cos, sin).to(keys.dtype) for part in (query, key))
+        keys[number, :, :, place:until] = key
+        values[number, :, :, place:until] = value.transpose(1, 2)
+        mixed = attention(query, keys[number, :, :, :until], values[number, :, :, :until], mask, own.scaling)
+        hidden = hidden + own.o_proj(mixed.transpose(1, 2).reshape(rows, length, -1).to(dtype))
+        normed = rms_norm(hidden, layer.post_attention_layernorm.weight, eps).to(dtype)
+        mlp = layer.mlp
+        hidden = hidden + mlp.down_proj(mlp.act_fn(mlp.gate_proj(normed)) * mlp.up_proj(normed))
+    return rms_norm(hidden[:, -1], model.model.norm.weight, eps).to(dtype)
+
+
+def rms_norm(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """fp32 in and out."""
+    return hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + eps) * weight
+
+
+def rotate(heads: Float[Tensor, "r h t d"], cos: Tensor, sin: Tensor) -> Float[Tensor, "r h t d"]:
+    """Rotary positions (Su et al. 2021, arXiv 2104.09864) on halves; the first half of `sin` is negated already."""
+    return torch.addcmul(heads * cos, heads.roll(heads.shape[-1] // 2, -1), sin)
+
+
+def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """(R, H, T, d) over (R, G, N, d), heads in G groups; `mask` is added, or bool."""
+    return F.scaled_dot_product_attention(query, keys, values, mask, scale=scale, enable_gqa=True)
+
+
+def attend_by_sums(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """The same for one query a row, as products and sums, which torch.compile makes into one pass over the cache."""
+    rows, heads, _, dim = query.shape
+    grouped = query.view(rows, keys.shape[1], -1, 1, dim)  # (R, G, H / G, 1, d)
+    scores = scale * (grouped * keys.unsqueeze(2)).sum(-1)  # (R, G, H / G, N)
+    if mask is not None:
+        scores = scores + mask
+    weights = scores.softmax(-1).unsqueeze(-1)
+    return (weights * values.unsqueeze(2)).sum(-2).view(rows, heads, 1, dim)
+
+
+def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return torch.compile(function, dynamic=True)

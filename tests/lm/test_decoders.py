@@ -1,0 +1,221 @@
+"""The decoder that runs a model's layers itself gives what the model's own forward gives."""
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, LogitsProcessor
+
+from lm.decoders import StockDecoder, build_decoder
+from lm.llama_decoder import LlamaDecoder, attend, attend_by_sums, is_llama_like
+
+VOCABULARY, LEGAL = 60, slice(20, 55)
+SIZES = {
+    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.3,
+}  # fmt: skip
+YARN = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 2.0, "original_max_position_embeddings": 32}
+KINDS = {
+    "llama": {"model_type": "llama"},
+    "one head for all keys": {"model_type": "llama", "num_key_value_heads": 1},
+    "biases": {"model_type": "llama", "attention_bias": True, "mlp_bias": True},
+    "untied": {"model_type": "llama", "tie_word_embeddings": False},
+    "yarn": {"model_type": "llama", "rope_parameters": YARN},
+    "another activation": {"model_type": "llama", "hidden_act": "gelu"},
+    "mistral": {"model_type": "mistral", "sliding_window": None},
+    "qwen2": {"model_type": "qwen2"},
+    "qwen3": {"model_type": "qwen3"},
+}
+STEPS = 6
+ROOT = Path(__file__).parents[2]
+COMPILED = """
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from lm.llama_decoder import LlamaDecoder
+
+torch.manual_seed(0)
+model = LlamaForCausalLM(LlamaConfig(
+    vocab_size=60, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, initializer_range=0.3,
+)).eval()
+compiled, plain = LlamaDecoder(model, slice(20, 55), compile=True), LlamaDecoder(model, slice(20, 55))
+for rows, is_padded in ((3, True), (3, False), (1, False)):
+    mask = torch.arange(5) >= 2 * is_padded * torch.arange(rows).unsqueeze(1)
+    ids = torch.randint(3, 60, (rows, 5)) * mask
+    torch.testing.assert_close(compiled.read(ids, mask, 6), plain.read(ids, mask, 6))
+    for column in torch.randint(3, 60, (6, rows)):
+        torch.testing.assert_close(compiled.step(column), plain.step(column), atol=2e-5, rtol=1e-5)
+print("the same")
+"""
+
+
+def build(model_type: str, **changed):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **(SIZES | changed))).eval()
+    for name, parameter in model.named_parameters():  # norms and biases start at 1 and 0, which would hide mistakes
+        if parameter.ndim == 1:
+            nn.init.normal_(parameter, 1.0 if "norm" in name else 0.0, 0.3)
+    return model
+
+
+@pytest.fixture(params=KINDS)
+def model(request):
+    return build(**KINDS[request.param])
+
+
+@pytest.fixture
+def prompts() -> tuple[torch.Tensor, torch.Tensor]:
+    """Three rows of 5, 3 and 1 ids, padded on the left."""
+    ids = torch.randint(3, VOCABULARY, (3, 5))
+    mask = torch.arange(5) >= torch.tensor([[0], [2], [4]])
+    return ids * mask, mask
+
+
+def logits_of(decoder, ids, mask, following) -> torch.Tensor:
+    """(STEPS + 1, R, K)"""
+    first = decoder.read(ids, mask, STEPS)
+    return torch.stack([first, *(decoder.step(column) for column in following.T)])
+
+
+def test_every_step_equals_the_stock_forward(model, prompts):
+    following = torch.randint(3, VOCABULARY, (3, STEPS))
+    ours = build_decoder(model, LEGAL)
+    assert isinstance(ours, LlamaDecoder)
+    made = logits_of(ours, *prompts, following)
+    expected = logits_of(StockDecoder(model, LEGAL), *prompts, following)
+    assert made.shape == (STEPS + 1, 3, 35)
+    torch.testing.assert_close(made, expected, atol=2e-5, rtol=1e-5)
+    assert made.std() > 0.1
+
+
+def test_a_row_equals_itself_alone(model, prompts):
+    following = torch.randint(3, VOCABULARY, (3, STEPS))
+    together = logits_of(LlamaDecoder(model, LEGAL), *prompts, following)
+    for row, (ids, mask) in enumerate(zip(*prompts, strict=True)):
+        alone = logits_of(LlamaDecoder(model, LEGAL), ids[mask][None], mask[mask][None], following[row : row + 1])
+        torch.testing.assert_close(together[:, row], alone[:, 0], atol=2e-5, rtol=1e-5)
+
+
+class OnlyLegal(LogitsProcessor):
+    def __call__(self, _ids, scores):
+        kept = torch.full_like(scores, -torch.inf)
+        kept[:, LEGAL] = scores[:, LEGAL]
+        return kept
+
+
+def test_greedy_ids_equal_those_of_generate(model, prompts):
+    ids, mask = prompts
+    expected = model.generate(
+        input_ids=ids, attention_mask=mask.long(), max_new_tokens=STEPS, min_new_tokens=STEPS, do_sample=False,
+        logits_processor=[OnlyLegal()],
+    )[:, 5:]  # fmt: skip
+    decoder = build_decoder(model, LEGAL)
+    drawn = [decoder.read(ids, mask, STEPS - 1).argmax(-1) + LEGAL.start]
+    for _ in range(STEPS - 1):
+        drawn.append(decoder.step(drawn[-1]).argmax(-1) + LEGAL.start)
+    assert torch.equal(torch.stack(drawn, 1), expected)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_bf16_weights_are_nearer_to_fp32_than_the_stock_forward(kind, prompts):
+    """The residual stream stays fp32 here, which the stock forward rounds to bf16 after every block."""
+    model, following = build(kind), torch.randint(3, VOCABULARY, (3, STEPS))
+    rounded = model.to(torch.bfloat16)
+    ours = logits_of(LlamaDecoder(rounded, LEGAL), *prompts, following)
+    stock = logits_of(StockDecoder(rounded, LEGAL), *prompts, following)
+    exact = logits_of(StockDecoder(rounded.float(), LEGAL), *prompts, following)
+    spread = exact.std()
+    assert (ours - exact).abs().max() < 0.1 * spread
+    assert (ours - exact).square().mean() < (stock - exact).square().mean()
+
+
+def test_a_compiled_step_gives_the_same():
+    """In a process of its own: the checks of shapes that these tests install cannot be compiled."""
+    done = subprocess.run([sys.executable, "-c", COMPILED], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "the same"
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_both_attentions_are_one(groups):
+    query, keys, values = torch.randn(3, 4, 1, 8), torch.randn(3, groups, 7, 8), torch.randn(3, groups, 7, 8)
+    mask = torch.zeros(3, 1, 1, 7).masked_fill(torch.arange(7) < torch.tensor([0, 2, 5]).view(3, 1, 1, 1), -torch.inf)
+    for own in (mask, None):
+        made = attend_by_sums(query, keys, values, own, 0.3)
+        torch.testing.assert_close(made, attend(query, keys, values, own, 0.3))
+
+
+def test_the_models_weights_are_used_as_they_are(prompts):
+    """Nothing is copied, so a decoder never draws with the weights of yesterday."""
+    model, following = build("llama"), torch.randint(3, VOCABULARY, (3, STEPS))
+    decoder = LlamaDecoder(model, LEGAL)
+    before = logits_of(decoder, *prompts, following)
+    model.model.layers[0].mlp.down_proj.weight.data.mul_(2)
+    after = logits_of(decoder, *prompts, following)
+    assert not torch.allclose(before, after, atol=1e-2)
+    torch.testing.assert_close(after, logits_of(StockDecoder(model, LEGAL), *prompts, following), atol=2e-5, rtol=1e-5)
+
+
+# What is not known goes through the stock forward
+
+
+def hooked():
+    model = build("llama")
+    model.model.layers[1].mlp.register_forward_hook(lambda _module, _inputs, made: 2 * made)
+    return model
+
+
+def replaced():
+    class Scaled(nn.Linear):
+        def forward(self, input):
+            return 2 * super().forward(input)
+
+    model = build("llama")
+    layer = model.model.layers[0].mlp
+    layer.up_proj = Scaled(32, 48, bias=False)
+    return model
+
+
+def sliding():
+    return build("mistral", sliding_window=3)
+
+
+def partly_sliding():
+    layers = ["full_attention", "sliding_attention"]
+    return build("qwen3", use_sliding_window=True, sliding_window=3, max_window_layers=1, layer_types=layers)
+
+
+def of_changing_rope():
+    rope = {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 4}
+    return build("llama", rope_parameters=rope, max_position_embeddings=4)
+
+
+def of_another_kind():
+    return build("gemma")
+
+
+@pytest.mark.parametrize("build_one", [hooked, replaced, sliding, partly_sliding, of_changing_rope, of_another_kind])
+def test_other_models_take_the_stock_forward(build_one, prompts):
+    model = build_one()
+    assert not is_llama_like(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert isinstance(build_decoder(model, LEGAL), StockDecoder)
+
+
+def test_the_stock_forward_is_announced_once():
+    class Renamed(type(build("gemma"))):
+        pass
+
+    model = build("gemma")
+    model.__class__ = Renamed
+    with pytest.warns(UserWarning, match="Renamed draws through its stock forward"):
+        build_decoder(model, LEGAL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build_decoder(model, LEGAL)
