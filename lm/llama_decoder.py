@@ -61,11 +61,13 @@ class LlamaDecoder:
     def read(self, input_ids: Int[Tensor, "r t"], mask: Bool[Tensor, "r t"], steps: int) -> Float[Tensor, "r k"]:
         config, device, (rows, length) = self.model.config, self.model.device, input_ids.shape
         head_dim = self.model.model.layers[0].self_attn.head_dim
-        shape = (config.num_hidden_layers, rows, config.num_key_value_heads, length + steps, head_dim)
-        self.keys = torch.zeros(shape, dtype=self.cache_dtype, device=device)
-        self.values = torch.zeros_like(self.keys)
+        shape = (rows, config.num_key_value_heads, length + steps, head_dim)
+        self.cache = [
+            tuple(torch.zeros(shape, dtype=self.cache_dtype, device=device) for _ in range(2))
+            for _ in range(config.num_hidden_layers)
+        ]
         places = torch.arange(length + steps, device=device)
-        cos, sin = self.model.model.rotary_emb(self.keys[:0, 0, 0], places.unsqueeze(0))
+        cos, sin = self.model.model.rotary_emb(self.cache[0][0], places.unsqueeze(0))
         sign = torch.ones(head_dim, device=device)
         sign[: head_dim // 2] = -1
         self.cos, self.sin = cos[0].float(), sin[0].float() * sign  # (T, d), for `rotate`
@@ -81,7 +83,7 @@ class LlamaDecoder:
         hidden = self._embed(input_ids)
         hidden = run_layers(
             self.model, hidden, self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1),
-            visible.unsqueeze(1), self.keys, self.values, 0, attend,
+            visible.unsqueeze(1), self.cache, 0, attend,
         )  # fmt: skip
         return self._logits(hidden)
 
@@ -92,7 +94,7 @@ class LlamaDecoder:
         hidden = self.run(
             self.model, self._embed(ids.unsqueeze(1)), self.cos[position][:, None, None],
             self.sin[position][:, None, None], None if self.padding is None else self.padding[..., : place + 1],
-            self.keys, self.values, place, self.attend_one,
+            self.cache, place, self.attend_one,
         )  # fmt: skip
         return self._logits(hidden)
 
@@ -111,16 +113,18 @@ def run_layers(
     cos: Float[Tensor, "r 1 t h"],
     sin: Float[Tensor, "r 1 t h"],
     mask: Tensor | None,
-    keys: Float[Tensor, "l r g n h"],
-    values: Float[Tensor, "l r g n h"],
+    cache: list[tuple[Tensor, Tensor]],
     place: int,
     attention: Callable[..., Tensor],
 ) -> Float[Tensor, "r d"]:
-    """What the last of T ids at `place` of the cache has become, normed for the head. Fills the cache."""
+    """What the last of T ids at `place` of the cache has become, normed for the head.
+
+    Fills the cache: keys and values (R, G, N, d) of each layer.
+    """
     rows, length = hidden.shape[:2]
     until = place + length
     dtype, eps = model.dtype, model.config.rms_norm_eps
-    for number, layer in enumerate(model.model.layers):
+    for layer, (keys, values) in zip(model.model.layers, cache, strict=True):
         own = layer.self_attn
         heads = (rows, length, -1, own.head_dim)
         normed = rms_norm(hidden, layer.input_layernorm.weight, eps).to(dtype)
@@ -130,9 +134,9 @@ def run_layers(
         if hasattr(own, "q_norm"):
             query, key = own.q_norm(query), own.k_norm(key)
         query, key = (rotate(part.transpose(1, 2).float(), cos, sin).to(keys.dtype) for part in (query, key))
-        keys[number, :, :, place:until] = key
-        values[number, :, :, place:until] = value.transpose(1, 2)
-        mixed = attention(query, keys[number, :, :, :until], values[number, :, :, :until], mask, own.scaling)
+        keys[:, :, place:until] = key
+        values[:, :, place:until] = value.transpose(1, 2)
+        mixed = attention(query, keys[:, :, :until], values[:, :, :until], mask, own.scaling)
         hidden = hidden + own.o_proj(mixed.transpose(1, 2).reshape(rows, length, -1).to(dtype))
         normed = rms_norm(hidden, layer.post_attention_layernorm.weight, eps).to(dtype)
         mlp = layer.mlp
