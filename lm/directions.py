@@ -10,7 +10,7 @@ from torch import Tensor
 from data_prep.prepared_set import PreparedSet, pictures_of
 from lm.evaluation import recall_at, retrieval_ranks
 from lm.gallery import MAX_PROMPTS, decode_flat, gallery
-from lm.likelihood import caption_log_likelihoods
+from lm.likelihood import log_likelihoods_of_captions
 from lm.pipeline import TextToImagePipeline
 from training.progress import Progress
 from vq import to_pixel_values
@@ -98,7 +98,7 @@ def _caption_r1(pipeline: TextToImagePipeline, part: _HeldOut, pool: list[str], 
         order = [pool[number] for number in torch.randperm(len(pool), generator=draw).tolist()]
         others = [text for text in order if text != caption][: CAPTIONS - 1]
         ids = [known[text][: pipeline.max_caption_tokens] for text in (caption, *others)]
-        scores = caption_log_likelihoods(pipeline.model, pipeline.vocabulary, codes, ids)
+        scores = log_likelihoods_of_captions(pipeline.model, pipeline.vocabulary, codes, ids)
         hits += int(scores.argmax() == 0)
     return hits / len(part.captions)
 

@@ -34,12 +34,24 @@ def picture_log_likelihood(
 
 @torch.no_grad()
 def caption_log_likelihoods(
+    model: PreTrainedModel, vocabulary: Vocabulary, codes: Int[Tensor, "b n"], captions: list[list[int]]
+) -> Float[Tensor, " b"]:
+    """log p(caption | picture), given that there is one, for a caption (ids) of each picture."""
+    text, parts = slice(0, vocabulary.image.offset), []
+    for start in range(0, len(captions), ROWS_AT_ONCE):
+        pictures = picture_ids(vocabulary, codes[start : start + ROWS_AT_ONCE].to(model.device))
+        own = captions[start : start + ROWS_AT_ONCE]
+        inputs = torch.cat([pictures, _right_pad(own, vocabulary.pad).to(model.device)], 1)
+        read = model(input_ids=inputs, use_cache=False).logits[:, pictures.shape[1] - 1 :, text].float()
+        parts.append(_sum_of_log_probs(read, own, vocabulary))
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def log_likelihoods_of_captions(
     model: PreTrainedModel, vocabulary: Vocabulary, codes: Int[Tensor, " n"], captions: list[list[int]]
 ) -> Float[Tensor, " c"]:
-    """log p(caption | picture) for every one of `captions` (ids) of one picture, given that it has a caption.
-
-    The picture is read once, and its cache is shared.
-    """
+    """The same for every one of `captions` of one picture, which is read once: its cache is shared."""
     device, picture = model.device, picture_ids(vocabulary, codes.to(model.device)[None])
     text, parts = slice(0, vocabulary.image.offset), []
     for start in range(0, len(captions), ROWS_AT_ONCE):
@@ -47,18 +59,24 @@ def caption_log_likelihoods(
         cache = DynamicCache(config=model.config)
         read = model(input_ids=picture, past_key_values=cache, use_cache=True)
         first = read.logits[:, -1:, text].float()
-        first[..., vocabulary.eos] = -torch.inf  # there is one
         cache.batch_repeat_interleave(len(own))
         inputs = _right_pad(own, vocabulary.pad).to(device)
         mask = torch.ones(len(own), picture.shape[1] + inputs.shape[1], dtype=torch.int64, device=device)
         later = model(input_ids=inputs, attention_mask=mask, past_key_values=cache, use_cache=True).logits[..., text]
-        log_probs = torch.cat([first.expand(len(own), -1, -1), later.float()], 1).log_softmax(-1)
-        targets = _right_pad([[*ids, vocabulary.eos] for ids in own], vocabulary.pad).to(device)
-        lengths = torch.tensor([len(ids) + 1 for ids in own], device=device).unsqueeze(1)
-        is_real = torch.arange(targets.shape[1], device=device) < lengths
-        chosen = log_probs.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-        parts.append(torch.where(is_real, chosen, 0.0).sum(1))
+        logits = torch.cat([first.expand(len(own), -1, -1), later.float()], 1)
+        parts.append(_sum_of_log_probs(logits, own, vocabulary))
     return torch.cat(parts)
+
+
+def _sum_of_log_probs(
+    logits: Float[Tensor, "b t v"], captions: list[list[int]], vocabulary: Vocabulary
+) -> Float[Tensor, " b"]:
+    """Of each caption and the eos behind it; logits[:, 0] stand before its first id, where eos cannot be."""
+    logits[:, 0, vocabulary.eos] = -torch.inf
+    targets = _right_pad([[*ids, vocabulary.eos] for ids in captions], vocabulary.pad).to(logits.device)
+    lengths = torch.tensor([len(ids) + 1 for ids in captions], device=logits.device).unsqueeze(1)
+    chosen = logits.log_softmax(-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    return torch.where(torch.arange(targets.shape[1], device=logits.device) < lengths, chosen, 0.0).sum(1)
 
 
 def _right_pad(rows: list[list[int]], pad: int) -> Int[Tensor, "b t"]:

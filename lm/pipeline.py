@@ -324,11 +324,8 @@ class TextToImagePipeline:
         if candidates < 1:
             raise UserError(f"candidates must be at least 1, found {candidates}.")
         settings, prompts = self._settings(**sampling), self._prompt_ids(_one_each(prompt, len(codes), "prompt"))
-        made = [
-            fill_codes(self.model, self.vocabulary, ids, own, mask, settings, candidates, generator)
-            for ids, own, mask in zip(prompts, codes, masks, strict=True)
-        ]
-        return self._output(torch.stack(made))
+        made = fill_codes(self.model, self.vocabulary, prompts, codes, masks, settings, candidates, generator)
+        return self._output(made)
 
     def _best(self, codes: Tensor, prompts: list[str | None], wanted: int, rerank: int) -> Int[Tensor, "b n"]:
         texts = [text for text in prompts for _ in range(wanted * rerank)]
@@ -338,12 +335,7 @@ class TextToImagePipeline:
 
     def _caption_scores(self, codes: Tensor, texts: list[str]) -> Tensor:
         ids = [own[: self.max_caption_tokens] for own in self.vocabulary.encode_text([_one_line(t) for t in texts])]
-        return torch.cat(
-            [
-                caption_log_likelihoods(self.model, self.vocabulary, *pair)
-                for pair in zip(codes, [[own] for own in ids], strict=True)
-            ]
-        )
+        return caption_log_likelihoods(self.model, self.vocabulary, codes, ids)
 
     def _output(self, flat_codes: Int[Tensor, "b n"]) -> TextToImageOutput:
         codes = self.image_tokenizer.unflatten_codes(flat_codes)

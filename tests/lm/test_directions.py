@@ -110,20 +110,36 @@ def test_inpaint_draws_only_under_the_mask(pipeline, pictures):
 
 
 def test_of_several_fillings_the_one_that_fits_what_follows(build_tiny, vocabulary):
-    model, prompt = build_tiny(), [vocabulary.bos, vocabulary.boi]
-    codes, mask = torch.randint(16, (5,)), torch.tensor([False, True, False, False, False])
-    drawn = fill_codes(model, vocabulary, prompt, codes, mask, SamplingConfig(temperature=10.0), 400, seeded())
+    """Of each row by itself: two pictures with a hole of one code each, at different places."""
+    model, prompts = build_tiny(), [[vocabulary.bos, vocabulary.boi], [vocabulary.bos, 70, 80, vocabulary.boi]]
+    codes, holes = torch.randint(16, (2, 5)), (1, 2)
+    masks = torch.arange(5) == torch.tensor(holes).unsqueeze(1)
+    settings = SamplingConfig(temperature=10.0)
+    drawn = fill_codes(model, vocabulary, prompts, codes, masks, settings, 400, seeded())
     image = slice(vocabulary.image.offset, vocabulary.image.stop)
+    for own, prompt, hole, made in zip(codes, prompts, holes, drawn, strict=True):
 
-    def likelihood_of_what_follows(code: int) -> float:
-        filled = codes.clone()
-        filled[1] = code
-        row = torch.tensor([prompt + vocabulary.codes_to_ids(filled).tolist()])
-        log_probs = model(input_ids=row).logits[0, 1:-1, image].log_softmax(-1)
-        return sum(log_probs[place, filled[place]].item() for place in (2, 3, 4))
+        def likelihood_of_what_follows(code: int, own=own, prompt=prompt, hole=hole) -> float:
+            filled = own.clone()
+            filled[hole] = code
+            row = torch.tensor([prompt + vocabulary.codes_to_ids(filled).tolist()])
+            log_probs = model(input_ids=row).logits[0, len(prompt) - 1 : -1, image].log_softmax(-1)
+            return sum(log_probs[place, filled[place]].item() for place in range(hole + 1, 5))
 
-    best = max(range(16), key=likelihood_of_what_follows)
-    assert drawn.tolist() == [*codes[:1].tolist(), best, *codes[2:].tolist()]
+        expected = own.clone()
+        expected[hole] = max(range(16), key=likelihood_of_what_follows)
+        assert torch.equal(made, expected)
+
+
+def test_rows_that_are_filled_together_and_in_parts(build_tiny, vocabulary, monkeypatch):
+    """At temperature 0 nothing is random, so that it cannot matter how many rows are drawn at once."""
+    model, prompts = build_tiny(), [[vocabulary.bos, vocabulary.boi]] * 5
+    codes, masks = torch.randint(16, (5, 6)), torch.rand(5, 6) < 0.5
+    together = fill_codes(model, vocabulary, prompts, codes, masks, SamplingConfig(temperature=0.0), 3)
+    monkeypatch.setattr("lm.inpainting.ROWS_AT_ONCE", 6)
+    in_parts = fill_codes(model, vocabulary, prompts, codes, masks, SamplingConfig(temperature=0.0), 3)
+    assert torch.equal(together, in_parts)
+    assert torch.equal(together[~masks], codes[~masks])
 
 
 def test_masks_that_do_not_fit(pipeline, pictures):
@@ -245,7 +261,7 @@ def test_figures_of_a_prepared_set(captioner, prepared, can_caption):
 def test_the_right_caption_is_found_where_the_model_says_so(captioner, prepared, monkeypatch):
     captioner.image_tokenizer = prepared.load_image_tokenizer()
     monkeypatch.setattr(
-        "lm.directions.caption_log_likelihoods",
+        "lm.directions.log_likelihoods_of_captions",
         lambda _model, _vocabulary, _codes, ids: -torch.arange(len(ids)).float(),
     )
     assert all(own["caption_r1"] == 1.0 for own in evaluate_directions(captioner, prepared).values())

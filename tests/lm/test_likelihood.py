@@ -5,7 +5,7 @@ import torch
 
 from data_prep.sequences import prompt_ids
 from lm.captioning import draw_captions
-from lm.likelihood import caption_log_likelihoods, picture_log_likelihood
+from lm.likelihood import caption_log_likelihoods, log_likelihoods_of_captions, picture_log_likelihood
 from training.errors import UserError
 
 CAPTIONS = ["red square", "a green circle beside a blue one", "red"]
@@ -47,7 +47,7 @@ def test_captions_by_hand(model, vocabulary, codes):
     assert len({len(own) for own in ids}) == 3
     text = slice(0, vocabulary.image.offset)
     for picture in codes:
-        found = caption_log_likelihoods(model, vocabulary, picture, ids)
+        found = log_likelihoods_of_captions(model, vocabulary, picture, ids)
         for own, value in zip(ids, found, strict=True):
             row, expected = picture_row(vocabulary, picture), 0.0
             for place, target in enumerate([*own, vocabulary.eos]):
@@ -61,14 +61,24 @@ def test_captions_by_hand(model, vocabulary, codes):
 
 def test_many_captions_equal_few(build_tiny, vocabulary, codes):
     ids = vocabulary.encode_text(CAPTIONS) * 30
-    found = caption_log_likelihoods(build_tiny(), vocabulary, codes[0], ids)
+    found = log_likelihoods_of_captions(build_tiny(), vocabulary, codes[0], ids)
     assert found.shape == (90,)
     torch.testing.assert_close(found[:3], found[87:])
 
 
+def test_a_caption_each_equals_all_of_one_picture(model, vocabulary, codes, monkeypatch):
+    ids = vocabulary.encode_text(CAPTIONS)
+    monkeypatch.setattr("lm.likelihood.ROWS_AT_ONCE", 2)
+    found = caption_log_likelihoods(model, vocabulary, codes, ids)
+    expected = [
+        log_likelihoods_of_captions(model, vocabulary, *pair)[0] for pair in zip(codes, [[i] for i in ids], strict=True)
+    ]
+    torch.testing.assert_close(found, torch.stack(expected), atol=1e-3, rtol=0)
+
+
 def test_another_picture_changes_the_captions_likelihood(build_tiny, vocabulary, codes):
     model, ids = build_tiny(), vocabulary.encode_text(CAPTIONS)
-    first, second = (caption_log_likelihoods(model, vocabulary, own, ids) for own in codes[:2])
+    first, second = (log_likelihoods_of_captions(model, vocabulary, own, ids) for own in codes[:2])
     assert (first - second).abs().min() > 1e-3
 
 
