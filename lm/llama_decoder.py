@@ -62,10 +62,10 @@ class LlamaDecoder:
         config, device, (rows, length) = self.model.config, self.model.device, input_ids.shape
         head_dim = self.model.model.layers[0].self_attn.head_dim
         shape = (rows, config.num_key_value_heads, length + steps, head_dim)
-        self.cache = [
-            tuple(torch.zeros(shape, dtype=self.cache_dtype, device=device) for _ in range(2))
-            for _ in range(config.num_hidden_layers)
-        ]
+        tensors = iter(
+            torch.zeros(shape, dtype=self.cache_dtype, device=device) for _ in range(2 * config.num_hidden_layers)
+        )
+        self.cache = list(zip(tensors, tensors, strict=True))  # keys and values of each layer
         places = torch.arange(length + steps, device=device)
         cos, sin = self.model.model.rotary_emb(self.cache[0][0], places.unsqueeze(0))
         sign = torch.ones(head_dim, device=device)
@@ -85,7 +85,7 @@ class LlamaDecoder:
             self.model, hidden, self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1),
             visible.unsqueeze(1), self.cache, 0, attend,
         )  # fmt: skip
-        return self._logits(hidden)
+        return self._logits(hidden[:, -1])
 
     @torch.no_grad()
     def step(self, ids: Int[Tensor, " r"]) -> Float[Tensor, "r k"]:
@@ -96,7 +96,27 @@ class LlamaDecoder:
             self.sin[position][:, None, None], None if self.padding is None else self.padding[..., : place + 1],
             self.cache, place, self.attend_one,
         )  # fmt: skip
+        return self._logits(hidden[:, -1])
+
+    @torch.no_grad()
+    def guess(self, ids: Int[Tensor, "r n"]) -> Float[Tensor, "r n k"]:
+        """Logits behind each of several ids a row. They stay in the cache but do not count; see `keep`."""
+        count, place = ids.shape[1], self.place
+        ahead = torch.arange(count, device=ids.device)
+        positions = self.next_position.unsqueeze(1) + ahead
+        mask = torch.zeros(1, 1, count, place + count, dtype=self.cache_dtype, device=ids.device)
+        mask[..., place:].masked_fill_(ahead > ahead.unsqueeze(1), -torch.inf)
+        if self.padding is not None:
+            mask = mask + self.padding[..., : place + count]
+        hidden = run_layers(
+            self.model, self._embed(ids), self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1), mask,
+            self.cache, place, attend,
+        )  # fmt: skip
         return self._logits(hidden)
+
+    def keep(self, count: int) -> None:
+        """The first `count` of the guessed ids are right; the next ids take the place of the others."""
+        self.place, self.next_position = self.place + count, self.next_position + count
 
     def _embed(self, ids: Tensor) -> Tensor:
         return F.embedding(ids, self.model.model.embed_tokens.weight).float()  # (R, T, D)
@@ -116,8 +136,8 @@ def run_layers(
     cache: list[tuple[Tensor, Tensor]],
     place: int,
     attention: Callable[..., Tensor],
-) -> Float[Tensor, "r d"]:
-    """What the last of T ids at `place` of the cache has become, normed for the head.
+) -> Float[Tensor, "r t d"]:
+    """What T ids at `place` of the cache have become, normed for the head.
 
     Fills the cache: keys and values (R, G, N, d) of each layer.
     """
@@ -141,7 +161,7 @@ def run_layers(
         normed = rms_norm(hidden, layer.post_attention_layernorm.weight, eps).to(dtype)
         mlp = layer.mlp
         hidden = hidden + mlp.down_proj(mlp.act_fn(mlp.gate_proj(normed)) * mlp.up_proj(normed))
-    return rms_norm(hidden[:, -1], model.model.norm.weight, eps).to(dtype)
+    return rms_norm(hidden, model.model.norm.weight, eps).to(dtype)
 
 
 def rms_norm(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
