@@ -57,7 +57,8 @@ class SequenceConfig:
 class Batch:
     """Packed rows and what is predicted where.
 
-    input_ids, position_ids: (P, T), positions restart at every row and stay 0 in the padding behind the last.
+    input_ids, position_ids: (P, T), positions restart at every row and stay 0 in the padding behind the last. A stock
+    forward keeps the rows of a pack apart only without an attention mask and with `use_cache=False`.
     code_places: (M,) places in the flattened (P * T) of the ids before each code, code_targets: the codes, [0, K).
     text_places, text_targets: (N,), the same for vocabulary ids of captions and brackets; is_described: (N,) whether
     the picture of such a caption stands before it.

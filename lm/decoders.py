@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from lm.llama_decoder import LlamaDecoder, is_llama_like
+from lm.model import read_into
 
 _TOLD: set[str] = set()
 
@@ -40,11 +41,11 @@ class StockDecoder:
         return self._forward(ids.unsqueeze(1))
 
     def _forward(self, input_ids: Tensor) -> Tensor:
-        made = self.model(
-            input_ids=input_ids, attention_mask=self.mask, position_ids=self.positions,
-            past_key_values=self.cache, use_cache=True, logits_to_keep=1,
+        logits = read_into(
+            self.cache, self.model, input_ids=input_ids, attention_mask=self.mask, position_ids=self.positions,
+            logits_to_keep=1,
         )  # fmt: skip
-        return made.logits[:, -1, self.legal].float()
+        return logits[:, -1, self.legal].float()
 
 
 def build_decoder(model: PreTrainedModel, legal: slice, compile: bool = False) -> StockDecoder | LlamaDecoder:

@@ -3,10 +3,13 @@
 This is the loop; how a model gets from an id to the next logits is a `Decoder`'s (lm/decoders.py).
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 
+import psutil
 import torch
-from jaxtyping import Int
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -17,7 +20,12 @@ from lm.sampling import SamplingConfig, guided_logits, sample
 from training.errors import UserError
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
+MOST_ROWS = 4096
 UNKNOWN = -1  # a code that is to be drawn
+NOT_FINITE = (
+    "The model's logits are not finite at {}; its weights are damaged or its training diverged. Train it again with a "
+    "lower --learning-rate, or in fp32."
+)
 
 
 @torch.no_grad()
@@ -32,49 +40,99 @@ def draw_codes(
     *,
     known: Int[Tensor, "b n"] | None = None,
     negative_prompts: list[list[int]] | None = None,
-    on_code: Callable[[int, Tensor], None] | None = None,
+    on_codes: Callable[[int, Tensor], None] | None = None,
+    batch_size: int = 64,
     compile: bool = False,
 ) -> Int[Tensor, "b n"]:
     """Codes (B, num_codes) in [0, K) that continue each prompt `bos caption boi`, on the model's device.
 
     Only image codes can be drawn, whatever the model prefers. `generator` is one for all rows or one a row; with one
     a row, a prompt draws the same picture alone and in any batch. `known` holds codes that stay and `UNKNOWN` where
-    one is to be drawn. Guidance leads away from `negative_prompts`, by default from no prompt.
+    one is to be drawn. Guidance leads away from `negative_prompts`, by default from no prompt. `batch_size` rows are
+    drawn at a time, fewer where memory is short. Of each such part,
     `on_logits(step, conditional, unconditional, guided)` sees every step that is not known of all rows before the
-    first that is drawn; `on_code(step, codes)` then gets the codes (B,). For `compile` see `build_decoder`.
-    Raises UserError for non-finite logits.
+    first that is drawn; `on_codes(step, codes)` then gets all its codes so far, (b, step + 1). For `compile` see
+    `build_decoder`. Raises UserError for non-finite logits.
     """
-    device, image = model.device, vocabulary.image
-    known = torch.full((len(prompts), num_codes), UNKNOWN) if known is None else known
-    known = known.to(device)
-    start = _known_by_all(known)
-    rows = [
-        prompt + ids for prompt, ids in zip(prompts, vocabulary.codes_to_ids(known[:, :start]).tolist(), strict=True)
-    ]
+    count, device = len(prompts), model.device
+    uniform = draw_uniform(count, num_codes, generator, device)
+    known = torch.full((count, num_codes), UNKNOWN) if known is None else known
+    twins = None
     if settings.is_guided:
-        twins = negative_prompts or [[vocabulary.bos, vocabulary.boi]] * len(prompts)
-        rows += [twin + row[len(prompt) :] for twin, row, prompt in zip(twins, rows, prompts, strict=True)]
-    uniform = draw_uniform(len(prompts), num_codes, generator, device)
-    codes = [*known[:, :start].unbind(1)]
+        twins = negative_prompts or [[vocabulary.bos, vocabulary.boi]] * count
+    parts, start = [torch.empty(0, num_codes, dtype=torch.int64, device=device)], 0
+    batch_size = min(batch_size, max(1, count), rows_that_fit(model, max(map(len, prompts), default=0) + num_codes))
+    while start < count:
+        part = slice(start, start + batch_size)
+        try:
+            drawn = _draw_part(
+                model, vocabulary, prompts[part], None if twins is None else twins[part], known[part].to(device),
+                uniform[part], settings, on_logits, on_codes, compile,
+            )  # fmt: skip
+        except RuntimeError as error:
+            if batch_size == 1 or not should_reduce_batch_size(error):
+                raise
+            batch_size //= 2
+            clear_device_cache(garbage_collection=True)
+            warnings.warn(f"Memory is short: {batch_size} pictures are drawn at a time.", stacklevel=2)
+            continue
+        parts.append(drawn)
+        start += batch_size
+    return torch.cat(parts)
+
+
+def _draw_part(
+    model: PreTrainedModel,
+    vocabulary: Vocabulary,
+    prompts: list[list[int]],
+    twins: list[list[int]] | None,
+    known: Int[Tensor, "b n"],
+    uniform: Float[Tensor, "b n"],
+    settings: SamplingConfig,
+    on_logits: Callable[[int, Tensor, Tensor | None, Tensor], None] | None,
+    on_codes: Callable[[int, Tensor], None] | None,
+    compile: bool,
+) -> Int[Tensor, "b n"]:
+    image, num_codes = vocabulary.image, known.shape[1]
+    first = _known_by_all(known)
+    begun = vocabulary.codes_to_ids(known[:, :first]).tolist()
+    rows = [prompt + ids for prompt, ids in zip([*prompts, *(twins or [])], begun * (2 if twins else 1), strict=True)]
+    codes = [*known[:, :first].unbind(1)]
     decoder = build_decoder(model, slice(image.offset, image.stop), compile)
-    input_ids, mask, _ = (tensor.to(device) for tensor in left_pad(rows, vocabulary.pad))
-    logits = decoder.read(input_ids, mask, num_codes - start)  # (B or 2B, K)
-    for step in range(start, num_codes):
-        require_finite(logits, f"code {step}")
-        conditional, unconditional = logits, None
-        if settings.is_guided:
-            conditional, unconditional = logits.chunk(2)
+    input_ids, mask, _ = (tensor.to(model.device) for tensor in left_pad(rows, vocabulary.pad))
+    logits = decoder.read(input_ids, mask, num_codes - first)  # (B or 2B, K)
+    are_finite = []
+    for step in range(first, num_codes):
+        are_finite.append(logits.sum().isfinite())
+        conditional, unconditional = (logits, None) if twins is None else logits.chunk(2)
         guided = guided_logits(conditional, unconditional, settings.at(step, num_codes))
         if on_logits is not None:
             on_logits(step, conditional, unconditional, guided)
         drawn = sample(guided, uniform[:, step], settings.temperature)
         codes.append(torch.where(known[:, step] == UNKNOWN, drawn, known[:, step]))
-        if on_code is not None:
-            on_code(step, codes[-1])
+        if on_codes is not None:
+            on_codes(step, torch.stack(codes, 1))
         if step + 1 < num_codes:
             next_ids = codes[-1] + image.offset
-            logits = decoder.step(next_ids.repeat(2) if settings.is_guided else next_ids)
+            logits = decoder.step(next_ids if twins is None else next_ids.repeat(2))
+    # Asked once, behind the loop: on a GPU every question waits for the device.
+    if are_finite and not (found := torch.stack(are_finite)).all():
+        raise UserError(NOT_FINITE.format(f"code {first + int(found.long().argmin())}"))
     return torch.stack(codes, 1)
+
+
+def rows_that_fit(model: PreTrainedModel, length: int) -> int:
+    """How many rows of `length` ids, each with its twin, have their cache in half of the memory that is free.
+
+    Asked of a CPU only: Linux ends a process that takes too much, where a GPU refuses and half as much can be tried.
+    """
+    config = model.config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    bytes_a_row = 2 * 2 * 4 * config.num_hidden_layers * width * max(1, length)
+    if model.device.type != "cpu":
+        return MOST_ROWS
+    return max(1, min(MOST_ROWS, psutil.virtual_memory().available // 2 // bytes_a_row))
 
 
 def _known_by_all(known: Int[Tensor, "b n"]) -> int:
@@ -85,10 +143,7 @@ def _known_by_all(known: Int[Tensor, "b n"]) -> int:
 def require_finite(logits: Tensor, where: str) -> None:
     """Raises UserError if a logit is not finite."""
     if not logits.isfinite().all():
-        raise UserError(
-            f"The model's logits are not finite at {where}; its weights are damaged or its training diverged. "
-            "Train it again with a lower --learning-rate, or in fp32."
-        )
+        raise UserError(NOT_FINITE.format(where))
 
 
 def draw_uniform(rows: int, columns: int, generator: Generators, device: torch.device) -> Tensor:

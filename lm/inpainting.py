@@ -7,7 +7,6 @@ the model's p(masked | known); the best is kept, not one drawn by its weight, so
 """
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from transformers import PreTrainedModel
 
 from data_prep.vocabulary import Vocabulary
 from lm.decoding import UNKNOWN, draw_codes
+from lm.likelihood import code_log_likelihoods
 from lm.sampling import SamplingConfig
 from training.errors import UserError
 
@@ -43,22 +43,12 @@ def fill_codes(
     for start in range(0, len(prompts), at_once):
         rows = known[start : start + at_once].repeat_interleave(candidates, 0)
         repeated = [prompt for prompt in prompts[start : start + at_once] for _ in range(candidates)]
-        weights = torch.zeros(len(rows), device=model.device)
-        weigh = partial(_weigh, weights, rows)
-        drawn = draw_codes(model, vocabulary, repeated, codes.shape[1], settings, generator, weigh, known=rows)
-        best = weights.view(-1, candidates).argmax(1, keepdim=True)  # (B, 1)
-        drawn = drawn.view(-1, candidates, codes.shape[1])
-        filled.append(drawn.take_along_dim(best.unsqueeze(-1), 1).squeeze(1))
+        drawn = draw_codes(model, vocabulary, repeated, codes.shape[1], settings, generator, known=rows)
+        log_probs = code_log_likelihoods(model, vocabulary, repeated, drawn)
+        weights = log_probs.masked_fill(rows == UNKNOWN, 0.0).sum(1)
+        best = weights.view(-1, candidates).argmax(1)
+        filled.append(drawn.view(-1, candidates, codes.shape[1])[torch.arange(len(best)), best])
     return torch.cat(filled)
-
-
-def _weigh(
-    weights: Tensor, known: Tensor, step: int, conditional: Tensor, _unconditional: Tensor | None, _guided: Tensor
-) -> None:
-    """Add what the model thinks of each row's code at `step`, where that is known."""
-    here = known[:, step]
-    log_probs = conditional.float().log_softmax(-1).gather(1, here.clamp(min=0).unsqueeze(1)).squeeze(1)
-    weights.add_(log_probs.masked_fill(here == UNKNOWN, 0.0))
 
 
 def code_mask(mask: Image.Image | Tensor, shape: Sequence[int], grid: tuple[int, ...]) -> Tensor:

@@ -10,16 +10,17 @@ from transformers import DynamicCache, PreTrainedModel
 
 from data_prep.sequences import picture_ids
 from data_prep.vocabulary import Vocabulary
+from lm.model import read_into
 
 ROWS_AT_ONCE = 64
 
 
 @torch.no_grad()
-def picture_log_likelihood(
+def code_log_likelihoods(
     model: PreTrainedModel, vocabulary: Vocabulary, prompts: list[list[int]], codes: Int[Tensor, "b n"]
-) -> Float[Tensor, " b"]:
-    """log p(codes | prompt) for each row `bos caption boi codes`."""
-    image, parts = vocabulary.image, []
+) -> Float[Tensor, "b n"]:
+    """log p(code | prompt, the codes before it) for each code of the rows `bos caption boi codes`."""
+    image, parts = vocabulary.image, [torch.empty(0, codes.shape[1], device=model.device)]
     for start in range(0, len(prompts), ROWS_AT_ONCE):
         own, targets = prompts[start : start + ROWS_AT_ONCE], codes[start : start + ROWS_AT_ONCE].to(model.device)
         rows = [prompt + ids for prompt, ids in zip(own, vocabulary.codes_to_ids(targets).tolist(), strict=True)]
@@ -28,7 +29,7 @@ def picture_log_likelihood(
         places = first + torch.arange(targets.shape[1], device=model.device)
         rows_at = torch.arange(len(own), device=model.device).unsqueeze(1)
         log_probs = logits[rows_at, places][..., image.offset : image.stop].float().log_softmax(-1)
-        parts.append(log_probs.gather(-1, targets.unsqueeze(-1)).squeeze(-1).sum(1))
+        parts.append(log_probs.gather(-1, targets.unsqueeze(-1)).squeeze(-1))
     return torch.cat(parts)
 
 
@@ -57,12 +58,11 @@ def log_likelihoods_of_captions(
     for start in range(0, len(captions), ROWS_AT_ONCE):
         own = captions[start : start + ROWS_AT_ONCE]
         cache = DynamicCache(config=model.config)
-        read = model(input_ids=picture, past_key_values=cache, use_cache=True)
-        first = read.logits[:, -1:, text].float()
+        first = read_into(cache, model, input_ids=picture)[:, -1:, text].float()
         cache.batch_repeat_interleave(len(own))
         inputs = _right_pad(own, vocabulary.pad).to(device)
         mask = torch.ones(len(own), picture.shape[1] + inputs.shape[1], dtype=torch.int64, device=device)
-        later = model(input_ids=inputs, attention_mask=mask, past_key_values=cache, use_cache=True).logits[..., text]
+        later = read_into(cache, model, input_ids=inputs, attention_mask=mask)[..., text]
         logits = torch.cat([first.expand(len(own), -1, -1), later.float()], 1)
         parts.append(_sum_of_log_probs(logits, own, vocabulary))
     return torch.cat(parts)

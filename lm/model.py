@@ -1,12 +1,13 @@
 """The language model: a stock transformers architecture over the merged vocabulary."""
 
+import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, Cache, PreTrainedModel
 
 from data_prep.vocabulary import Vocabulary
 from training.errors import UserError
@@ -107,6 +108,12 @@ def keeps_packed_rows_apart(model: PreTrainedModel) -> bool:
     alone = model(input_ids=ids[:, 3:], position_ids=restarting[:, 3:], use_cache=False).logits
     model.train(was_training)
     return torch.allclose(packed, alone, atol=1e-5)
+
+
+def read_into(cache: Cache, model: PreTrainedModel, **inputs: Any) -> Tensor:
+    """The logits of a stock forward that grows `cache`, by the name that this release of transformers gives it."""
+    named = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    return model(**inputs, **{named: cache}, use_cache=True).logits
 
 
 def add_embedding_dropout(model: PreTrainedModel, rate: float) -> None:

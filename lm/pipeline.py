@@ -10,7 +10,6 @@ R/model/
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from data_prep.vocabulary import Vocabulary
 from lm.captioning import draw_captions
 from lm.decoding import UNKNOWN, Generators, draw_codes
 from lm.inpainting import code_mask, fill_codes
-from lm.likelihood import caption_log_likelihoods, picture_log_likelihood
+from lm.likelihood import caption_log_likelihoods, code_log_likelihoods
 from lm.sampling import SamplingConfig
 from training.errors import UserError
 from training.files import read_json, write_json, write_notice
@@ -236,7 +235,7 @@ class TextToImagePipeline:
         """log p(picture | prompt) and log p(prompt | picture), one prompt a picture, or one for all."""
         codes = self.encode(images)
         texts = _one_each(prompts, len(codes), "prompts")
-        picture = picture_log_likelihood(self.model, self.vocabulary, self._prompt_ids(texts), codes)
+        picture = code_log_likelihoods(self.model, self.vocabulary, self._prompt_ids(texts), codes).sum(1)
         if not self.can_caption or any(text is None for text in texts):
             return Scores(picture, None)
         return Scores(picture, self._caption_scores(codes, [text or "" for text in texts]))
@@ -293,24 +292,10 @@ class TextToImagePipeline:
         known: Tensor | None = None,
         callback: OnCodes | None = None,
     ) -> Int[Tensor, "b n"]:
-        if isinstance(generator, Sequence) and len(generator) != len(rows):
-            raise UserError(
-                f"generator must be one, or one for each of the {len(rows)} pictures; found {len(generator)}."
-            )
-        num_codes = self.image_tokenizer.config.tokens_per_image
-        parts = []
-        for start in range(0, len(rows), batch_size):
-            part = slice(start, start + batch_size)
-            drawn: list[Tensor] = [] if known is None else [*known[part].T]
-            parts.append(
-                draw_codes(
-                    self.model, self.vocabulary, rows[part], num_codes, settings, _part(generator, start, batch_size),
-                    known=None if known is None else known[part],
-                    negative_prompts=None if negative is None else negative[part],
-                    on_code=None if callback is None else partial(_tell, callback, drawn),
-                )
-            )  # fmt: skip
-        return torch.cat(parts) if parts else torch.empty(0, num_codes, dtype=torch.int64)
+        return draw_codes(
+            self.model, self.vocabulary, rows, self.image_tokenizer.config.tokens_per_image, settings, generator,
+            known=known, negative_prompts=negative, on_codes=callback, batch_size=batch_size,
+        )  # fmt: skip
 
     def _filled(
         self,
@@ -443,8 +428,3 @@ def _one_line(text: str) -> str:
 
 def _part(generator: Generators, start: int, size: int) -> Generators:
     return generator[start : start + size] if isinstance(generator, Sequence) else generator
-
-
-def _tell(callback: OnCodes, drawn: list[Tensor], step: int, codes: Tensor) -> None:
-    drawn[step:] = [codes]
-    callback(step, torch.stack(drawn, 1))

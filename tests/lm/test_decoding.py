@@ -1,10 +1,13 @@
 """Drawing codes: cache, batches, guidance and its unconditional twins, generators, damaged weights."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+import lm.decoding
 from data_prep.sequences import prompt_ids
-from lm.decoding import draw_codes
+from lm.decoding import draw_codes, rows_that_fit
 from lm.sampling import SamplingConfig
 from training.errors import UserError
 
@@ -154,3 +157,57 @@ def test_the_callers_prompts_are_untouched(build_tiny, vocabulary, prompts):
     before = [list(prompt) for prompt in prompts]
     draw_codes(build_tiny(), vocabulary, prompts, NUM_CODES, SamplingConfig(guidance_scale=2.0))
     assert prompts == before
+
+
+# Batches larger than memory
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_parts_draw_what_the_whole_draws(build_tiny, vocabulary, prompts, batch_size):
+    known = torch.full((4, NUM_CODES), -1)
+    known[1, :3], known[2, 4] = torch.tensor([3, 1, 4]), 5
+    negative = [[vocabulary.bos, 60 + row, vocabulary.boi] for row in range(4)]
+    model, settings = build_tiny(), SamplingConfig(guidance_scale=2.0)
+
+    def draw(**changed):
+        return draw_codes(
+            model, vocabulary, prompts, NUM_CODES, settings, generators(0)[0], known=known, negative_prompts=negative,
+            **changed,
+        )  # fmt: skip
+
+    assert torch.equal(draw(batch_size=batch_size), draw())
+
+
+def test_a_part_that_does_not_fit_is_halved(build_tiny, vocabulary, prompts, monkeypatch):
+    model, tried = build_tiny(), []
+    expected = draw_codes(model, vocabulary, prompts, NUM_CODES, SamplingConfig(), generators(0)[0])
+    whole = lm.decoding._draw_part
+
+    def short_of_memory(model, vocabulary, prompts, *others):
+        tried.append(len(prompts))
+        if len(prompts) > 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+        return whole(model, vocabulary, prompts, *others)
+
+    monkeypatch.setattr("lm.decoding._draw_part", short_of_memory)
+    with pytest.warns(UserWarning, match="Memory is short: 1 pictures are drawn at a time"):
+        drawn = draw_codes(model, vocabulary, prompts, NUM_CODES, SamplingConfig(), generators(0)[0])
+    assert tried == [4, 2, 1, 1, 1, 1]
+    assert torch.equal(drawn, expected)
+
+
+def test_another_error_is_not_taken_for_short_memory(build_tiny, vocabulary, prompts, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("the machine is on fire")
+
+    monkeypatch.setattr("lm.decoding._draw_part", broken)
+    with pytest.raises(RuntimeError, match="on fire"):
+        draw_codes(build_tiny(), vocabulary, prompts, NUM_CODES, SamplingConfig())
+
+
+def test_rows_that_fit_are_counted_beforehand(build_tiny, monkeypatch):
+    """2 layers of 2 heads of 16, keys and values, twins, fp32: 2 * 32 * 2 * 2 * 4 = 1,024 bytes an id."""
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1024 * 10 * 7 * 2 + 5))
+    assert rows_that_fit(build_tiny(), 10) == 7
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=5))
+    assert rows_that_fit(build_tiny(), 10) == 1

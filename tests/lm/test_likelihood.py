@@ -5,7 +5,7 @@ import torch
 
 from data_prep.sequences import prompt_ids
 from lm.captioning import draw_captions
-from lm.likelihood import caption_log_likelihoods, log_likelihoods_of_captions, picture_log_likelihood
+from lm.likelihood import caption_log_likelihoods, code_log_likelihoods, log_likelihoods_of_captions
 from training.errors import UserError
 
 CAPTIONS = ["red square", "a green circle beside a blue one", "red"]
@@ -33,13 +33,13 @@ def next_log_probs(model, row: list[int], legal: slice) -> torch.Tensor:
 def test_pictures_by_hand(model, vocabulary, codes):
     prompts = prompt_ids(vocabulary, CAPTIONS, 20)
     image = slice(vocabulary.image.offset, vocabulary.image.stop)
-    found = picture_log_likelihood(model, vocabulary, prompts, codes)
-    for prompt, own, value in zip(prompts, codes, found, strict=True):
-        row, expected = list(prompt), 0.0
-        for code in own.tolist():
-            expected += next_log_probs(model, row, image).log_softmax(-1)[code].item()
+    found = code_log_likelihoods(model, vocabulary, prompts, codes)
+    for prompt, own, values in zip(prompts, codes, found, strict=True):
+        row = list(prompt)
+        for code, value in zip(own.tolist(), values, strict=True):
+            expected = next_log_probs(model, row, image).log_softmax(-1)[code].item()
+            assert value.item() == pytest.approx(expected, abs=1e-3)
             row.append(image.start + code)
-        assert value.item() == pytest.approx(expected, abs=1e-3)
 
 
 def test_captions_by_hand(model, vocabulary, codes):
