@@ -17,8 +17,9 @@ from vq import to_pixel_values
 
 CAPTIONS = 100  # the right one and 99 others
 RERANK = 8
-# Drawing at the pipeline's near-greedy default, several pictures of a prompt would be one.
-DIVERSE: dict[str, Any] = {"guidance_scale": 2.0, "temperature": 0.7}
+# Near the pipeline's greedy default several pictures of a prompt would be one, and there would be nothing to choose.
+DIVERSE: dict[str, Any] = {"guidance_scale": 1.5, "temperature": 1.0}
+ALL = "all held out"
 
 
 @dataclass
@@ -37,7 +38,7 @@ def evaluate_directions(pipeline: TextToImagePipeline, prepared: PreparedSet, se
     continues the upper half than when it draws without it, neither with a prompt.
     Of a model that captions, also caption_r1: how often the right caption is the likeliest of 100, the others being
     other held-out captions; and one, rerank: retrieval (`lm.evaluation`) of one draw and of the best of 8, with the
-    settings `DIVERSE`.
+    settings `DIVERSE`. "all held out" has the means over the pictures of all sets.
     """
     sets = {split: _held_out(prepared, split) for split in prepared.held_out}
     pool = sorted({caption for part in sets.values() for caption in part.captions})
@@ -49,7 +50,21 @@ def evaluate_directions(pipeline: TextToImagePipeline, prepared: PreparedSet, se
             figures[split]["caption_r1"] = _caption_r1(pipeline, part, pool, seed)
             figures[split] |= _reranked(pipeline, prepared, part, seed)
     progress.close()
+    if len(sets) > 1:
+        figures[ALL] = _mean(list(figures.values()), [len(part.captions) for part in sets.values()])
     return figures
+
+
+def _mean(figures: list[dict[str, Any]], counts: list[int]) -> dict[str, Any]:
+    """Of figures that are numbers, or dicts of numbers, over `counts` pictures each."""
+    mean = {}
+    for name, first in figures[0].items():
+        own = [part[name] for part in figures]
+        if isinstance(first, dict):
+            mean[name] = _mean(own, counts)
+        else:
+            mean[name] = sum(value * count for value, count in zip(own, counts, strict=True)) / sum(counts)
+    return mean
 
 
 def completed_better(
@@ -77,7 +92,9 @@ def directions_markdown(figures: dict[str, Any]) -> list[str]:
     for name, title in names.items():
         if all(name in own for own in figures.values()):
             lines.append(f"| {title} | " + " | ".join(f"{100 * own[name]:.1f}%" for own in figures.values()) + " |")
-    for name, title in (("one", "one draw"), ("rerank", f"best of {RERANK} by the model's own caption likelihood")):
+    settings = ", ".join(f"{name} {value:g}" for name, value in DIVERSE.items())
+    rows = {"one": f"one draw, {settings}", "rerank": f"best of {RERANK} such draws by their caption's likelihood"}
+    for name, title in rows.items():
         if all(name in own for own in figures.values()):
             cells = [f"{100 * own[name]['r1']:.1f}% / {100 * own[name]['r10']:.1f}%" for own in figures.values()]
             lines.append(f"| R@1 / R@10, {title} | " + " | ".join(cells) + " |")

@@ -7,7 +7,7 @@ from PIL import Image
 
 from lm import SamplingConfig, TextToImagePipeline
 from lm.decoding import UNKNOWN, draw_codes
-from lm.directions import completed_better, directions_markdown, evaluate_directions
+from lm.directions import _mean, completed_better, directions_markdown, evaluate_directions
 from lm.inpainting import fill_codes
 from training.errors import UserError
 
@@ -265,3 +265,10 @@ def test_the_right_caption_is_found_where_the_model_says_so(captioner, prepared,
         lambda _model, _vocabulary, _codes, ids: -torch.arange(len(ids)).float(),
     )
     assert all(own["caption_r1"] == 1.0 for own in evaluate_directions(captioner, prepared).values())
+
+
+def test_the_mean_over_sets_counts_pictures():
+    sets = [{"caption_r1": 0.9, "one": {"r1": 0.5}}, {"caption_r1": 0.1, "one": {"r1": 0.0}}]
+    mean = _mean(sets, [30, 10])
+    assert mean["caption_r1"] == pytest.approx(0.7)
+    assert mean["one"] == pytest.approx({"r1": 0.375})
