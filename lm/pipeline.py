@@ -7,21 +7,18 @@ R/model/
   image_tokenizer/          the VQ-VAE
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
-from data_prep.pictures import fit, to_rgb
 from data_prep.prepared_set import load_image_tokenizer, require_match
 from data_prep.sequences import prompt_ids
 from data_prep.vocabulary import Vocabulary
@@ -33,7 +30,7 @@ from lm.sampling import SamplingConfig
 from training.errors import UserError
 from training.files import read_json, write_json, write_notice
 from training.machine import best_device
-from vq import VQVAE, to_pixel_values
+from vq import VQVAE
 from vq.pictures import to_pil
 
 SETTINGS_FILE = "text_to_image.json"
@@ -245,19 +242,19 @@ class TextToImagePipeline:
 
     @torch.no_grad()
     def encode(self, images: Pictures) -> Int[Tensor, "b n"]:
-        """Pictures -> flat codes. PIL pictures of any size and mode are scaled and cropped; tensors are (B, C, *shape)
-        in [-1, 1]."""
+        """Pictures -> flat codes. PIL pictures of any size and mode are prepared as in training
+        (`vq.VQVAEImageProcessor`); tensors are (B, C, *shape) in [-1, 1]."""
         shape = tuple(self.image_tokenizer.config.network.input_shape)
-        if not isinstance(images, Tensor):
-            pictures = [images] if isinstance(images, Image.Image) else list(images)
-            if any(picture.size[::-1] != shape for picture in pictures):
-                warnings.warn(f"Pictures are scaled and cropped to {shape[1]}x{shape[0]}.", stacklevel=3)
-            arrays = np.stack([fit(to_rgb(picture), (shape[0], shape[1])) for picture in pictures])
-            images = to_pixel_values(torch.from_numpy(arrays).permute(0, 3, 1, 2))
-        if images.ndim != len(shape) + 2 or tuple(images.shape[2:]) != shape:
-            raise UserError(f"Pictures must be (B, C, {', '.join(map(str, shape))}), found {tuple(images.shape)}.")
+        if isinstance(images, Tensor):
+            pixel_values = images
+        else:
+            pixel_values: Tensor = self.image_tokenizer.image_processor(images, return_tensors="pt")["pixel_values"]
+        if pixel_values.ndim != len(shape) + 2 or tuple(pixel_values.shape[2:]) != shape:
+            raise UserError(
+                f"Pictures must be (B, C, {', '.join(map(str, shape))}), found {tuple(pixel_values.shape)}."
+            )
         device = self.image_tokenizer.device
-        parts = [self.image_tokenizer.encode(part.to(device)) for part in images.split(64)]
+        parts = [self.image_tokenizer.encode(part.to(device)) for part in pixel_values.split(64)]
         return self.image_tokenizer.flatten_codes(torch.cat(parts))
 
     def decode(self, codes: Int[Tensor, "b *code_shape"]) -> list[Image.Image] | list[Tensor]:
