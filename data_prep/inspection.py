@@ -13,10 +13,11 @@ from torch import Tensor
 
 from data_prep.collection import TRAIN, Collection, CollectionConfig
 from data_prep.decoding import mapped_shards
-from data_prep.pictures import UnreadablePicture, decode_picture, explained_picture, fit
+from data_prep.pictures import UnreadablePicture, decode_picture, explained_picture
 from data_prep.rows import Row, Unusable
 from data_prep.skipped import SkippedRows
 from training.errors import UserError
+from vq import scale_and_crop
 
 # Standard deviation of every channel of a picture, 0 to 255, below which there is next to nothing on it.
 NEAR_CONSTANT = 4.0
@@ -146,7 +147,7 @@ def _examine(
             with explained_picture(row.image, config.max_pixels) as picture:
                 kind = "SVG" if picture is None else f"{picture.format} {picture.mode}"
                 own_size = (0, 0) if picture is None else picture.size
-            values = fit(decode_picture(row.image, size, config.background, config.max_pixels), size)
+            values = scale_and_crop(decode_picture(row.image, size, config.background, config.max_pixels), size)
         except UnreadablePicture as error:
             skipped.append(Unusable(row.key, str(error)))
             continue

@@ -1,4 +1,4 @@
-"""Picture files as arrays: any mode, any size, damaged or not. Knows PIL, nothing of models."""
+"""Picture files as pictures, damaged or not, and views of them. What becomes of a picture then is `vq`'s to say."""
 
 import io
 import random
@@ -14,12 +14,9 @@ from PIL import Image as PILImage
 from PIL import ImageOps, UnidentifiedImageError
 
 from training.errors import UserError
+from vq import draft, scale_and_crop, to_rgb
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit
-# Large JPEGs are decoded at a fraction of their size, as long as it stays this many times the size that is wanted.
-DRAFT = 2
-ORIENTATION = 0x0112  # in EXIF
-EXIF_IN_INFO = ("JPEG", "WEBP")  # to look there is quicker
 
 
 class UnreadablePicture(ValueError):
@@ -60,8 +57,7 @@ def decode_picture(
         if picture is None:
             svg = image if isinstance(image, bytes) else image.read_bytes()
             return draw_svg(svg.decode(), 2 * max(size), background)
-        if min(picture.size) > 2 * DRAFT * max(size):
-            picture.draft("RGB", (DRAFT * max(size), DRAFT * max(size)))
+        draft(picture, size)
         return to_rgb(picture, background)
 
 
@@ -100,35 +96,11 @@ def explained_picture(image: bytes | Path, max_pixels: int = MAX_PIXELS) -> Iter
         raise UnreadablePicture(f"it cannot be decoded ({' '.join(str(error).split())})") from None
 
 
-def to_rgb(picture: PILImage.Image, background: str = "white") -> PILImage.Image:
-    """Upright, RGB, transparency on `background`."""
-    may_be_turned = picture.format not in EXIF_IN_INFO or "exif" in picture.info
-    if may_be_turned and picture.getexif().get(ORIENTATION, 1) != 1:
-        picture = ImageOps.exif_transpose(picture)
-    if picture.mode == "RGB" and "transparency" not in picture.info:
-        picture.load()
-        return picture
-    if {"A", "a"} & set(picture.getbands()) or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        picture = PILImage.alpha_composite(PILImage.new("RGBA", picture.size, background), picture)
-    if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip at 255
-        picture = picture.convert("I").point(lambda value: value / 257).convert("L")
-    return picture.convert("RGB")
-
-
-def fit(picture: PILImage.Image, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
-    """Scaled and cropped about its centre to (height, width) `size`."""
-    height, width = size
-    if picture.size != (width, height):
-        picture = ImageOps.fit(picture, (width, height), PILImage.Resampling.LANCZOS)
-    return np.asarray(picture)
-
-
 def make_views(
     picture: PILImage.Image, size: tuple[int, int], config: ViewConfig, key: str
 ) -> list[UInt8[np.ndarray, "h w 3"]]:
     """The picture and its further views, each (H, W, 3). The key alone decides them, on every machine."""
-    views = [fit(picture, size)]
+    views = [scale_and_crop(picture, size)]
     if config.views == 1:
         return views
     aspect = size[1] / size[0]

@@ -57,8 +57,10 @@ def prepare(
     `data` is what the user called the collection; `modalities` are further ones and their numbers of codes, which get
     ranges of ids beside the image's; `num_workers` as in `ShardEncoder`. The BPE is trained on captions
     of the training split only. Raises UserError if `output` holds anything else than this same prepared set, whole or
-    begun, if more pictures are unusable than the collection's `max_skipped`, or when the disk is full.
+    begun, if its pictures lie on another background than the tokenizer's, if more of them are unusable than the
+    collection's `max_skipped`, or when the disk is full.
     """
+    _require_background(collection, image_tokenizer)
     start, views, text = time.monotonic(), views or ViewConfig(), text or TextConfig()
     codebook_sizes = {"image": image_tokenizer.config.codebook_size} | _checked(modalities or {})
     made_from = {
@@ -96,6 +98,15 @@ def prepare(
         _finish(encoder, output, made_from, seconds)
     state.wait_for_everyone()
     return PreparedSet.load(output, verify=state.is_main_process)
+
+
+def _require_background(collection: Collection, image_tokenizer: VQVAE) -> None:
+    found, expected = collection.config.background, image_tokenizer.config.background
+    if collection.array_shape is None and found != expected:
+        raise UserError(
+            f"Transparent pictures are to be laid on {found} (--background), the image tokenizer learned them on "
+            f"{expected}; give --background {expected}, or train another image tokenizer."
+        )
 
 
 def _checked(modalities: dict[str, int]) -> dict[str, int]:

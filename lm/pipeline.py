@@ -1,43 +1,30 @@
-"""From prompts to pictures with a finished model folder.
+"""From prompts to pictures with a finished model folder, whose files `lm.folder` knows."""
 
-R/model/
-  config.json, model.safetensors, tokenizer.json, ...   load in stock AutoModelForCausalLM and AutoTokenizer
-  vocabulary.json           the ranges of ids
-  text_to_image.json        how to draw: sampling defaults, fingerprints of the parts
-  image_tokenizer/          the VQ-VAE
-"""
-
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from data_prep.pictures import fit, to_rgb
-from data_prep.prepared_set import load_image_tokenizer, require_match
-from data_prep.sequences import prompt_ids
 from data_prep.vocabulary import Vocabulary
 from lm.captioning import draw_captions
 from lm.decoding import UNKNOWN, Generators, draw_codes
+from lm.folder import FinishedModel, load_finished, push_finished, save_finished
 from lm.inpainting import code_mask, fill_codes
 from lm.likelihood import caption_log_likelihoods, code_log_likelihoods
+from lm.parts import local_folder
+from lm.pictures import Pictures, decode_pictures, encode_pictures
+from lm.prompts import checked_prompt_ids, one_line
 from lm.sampling import SamplingConfig
 from training.errors import UserError
-from training.files import read_json, write_json, write_notice
 from training.machine import best_device
-from vq import VQVAE, to_pixel_values
-from vq.pictures import to_pil
+from vq import VQVAE
 
-SETTINGS_FILE = "text_to_image.json"
-
-Pictures = Image.Image | Sequence[Image.Image] | Tensor
 OnCodes = Callable[[int, Tensor], None]
 
 
@@ -66,7 +53,8 @@ class TextToImagePipeline:
         pipe(["red heart"], guidance_scale=2.0, num_images_per_prompt=4, generator=g).images
 
     `sampling` holds the defaults that the folder was saved with; every call can override each of them.
-    `can_caption` is whether the model was trained on rows whose picture comes before the caption.
+    `can_caption` is whether the model was trained on rows whose picture comes before the caption. `trained_on` and
+    `figures` are what the model card says, see `lm.folder.FinishedModel`.
     """
 
     def __init__(
@@ -78,6 +66,8 @@ class TextToImagePipeline:
         max_caption_tokens: int = 64,
         attribution: str | None = None,
         can_caption: bool = False,
+        trained_on: Mapping[str, Any] | None = None,
+        figures: Mapping[str, Any] | None = None,
     ):
         if model.config.vocab_size != vocabulary.size:
             raise UserError(
@@ -94,6 +84,7 @@ class TextToImagePipeline:
         self.max_caption_tokens = max_caption_tokens
         self.attribution = attribution
         self.can_caption = can_caption
+        self.trained_on, self.figures = trained_on, figures
 
     # Drawing
 
@@ -242,28 +233,14 @@ class TextToImagePipeline:
 
     # Codes
 
-    @torch.no_grad()
     def encode(self, images: Pictures) -> Int[Tensor, "b n"]:
-        """Pictures -> flat codes. PIL pictures of any size and mode are scaled and cropped; tensors are (B, C, *shape)
-        in [-1, 1]."""
-        shape = tuple(self.image_tokenizer.config.network.input_shape)
-        if not isinstance(images, Tensor):
-            pictures = [images] if isinstance(images, Image.Image) else list(images)
-            if any(picture.size[::-1] != shape for picture in pictures):
-                warnings.warn(f"Pictures are scaled and cropped to {shape[1]}x{shape[0]}.", stacklevel=3)
-            arrays = np.stack([fit(to_rgb(picture), (shape[0], shape[1])) for picture in pictures])
-            images = to_pixel_values(torch.from_numpy(arrays).permute(0, 3, 1, 2))
-        if images.ndim != len(shape) + 2 or tuple(images.shape[2:]) != shape:
-            raise UserError(f"Pictures must be (B, C, {', '.join(map(str, shape))}), found {tuple(images.shape)}.")
-        device = self.image_tokenizer.device
-        parts = [self.image_tokenizer.encode(part.to(device)) for part in images.split(64)]
-        return self.image_tokenizer.flatten_codes(torch.cat(parts))
+        """Pictures -> flat codes. PIL pictures of any size and mode are prepared as in training; tensors are
+        (B, C, *shape) in [-1, 1]."""
+        return encode_pictures(self.image_tokenizer, images)
 
     def decode(self, codes: Int[Tensor, "b *code_shape"]) -> list[Image.Image] | list[Tensor]:
         """Codes (B, *code_shape) -> PIL pictures, or tensors (C, *shape) where they are none."""
-        device = self.image_tokenizer.device
-        made = torch.cat([self.image_tokenizer.decode_codes(part.to(device)).cpu() for part in codes.split(64)])
-        return to_pil(made) if made.ndim == 4 else list(made)
+        return decode_pictures(self.image_tokenizer, codes)
 
     def decode_partial(self, codes: Int[Tensor, "b m"]) -> list[Image.Image] | list[Tensor]:
         """Pictures of which only the first codes are drawn: their first code, the background's, stands for the rest."""
@@ -319,7 +296,7 @@ class TextToImagePipeline:
         return codes[best]
 
     def _caption_scores(self, codes: Tensor, texts: list[str]) -> Tensor:
-        ids = [own[: self.max_caption_tokens] for own in self.vocabulary.encode_text([_one_line(t) for t in texts])]
+        ids = [own[: self.max_caption_tokens] for own in self.vocabulary.encode_text([one_line(t) for t in texts])]
         return caption_log_likelihoods(self.model, self.vocabulary, codes, ids)
 
     def _output(self, flat_codes: Int[Tensor, "b n"]) -> TextToImageOutput:
@@ -341,69 +318,43 @@ class TextToImagePipeline:
             )
 
     def _prompt_ids(self, prompts: list[str | None]) -> list[list[int]]:
-        if empty := [index for index, text in enumerate(prompts) if text is not None and not text.strip()]:
-            raise UserError(f"Prompt {empty[0]} is empty; write what to draw, or pass None to draw without a prompt.")
-        texts = [None if text is None else _one_line(text) for text in prompts]
-        longest = max(map(len, self.vocabulary.encode_text([text for text in texts if text])), default=0)
-        if longest > self.max_caption_tokens:
-            raise UserError(
-                f"A prompt has {longest} tokens, this model knows at most {self.max_caption_tokens}; shorten it."
-            )
-        return prompt_ids(self.vocabulary, texts, self.max_caption_tokens)
+        return checked_prompt_ids(self.vocabulary, prompts, self.max_caption_tokens)
 
     # Files
 
     def save_pretrained(self, folder: Path | str) -> None:
-        """Write the finished model folder; see the module for what it holds."""
-        folder = Path(folder)
-        # After `bos caption boi`, stock `generate` then draws exactly the codes of one picture and no other id.
-        self.model.generation_config = GenerationConfig(
-            min_new_tokens=self.image_tokenizer.config.tokens_per_image,
-            max_new_tokens=self.image_tokenizer.config.tokens_per_image,
-            suppress_tokens=list(range(self.vocabulary.image_token_offset)), do_sample=True,
-            bos_token_id=self.vocabulary.bos, pad_token_id=self.vocabulary.pad,
-        )  # fmt: skip
-        self.model.save_pretrained(folder)
-        self.vocabulary.save_pretrained(folder)
-        self.image_tokenizer.save_pretrained(folder / "image_tokenizer")
-        settings = {
-            "max_caption_tokens": self.max_caption_tokens,
-            "sampling": asdict(self.sampling),
-            "attribution": self.attribution,
-            "can_caption": self.can_caption,
-            "image_tokenizer": self.image_tokenizer.fingerprint(),
-            "vocabulary": self.vocabulary.fingerprint(),
-        }
-        write_json(folder / SETTINGS_FILE, settings)
-        # The pictures of both stages, which may be of two collections.
-        lines = {self.attribution: None, self.image_tokenizer.config.attribution: None}
-        write_notice(folder, "\n".join(line for line in lines if line))
+        """Write the finished model folder; see `lm.folder` for what it holds."""
+        save_finished(self._finished(), Path(folder))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        commit_message: str = "Upload a text-to-image model",
+        create_pr: bool = False,
+    ) -> str:
+        """Save the folder into a repository of the hub, which is made if there is none, and return its address.
+
+        The training's log and checkpoints (`run/`) stay here. `token` is by default the one of `hf auth login`.
+        """
+        return push_finished(self._finished(), repo_id, private, token, commit_message, create_pr)
 
     @classmethod
-    def from_pretrained(cls, folder: Path | str, device: torch.device | str | None = None) -> "TextToImagePipeline":
-        """Load a finished model folder, onto the best device unless one is named.
+    def from_pretrained(
+        cls, folder: Path | str, device: torch.device | str | None = None, **hub: Any
+    ) -> "TextToImagePipeline":
+        """Load a finished model folder, or OWNER/NAME from the hub, onto the best device unless one is named.
 
-        Raises UserError for a folder that is no finished model, or whose parts were not trained together.
+        `hub` may hold `revision`, `token` and what else `huggingface_hub.snapshot_download` takes. Raises UserError for
+        a folder that is no finished model, or whose parts were not trained together.
         """
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise UserError(f"{folder} is no folder; --model must name a model that scripts/train_lm.py finished.")
-        settings = read_json(folder / SETTINGS_FILE)
-        if not list(folder.glob("model*.safetensors")):
-            raise UserError(f"{folder} holds no language model's weights (model.safetensors); train it again.")
-        vocabulary = Vocabulary.from_pretrained(folder)
-        image_tokenizer = load_image_tokenizer(folder / "image_tokenizer")
-        for name, part in (("vocabulary", vocabulary), ("image_tokenizer", image_tokenizer)):
-            require_match(
-                f"the {name} in {folder} is", part.fingerprint(), "its model was trained with", settings[name]
-            )
-        model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32)
-        sampling = SamplingConfig(**settings["sampling"])
-        pipeline = cls(
-            model, vocabulary, image_tokenizer, sampling, settings["max_caption_tokens"], settings["attribution"],
-            settings.get("can_caption", False),
-        )  # fmt: skip
+        pipeline = cls(**vars(load_finished(local_folder(folder, **hub))))
         return pipeline.to(device or best_device())
+
+    def _finished(self) -> FinishedModel:
+        return FinishedModel(**{field.name: getattr(self, field.name) for field in fields(FinishedModel)})
 
 
 def _listed(prompt: str | Sequence[str | None] | None) -> list[str | None]:
@@ -420,10 +371,6 @@ def _one_each(prompt: str | Sequence[str | None] | None, count: int, what: str) 
 
 def _repeated(rows: list[list[int]], times: int) -> list[list[int]]:
     return [row for row in rows for _ in range(times)]
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _part(generator: Generators, start: int, size: int) -> Generators:

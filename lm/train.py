@@ -167,9 +167,11 @@ def train_lm(
     nll = held_out_nll(model, prepared, caption_tokens)
     if run.accelerator.is_main_process:
         attribution = prepared.manifest["attribution"]
+        trained_on = {"data": prepared.manifest["made_from"]["data"], "pictures": prepared.manifest["splits"]}
         pipeline = TextToImagePipeline(
-            model, vocabulary, image_tokenizer, sampling, caption_tokens, attribution, sequences.captioning > 0
-        )
+            model, vocabulary, image_tokenizer, sampling, caption_tokens, attribution, sequences.captioning > 0,
+            trained_on,
+        )  # fmt: skip
         pipeline.save_pretrained(output)
         write_json(output / "run" / "stages.json", prepared.manifest["seconds"] | {"train_lm": run.state.seconds})
     run.finish(**nll)

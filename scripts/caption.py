@@ -21,7 +21,8 @@ def main(arguments: list[str] | None = None) -> None:
     if settings.output is not None and settings.output.exists():
         raise UserError(f"{settings.output} is there already; name another file.")
     pipeline = TextToImagePipeline.from_pretrained(settings.model)
-    captions = pipeline.caption([open_picture(path) for path in settings.image])
+    background = pipeline.image_tokenizer.config.background
+    captions = pipeline.caption([open_picture(path, background) for path in settings.image])
     lines = [
         json.dumps({"file_name": path.name, "caption": caption})
         for path, caption in zip(settings.image, captions, strict=True)

@@ -1,4 +1,4 @@
-"""Report on a finished model: figures, samples, a page.
+"""Report on a finished model: figures, samples, a page. The model's card gets the figures too.
 
 python scripts/evaluate.py --model runs/model --data runs/data --output runs/eval
 """
@@ -8,6 +8,7 @@ from pathlib import Path
 from data_prep import PreparedSet
 from lm import TextToImagePipeline
 from lm.directions import evaluate_directions
+from lm.folder import record_figures
 from lm.report import evaluate, require_no_other, write_report
 from training.cli import run_script, script_parser
 from training.errors import UserError
@@ -37,6 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     if settings.directions:
         figures["directions"] = evaluate_directions(pipeline, prepared, settings.seed)
     write_report(figures, shown, prepared, settings.model, settings.output)
+    record_figures(settings.model, figures)
     print((settings.output / "report.md").read_text(encoding="utf-8"), flush=True)
 
 

@@ -52,7 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
             rerank=1 if settings.rerank is None else settings.rerank, generator=generator, **sampling,
         )  # fmt: skip
     else:
-        images = [open_picture(settings.image)] * settings.num_images
+        background = pipeline.image_tokenizer.config.background
+        images = [open_picture(settings.image, background)] * settings.num_images
         if settings.mask is None:
             made = pipeline.complete(
                 images, settings.prompt, keep_rows=settings.keep_rows, generator=generator, **sampling

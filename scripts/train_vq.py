@@ -32,8 +32,9 @@ def main(arguments: list[str] | None = None) -> None:
     if skipped := pictures.skipped.summary():
         print(skipped, flush=True)
     model_config = VQVAEConfig(
-        network=settings.network, quantizer=settings.quantizer, attribution=collection.attribution
-    )
+        network=settings.network, quantizer=settings.quantizer,
+        background=collection.config.background, attribution=collection.attribution,
+    )  # fmt: skip
     provenance = {"data": settings.data, "collection": collection.fingerprint()}
     train_vq(pictures.train, pictures.held_out, settings.output, model_config, config, provenance, settings.resume)
 

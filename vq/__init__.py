@@ -1,10 +1,11 @@
 """Stage one: pictures (or series, or volumes) <-> codes. Knows nothing of text or of sequences."""
 
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from vq.config import NetworkConfig, VQVAEConfig
+from vq.image_processor import VQVAEImageProcessor
 from vq.model import VQVAE, VQVAEOutput
-from vq.pictures import picture_grid, to_pil, to_pixel_values, to_uint8
+from vq.pictures import draft, picture_grid, scale_and_crop, to_pil, to_pixel_values, to_rgb, to_uint8
 from vq.quantizers import (
     FSQConfig,
     GroupedConfig,
@@ -17,6 +18,7 @@ from vq.quantizers import (
 
 AutoConfig.register(VQVAEConfig.model_type, VQVAEConfig, exist_ok=True)
 AutoModel.register(VQVAEConfig, VQVAE, exist_ok=True)
+AutoImageProcessor.register(VQVAEConfig, image_processor_classes={"pil": VQVAEImageProcessor}, exist_ok=True)
 
 __all__ = [
     "FSQConfig",
@@ -29,9 +31,13 @@ __all__ = [
     "VQConfig",
     "VQVAE",
     "VQVAEConfig",
+    "VQVAEImageProcessor",
     "VQVAEOutput",
+    "draft",
     "picture_grid",
+    "scale_and_crop",
     "to_pil",
     "to_pixel_values",
+    "to_rgb",
     "to_uint8",
 ]

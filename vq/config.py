@@ -83,7 +83,8 @@ def fits(size: int, factor: int, misfit: str) -> bool:
 
 
 class VQVAEConfig(PreTrainedConfig):
-    """A network, a quantizer, and whose pictures it learned (`attribution`, the licence line of the collection).
+    """A network, a quantizer, and what pictures it learned: on which `background` transparency was laid, and the
+    licence line of the collection (`attribution`).
 
     Raises UserError for an unknown key in `network` or `quantizer`, or values that do not fit together.
     """
@@ -93,6 +94,7 @@ class VQVAEConfig(PreTrainedConfig):
     # Given as a dataclass, as a dict (from JSON), or not at all; always a dataclass afterwards.
     network: NetworkConfig = None  # type: ignore[assignment]
     quantizer: QuantizerConfig = None  # type: ignore[assignment]
+    background: str = "white"
     attribution: str | None = None
 
     def __post_init__(self, **kwargs):
@@ -117,6 +119,11 @@ class VQVAEConfig(PreTrainedConfig):
     def downsample_factor(self) -> int:
         """H / h."""
         return self.network.downsample_factor
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether its input is a picture in colour, and no series, volume or other array."""
+        return self.network.spatial_dims == 2 and self.network.in_channels == 3
 
     @property
     def tokens_per_image(self) -> int:

@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 from training.errors import UserError
 from training.files import write_notice
 from vq.config import VQVAEConfig, fits
+from vq.image_processor import VQVAEImageProcessor
 from vq.networks import DECODERS, ENCODERS
 from vq.pictures import crop_to_multiple, pad_to_multiple
 from vq.quantizers import build_quantizer
@@ -43,6 +44,7 @@ class VQVAE(PreTrainedModel):
     """
 
     config_class = VQVAEConfig
+    config: VQVAEConfig
     main_input_name = "pixel_values"
 
     def __init__(self, config: VQVAEConfig):
@@ -119,9 +121,18 @@ class VQVAE(PreTrainedModel):
         """(B, n) -> (B, *code_shape), the inverse of `flatten_codes`."""
         return codes.reshape(-1, *self.config.code_shape)
 
+    @property
+    def image_processor(self) -> VQVAEImageProcessor:
+        """What makes `pixel_values` of pictures as they were made in training. Raises UserError for a model of
+        anything else than pictures in colour."""
+        return VQVAEImageProcessor.of(self.config)
+
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
-        """As any transformers model, with the licence line of its pictures as NOTICE."""
+        """As any transformers model, beside it the image processor, if it is one of pictures, and the licence line of
+        its pictures as NOTICE."""
         super().save_pretrained(save_directory, *args, **kwargs)
+        if self.config.takes_pictures:
+            self.image_processor.save_pretrained(save_directory)
         write_notice(Path(save_directory), self.config.attribution)
 
     @torch.no_grad()

@@ -1,12 +1,48 @@
-"""Pixel values and what people look at: uint8 tensors, PIL pictures, grids."""
+"""Pixel values and what people look at: PIL pictures of any mode and size, uint8 tensors, grids."""
 
+import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float, Shaped, UInt8
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 GRID_GAP = 2
+# Large JPEGs are decoded at a fraction of their size, as long as it stays this many times the size that is wanted.
+DRAFT = 2
+ORIENTATION = 0x0112  # in EXIF
+EXIF_IN_INFO = ("JPEG", "WEBP")  # to look there is quicker
+
+
+def draft(picture: Image.Image, size: tuple[int, int]) -> None:
+    """Have an opened, not yet decoded JPEG that is much larger than (height, width) `size` decoded no finer than it
+    needs to be. Other pictures stay as they are."""
+    if min(picture.size) > 2 * DRAFT * max(size):
+        picture.draft("RGB", (DRAFT * max(size), DRAFT * max(size)))
+
+
+def to_rgb(picture: Image.Image, background: str = "white") -> Image.Image:
+    """Upright, RGB, transparency on `background`."""
+    may_be_turned = picture.format not in EXIF_IN_INFO or "exif" in picture.info
+    if may_be_turned and picture.getexif().get(ORIENTATION, 1) != 1:
+        picture = ImageOps.exif_transpose(picture)
+    if picture.mode == "RGB" and "transparency" not in picture.info:
+        picture.load()
+        return picture
+    if {"A", "a"} & set(picture.getbands()) or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, background), picture)
+    if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip at 255
+        picture = picture.convert("I").point(lambda value: value / 257).convert("L")
+    return picture.convert("RGB")
+
+
+def scale_and_crop(picture: Image.Image, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+    """An RGB picture, scaled and cropped about its centre to (height, width) `size`."""
+    height, width = size
+    if picture.size != (width, height):
+        picture = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+    return np.asarray(picture)
 
 
 def to_pixel_values(pictures: UInt8[Tensor, "b c *shape"] | Float[Tensor, "b c *shape"]) -> Float[Tensor, "b c *shape"]:

@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from data_prep.pictures import UnreadablePicture, ViewConfig, decode_picture, fit, make_views, to_rgb
+from data_prep.pictures import UnreadablePicture, ViewConfig, decode_picture, make_views
 from training.errors import UserError
+from vq import scale_and_crop, to_rgb
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 ORIENTATION, ROTATED = 0x0112, 6  # EXIF: the first column is shown at the top
@@ -52,21 +53,21 @@ def test_grey_of_16_bits_keeps_its_brightness():
 
 def test_a_picture_of_the_right_size_is_untouched():
     picture = from_pixels([RED, GREEN, BLUE], [BLUE, RED, WHITE])
-    assert pixels_of(fit(picture, (2, 3))) == [[RED, GREEN, BLUE], [BLUE, RED, WHITE]]
+    assert pixels_of(scale_and_crop(picture, (2, 3))) == [[RED, GREEN, BLUE], [BLUE, RED, WHITE]]
 
 
 def test_a_wide_picture_keeps_its_middle():
     row = [RED, RED, GREEN, GREEN, BLUE, BLUE]
-    assert pixels_of(fit(from_pixels(row, row), (2, 2))) == [[GREEN, GREEN], [GREEN, GREEN]]
+    assert pixels_of(scale_and_crop(from_pixels(row, row), (2, 2))) == [[GREEN, GREEN], [GREEN, GREEN]]
 
 
 def test_a_tall_picture_keeps_its_middle():
     picture = from_pixels([RED, RED], [GREEN, BLUE], [GREEN, BLUE], [RED, RED])
-    assert pixels_of(fit(picture, (2, 2))) == [[GREEN, BLUE], [GREEN, BLUE]]
+    assert pixels_of(scale_and_crop(picture, (2, 2))) == [[GREEN, BLUE], [GREEN, BLUE]]
 
 
 def test_a_larger_picture_is_scaled():
-    assert pixels_of(fit(Image.new("RGB", (40, 60), RED), (3, 2))) == [[RED, RED]] * 3
+    assert pixels_of(scale_and_crop(Image.new("RGB", (40, 60), RED), (3, 2))) == [[RED, RED]] * 3
 
 
 def test_a_rotated_photograph_is_shown_upright(tmp_path):
@@ -190,7 +191,7 @@ def test_the_first_view_is_the_picture_and_the_key_decides_the_others(photograph
     config = ViewConfig(views=3, flip=0.5, crop=0.6)
     views = make_views(photograph, (8, 12), config, "cat.png")
     assert [view.shape for view in views] == [(8, 12, 3)] * 3
-    np.testing.assert_array_equal(views[0], fit(photograph, (8, 12)))
+    np.testing.assert_array_equal(views[0], scale_and_crop(photograph, (8, 12)))
     assert not np.array_equal(views[1], views[0])
     assert not np.array_equal(views[1], views[2])
     np.testing.assert_array_equal(views, make_views(photograph, (8, 12), config, "cat.png"))

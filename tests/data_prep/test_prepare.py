@@ -348,7 +348,11 @@ def test_the_background_of_transparent_pictures(tiny_vqvae, tmp_path):
         (folder / f"{name}.txt").write_text(name)
     for colour in ("red", "blue"):
         collection = load_collection(str(folder), config=CollectionConfig(background=colour))
+        with pytest.raises(UserError, match=f"laid on {colour} .* learned them on {tiny_vqvae.config.background}"):
+            make(collection, tiny_vqvae, tmp_path / colour)
+        tiny_vqvae.config.background = colour
         prepared = make(collection, tiny_vqvae, tmp_path / colour)
+        assert prepared.load_image_tokenizer().image_processor.background == colour
         assert prepared.held_out["held_out"][0]["image"].getpixel((3, 3)) == Image.new("RGB", (1, 1), colour).getpixel(
             (0, 0)
         )

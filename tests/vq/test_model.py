@@ -51,7 +51,8 @@ def test_auto_classes_know_it(tiny_vqvae, pixel_values, tmp_path):
 
 def test_weights_are_safetensors_alone(tiny_vqvae, tmp_path):
     tiny_vqvae.save_pretrained(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["config.json", "model.safetensors", "preprocessor_config.json"]
 
 
 def test_the_licence_line_of_the_pictures_is_saved_with_the_weights(tiny_vqvae, tmp_path):

@@ -1,0 +1,126 @@
+"""Pictures of any size and mode -> the pixel values that a VQ-VAE was trained on. The only way there.
+
+Training and preparing data read files in workers of their own (`data_prep.pictures`) with the functions of
+`vq.pictures` that this class calls too, so that both give the same bits.
+"""
+
+import warnings
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
+
+from training.errors import UserError
+from vq.config import VQVAEConfig
+from vq.pictures import draft, scale_and_crop, to_pixel_values, to_rgb
+
+
+class _Settings(TypedDict, total=False):
+    size: dict[str, int]
+    background: str
+
+
+class VQVAEImageProcessor(BaseImageProcessor):
+    """What `AutoImageProcessor.from_pretrained` gives for the folder of a VQ-VAE, after `import vq`.
+
+    Pictures are turned upright, laid on `background`, scaled and cropped about their centre to `size` (a dict of
+    height and width, in pixels), and their values brought to [-1, 1]. `preprocessor_config.json` holds the two.
+    """
+
+    model_input_names = ["pixel_values"]
+    valid_kwargs = _Settings
+
+    def __init__(self, size: dict[str, int] | None = None, background: str = "white", **kwargs: Any):
+        super().__init__(**kwargs)
+        if size is None or set(size) != {"height", "width"} or min(size.values()) < 1:
+            raise UserError(f"size must be a dict of height and width in pixels, found {size}.")
+        self.size, self.background = dict(size), background
+
+    @classmethod
+    def of(cls, config: VQVAEConfig) -> "VQVAEImageProcessor":
+        """The image processor of a VQ-VAE. Raises UserError if that takes no pictures in colour."""
+        network = config.network
+        if not config.takes_pictures:
+            raise UserError(
+                f"This image tokenizer takes arrays of {network.in_channels} channels and shape {network.input_shape}, "
+                "not pictures in colour; give a tensor (batch, channels, *shape) with values in [-1, 1]."
+            )
+        height, width = network.input_shape
+        return cls(size={"height": height, "width": width}, background=config.background)
+
+    @property
+    def backend(self) -> str:
+        """Of transformers' backends, the one that works without torchvision."""
+        return "pil"
+
+    def fetch_images(self, image_url_or_urls: Any) -> Any:
+        """Files, by name, as pictures; anything else as it is."""
+        if isinstance(image_url_or_urls, list | tuple):
+            return [self.fetch_images(image) for image in image_url_or_urls]
+        if not isinstance(image_url_or_urls, str | Path):
+            return image_url_or_urls
+        try:
+            picture = Image.open(image_url_or_urls)
+            draft(picture, self._shape)
+            picture.load()
+        except OSError as error:
+            raise UserError(
+                f"{image_url_or_urls} cannot be read as a picture ({error}); give a picture file of this machine, a "
+                "PIL picture or an array."
+            ) from None
+        return picture
+
+    def __call__(self, images: Any, return_tensors: str | None = None) -> BatchFeature:  # type: ignore[override]
+        """See `preprocess`."""
+        return self.preprocess(images, return_tensors)
+
+    def preprocess(self, images: Any, return_tensors: str | None = None) -> BatchFeature:  # type: ignore[override]
+        """pixel_values: a list of arrays (3, height, width) float32 in [-1, 1], with `return_tensors="pt"` a tensor
+        (B, 3, height, width).
+
+        `images` is one picture or a list of them: PIL, the name of a file, or uint8 arrays (H, W, 3), (3, H, W) or
+        (H, W). A large JPEG is decoded at a fraction of its size, as in training, if given by its name. That pictures
+        of another size or mode are changed is said once, as a warning. Raises UserError for anything else.
+        """
+        pictures = [_as_picture(image) for image in _flat(self.fetch_images(images))]
+        if not pictures:
+            raise UserError("There are no pictures to prepare; give at least one.")
+        height, width = self._shape
+        if any(picture.size != (width, height) or picture.mode != "RGB" for picture in pictures):
+            # Always from this line: Python's own filter then lets it through once.
+            warnings.warn(
+                f"Pictures are scaled and cropped to {width}x{height}, in RGB, on {self.background}.", stacklevel=1
+            )
+        arrays = [scale_and_crop(to_rgb(picture, self.background), self._shape) for picture in pictures]
+        values = to_pixel_values(torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2))
+        return BatchFeature({"pixel_values": list(values.contiguous().numpy())}, tensor_type=return_tensors)
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return self.size["height"], self.size["width"]
+
+
+def _flat(images: Any) -> list[Any]:
+    if isinstance(images, list | tuple) or isinstance(images, np.ndarray | Tensor) and images.ndim == 4:
+        return [picture for part in images for picture in _flat(part)]
+    return [images]
+
+
+def _as_picture(image: Any) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image
+    array = np.asarray(image)
+    if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
+        array = np.moveaxis(array, 0, -1)
+    if array.dtype != np.uint8 or array.ndim not in (2, 3):
+        raise UserError(
+            f"A picture must be a PIL picture, the name of a file or a uint8 array (height, width, 3), found "
+            f"{type(image).__name__} of {array.dtype} {array.shape}; values that are in [-1, 1] already go to the "
+            "image tokenizer as they are."
+        )
+    return Image.fromarray(array.squeeze(-1) if array.shape[2:] == (1,) else array)
