@@ -10,6 +10,7 @@ K counts the `legal` ids, one range. Logits are fp32.
 """
 
 import warnings
+from functools import lru_cache
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,6 +19,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from lm.llama_decoder import LlamaDecoder, is_llama_like
 from lm.model import read_into
+from training.compiling import compile_failure
 
 _TOLD: set[str] = set()
 
@@ -51,12 +53,23 @@ class StockDecoder:
 def build_decoder(model: PreTrainedModel, legal: slice, compile: bool = False) -> StockDecoder | LlamaDecoder:
     """The fastest decoder that gives this model's own logits.
 
-    `compile` builds the step by torch.compile, which takes the better part of a minute and pays for hundreds of
-    pictures. Falls back to the stock forward for an architecture that `LlamaDecoder` does not know, and says so once.
+    `compile` builds the step by torch.compile, which takes ten seconds and more and pays for hundreds of pictures.
+    What does not work here is left out, and said once: compiling without a compiler, `LlamaDecoder` for an architecture
+    that it does not know.
     """
     if is_llama_like(model):
-        return LlamaDecoder(model, legal, compile)
-    if (kind := type(model).__name__) not in _TOLD:
-        _TOLD.add(kind)
-        warnings.warn(f"{kind} draws through its stock forward; llama and its like are faster.", stacklevel=3)
+        if compile and (failure := _compile_failure(model.device)):
+            _say_once("compile", f"torch.compile does not work here ({failure}); the step is drawn without it.")
+        return LlamaDecoder(model, legal, compile and not _compile_failure(model.device))
+    kind = type(model).__name__
+    _say_once(kind, f"{kind} draws through its stock forward; llama and its like are faster.")
     return StockDecoder(model, legal)
+
+
+_compile_failure = lru_cache(compile_failure)
+
+
+def _say_once(what: str, text: str) -> None:
+    if what not in _TOLD:
+        _TOLD.add(what)
+        warnings.warn(text, stacklevel=4)

@@ -108,7 +108,10 @@ def push_finished(
 
 
 def load_finished(
-    folder: Path, model: PreTrainedModel | None = None, parts: tuple[Vocabulary, VQVAE] | None = None
+    folder: Path,
+    model: PreTrainedModel | None = None,
+    parts: tuple[Vocabulary, VQVAE] | None = None,
+    dtype: torch.dtype | str = torch.float32,
 ) -> FinishedModel:
     """What `folder` holds; `model` and `parts` are its language model and tokenizers, where they are loaded already.
 
@@ -119,7 +122,7 @@ def load_finished(
         raise UserError(f"{folder} holds no language model's weights (model.safetensors); train it again.")
     vocabulary, image_tokenizer = parts or load_parts(folder, settings)
     if model is None:
-        model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype)
     return FinishedModel(
         model, vocabulary, image_tokenizer, SamplingConfig(**settings["sampling"]), settings["max_caption_tokens"],
         settings["attribution"], settings.get("can_caption", False), settings.get("trained_on"), _figures(folder),

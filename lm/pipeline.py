@@ -22,7 +22,7 @@ from lm.pictures import Pictures, decode_pictures, encode_pictures
 from lm.prompts import checked_prompt_ids, one_line
 from lm.sampling import SamplingConfig
 from training.errors import UserError
-from training.machine import best_device
+from training.machine import best_device, usable_device
 from vq import VQVAE
 
 OnCodes = Callable[[int, Tensor], None]
@@ -103,14 +103,16 @@ class TextToImagePipeline:
         min_p: float | None = None,
         rerank: int = 1,
         batch_size: int = 64,
+        compile: bool = False,
         callback: OnCodes | None = None,
     ) -> TextToImageOutput:
         """Draw `num_images_per_prompt` pictures for each prompt; None draws without one.
 
         `negative_prompt` (one, or one a prompt) is what guidance leads away from. `generator` (on any device) makes it
         repeatable; a list holds one a picture. `rerank` pictures are drawn for each that is wanted, and the one kept
-        under which the model finds its prompt likeliest. `batch_size` pictures are drawn at a time;
-        `callback(step, codes)` gets their codes (B, step + 1) after every step, see `decode_partial`. For the other
+        under which the model finds its prompt likeliest. `batch_size` pictures are drawn at a time, fewer where memory
+        is short; `callback(step, codes)` gets their codes (B, step + 1) after every step, see `decode_partial`.
+        `compile` builds the step by torch.compile, once a process: for hundreds of pictures. For the other
         arguments see `SamplingConfig`; what is not given is the folder's default.
         """
         settings = self._settings(
@@ -132,8 +134,9 @@ class TextToImagePipeline:
             if not settings.is_guided:
                 raise UserError("negative_prompt needs guidance: give a guidance_scale other than 1.")
         codes = self._draw(
-            _repeated(self._prompt_ids(prompts), repeats), settings, generator, batch_size, negative, callback=callback
-        )
+            _repeated(self._prompt_ids(prompts), repeats), settings, generator, batch_size, negative,
+            callback=callback, compile=compile,
+        )  # fmt: skip
         if rerank > 1:
             codes = self._best(codes, prompts, num_images_per_prompt, rerank)
         return self._output(codes)
@@ -268,10 +271,11 @@ class TextToImagePipeline:
         negative: list[list[int]] | None = None,
         known: Tensor | None = None,
         callback: OnCodes | None = None,
+        compile: bool = False,
     ) -> Int[Tensor, "b n"]:
         return draw_codes(
             self.model, self.vocabulary, rows, self.image_tokenizer.config.tokens_per_image, settings, generator,
-            known=known, negative_prompts=negative, on_codes=callback, batch_size=batch_size,
+            known=known, negative_prompts=negative, on_codes=callback, batch_size=batch_size, compile=compile,
         )  # fmt: skip
 
     def _filled(
@@ -343,15 +347,21 @@ class TextToImagePipeline:
 
     @classmethod
     def from_pretrained(
-        cls, folder: Path | str, device: torch.device | str | None = None, **hub: Any
+        cls,
+        folder: Path | str,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | str = torch.float32,
+        **hub: Any,
     ) -> "TextToImagePipeline":
         """Load a finished model folder, or OWNER/NAME from the hub, onto the best device unless one is named.
 
+        `dtype` is the precision of the language model's weights; torch.bfloat16 takes half the memory and draws faster
+        where the device multiplies it fast.
         `hub` may hold `revision`, `token` and what else `huggingface_hub.snapshot_download` takes. Raises UserError for
         a folder that is no finished model, or whose parts were not trained together.
         """
-        pipeline = cls(**vars(load_finished(local_folder(folder, **hub))))
-        return pipeline.to(device or best_device())
+        device = usable_device(device or best_device())
+        return cls(**vars(load_finished(local_folder(folder, **hub), dtype=dtype))).to(device)
 
     def _finished(self) -> FinishedModel:
         return FinishedModel(**{field.name: getattr(self, field.name) for field in fields(FinishedModel)})

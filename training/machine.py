@@ -7,12 +7,25 @@ from pathlib import Path
 
 import torch
 
+from training.errors import UserError
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def best_device() -> torch.device:
     """The accelerator that torch finds, or the CPU."""
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def usable_device(device: torch.device | str) -> torch.device:
+    """The device, tried. Raises UserError for one that this machine lacks."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch has one for each kind of device
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(
+            f"device {str(device)!r} is not to be had here ({reason}); leave it out for the best."
+        ) from None
 
 
 def is_bf16_fast(device: torch.device) -> bool:
