@@ -99,8 +99,9 @@ def main(arguments: list[str] | None = None) -> dict | None:
 def drawer(case: Case, rows: Rows, engine: str) -> Callable[[], object]:
     torch.manual_seed(0)
     model = build_language_model(MODELS[case.model], rows.vocabulary, length_of(case, rows)).eval()
-    vocabulary, captions = rows.vocabulary, [rows.captions[7 * number] for number in range(case.pictures)]
-    prompts = prompt_ids(vocabulary, list(captions), rows.longest)
+    vocabulary = rows.vocabulary
+    captions: list[str | None] = [rows.captions[7 * number % len(rows.captions)] for number in range(case.pictures)]
+    prompts = prompt_ids(vocabulary, captions, rows.longest)
     if engine == OURS:
         settings = SamplingConfig(guidance_scale=case.guidance)
         return functools.partial(draw_codes, model, vocabulary, prompts, case.codes, settings, **ENGINE)

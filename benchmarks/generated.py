@@ -16,13 +16,13 @@ WORDS = ("red", "blue", "green", "small", "large", "heart", "square", "circle", 
 PICTURES_A_TAR = 1000
 
 
-def write_webdataset(folder: Path, pictures: int, side: int) -> None:
-    """`pictures` JPEG files of coloured blocks with a caption each, in tars of `PICTURES_A_TAR`."""
+def write_webdataset(folder: Path, pictures: int, side: int, pictures_a_tar: int = PICTURES_A_TAR) -> None:
+    """`pictures` JPEG files of coloured blocks with a caption each, in tars of `pictures_a_tar`."""
     folder.mkdir(parents=True)
-    for start in range(0, pictures, PICTURES_A_TAR):
+    for start in range(0, pictures, pictures_a_tar):
         random = np.random.default_rng(start)
-        with tarfile.open(folder / f"{start // PICTURES_A_TAR:06}.tar", "w") as archive:
-            for number in range(start, min(start + PICTURES_A_TAR, pictures)):
+        with tarfile.open(folder / f"{start // pictures_a_tar:06}.tar", "w") as archive:
+            for number in range(start, min(start + pictures_a_tar, pictures)):
                 file = io.BytesIO()
                 Image.fromarray(coloured_blocks(1, side, random)[0]).save(file, "JPEG")
                 caption = " ".join(random.choice(WORDS, random.integers(2, 7)))
@@ -81,4 +81,3 @@ def write_shards(folder: Path, rows: int, rows_a_shard: int, tokens_per_image: i
         checksum = checksum_of(folder / name / "train.arrow")
         described.append({"folder": name, "rows": {"train": count}, "sha256": {"train": checksum}})
     return described
-

@@ -70,15 +70,13 @@ def main(arguments: list[str] | None = None) -> dict:
                 report.remark(f"{DALLE} is left out: {package}.")
             else:
                 tasks[DALLE], sizes[DALLE] = dalle_trainer(package, rows, settings.dalle, steps)
-        tokens = {trainer: BATCH * rows.tokens_a_row for trainer in sizes}
+        tokens = dict.fromkeys(sizes, BATCH * rows.tokens_a_row)
         tokens[OURS] = tasks[OURS].tokens  # type: ignore[attr-defined]
         found = in_turns(tasks, settings.rounds)
         for trainer, parameters in sizes.items():
             rates = [tokens[trainer] / seconds for seconds in found[trainer]]
             ours = [tokens[OURS] / seconds for seconds in found[OURS]]
-            share = Spread.of(
-                6 * parameters * r / peak / 1e9 for r, peak in zip(rates, found[PEAK], strict=True)
-            )
+            share = Spread.of(6 * parameters * r / peak / 1e9 for r, peak in zip(rates, found[PEAK], strict=True))
             table.row(name, trainer, parameters, Spread.of(found[trainer]), Spread.of(rates), share, ratio(ours, rates))
     report.remark(
         "Here: packed rows, code noise, embedding dropout and smoothed targets as scripts/train_lm.py has them by "

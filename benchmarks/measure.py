@@ -45,7 +45,9 @@ def parser(question: str | None) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=question, formatter_class=argparse.RawDescriptionHelpFormatter)
     size = made.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="a small form, for a first look")
-    size.add_argument("--tiny", action="store_true", help="seconds long: shows that the program works, measures nothing")
+    size.add_argument(
+        "--tiny", action="store_true", help="seconds long: shows that the program works, measures nothing"
+    )
     made.add_argument("--output", type=Path, default=RESULTS, help="folder for the result as JSON")
     return made
 
@@ -154,7 +156,9 @@ class Report:
         self.content["remarks"].append(text)
         print(f"\n{text}", flush=True)
 
-    def plot(self, name: str, title: str, x: str, y: str, series: dict[str, list[tuple[float, Spread | float]]]) -> None:
+    def plot(
+        self, name: str, title: str, x: str, y: str, series: dict[str, list[tuple[float, Spread | float]]]
+    ) -> None:
         """A curve for each series, both axes logarithmic."""
         points = {
             label: [[at, *(value if isinstance(value, Spread) else (value,) * 3)] for at, value in values]

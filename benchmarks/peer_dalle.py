@@ -1,6 +1,6 @@
 """The peer dalle-pytorch: its `DiscreteVAE` and its `DALLE`, of the sizes that are compared.
 
-    pip install --no-deps dalle-pytorch==1.6.6 axial-positional-embedding rotary-embedding-torch && pip install requests
+    pip install 'vqlm[bench]' && pip install --no-deps dalle-pytorch==1.6.6
 
 With all its dependencies it does not install beside today's packages: youtokentome asks for Cython without saying so.
 What it imports only for pretrained models of others and for its own version number (taming-transformers, omegaconf,
