@@ -52,9 +52,8 @@ def main(arguments: list[str] | None = None) -> list[str]:
     parser.add_argument("--data", default="openmoji", help="Collection of pictures.")
     options = parser.parse_args(arguments)
     keep_freed_memory()
-    collection = load_collection(options.data, 64)
-    pictures = load_pictures(collection.train, [64, 64])
-    held_out = load_pictures(collection.held_out, [64, 64])
+    loaded = load_pictures(load_collection(options.data, 64), [64, 64])
+    pictures, held_out = loaded.train, loaded.held_out
 
     rows = ["| quantizer | PSNR, dB | SSIM | perplexity | usage | pictures/s |", "|---|---|---|---|---|---|"]
     for number, (name, (network, quantizer, training)) in enumerate(TOKENIZERS.items()):

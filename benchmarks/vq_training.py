@@ -89,8 +89,8 @@ def pictures(settings: Settings) -> tuple[Tensor, Tensor]:
     if settings.generated:
         made = torch.from_numpy(coloured_blocks(settings.generated, SIDE)).permute(0, 3, 1, 2).contiguous()
         return made, made[:8]
-    collection = load_collection("openmoji", SIDE)
-    return load_pictures(collection.train, [SIDE, SIDE]), load_pictures(collection.held_out, [SIDE, SIDE])
+    loaded = load_pictures(load_collection("openmoji", SIDE), (SIDE, SIDE))
+    return loaded.train, loaded.held_out
 
 
 def several(step: Callable[[], None], count: int) -> Callable[[], float]:

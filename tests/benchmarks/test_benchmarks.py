@@ -93,7 +93,7 @@ def test_training_is_compared_with_the_trainer(run_tiny):
     assert sizes["here"] == sizes["transformers Trainer"]
 
 
-def test_stage_one_without_its_peer_says_so(run_tiny, monkeypatch):
+def test_stage_one_without_its_peer_says_so(run_tiny, monkeypatch, unchecked_types):
     monkeypatch.setitem(sys.modules, "dalle_pytorch", None)
     monkeypatch.setattr(importlib.import_module("peer_dalle"), "load", lambda: "dalle-pytorch: missing")
     result = run_tiny("vq_training")
@@ -101,14 +101,14 @@ def test_stage_one_without_its_peer_says_so(run_tiny, monkeypatch):
     assert result["remarks"] == ["DiscreteVAE is left out: dalle-pytorch: missing."]
 
 
-def test_stage_one_is_compared_with_its_peer(run_tiny):
+def test_stage_one_is_compared_with_its_peer(run_tiny, unchecked_types):
     pytest.importorskip("rotary_embedding_torch")
     result = run_tiny("vq_training")
     assert {"here", "DiscreteVAE", "DiscreteVAE, channels-last"} == first_cells(result)
     assert all(row[2] > 0 for row in rows_of(result, 1))
 
 
-def test_quantizers_are_compared(picture_folder, tmp_path):
+def test_quantizers_are_compared(picture_folder, tmp_path, unchecked_types):
     compare = importlib.import_module("image_tokenizers").main
     options = ["--minutes", "0.0001", "--only", "the default", "--data", str(picture_folder)]
     rows = compare([*options, "--output", str(tmp_path / "tokenizers")])
