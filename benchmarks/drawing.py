@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> dict | None:
         "Memory of drawing",
         ["case", "by", "weights, MB", "cache, MB", "peak beyond the weights, MB", "the same / (weights + cache)"],
     )
-    for number, case in enumerate(cases):
+    for number, case in enumerate(cases[:1] if options.quick else cases):
         for index, engine in enumerate(ENGINES):
             if options.tiny:
                 measured = memory_of(case, engine)

@@ -70,9 +70,9 @@ def main(arguments: list[str] | None = None) -> dict:
                 report.remark(f"{DALLE} is left out: {package}.")
             else:
                 tasks[DALLE], sizes[DALLE] = dalle_trainer(package, rows, settings.dalle, steps)
+        found = in_turns(tasks, settings.rounds)
         tokens = dict.fromkeys(sizes, BATCH * rows.tokens_a_row)
         tokens[OURS] = tasks[OURS].tokens  # type: ignore[attr-defined]
-        found = in_turns(tasks, settings.rounds)
         for trainer, parameters in sizes.items():
             rates = [tokens[trainer] / seconds for seconds in found[trainer]]
             ours = [tokens[OURS] / seconds for seconds in found[OURS]]
@@ -87,21 +87,24 @@ def main(arguments: list[str] | None = None) -> dict:
 
 
 class Steps:
-    """`count` steps of ours; the mean seconds of one. `tokens`: of a step, in the mean of those at the start."""
+    """`count` steps of ours; the mean seconds of one."""
 
     def __init__(self, step: LanguageStep, count: int):
         self.step, self.count = step, count
-        seen = []
-        for _ in range(2):  # compiles
-            step()
-            seen.append(step.tokens)
-        self.tokens = sum(seen) / len(seen)
+        self.seen: list[int] = []
+        step()  # compiles
 
     def __call__(self) -> float:
         start = time.perf_counter()
         for _ in range(self.count):
             self.step()
+            self.seen.append(self.step.tokens)
         return (time.perf_counter() - start) / self.count
+
+    @property
+    def tokens(self) -> float:
+        """Of a step so far, in the mean."""
+        return sum(self.seen) / len(self.seen)
 
 
 def trainers(

@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> dict | None:
         ["rows", "GB", "shards", "checksums", "opening, s", "first batch, s", "together"],
     )
     points: dict[str, list] = {"yes": [], "no": []}
-    for rows in options.rows or choose(options, [10_000, 100_000, 1_000_000, 10_000_000], [10_000, 200_000], [1_000]):
+    for rows in options.rows or choose(options, [10_000, 100_000, 1_000_000, 10_000_000], [100_000], [1_000]):
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
             shards = write_set(folder, rows)

@@ -45,7 +45,7 @@ class Settings(NamedTuple):
     generated: int | None = None
 
 
-QUICK = Settings(steps=5, rounds=3, minutes=0.2)
+QUICK = Settings(steps=5, rounds=3, minutes=0.1)
 TINY = Settings(1, 1, 0.0001, NetworkConfig(stem_channels=8, hidden_channels=16, num_residual_layers=1), 8, 64)
 
 

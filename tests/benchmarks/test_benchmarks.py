@@ -8,22 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture(autouse=True)
 def _beside_one_another(monkeypatch):
-    """Benchmarks import one another by their names, as scripts in one folder do. What they set for speed is undone."""
+    """Benchmarks import one another by their names, as scripts in one folder do."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    monkeypatch.setattr("training.machine.keep_freed_memory", lambda: None)
     known = set(sys.modules)
     yield
     for name in set(sys.modules) - known:
         if Path(getattr(sys.modules[name], "__file__", None) or "").parent == BENCHMARKS:
             del sys.modules[name]
-    torch.compiler.reset()
 
 
 @pytest.fixture
