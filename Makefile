@@ -1,8 +1,11 @@
 # Two commands do everything: `make demo` and `make test`. Both make .venv on their first run.
 PYTHON ?= python3
 BIN := .venv/bin
+# killed.py and image_tokenizers.py answer other questions than of speed, and are run by hand.
+BENCHMARKS := roofline drawing lm_training lm_step vq_training data_loading nearest_codes encoding_rate \
+	encoding_memory opening growth
 
-.PHONY: demo test lint smoke clean
+.PHONY: demo test lint smoke bench bench-quick clean
 
 demo: .venv/installed-demo
 	$(BIN)/python scripts/demo.py --output outputs/demo
@@ -17,6 +20,18 @@ smoke: .venv/installed-dev
 	$(BIN)/python scripts/demo.py --configs configs/smoke --output outputs/smoke | grep "All is done"
 	$(BIN)/python scripts/generate.py --model outputs/smoke/model --prompt "red heart" --output outputs/smoke/picture.png
 
+# Everything against its peers: docs/benchmarks.md and its plots. Nothing else should run on the machine meanwhile.
+bench: .venv/installed-bench
+	rm -rf outputs/bench
+	set -e; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py; done
+	$(BIN)/python benchmarks/report.py
+
+bench-quick: .venv/installed-bench
+	rm -rf outputs/bench-quick
+	set -e; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py --quick --output outputs/bench-quick; done
+	$(BIN)/python benchmarks/report.py --results outputs/bench-quick --page outputs/bench-quick/benchmarks.md \
+		--images outputs/bench-quick
+
 lint: .venv/installed-dev
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright --pythonpath $(BIN)/python
 
@@ -25,6 +40,7 @@ lint: .venv/installed-dev
 
 .venv/installed-%: .venv/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	$(if $(filter bench dev,$*),$(BIN)/python -m pip install --quiet --no-deps dalle-pytorch==1.6.6)
 	touch $@
 
 clean:

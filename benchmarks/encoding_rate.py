@@ -3,57 +3,75 @@
     python benchmarks/encoding_rate.py
 
 Shards of a generated WebDataset are encoded by `ShardEncoder`, which is what prepare_data.py runs, in turns with the
-encoder alone on the same pictures as tensors in memory.
+encoder alone (`VQVAE.encode`) on the same pictures as tensors in memory.
 """
 
-import argparse
 import copy
-import statistics
 import tempfile
-import time
 from pathlib import Path
+from typing import NamedTuple
 
-from generated import print_machine, write_image_tokenizer, write_webdataset
+from generated import PICTURES_A_TAR, write_image_tokenizer, write_webdataset
+from measure import Report, Spread, choose, in_turns, parser, ratio
+from torch import Tensor
 
 from data_prep import Vocabulary, load_collection, load_pictures
 from data_prep.encoding import ShardEncoder
 from training.machine import keep_freed_memory
-from vq import to_pixel_values
+from vq import VQVAE, to_pixel_values
 
-SHARDS = 20  # of a round
+ALONE, OURS = "encoder alone, tensors in memory", "from tar files to a prepared set"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shards", type=int, default=100, help="of 1,000 pictures; how large the collection is")
-    parser.add_argument("--rounds", type=int, default=4, help="rounds of 20,000 pictures")
-    parser.add_argument("--side", type=int, default=64, help="pixels of the JPEG files and of the model")
-    arguments = parser.parse_args()
+class Settings(NamedTuple):
+    """shards: of a round, each a tar. side: pixels of the JPEG files and of the model. workers: of ShardEncoder."""
+
+    shards: int = 20
+    rounds: int = 4
+    side: int = 64
+    pictures_a_shard: int = PICTURES_A_TAR
+    workers: int | None = None
+
+
+QUICK = Settings(shards=3, rounds=2)
+TINY = Settings(1, 1, 16, 20, 0)
+
+
+def main(arguments: list[str] | None = None) -> dict:
+    options = parser(__doc__).parse_args(arguments)
+    settings = choose(options, Settings(), QUICK, TINY)
     keep_freed_memory()
-    print_machine()
+    report = Report("encoding_rate", __doc__, options)
+    rounds, count = settings.rounds + 1, settings.shards * settings.pictures_a_shard  # the first warms up
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        write_webdataset(folder / "tars", 1000 * arguments.shards, arguments.side)
-        model = write_image_tokenizer(folder / "vq", arguments.side)
+        write_webdataset(folder / "tars", rounds * count, settings.side, settings.pictures_a_shard)
+        model = write_image_tokenizer(folder / "vq", settings.side)
         plain = copy.deepcopy(model)
         collection = load_collection(str(folder / "tars" / "*.tar"))
         vocabulary = Vocabulary.train((row.captions[0] for row in collection.rows()), 400, {"image": 1024})
-        encoder = ShardEncoder(collection, model, vocabulary, folder / "shards")
-        pictures = load_pictures(collection, (arguments.side, arguments.side), 1000 * SHARDS).train[: 1000 * SHARDS]
-        alone, ours = [], []
-        for number in range(arguments.rounds + 1):  # the first warms up
-            start = time.perf_counter()
-            for part in pictures.split(64):
-                plain.encode(to_pixel_values(part))
-            middle = time.perf_counter()
-            list(encoder.encode(list(range(SHARDS * number, SHARDS * (number + 1)))))
-            alone.append(middle - start)
-            ours.append(time.perf_counter() - middle)
-    pairs = [a / b for a, b in zip(alone[1:], ours[1:], strict=True)]
-    print("| | pictures/s, median |\n|---|---|")
-    print(f"| encoder alone, tensors in memory | {1000 * SHARDS / statistics.median(alone[1:]):.0f} |")
-    print(f"| from tar files to a prepared set | {1000 * SHARDS / statistics.median(ours[1:]):.0f} |")
-    print(f"| share, median ({min(pairs):.2f} to {max(pairs):.2f}) | {statistics.median(pairs):.2f} |")
+        encoder = ShardEncoder(collection, model, vocabulary, folder / "shards", num_workers=settings.workers)
+        pictures = load_pictures(collection, (settings.side, settings.side), count).train[:count]
+        numbers = iter(
+            [
+                list(range(start, start + settings.shards))
+                for start in range(0, rounds * settings.shards, settings.shards)
+            ]
+        )
+        found = in_turns(
+            {ALONE: lambda: encode_all(plain, pictures), OURS: lambda: list(encoder.encode(next(numbers)))},
+            settings.rounds,
+        )
+    table = report.table(f"Pictures of {settings.side}x{settings.side}", ["", "pictures/s", "share of the encoder's"])
+    table.row(ALONE, Spread.of(len(pictures) / seconds for seconds in found[ALONE]), None)
+    ours = [count / seconds for seconds in found[OURS]]
+    table.row(OURS, Spread.of(ours), ratio(ours, [len(pictures) / seconds for seconds in found[ALONE]]))
+    return report.save()
+
+
+def encode_all(model: VQVAE, pictures: Tensor) -> None:
+    for part in pictures.split(64):
+        model.encode(to_pixel_values(part))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
-"""Generated collections and prepared sets for the benchmarks of data_prep."""
+"""Generated pictures, collections and prepared sets."""
 
-import datetime
 import io
-import json
 import tarfile
 from pathlib import Path
 
@@ -12,28 +10,33 @@ from datasets import Features, List, Value
 from PIL import Image
 
 from data_prep.prepared_set import checksum_of
-from training.machine import describe_machine
 from vq import VQVAE, NetworkConfig, VQVAEConfig
 
 WORDS = ("red", "blue", "green", "small", "large", "heart", "square", "circle", "flag", "cat", "dog", "moon")
 PICTURES_A_TAR = 1000
 
 
-def write_webdataset(folder: Path, pictures: int, side: int) -> None:
-    """`pictures` JPEG files of coloured blocks with a caption each, in tars of `PICTURES_A_TAR`."""
+def write_webdataset(folder: Path, pictures: int, side: int, pictures_a_tar: int = PICTURES_A_TAR) -> None:
+    """`pictures` JPEG files of coloured blocks with a caption each, in tars of `pictures_a_tar`."""
     folder.mkdir(parents=True)
-    for start in range(0, pictures, PICTURES_A_TAR):
+    for start in range(0, pictures, pictures_a_tar):
         random = np.random.default_rng(start)
-        with tarfile.open(folder / f"{start // PICTURES_A_TAR:06}.tar", "w") as archive:
-            for number in range(start, min(start + PICTURES_A_TAR, pictures)):
-                blocks = Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        with tarfile.open(folder / f"{start // pictures_a_tar:06}.tar", "w") as archive:
+            for number in range(start, min(start + pictures_a_tar, pictures)):
                 file = io.BytesIO()
-                blocks.resize((side, side), Image.Resampling.BICUBIC).save(file, "JPEG")
+                Image.fromarray(coloured_blocks(1, side, random)[0]).save(file, "JPEG")
                 caption = " ".join(random.choice(WORDS, random.integers(2, 7)))
                 for suffix, content in ((".jpg", file.getvalue()), (".txt", caption.encode())):
                     member = tarfile.TarInfo(f"{number:09}{suffix}")
                     member.size = len(content)
                     archive.addfile(member, io.BytesIO(content))
+
+
+def coloured_blocks(pictures: int, side: int, random: np.random.Generator | None = None) -> np.ndarray:
+    """(N, H, W, 3) uint8, 8x8 colours each, smoothed."""
+    random = random or np.random.default_rng(0)
+    blocks = [Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)) for _ in range(pictures)]
+    return np.stack([np.asarray(block.resize((side, side), Image.Resampling.BICUBIC)) for block in blocks])
 
 
 def write_image_tokenizer(folder: Path, side: int = 64) -> VQVAE:
@@ -78,8 +81,3 @@ def write_shards(folder: Path, rows: int, rows_a_shard: int, tokens_per_image: i
         checksum = checksum_of(folder / name / "train.arrow")
         described.append({"folder": name, "rows": {"train": count}, "sha256": {"train": checksum}})
     return described
-
-
-def print_machine() -> None:
-    """Date, hardware, versions."""
-    print(datetime.date.today(), json.dumps(describe_machine()), flush=True)

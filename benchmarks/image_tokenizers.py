@@ -44,23 +44,23 @@ TOKENIZERS: dict[str, tuple[dict, dict, dict]] = {
 }  # fmt: skip
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> list[str]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=3.0, help="Time to train each, in minutes.")
     parser.add_argument("--output", type=Path, required=True, help="Folder for the trained tokenizers.")
     parser.add_argument("--only", nargs="+", default=[""], help="Train those whose name contains one of these.")
-    arguments = parser.parse_args()
+    parser.add_argument("--data", default="openmoji", help="Collection of pictures.")
+    options = parser.parse_args(arguments)
     keep_freed_memory()
-    collection = load_collection("openmoji", 64)
-    pictures = load_pictures(collection.train, [64, 64])
-    held_out = load_pictures(collection.held_out, [64, 64])
+    loaded = load_pictures(load_collection(options.data, 64), [64, 64])
+    pictures, held_out = loaded.train, loaded.held_out
 
     rows = ["| quantizer | PSNR, dB | SSIM | perplexity | usage | pictures/s |", "|---|---|---|---|---|---|"]
     for number, (name, (network, quantizer, training)) in enumerate(TOKENIZERS.items()):
-        if not any(part in name for part in arguments.only):
+        if not any(part in name for part in options.only):
             continue
-        output = arguments.output / str(number)
-        config = VQTrainingConfig(max_minutes=arguments.minutes, eval_every=10**9, **training)
+        output = options.output / str(number)
+        config = VQTrainingConfig(max_minutes=options.minutes, eval_every=10**9, **training)
         model = train_vq(pictures, held_out, output, VQVAEConfig(network=network, quantizer=quantizer), config)
         summary = read_json(output / "run" / "summary.json")
         rate = summary["steps"] * config.batch_size / summary["seconds"]
@@ -70,8 +70,9 @@ def main() -> None:
             f"| {name} | {summary['held_out_psnr_db']:.2f} | {mean_ssim(model, held_out):.3f} | {perplexity:.0f} "
             f"| {100 * usage:.0f}% | {rate:.0f} |"
         )
-    print(f"\n{datetime.date.today()}  {describe_machine()}\n{arguments.minutes} minutes each\n")
+    print(f"\n{datetime.date.today()}  {describe_machine()}\n{options.minutes} minutes each\n")
     print("\n".join(rows))
+    return rows
 
 
 @torch.no_grad()

@@ -7,6 +7,8 @@ on with --resume, and so on; then compares every checksum and all that was skipp
 """
 
 import argparse
+import datetime
+import json
 import os
 import random
 import signal
@@ -16,9 +18,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from generated import print_machine, write_image_tokenizer, write_webdataset
+from generated import write_image_tokenizer, write_webdataset
 
 from training.files import read_json
+from training.machine import describe_machine
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "prepare_data.py"
 
@@ -29,7 +32,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=40_000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    print_machine()
+    print(datetime.date.today(), json.dumps(describe_machine()), flush=True)
     draw = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

@@ -2,83 +2,84 @@
 
     python benchmarks/nearest_codes.py
 
-Prints the machine, the versions, the date and a table; compare within one run only. The peer is
-`vector_quantize_pytorch.VectorQuantize` with the same codebook, its forward in evaluation mode. Both are run in turns.
-Memory is what the process holds at its peak beyond what it held before, as Linux counts it. A peer that would hold
-more than `PEER_LIMIT` is left out. Needs the extra `dev`.
+The peer is `vector_quantize_pytorch.VectorQuantize` with the same codebook, its forward in evaluation mode. Both are
+run in turns. Memory is what the process holds at its peak beyond what it held before, as Linux counts it. Where the
+peer's distances would take more than `PEER_LIMIT`, it is left out. Needs the extra `bench`.
 """
 
-import ctypes
-import datetime
-import statistics
-import time
+import functools
 from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from measure import Report, Spread, choose, in_turns, memory_megabytes, parser, peak_megabytes, ratio
+from torch import Tensor
 from vector_quantize_pytorch import VectorQuantize
 
-from training.machine import describe_machine
 from vq.nearest import nearest_codes
 
-VECTORS = 65536
-SIZES = ((1024, 16), (1024, 64), (16384, 8), (262144, 8))
-REPEATS = 5
-PEER_LIMIT = 16e9  # bytes
+PEER_LIMIT = 5e9  # bytes of its N x K distances in fp32; it holds several times as much
+OURS, PEER = "here", "vector-quantize-pytorch"
 
 
-def main() -> None:
-    torch.set_grad_enabled(False)
-    print(f"{datetime.date.today()}  {describe_machine()}")
-    print(f"vector-quantize-pytorch {version('vector-quantize-pytorch')}; {VECTORS} vectors in fp32; seconds are ")
-    print(f"medians of {REPEATS} (least to most)\n")
-    print(
-        "| K | D | here, s | MB | peer, s | MB | peer / here | codes that differ |\n|---|---|---|---|---|---|---|---|"
+class Settings(NamedTuple):
+    """sizes: K and D; a curve is drawn over the K of those with the last D."""
+
+    vectors: int = 65536
+    sizes: tuple[tuple[int, int], ...] = (
+        (1024, 16), (1024, 64), (256, 8), (1024, 8), (4096, 8), (16384, 8), (65536, 8), (262144, 8),
+    )  # fmt: skip
+    rounds: int = 5
+
+
+QUICK = Settings(8192, ((1024, 16), (256, 8), (4096, 8), (16384, 8)), 3)
+TINY = Settings(64, ((16, 4), (32, 4)), 1)
+
+
+@torch.no_grad()
+def main(arguments: list[str] | None = None) -> dict:
+    options = parser(__doc__).parse_args(arguments)
+    settings = choose(options, Settings(), QUICK, TINY)
+    report = Report("nearest_codes", __doc__, options, [PEER])
+    table = report.table(
+        f"Nearest of K codes of D numbers to {settings.vectors:,} vectors, fp32",
+        ["K", "D", "here, s", "peak, MB", "peer, s", "peak, MB", "peer / here", "codes that differ"],
     )
-    for size, dim in SIZES:
-        vectors, codebook = torch.randn(VECTORS, dim), torch.randn(size, dim)
-        peer = VectorQuantize(dim=dim, codebook_size=size).eval()
+    grown: dict[str, list] = {OURS: [], PEER: []}
+    for size, dim in settings.sizes:
+        vectors, codebook = torch.randn(settings.vectors, dim), torch.randn(size, dim)
+        searches = searches_of(vectors, codebook)
+        codes = {name: search() for name, search in searches.items()}
+        memory: dict[str, list[float]] = {name: [] for name in searches}
+        tasks = {name: functools.partial(_watched, search, memory[name]) for name, search in searches.items()}
+        found = in_turns(tasks, settings.rounds)
+        cells: list = [Spread.of(found[OURS]), max(memory[OURS]), None, None, None, None]
+        if PEER in searches:
+            differ = int((codes[OURS] != codes[PEER]).sum())
+            cells[2:] = [Spread.of(found[PEER]), max(memory[PEER]), ratio(found[PEER], found[OURS]), differ]
+        table.row(size, dim, *cells)
+        if dim == settings.sizes[-1][1]:
+            for name, seconds in found.items():
+                grown[name].append((size, Spread.of(settings.vectors / value for value in seconds)))
+    report.plot("codebook", "Nearest codes by the size of the codebook", "K", "vectors/s", grown)
+    return report.save()
+
+
+def searches_of(vectors: Tensor, codebook: Tensor) -> dict[str, Callable[[], Tensor]]:
+    searches: dict[str, Callable[[], Tensor]] = {OURS: functools.partial(nearest_codes, vectors, codebook)}
+    if 4.0 * len(vectors) * len(codebook) <= PEER_LIMIT:
+        peer = VectorQuantize(dim=codebook.shape[1], codebook_size=len(codebook)).eval()
         peer._codebook.embed.copy_(codebook.unsqueeze(0))
-        searches: dict[str, Callable[[], torch.Tensor]] = {
-            "here": lambda v=vectors, c=codebook: nearest_codes(v, c),
-            "peer": lambda v=vectors, p=peer: p(v.unsqueeze(0))[1].squeeze(0),
-        }
-        if 4.0 * VECTORS * size > PEER_LIMIT:
-            del searches["peer"]
-        codes = {name: search() for name, search in searches.items()}  # also warms up
-        times: dict[str, list[float]] = {name: [] for name in searches}
-        memory = dict.fromkeys(searches, 0.0)
-        for _ in range(REPEATS):
-            for name, search in searches.items():
-                before = _peak_megabytes(reset=True)
-                start = time.perf_counter()
-                search()
-                times[name].append(time.perf_counter() - start)
-                memory[name] = max(memory[name], _peak_megabytes() - before)
-        row = f"| {size} | {dim} | {_spread(times['here'])} | {memory['here']:.0f} "
-        if "peer" in searches:
-            ratio = statistics.median(times["peer"]) / statistics.median(times["here"])
-            differ = (codes["here"] != codes["peer"]).sum().item()
-            row += f"| {_spread(times['peer'])} | {memory['peer']:.0f} | {ratio:.1f} | {differ} |"
-        else:
-            row += "| | | | |"
-        print(row, flush=True)
+        searches[PEER] = lambda: peer(vectors.unsqueeze(0))[1].squeeze(0)
+    return searches
 
 
-def _spread(times: list[float]) -> str:
-    return f"{statistics.median(times):.3f} ({min(times):.3f} to {max(times):.3f})"
-
-
-def _peak_megabytes(reset: bool = False) -> float:
-    """The most that this process has held since the last reset, in MB; 0 where Linux does not tell."""
-    if not Path("/proc/self/clear_refs").exists():
-        return 0.0
-    if reset:
-        ctypes.CDLL(None).malloc_trim(0)  # or the search would find what the last one left
-        Path("/proc/self/clear_refs").write_text("5")
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+def _watched(search: Callable[[], Tensor], memory: list[float]) -> float:
+    """Seconds of a search, whose peak in MB is put into `memory`."""
+    before = memory_megabytes(reset_peak=True)
+    (seconds,) = in_turns({"": search}, 1, warm_up=0)[""]
+    memory.append(max(0.0, peak_megabytes() - before))
+    return seconds
 
 
 if __name__ == "__main__":

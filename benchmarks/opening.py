@@ -1,70 +1,84 @@
-"""How long until a prepared set of ten million rows gives its first batch?
+"""How long until a prepared set of up to ten million rows gives its first batch?
 
     python benchmarks/opening.py
 
-Opens a generated set in a fresh process, every checksum verified, and draws one batch through stage two's own loader.
+Opens generated sets in a fresh process, with every checksum verified and without, and draws one batch through stage
+two's own loader.
 """
 
-import argparse
-import subprocess
-import sys
 import tempfile
+import time
 from pathlib import Path
 
-from generated import print_machine, write_image_tokenizer, write_shards
-
-from data_prep import Vocabulary
-from data_prep.prepared_set import FORM
-from training.files import write_json
-
-OPEN = """
-import sys, time
+from generated import write_image_tokenizer, write_shards
+from measure import Report, choose, in_child, parser
 from torch.utils.data import DataLoader
-from data_prep import PreparedSet, RowCollator
+
+from data_prep import PreparedSet, RowCollator, Vocabulary
 from data_prep.batching import CaptionLengths, PackedBatches, PackedRows, choose_shape
+from data_prep.prepared_set import FORM
 from data_prep.sequences import ROW_OVERHEAD
-start = time.perf_counter()
-prepared = PreparedSet.load(sys.argv[1], verify=sys.argv[2] == "yes")
-opened = time.perf_counter()
-lengths, codes = CaptionLengths(prepared.train, 64), prepared.tokens_per_image
-shape = choose_shape(lengths, 32, ROW_OVERHEAD + codes, codes)
-rows, batches = PackedRows(prepared.train, codes), PackedBatches(lengths, shape, seed=0)
-packs = next(iter(DataLoader(rows, batch_sampler=batches, collate_fn=list)))
-RowCollator(prepared.vocabulary, 64, None)(packs, shape)
-print(f"{opened - start:.2f} {time.perf_counter() - opened:.2f} {len(prepared.train)}")
-"""
+from training.files import write_json
+from vq import VQVAE
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=10_000_000)
-    arguments = parser.parse_args()
-    print_machine()
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        model = write_image_tokenizer(folder / "image_tokenizer")
-        vocabulary = Vocabulary.train(["red heart"], 400, {"image": model.config.codebook_size})
-        vocabulary.save_pretrained(folder / "vocabulary")
-        config = model.config
-        shards = write_shards(
-            folder / "shards", arguments.rows, -(-arguments.rows // 256), config.tokens_per_image, config.codebook_size
-        )
-        manifest = {
-            "form": FORM, "vocabulary": vocabulary.fingerprint(), "splits": {"train": arguments.rows},
-            "tokens_per_image": config.tokens_per_image, "shards": shards,
-            "made_from": {"image_tokenizer": model.fingerprint(), "views": {"views": 1}},
-        }  # fmt: skip
-        write_json(folder / "manifest.json", manifest)
-        size = sum(path.stat().st_size for path in (folder / "shards").rglob("*.arrow"))
-        print(f"{arguments.rows} rows, {size / 1e9:.2f} GB in {len(shards)} shards\n")
-        print("| checksums | opening, s | first batch of 32 rows, s | together |\n|---|---|---|---|")
-        for verify in ("yes", "no"):
-            command = [sys.executable, "-c", OPEN, str(folder), verify]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                sys.exit(done.stderr)
-            opening, first, _ = map(float, done.stdout.split())
-            print(f"| {verify} | {opening:.2f} | {first:.2f} | {opening + first:.2f} |", flush=True)
+def main(arguments: list[str] | None = None) -> dict | None:
+    options = parser(__doc__)
+    options.add_argument("--rows", type=int, nargs="+", help="sizes of the sets")
+    options.add_argument("--open", nargs=2, metavar=("FOLDER", "VERIFY"), help="what a child process is asked for")
+    options = options.parse_args(arguments)
+    if options.open:
+        print(*open_set(Path(options.open[0]), options.open[1] == "yes"))
+        return None
+    report = Report("opening", __doc__, options)
+    table = report.table(
+        "First batch of about 32 rows",
+        ["rows", "GB", "shards", "checksums", "opening, s", "first batch, s", "together"],
+    )
+    points: dict[str, list] = {"yes": [], "no": []}
+    for rows in options.rows or choose(options, [10_000, 100_000, 1_000_000, 10_000_000], [100_000], [1_000]):
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            shards = write_set(folder, rows)
+            size = sum(path.stat().st_size for path in (folder / "shards").rglob("*.arrow"))
+            for verify in points:
+                if options.tiny:
+                    opening, first = open_set(folder, verify == "yes")
+                else:
+                    opening, first = in_child(__file__, "--open", folder, verify)
+                table.row(rows, size / 1e9, shards, verify, opening, first, opening + first)
+                points[verify].append((rows, opening + first))
+    series = {f"checksums: {verify}": values for verify, values in points.items()}
+    report.plot("opening", "First batch by the size of the set", "rows", "s", series)
+    return report.save()
+
+
+def write_set(folder: Path, rows: int) -> int:
+    """A prepared set of random codes; how many shards it has."""
+    model: VQVAE = write_image_tokenizer(folder / "image_tokenizer")
+    config, vocabulary = model.config, Vocabulary.train(["red heart"], 400, {"image": model.config.codebook_size})
+    vocabulary.save_pretrained(folder / "vocabulary")
+    shards = write_shards(folder / "shards", rows, -(-rows // 256), config.tokens_per_image, config.codebook_size)
+    manifest = {
+        "form": FORM, "vocabulary": vocabulary.fingerprint(), "splits": {"train": rows},
+        "tokens_per_image": config.tokens_per_image, "shards": shards,
+        "made_from": {"image_tokenizer": model.fingerprint(), "views": {"views": 1}},
+    }  # fmt: skip
+    write_json(folder / "manifest.json", manifest)
+    return len(shards)
+
+
+def open_set(folder: Path, verify: bool) -> tuple[float, float]:
+    """Seconds of opening, and of the first batch after that."""
+    start = time.perf_counter()
+    prepared = PreparedSet.load(folder, verify)
+    opened = time.perf_counter()
+    lengths, codes = CaptionLengths(prepared.train, 64), prepared.tokens_per_image
+    shape = choose_shape(lengths, 32, ROW_OVERHEAD + codes, codes)
+    rows, batches = PackedRows(prepared.train, codes), PackedBatches(lengths, shape, seed=0)
+    packs = next(iter(DataLoader(rows, batch_sampler=batches, collate_fn=list)))
+    RowCollator(prepared.vocabulary, 64, None)(packs, shape)
+    return opened - start, time.perf_counter() - opened
 
 
 if __name__ == "__main__":

@@ -60,15 +60,15 @@ def matrix_peak(dtype: torch.dtype, device: torch.device, seconds: float = 1.0) 
     return best / 1e9
 
 
-def describe_machine() -> dict:
-    """Processor, accelerator, versions, and the bf16 and fp32 matrix peaks as measured now."""
+def describe_machine(seconds: float = 1.0) -> dict:
+    """Processor, accelerator, versions, and the bf16 and fp32 matrix peaks as measured now, for `seconds` each."""
     device = best_device()
     return {
         "processor": _processor_name(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "bf16_gflops": round(matrix_peak(torch.bfloat16, device)),
-        "fp32_gflops": round(matrix_peak(torch.float32, device)),
+        "bf16_gflops": round(matrix_peak(torch.bfloat16, device, seconds)),
+        "fp32_gflops": round(matrix_peak(torch.float32, device, seconds)),
         "python": platform.python_version(),
         "torch": torch.__version__,
     }

@@ -15,9 +15,7 @@ def test_the_peak_is_a_rate_that_a_processor_can_have():
 
 
 def test_the_machine_is_described(monkeypatch):
-    monkeypatch.setattr(
-        training.machine, "matrix_peak", lambda dtype, device: 12.6 if dtype == torch.bfloat16 else 34.4
-    )
+    monkeypatch.setattr(training.machine, "matrix_peak", lambda dtype, *_: 12.6 if dtype == torch.bfloat16 else 34.4)
     machine = describe_machine()
     assert list(machine) == ["processor", "threads", "device", "bf16_gflops", "fp32_gflops", "python", "torch"]
     assert (machine["bf16_gflops"], machine["fp32_gflops"]) == (13, 34)

@@ -1,0 +1,160 @@
+"""How fast are pictures drawn, and in how much memory, against transformers' generate and dalle-pytorch's DALLE?
+
+    python benchmarks/drawing.py
+
+Codes only, by untrained models of the same weights. `generate` runs with `guidance_scale`, the negative prompt that
+guidance here leads away from, and what a model folder's generation_config.json restricts it to; in bf16 and fp32, the
+faster counts. All sample at temperature 1 from all codes. Memory: in a process of its own that has drawn with a tiny
+model before, the peak of a second call beyond what the process held before the first, which a kept copy of the weights
+is part of.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from measure import Report, Spread, choose, in_child, in_turns, memory_megabytes, parser, peak_megabytes, ratio
+from our_steps import CODEBOOK_SIZE, MODELS, TEXT_SIZE, Rows
+from peer_dalle import PACKAGE, build_dalle, load, pad_texts
+from transformers import GenerationConfig, PreTrainedModel
+
+from data_prep.sequences import left_pad, prompt_ids
+from lm.decoding import draw_codes
+from lm.model import build_language_model
+from lm.sampling import SamplingConfig
+
+# Further arguments of `draw_codes` for what is measured as "here".
+ENGINE: dict = {}
+OURS, BF16, FP32 = "here", "generate, bf16", "generate, fp32"
+ENGINES = (OURS, BF16, FP32)
+
+
+class Case(NamedTuple):
+    """dalle: width and depth of a DALLE of about as many parameters, for the one case it is run in."""
+
+    model: str
+    pictures: int
+    codes: int
+    guidance: float
+    rounds: int
+    dalle: tuple[int, int] | None = None
+
+    @property
+    def title(self) -> str:
+        guided = "guided" if self.guidance != 1 else "not guided"
+        return f"{self.model}, {self.pictures} {guided}, {self.codes} codes"
+
+
+FULL = [
+    Case("5M", 16, 64, 3.0, 7, (256, 4)),
+    Case("85M", 4, 256, 3.0, 3),
+    Case("5M", 1, 64, 1.0, 9),
+]
+QUICK = [Case("5M", 16, 64, 3.0, 2, (256, 4)), Case("85M", 4, 16, 3.0, 1), Case("5M", 1, 64, 1.0, 3)]
+TINY = [Case("tiny", 2, 4, 3.0, 1, (64, 1)), Case("tiny", 1, 4, 1.0, 1)]
+
+
+def main(arguments: list[str] | None = None) -> dict | None:
+    options = parser(__doc__)
+    options.add_argument("--memory-of", nargs=2, metavar=("CASE", "ENGINE"), help="what a child process is asked for")
+    options = options.parse_args(arguments)
+    cases = choose(options, FULL, QUICK, TINY)
+    if options.memory_of:
+        number, engine = options.memory_of
+        print(*memory_of(cases[int(number)], ENGINES[int(engine)]))
+        return None
+    report = Report("drawing", __doc__, options, [PACKAGE])
+    table = report.table("Drawing", ["case", "by", "s", "pictures/s", "it / here"])
+    for case in cases:
+        rows = Rows(case.codes, most=40 if options.tiny else None)
+        tasks = {engine: drawer(case, rows, engine) for engine in ENGINES}
+        if case.dalle:
+            tasks |= dalle_drawers(case, rows, report)
+        found = in_turns(tasks, case.rounds)
+        for name, seconds in found.items():
+            rates = Spread.of(case.pictures / value for value in seconds)
+            table.row(case.title, name, Spread.of(seconds), rates, ratio(seconds, found[OURS]))
+    table = report.table(
+        "Memory of drawing",
+        ["case", "by", "weights, MB", "cache, MB", "peak beyond the weights, MB", "the same / (weights + cache)"],
+    )
+    for number, case in enumerate(cases[:1] if options.quick else cases):
+        for index, engine in enumerate(ENGINES):
+            if options.tiny:
+                measured = memory_of(case, engine)
+            else:
+                size = ["--quick"] if options.quick else []
+                measured = in_child(__file__, *size, "--memory-of", number, index)
+            weights, cache, beyond = measured
+            table.row(case.title, engine, weights, cache, beyond, beyond / (weights + cache))
+    report.remark(
+        "Weights as the model was loaded (fp32 here), cache: keys and values of all rows, twins of guidance among "
+        "them, at their full length in the same type. DALLE's own cache serves guided drawing only, and its time "
+        "includes a VAE of a few weights."
+    )
+    return report.save()
+
+
+def drawer(case: Case, rows: Rows, engine: str) -> Callable[[], object]:
+    torch.manual_seed(0)
+    model = build_language_model(MODELS[case.model], rows.vocabulary, length_of(case, rows)).eval()
+    vocabulary = rows.vocabulary
+    captions: list[str | None] = [rows.captions[7 * number % len(rows.captions)] for number in range(case.pictures)]
+    prompts = prompt_ids(vocabulary, captions, rows.longest)
+    if engine == OURS:
+        settings = SamplingConfig(guidance_scale=case.guidance)
+        return functools.partial(draw_codes, model, vocabulary, prompts, case.codes, settings, **ENGINE)
+    if engine == BF16:
+        model.to(torch.bfloat16)  # type: ignore[arg-type]
+    input_ids, mask, _ = left_pad(prompts, vocabulary.pad)
+    given = {"input_ids": input_ids, "attention_mask": mask.long()}
+    if case.guidance != 1:
+        given["negative_prompt_ids"] = torch.tensor([[vocabulary.bos, vocabulary.boi]] * case.pictures)
+    config = GenerationConfig(  # as lm/pipeline.py saves it
+        min_new_tokens=case.codes, max_new_tokens=case.codes, do_sample=True, top_k=0,
+        suppress_tokens=list(range(vocabulary.image_token_offset)), guidance_scale=case.guidance,
+        bos_token_id=vocabulary.bos, pad_token_id=vocabulary.pad,
+    )  # fmt: skip
+    return functools.partial(model.generate, **given, generation_config=config)
+
+
+def length_of(case: Case, rows: Rows) -> int:
+    return rows.longest + case.codes + 4
+
+
+def dalle_drawers(case: Case, rows: Rows, report: Report) -> dict[str, Callable[[], object]]:
+    package = load()
+    if isinstance(package, str):
+        report.remark(f"dalle-pytorch's DALLE is left out: {package}.")
+        return {}
+    made = {}
+    for name, dtype in (("DALLE, bf16", torch.bfloat16), ("DALLE, fp32", torch.float32)):
+        side = round(case.codes**0.5)
+        model = build_dalle(package, TEXT_SIZE + 1, rows.longest, side, CODEBOOK_SIZE, *case.dalle).to(dtype)
+        texts = pad_texts(rows.tokens[: case.pictures], rows.longest)
+        options = {"filter_thres": 0.0, "cond_scale": case.guidance, "use_cache": True}
+        made[name] = functools.partial(model.generate_images, texts, **options)
+    return made
+
+
+def memory_of(case: Case, engine: str) -> tuple[float, float, float]:
+    """MB of the weights, of the cache, and of the peak beyond the weights."""
+    rows = Rows(case.codes, most=100)
+    drawer(case._replace(model="tiny", pictures=1, codes=4), rows, engine)()  # what torch itself keeps
+    draw = drawer(case, rows, engine)
+    model: PreTrainedModel = draw.args[0] if engine == OURS else draw.func.__self__  # type: ignore[attr-defined]
+    weight = next(model.parameters())
+    before = memory_megabytes()
+    draw()
+    memory_megabytes(reset_peak=True)
+    draw()
+    config = model.config
+    positions = case.pictures * (2 if case.guidance != 1 else 1) * length_of(case, rows)
+    cache = 2 * config.num_hidden_layers * positions * config.hidden_size * weight.element_size()
+    weights = sum(weight.nbytes for weight in model.parameters())
+    return weights / 2**20, cache / 2**20, max(0.0, peak_megabytes() - before)
+
+
+if __name__ == "__main__":
+    main()

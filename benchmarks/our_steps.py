@@ -1,0 +1,168 @@
+"""One training step of each stage, as vq/train.py and lm/train.py take it, for who measures steps.
+
+Left out is what a step does not always do: logs, evaluations, checkpoints. Batches are read and built within a step;
+`waited` tells what that took.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from data_prep import RowCollator, SequenceConfig, Vocabulary
+from data_prep.batching import CaptionLengths, PackedBatches, PackedRows, choose_shape
+from data_prep.sequences import ROW_OVERHEAD
+from data_prep.sources.openmoji import captions_by_code_points
+from lm.codebook import similar_codes
+from lm.model import LanguageModelConfig, add_embedding_dropout, build_language_model
+from lm.objective import WeightedCrossEntropy
+from lm.optimizers import build_optimizers
+from lm.train import LMTrainingConfig
+from training.machine import is_bf16_fast
+from vq import VQVAE, VQVAEConfig, to_pixel_values
+from vq.losses import reconstruction_loss
+from vq.optimizers import build_optimizers as build_vq_optimizers
+from vq.train import Pictures, VQTrainingConfig, check_values, initialize_codebook
+
+CODEBOOK_SIZE, TEXT_SIZE = 1024, 1500
+# By their parameters without the embeddings of 2,526 ids; "tiny" is for tests.
+MODELS = {
+    "tiny": LanguageModelConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2),
+    "1M": LanguageModelConfig(hidden_size=128, intermediate_size=320, num_hidden_layers=4, num_attention_heads=2),
+    "5M": LanguageModelConfig(),
+    "20M": LanguageModelConfig(hidden_size=448, intermediate_size=1152, num_hidden_layers=8, num_attention_heads=7),
+    "85M": LanguageModelConfig(hidden_size=768, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=12),
+    "300M": LanguageModelConfig(hidden_size=1024, intermediate_size=2752, num_hidden_layers=24, num_attention_heads=16),
+}
+EQUAL = SequenceConfig(caption_dropout=0.0)  # rows of the same length as a peer's
+
+
+class Rows:
+    """OpenMoji's names and random codes as rows of a prepared set; at most `most` of them."""
+
+    def __init__(self, num_codes: int = 64, most: int | None = None):
+        self.captions = [names[0] for names in captions_by_code_points(["en"]).values()][:most]
+        self.vocabulary = Vocabulary.train(self.captions, TEXT_SIZE, {"image": CODEBOOK_SIZE})
+        self.tokens = self.vocabulary.encode_text(self.captions)
+        self.num_codes = num_codes
+        random = np.random.default_rng(0)
+        self.codes = random.integers(CODEBOOK_SIZE, size=(len(self.captions), num_codes), dtype=np.uint16)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest caption."""
+        return max(map(len, self.tokens))
+
+    @property
+    def tokens_a_row(self) -> float:
+        """Ids of a row that are predicted, in the mean: its caption, boi, codes, eoi, eos."""
+        return self.num_codes + ROW_OVERHEAD + float(np.mean([len(ids) for ids in self.tokens]))
+
+    def dataset(self) -> Dataset:
+        captions, tokens = [[text] for text in self.captions], [[len(ids)] for ids in self.tokens]
+        return Dataset.from_dict({"captions": captions, "caption_tokens": tokens, "codes": list(self.codes)})
+
+
+class LanguageStep:
+    """Stage two with AdamW. `waited`: seconds that the last step spent on its batch; `tokens`: of its rows."""
+
+    waited = 0.0
+    tokens = 0
+
+    def __init__(
+        self,
+        rows: Rows,
+        model_config: LanguageModelConfig,
+        compile: bool = True,
+        whole_vocabulary: bool = False,
+        attention: str = "eager",
+        dropout: float = 0.1,
+        is_packed: bool = True,
+        batch_size: int = 32,
+        sequences: SequenceConfig = EQUAL,
+        dataset: Dataset | None = None,
+    ):
+        torch.manual_seed(0)
+        config = LMTrainingConfig(optimizer="adamw", learning_rate=2e-3)
+        train = dataset or rows.dataset()
+        lengths, overhead = CaptionLengths(train, rows.longest), ROW_OVERHEAD + rows.num_codes
+        self.shape = choose_shape(lengths, batch_size, overhead, rows.num_codes, is_packed)
+        self.model = build_language_model(model_config, rows.vocabulary, overhead + rows.longest + 1)
+        self.model.set_attn_implementation(attention)
+        add_embedding_dropout(self.model, dropout)
+        self.objective = WeightedCrossEntropy(
+            self.model, rows.vocabulary, config.text_weight, config.image_weight, config.caption_weight,
+            config.label_smoothing, config.neighbor_smoothing, similar_codes(torch.randn(CODEBOOK_SIZE, 16)),
+        ).train()  # fmt: skip
+        self.objective.has_plain_head &= not whole_vocabulary
+        self.optimizers = build_optimizers("adamw", self.model, config.learning_rate, 0.1, config.beta2)
+        self.max_norm = config.max_grad_norm
+        batches = PackedBatches(lengths, self.shape, config.seed, sequences.caption_dropout)
+        loader = DataLoader(PackedRows(train, rows.num_codes), batch_sampler=batches, collate_fn=list)
+        self.packs, self.collate = repeated(loader), RowCollator(rows.vocabulary, self.shape.longest_caption, sequences)
+        self.run = torch.compile(self.objective, dynamic=False) if compile else self.objective
+
+    @property
+    def parameters(self) -> int:
+        return sum(weight.numel() for weight in self.model.parameters())
+
+    def __call__(self) -> None:
+        start = time.perf_counter()
+        batch = self.collate(next(self.packs), self.shape)
+        self.waited, self.tokens = time.perf_counter() - start, batch.num_tokens
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_bf16_fast(torch.device("cpu"))):
+            loss = self.run(**vars(batch)).loss
+        update(loss, self.model, self.optimizers, self.max_norm)
+
+
+class TokenizerStep:
+    """Stage one, as its defaults have it."""
+
+    waited = 0.0
+
+    def __init__(self, pictures: Tensor, model_config: VQVAEConfig):
+        torch.manual_seed(0)
+        config = VQTrainingConfig()
+        self.batch_size, self.max_norm, self.loss = config.batch_size, config.max_grad_norm, config.loss
+        self.data_variance = check_values(pictures)
+        self.model = VQVAE(model_config).train().to(memory_format=torch.channels_last)
+        self.optimizers = build_vq_optimizers(
+            config.optimizer, self.model, config.learning_rate, config.weight_decay, config.beta2
+        )
+        loader = DataLoader(
+            Pictures(pictures), config.batch_size, shuffle=True, drop_last=True, collate_fn=lambda batch: batch
+        )
+        self.batches = repeated(loader)
+        initialize_codebook(self.model, pictures)
+
+    def __call__(self) -> None:
+        start = time.perf_counter()
+        pixel_values = to_pixel_values(next(self.batches)).contiguous(memory_format=torch.channels_last)
+        self.waited = time.perf_counter() - start
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_bf16_fast(torch.device("cpu"))):
+            made = self.model(pixel_values)
+        loss = reconstruction_loss(self.loss.reconstruction, made.reconstruction, pixel_values, self.data_variance)
+        weights = self.model.quantizer.loss_weights()
+        loss = loss + sum(weights[name] * value for name, value in made.losses.items())
+        update(loss, self.model, self.optimizers, self.max_norm)
+        self.model.quantizer.update(made.z_e, made.codes)
+
+
+def repeated(loader: Iterable[Any]) -> Iterator[Any]:
+    """Epoch after epoch."""
+    while True:
+        yield from loader
+
+
+def update(loss: Tensor, model: torch.nn.Module, optimizers: list[torch.optim.Optimizer], max_norm: float) -> None:
+    """Backward, clip, step, as `training.run.Run.step`."""
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()

@@ -1,0 +1,150 @@
+"""How fast does stage one train, and how good is it after the same time, against dalle-pytorch's DiscreteVAE?
+
+    python benchmarks/vq_training.py --minutes 3
+
+Pictures of 64x64, 64 codes of 1,024, about as many parameters, batches of 32, bf16 autocast. Speed: steps in turns,
+the peer also in channels-last. Quality: each trains alone for as long, on OpenMoji, from the pictures in memory; PSNR
+of held-out pictures from their codes. The peer has AdamW at 1e-3, the rate of its training script, that falls to zero
+over the time, and the temperature of its script.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from generated import coloured_blocks
+from measure import Report, Spread, choose, in_turns, parser, ratio
+from our_steps import CODEBOOK_SIZE, TokenizerStep, repeated, update
+from peer_dalle import PACKAGE, build_vae, load, trainable
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from data_prep import load_collection, load_pictures
+from training.files import read_json
+from training.machine import keep_freed_memory
+from vq import NetworkConfig, VQVAEConfig, to_pixel_values
+from vq.metrics import psnr
+from vq.train import Pictures, VQTrainingConfig, train_vq
+
+SIDE, BATCH = 64, 32
+OURS, PEER, PEER_LAST = "here", "DiscreteVAE", "DiscreteVAE, channels-last"
+TEMPERATURES, COOLING = (1.0, 0.5), 1e-6  # of its train_vae.py: first, last, and the rate a step
+
+
+class Settings(NamedTuple):
+    """steps: of a round. width: of the peer. generated: pictures in place of OpenMoji, so many."""
+
+    steps: int = 20
+    rounds: int = 7
+    minutes: float = 3.0
+    network: NetworkConfig = NetworkConfig()
+    width: int = 104
+    generated: int | None = None
+
+
+QUICK = Settings(steps=5, rounds=3, minutes=0.1)
+TINY = Settings(1, 1, 0.0001, NetworkConfig(stem_channels=8, hidden_channels=16, num_residual_layers=1), 8, 64)
+
+
+def main(arguments: list[str] | None = None) -> dict:
+    options = parser(__doc__)
+    options.add_argument("--minutes", type=float, help="time to train each for its quality; 0 leaves quality out")
+    options = options.parse_args(arguments)
+    settings = choose(options, Settings(), QUICK, TINY)
+    minutes = settings.minutes if options.minutes is None else options.minutes
+    keep_freed_memory()
+    report = Report("vq_training", __doc__, options, [PACKAGE])
+    train, held_out = pictures(settings)
+    package = load()
+    ours = TokenizerStep(train, VQVAEConfig(network=settings.network))
+    tasks, sizes = {OURS: several(ours, settings.steps)}, {OURS: trainable(ours.model)}
+    if isinstance(package, str):
+        report.remark(f"DiscreteVAE is left out: {package}.")
+    else:
+        for name in (PEER, PEER_LAST):
+            peer = PeerStep(build_vae(package, SIDE, CODEBOOK_SIZE, width=settings.width), train, name == PEER_LAST)
+            tasks[name], sizes[name] = several(peer, settings.steps), trainable(peer.model)
+    found = in_turns(tasks, settings.rounds)
+    table = report.table("Training steps of stage one", ["", "parameters", "step, s", "pictures/s", "here / it"])
+    rates = {name: [BATCH / seconds for seconds in values] for name, values in found.items()}
+    for name, values in found.items():
+        ours_to_it = ratio(rates[OURS], rates[name])
+        table.row(name, sizes[name], Spread.of(values), Spread.of(rates[name]), ours_to_it)
+
+    if minutes:
+        table = report.table(f"After {minutes:g} minutes each", ["", "steps", "PSNR held out, dB"])
+        table.row(OURS, *our_quality(train, held_out, settings, minutes))
+        if not isinstance(package, str):
+            faster = min((PEER, PEER_LAST), key=lambda name: Spread.of(found[name]).median)
+            vae = build_vae(package, SIDE, CODEBOOK_SIZE, width=settings.width)
+            table.row(faster, *peer_quality(PeerStep(vae, train, faster == PEER_LAST), held_out, minutes))
+    return report.save()
+
+
+def pictures(settings: Settings) -> tuple[Tensor, Tensor]:
+    """Trained on and held out, (N, 3, 64, 64) uint8."""
+    if settings.generated:
+        made = torch.from_numpy(coloured_blocks(settings.generated, SIDE)).permute(0, 3, 1, 2).contiguous()
+        return made, made[:8]
+    loaded = load_pictures(load_collection("openmoji", SIDE), (SIDE, SIDE))
+    return loaded.train, loaded.held_out
+
+
+def several(step: Callable[[], None], count: int) -> Callable[[], float]:
+    """`count` steps; the mean seconds of one."""
+
+    def run() -> float:
+        start = time.perf_counter()
+        for _ in range(count):
+            step()
+        return (time.perf_counter() - start) / count
+
+    return run
+
+
+class PeerStep:
+    """A training step of a DiscreteVAE."""
+
+    def __init__(self, model: nn.Module, train: Tensor, is_channels_last: bool):
+        self.format = torch.channels_last if is_channels_last else torch.contiguous_format
+        self.model = model.train().to(memory_format=self.format)
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
+        loader = DataLoader(Pictures(train), BATCH, shuffle=True, drop_last=True, collate_fn=lambda batch: batch)
+        self.batches, self.steps = repeated(loader), 0
+
+    def __call__(self) -> None:
+        first, last = TEMPERATURES
+        batch = (next(self.batches).float() / 255).contiguous(memory_format=self.format)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = self.model(batch, return_loss=True, temp=max(last, first * (1 - COOLING) ** self.steps))
+        update(loss, self.model, [self.optimizer], 1.0)
+        self.steps += 1
+
+
+def our_quality(train: Tensor, held_out: Tensor, settings: Settings, minutes: float) -> tuple[int, float]:
+    config = VQTrainingConfig(max_minutes=minutes, eval_every=10**9, batch_size=BATCH)
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "vq"
+        train_vq(train, held_out, output, VQVAEConfig(network=settings.network), config)
+        summary = read_json(output / "run" / "summary.json")
+    return summary["steps"], summary["held_out_psnr_db"]
+
+
+def peer_quality(step: PeerStep, held_out: Tensor, minutes: float) -> tuple[int, float]:
+    start, budget = time.perf_counter(), 60 * minutes
+    while (spent := time.perf_counter() - start) < budget:
+        step.optimizer.param_groups[0]["lr"] = 1e-3 * (1 - spent / budget)
+        step()
+    values = []
+    with torch.no_grad():
+        for part in held_out.split(64):
+            made = step.model.eval().decode(step.model.get_codebook_indices(part.float() / 255))  # in [-1, 1]
+            values.append(psnr(made, to_pixel_values(part)))
+    return step.steps, torch.cat(values).mean().item()
+
+
+if __name__ == "__main__":
+    main()
