@@ -25,7 +25,7 @@ from data_prep.prepared_set import FORM, MANIFEST, SHARDS, PreparedSet
 from data_prep.rows import Unusable
 from data_prep.skipped import SkippedRows
 from data_prep.text import TextConfig
-from data_prep.vocabulary import Vocabulary
+from data_prep.vocabulary import NAMES, Vocabulary
 from training.errors import UserError
 from training.files import read_json, require_empty, require_same_settings, write_json
 from training.machine import best_device, keep_freed_memory
@@ -56,13 +56,14 @@ def prepare(
     """Encode `collection` with `image_tokenizer` and write a prepared set to `output`.
 
     `data` is what the user called the collection; `modalities` are further ones and their numbers of codes, which get
-    ranges of ids beside the image's; `num_workers` as in `ShardEncoder`. The BPE is trained on captions
+    ranges of ids beside the image tokenizer's own; `num_workers` as in `ShardEncoder`. The BPE is trained on captions
     of the training split only; a `vocabulary` that is given, a finished model's, takes its place and that of
     `modalities`. Raises UserError if `output` holds anything else than this same prepared set, whole or
     begun, if more pictures are unusable than the collection's `max_skipped`, or when the disk is full.
     """
     start, views, text = time.monotonic(), views or ViewConfig(), text or TextConfig()
-    codebook_sizes = {"image": image_tokenizer.config.codebook_size} | _checked(modalities or {})
+    own = NAMES[image_tokenizer.config.network.spatial_dims]
+    codebook_sizes = {own: image_tokenizer.config.codebook_size} | _checked(modalities or {}, own)
     made_from = {
         "data": data,
         "collection": collection.fingerprint(),
@@ -105,8 +106,8 @@ def prepare(
     return PreparedSet.load(output, verify=state.is_main_process)
 
 
-def _checked(modalities: dict[str, int]) -> dict[str, int]:
-    if wrong := {"image", "text"} & set(modalities):
+def _checked(modalities: dict[str, int], own: str) -> dict[str, int]:
+    if wrong := {own, "text"} & set(modalities):
         raise UserError(f"modalities must not name {wrong.pop()!r}, which is there already; found {modalities}.")
     return modalities
 

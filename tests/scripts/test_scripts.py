@@ -118,6 +118,29 @@ def test_from_pictures_to_a_report(call_script, picture_folder, vq_yaml, lm_yaml
     assert min(size_of(report / "samples.png")) > 100
 
 
+def test_a_finished_model_is_trained_on_with_new_pictures(call_script, picture_folder, vq_yaml, lm_yaml, tmp_path):
+    vq, data, model, more, tuned = (tmp_path / name for name in ("vq", "data", "model", "more", "tuned"))
+    call_script("train_vq", "--config", vq_yaml, "--data", picture_folder, "--output", vq, "--max-steps", 2)
+    call_script("prepare_data", "--data", picture_folder, "--image-tokenizer", vq, "--output", data, "--text.size=300")
+    call_script("train_lm", "--data", data, "--output", model, "--config", lm_yaml)
+    table = picture_folder / "metadata.csv"
+    table.write_text(table.read_text().replace(" square", " box in crayon").replace(" circle", " disc in crayon"))
+    call_script("prepare_data", "--data", picture_folder, "--for-model", model, "--output", more)
+    arguments = ["--init-from", model, "--max-steps", 2, "--batch-size", 4, "--compile=no", "--mixed-precision=no"]
+    call_script("train_lm", "--data", more, "--output", tuned, *arguments, "--lora", "--lora-rank", 4)
+    assert read_json(tuned / "run" / "settings.json")["lora_rank"] == 4
+    assert read_json(tuned / "text_to_image.json")["sampling"]["guidance_scale"] == 1.5
+    assert (tuned / "adapter" / "adapter_model.safetensors").exists()
+    picture = tmp_path / "crayon.png"
+    call_script("generate", "--model", tuned, "--prompt", "red box in crayon", "--output", picture)
+    assert size_of(picture) == (16, 16)
+    for wrong in ([], ["--image-tokenizer", vq, "--for-model", model]):
+        with pytest.raises(UserError, match="Give one of --image-tokenizer, .*, and --for-model"):
+            call_script("prepare_data", "--data", picture_folder, "--output", tmp_path / "none", *wrong)
+    with pytest.raises(UserError, match="lora adapts a finished model; name its folder with --init-from"):
+        call_script("train_lm", "--data", more, "--output", tmp_path / "none", "--lora", "true")
+
+
 def test_a_finished_run_may_be_resumed(call_script, picture_folder, vq_yaml, tmp_path):
     arguments = ["--config", vq_yaml, "--data", picture_folder, "--output", tmp_path / "vq"]
     call_script("train_vq", *arguments)
