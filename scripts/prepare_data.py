@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--output", type=Path, required=True, help="Folder for the prepared set.")
     parser.add_argument(
-        "--modalities", type=dict[str, int], default={}, help='Further ranges of codes, such as {"series": 512}.'
+        "--modalities", type=dict[str, int], default={}, help='Further ranges of codes, such as {"sound": 512}.'
     )
     parser.add_argument(
         "--resume", action="store_true", help="Continue the prepared set in --output, if it is this one."

@@ -245,7 +245,7 @@ def test_pca_beside_a_trained_tokenizer(call_script, picture_folder, vq_yaml, tm
     assert f"PCA {found['pca_psnr_db']['64']:.2f} dB" in capsys.readouterr().out
 
 
-def test_from_series_to_a_drawn_one(call_script, vq_yaml, lm_yaml, tmp_path):
+def test_from_series_to_a_drawn_one(call_script, call_example, vq_yaml, lm_yaml, tmp_path, capsys):
     vq, data, model = (tmp_path / name for name in ("vq", "data", "model"))
     hours, peaks = np.arange(24), np.repeat([6, 18], 20)
     days = np.exp(-((hours - peaks[:, None]) ** 2) / np.linspace(4, 40, 40)[:, None])[:, None]
@@ -267,6 +267,14 @@ def test_from_series_to_a_drawn_one(call_script, vq_yaml, lm_yaml, tmp_path):
     with pytest.raises(UserError, match=r"draws arrays of shape \[24\], not pictures; take them from Python"):
         call_script("generate", "--model", model, "--prompt", "a winter day", "--output", tmp_path / "new.png")
     assert not (tmp_path / "new.png").exists()
+    capsys.readouterr()
+    call_example("text_to_series", "--data", tmp_path / "days.npz", "--model", model, "--output", tmp_path / "days.png")
+    said = capsys.readouterr().out
+    held_out = len(list(load_collection(str(tmp_path / "days.npz")).rows("held_out")))
+    assert f"{40 - held_out} series trained on, {held_out} held out" in said
+    assert "real, held out: 100.0%" in said  # two peaks twelve hours apart
+    assert "drawn: " in said
+    assert size_of(tmp_path / "days.png")[0] > 500
 
 
 def test_a_collapse_is_on_the_page_of_its_inspection(call_script, picture_folder, vq_yaml, tmp_path, capsys):
