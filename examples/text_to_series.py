@@ -71,7 +71,7 @@ def plot(path: str, captions: list[str], held_out: torch.Tensor, drawn: torch.Te
     for row, kind in zip(axes, kinds, strict=True):
         chosen = [number for number, caption in enumerate(captions) if caption == kind][:SHOWN]
         for place, (series, colour) in enumerate(((held_out, "black"), (drawn, "tab:blue"))):
-            for axis, number in zip(row[place * SHOWN :], chosen, strict=False):
+            for axis, number in zip(row[place * SHOWN :], chosen, strict=False):  # there may be fewer
                 axis.plot(series[number].T, color=colour, linewidth=0.8)
         for axis in row:
             axis.set(xticks=[], yticks=[], ylim=(-1.1, 1.1))
