@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,9 @@ def add_adapters(model: PreTrainedModel, rank: int) -> "PeftModel":
         task_type="CAUSAL_LM", r=rank, lora_alpha=SCALE * rank, target_modules="all-linear",
         fan_in_fan_out=is_transposed,
     )  # fmt: skip
-    return get_peft_model(model, config)  # type: ignore[return-value]
+    with warnings.catch_warnings():  # PEFT 0.21 asks by a name that transformers 5.24 has replaced
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        return get_peft_model(model, config)  # type: ignore[return-value]
 
 
 def save_and_merge(adapters: "PeftModel", folder: Path) -> PreTrainedModel:
