@@ -25,7 +25,7 @@ from data_prep.prepared_set import FORM, MANIFEST, SHARDS, PreparedSet
 from data_prep.rows import Unusable
 from data_prep.skipped import SkippedRows
 from data_prep.text import TextConfig
-from data_prep.vocabulary import Vocabulary
+from data_prep.vocabulary import NAMES, Vocabulary
 from training.errors import UserError
 from training.files import read_json, require_empty, require_same_settings, write_json
 from training.machine import best_device, keep_freed_memory
@@ -51,26 +51,32 @@ def prepare(
     views: ViewConfig | None = None,
     num_workers: int | None = None,
     resume: bool = False,
+    vocabulary: Vocabulary | None = None,
 ) -> PreparedSet:
     """Encode `collection` with `image_tokenizer` and write a prepared set to `output`.
 
     `data` is what the user called the collection; `modalities` are further ones and their numbers of codes, which get
-    ranges of ids beside the image's; `num_workers` as in `ShardEncoder`. The BPE is trained on captions
-    of the training split only. Raises UserError if `output` holds anything else than this same prepared set, whole or
+    ranges of ids beside the image tokenizer's own; `num_workers` as in `ShardEncoder`. The BPE is trained on captions
+    of the training split only; a `vocabulary` that is given, a finished model's, takes its place and that of
+    `modalities`. Raises UserError if `output` holds anything else than this same prepared set, whole or
     begun, if its pictures lie on another background than the tokenizer's, if more of them are unusable than the
     collection's `max_skipped`, or when the disk is full.
     """
     _require_background(collection, image_tokenizer)
     start, views, text = time.monotonic(), views or ViewConfig(), text or TextConfig()
-    codebook_sizes = {"image": image_tokenizer.config.codebook_size} | _checked(modalities or {})
+    own = NAMES[image_tokenizer.config.network.spatial_dims]
+    codebook_sizes = {own: image_tokenizer.config.codebook_size} | _checked(modalities or {}, own)
     made_from = {
         "data": data,
         "collection": collection.fingerprint(),
         "image_tokenizer": image_tokenizer.fingerprint(),
-        "text": asdict(text),
-        "codebook_sizes": codebook_sizes,
         "views": asdict(views),
     }
+    if vocabulary is None:
+        made_from |= {"text": asdict(text), "codebook_sizes": codebook_sizes}
+    else:
+        _check_given(vocabulary, image_tokenizer, text, modalities or {})
+        made_from |= {"vocabulary": vocabulary.fingerprint()}
     # Several processes on a CPU must be told that it is one; Accelerator looks for itself.
     is_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or best_device().type == "cpu"
     state = PartialState(cpu=is_cpu, timeout=PATIENCE)
@@ -79,8 +85,10 @@ def prepare(
             check_sample(collection, image_tokenizer.config.network.input_shape)
         _claim(output, made_from, resume)
         if not (output / "vocabulary").exists():
-            captions = [] if text.pretrained else _captions(collection)
-            _save_whole(Vocabulary.build(captions, text, codebook_sizes), output / "vocabulary")
+            if vocabulary is None:
+                captions = [] if text.pretrained else _captions(collection)
+                vocabulary = Vocabulary.build(captions, text, codebook_sizes)
+            _save_whole(vocabulary, output / "vocabulary")
         if not (output / "image_tokenizer").exists():
             _save_whole(image_tokenizer, output / "image_tokenizer")
     state.wait_for_everyone()
@@ -109,10 +117,20 @@ def _require_background(collection: Collection, image_tokenizer: VQVAE) -> None:
         )
 
 
-def _checked(modalities: dict[str, int]) -> dict[str, int]:
-    if wrong := {"image", "text"} & set(modalities):
+def _checked(modalities: dict[str, int], own: str) -> dict[str, int]:
+    if wrong := {own, "text"} & set(modalities):
         raise UserError(f"modalities must not name {wrong.pop()!r}, which is there already; found {modalities}.")
     return modalities
+
+
+def _check_given(vocabulary: Vocabulary, image_tokenizer: VQVAE, text: TextConfig, modalities: dict[str, int]) -> None:
+    if text != TextConfig() or modalities:
+        raise UserError("text and modalities have no effect on the vocabulary of a finished model; leave them out.")
+    if vocabulary.image.size != image_tokenizer.config.codebook_size:
+        raise UserError(
+            f"The vocabulary has {vocabulary.image.size} image codes, the image tokenizer "
+            f"{image_tokenizer.config.codebook_size}; take both from one finished model folder."
+        )
 
 
 def _claim(output: Path, made_from: dict[str, Any], resume: bool) -> None:

@@ -2,6 +2,9 @@
 
     [ text: pad bos eos, bytes, merges | boi eoi, image codes | ... further modalities ]
 
+The range that is called the image's is that of the image tokenizer's codes, whatever it shows: it is named "series",
+"image" or "volume" by its number of dimensions.
+
 Codes are [0, K) and belong to a modality; ids are vocabulary ids. The tokenizer is a stock one, in which codes are
 tokens too; the ranges stand beside it in `vocabulary.json` and are never read off a token's name.
 """
@@ -22,6 +25,8 @@ from training.errors import UserError
 from training.files import read_json, write_json
 
 RANGES_FILE = "vocabulary.json"
+# Of the range of an image tokenizer's codes, by its number of spatial dimensions.
+NAMES = {1: "series", 2: "image", 3: "volume"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Vocabulary:
     """Text and modalities in one id space, over a stock tokenizer.
 
     `tokenizer` is what `AutoTokenizer` loads. `text_size` ids are text, special tokens `pad`, `bos`, `eos` among
-    them; `modalities` follow, "image" first.
+    them; `modalities` follow, the image tokenizer's first.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, text_size: int, modalities: Iterable[Modality]):
@@ -95,7 +100,8 @@ class Vocabulary:
 
     @property
     def image(self) -> Modality:
-        return self.modalities["image"]
+        """The range of the image tokenizer's codes, whatever its name."""
+        return next(iter(self.modalities.values()))
 
     @property
     def boi(self) -> int:
@@ -125,16 +131,16 @@ class Vocabulary:
         """The inverse of `encode_text`; special tokens and codes are left out."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
-    def codes_to_ids(self, codes: Int[Tensor, "*shape"], modality: str = "image") -> Int[Tensor, "*shape"]:
-        """[0, K) -> vocabulary ids. Raises UserError for a code out of range."""
-        known = self.modalities[modality]
-        self._check_range(codes, 0, known.size, f"{modality} codes")
+    def codes_to_ids(self, codes: Int[Tensor, "*shape"], modality: str | None = None) -> Int[Tensor, "*shape"]:
+        """[0, K) -> vocabulary ids, by default of the image tokenizer's range. Raises UserError for other codes."""
+        known = self.modalities[modality] if modality else self.image
+        self._check_range(codes, 0, known.size, f"{known.name} codes")
         return codes.long() + known.offset
 
-    def ids_to_codes(self, ids: Int[Tensor, "*shape"], modality: str = "image") -> Int[Tensor, "*shape"]:
+    def ids_to_codes(self, ids: Int[Tensor, "*shape"], modality: str | None = None) -> Int[Tensor, "*shape"]:
         """Vocabulary ids -> [0, K). Raises UserError for an id that is no code of this modality."""
-        known = self.modalities[modality]
-        self._check_range(ids, known.offset, known.stop, f"{modality} ids")
+        known = self.modalities[modality] if modality else self.image
+        self._check_range(ids, known.offset, known.stop, f"{known.name} ids")
         return ids.long() - known.offset
 
     @staticmethod

@@ -19,16 +19,18 @@ def build_optimizers(
     Muon moves a matrix by its orthogonalised momentum (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon).
     Embeddings, the output head and vectors are no maps between hidden states and stay with AdamW. Muon's update is
     scaled to the size of AdamW's (Liu et al. 2025, arXiv 2502.16982), so that one learning rate serves both.
+    Frozen parameters are left out, and an optimizer that would have none.
     """
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
     if name == "adamw":
-        return [_adamw(model.parameters(), learning_rate, weight_decay, beta2)]
+        return [_adamw(trained, learning_rate, weight_decay, beta2)]
     ends = [module for module in model.modules() if isinstance(module, nn.Embedding)] + [model.get_output_embeddings()]
     kept = {id(weight) for module in ends if module is not None for weight in module.parameters()}
-    kept |= {id(weight) for weight in model.parameters() if weight.ndim != MATRIX_DIMS}
-    matrices = [weight for weight in model.parameters() if id(weight) not in kept]
-    rest = [weight for weight in model.parameters() if id(weight) in kept]
+    kept |= {id(weight) for weight in trained if weight.ndim != MATRIX_DIMS}
+    matrices = [weight for weight in trained if id(weight) not in kept]
+    rest = [weight for weight in trained if id(weight) in kept]
     muon = Muon(matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-    return [muon, _adamw(rest, learning_rate, weight_decay, beta2)]
+    return [muon, _adamw(rest, learning_rate, weight_decay, beta2)] if rest else [muon]
 
 
 def _adamw(parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float, beta2: float) -> Optimizer:

@@ -12,6 +12,8 @@ from data_prep.prepared_set import PreparedSet
 from data_prep.sequences import ROW_OVERHEAD, RowCollator, SequenceConfig
 from lm.codebook import initialize_code_embeddings, similar_codes
 from lm.evaluation import evaluate_nll
+from lm.finished import inherit, is_finished, lengthen_context, load_finished
+from lm.lora import add_adapters, require_peft, save_and_merge
 from lm.model import LanguageModelConfig, add_embedding_dropout, build_language_model, keeps_packed_rows_apart
 from lm.objective import WeightedCrossEntropy
 from lm.optimizers import OptimizerName, build_optimizers
@@ -44,8 +46,12 @@ class LMTrainingConfig(TrainingConfig):
         long_captions: whether longer ones are cut, or the training refused.
         label_smoothing: share of a code's target that is spread over all codes, against overconfidence.
         neighbor_smoothing: share of a code's target that is spread over the codes nearest to it in the codebook.
-        init_from: folder or hub name of a causal language model whose weights the training starts from; the data must
-            have been prepared with its tokenizer (--text.pretrained).
+        init_from: where the training starts: a finished model's folder, for whose tokenizers the data were prepared
+            (--for-model); or folder or hub name of a causal language model of text, with whose tokenizer they were
+            (--text.pretrained).
+        lora: train low-rank adapters of the finished model in init_from in place of its weights, with PEFT; they are
+            merged at the end.
+        lora_rank: rank of the adapters; a higher one can change the model more.
         new_rows: with init_from, whether the embeddings of the image codes start at the "mean" of the old ones, or
             apart from it as the "codebook" has them.
         compile: whether torch.compile builds the training step; auto: where it works and the run is long enough.
@@ -65,6 +71,8 @@ class LMTrainingConfig(TrainingConfig):
     max_caption_tokens: int = 64
     long_captions: Literal["cut", "refuse"] = "cut"
     init_from: str | None = None
+    lora: bool = False
+    lora_rank: int = 16
     new_rows: NewRows = "codebook"
     compile: Literal["auto", "yes", "no"] = "auto"
 
@@ -87,6 +95,27 @@ class LMTrainingConfig(TrainingConfig):
             raise UserError(f"caption_weight must not be negative, found {self.caption_weight}.")
         if self.max_caption_tokens < 1:
             raise UserError(f"max_caption_tokens must be at least 1, found {self.max_caption_tokens}.")
+        self._check_start()
+
+    def _check_start(self) -> None:
+        """Raises UserError for settings of a start that have no effect or cannot work."""
+        starts_finished = self.init_from is not None and is_finished(self.init_from)
+        if starts_finished and self.new_rows != LMTrainingConfig.new_rows:
+            raise UserError(f"new_rows has no effect with init_from {self.init_from!r}: a finished model gets none.")
+        if self.lora_rank < 1:
+            raise UserError(f"lora_rank must be at least 1, found {self.lora_rank}.")
+        if not self.lora:
+            if self.lora_rank != LMTrainingConfig.lora_rank:
+                raise UserError(f"lora_rank {self.lora_rank} has no effect without lora; add --lora.")
+            return
+        if self.init_from is None:
+            raise UserError("lora adapts a finished model; name its folder with --init-from.")
+        require_peft()
+        if not starts_finished:
+            raise UserError(
+                f"lora needs a finished model, which init_from {self.init_from!r} is not: adapters leave embeddings as "
+                "they are, and those of the image codes have yet to be learned. Train without lora first."
+            )
 
 
 def train_lm(
@@ -104,6 +133,7 @@ def train_lm(
     """
     if config.init_from is not None and model_config != LanguageModelConfig():
         raise UserError(f"--model settings have no effect with init_from {config.init_from!r}; leave one of them out.")
+    base = load_finished(config.init_from, prepared) if config.init_from and is_finished(config.init_from) else None
     settings = {"model": asdict(model_config), "sequences": asdict(sequences)} | asdict(config)
     settings |= {key: prepared.manifest[key] for key in ("vocabulary", "made_from")}
     run = Run(output, "train_lm", config, settings, resume)
@@ -121,7 +151,12 @@ def train_lm(
     codebook = None if codebook is None else codebook.detach()
     if codebook is None:
         run.progress.say("a code of this image tokenizer has no vector of its own: no neighbor_smoothing")
-    if config.init_from is not None:
+    adapters = None
+    if config.init_from is not None and base is not None:
+        lengthen_context(base, config.init_from, length)
+        model = base.model
+        adapters = add_adapters(model, config.lora_rank) if config.lora else None
+    elif config.init_from is not None:
         model = load_pretrained(config.init_from, vocabulary, length, config.new_rows, codebook)
     else:
         model = build_language_model(model_config, vocabulary, length)
@@ -153,6 +188,10 @@ def train_lm(
     objective, loader, *optimizers = run.prepare(objective, loader, *optimizers)
     step = torch.compile(objective, dynamic=False) if _shall_compile(config, run) else objective
 
+    if base is not None and not run.is_resumed:
+        before = held_out_nll(run.accelerator.unwrap_model(objective).model, prepared, caption_tokens)
+        run.progress.say("before training: " + "  ".join(f"{name} {value:.4g}" for name, value in before.items()))
+
     for packs in run.batches(loader):
         # Built here and not in the loader, which reads ahead: a continued run then draws the same dropout and noise.
         batch = collate(packs, shape).to(run.accelerator.device)
@@ -166,12 +205,16 @@ def train_lm(
     model = run.accelerator.unwrap_model(objective).model.eval()
     nll = held_out_nll(model, prepared, caption_tokens)
     if run.accelerator.is_main_process:
+        if adapters is not None:
+            model = save_and_merge(adapters, output / "adapter")
         attribution = prepared.manifest["attribution"]
         trained_on = {"data": prepared.manifest["made_from"]["data"], "pictures": prepared.manifest["splits"]}
         pipeline = TextToImagePipeline(
             model, vocabulary, image_tokenizer, sampling, caption_tokens, attribution, sequences.captioning > 0,
             trained_on,
         )  # fmt: skip
+        if base is not None:
+            inherit(pipeline, base)
         pipeline.save_pretrained(output)
         write_json(output / "run" / "stages.json", prepared.manifest["seconds"] | {"train_lm": run.state.seconds})
     run.finish(**nll)

@@ -12,20 +12,27 @@ from data_prep import (
     CollectionConfig,
     TextConfig,
     ViewConfig,
+    Vocabulary,
     load_collection,
     load_image_tokenizer,
     prepare,
 )
 from training.cli import run_script, script_parser, values_of
+from training.errors import UserError
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
     parser.add_argument("--data", required=True, help=DATA_HELP)
-    parser.add_argument("--image_tokenizer", type=Path, required=True, help="Folder that train_vq.py finished.")
+    parser.add_argument("--image_tokenizer", type=Path, help="Folder that train_vq.py finished.")
+    parser.add_argument(
+        "--for_model",
+        type=Path,
+        help="Instead: folder that train_lm.py finished, to be trained on with these pictures; its tokenizers serve.",
+    )
     parser.add_argument("--output", type=Path, required=True, help="Folder for the prepared set.")
     parser.add_argument(
-        "--modalities", type=dict[str, int], default={}, help='Further ranges of codes, such as {"series": 512}.'
+        "--modalities", type=dict[str, int], default={}, help='Further ranges of codes, such as {"sound": 512}.'
     )
     parser.add_argument(
         "--resume", action="store_true", help="Continue the prepared set in --output, if it is this one."
@@ -38,13 +45,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_class_arguments(TextConfig, "text")
     settings = parser.instantiate(parser.parse_args(arguments))
 
-    image_tokenizer = load_image_tokenizer(settings.image_tokenizer)
+    model = settings.for_model
+    if (model is None) == (settings.image_tokenizer is None):
+        raise UserError("Give one of --image-tokenizer, for a new model, and --for-model, to train a finished one on.")
+    image_tokenizer = load_image_tokenizer(settings.image_tokenizer if model is None else model / "image_tokenizer")
+    vocabulary = None if model is None else Vocabulary.from_pretrained(model)
     side = image_tokenizer.config.network.input_shape[0]
     collection = load_collection(settings.data, side, values_of(CollectionConfig, settings))
     prepared = prepare(
         collection, image_tokenizer, settings.output, settings.data, settings.text, settings.modalities,
         views=settings.views,
-        num_workers=settings.num_workers, resume=settings.resume,
+        num_workers=settings.num_workers, resume=settings.resume, vocabulary=vocabulary,
     )  # fmt: skip
     if PartialState().is_main_process:
         counts = ", ".join(f"{len(rows)} {split}" for split, rows in prepared.rows.items())

@@ -16,7 +16,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="Folder that prepare_data.py wrote.")
     parser.add_argument("--output", type=Path, required=True, help="Folder for the finished model.")
     parser.add_argument("--resume", action="store_true", help="Continue the run in --output, if there is one.")
-    parser.add_class_arguments(LMTrainingConfig)
+    parser.add_class_arguments(LMTrainingConfig, skip={"lora"})
+    parser.add_argument(  # so that --lora alone says it too
+        "--lora", type=bool, nargs="?", const=True, default=False, help="Train low-rank adapters of --init-from alone."
+    )
     parser.add_class_arguments(LanguageModelConfig, "model")
     parser.add_class_arguments(SequenceConfig, "sequences")
     parser.add_class_arguments(SamplingConfig, "sampling")

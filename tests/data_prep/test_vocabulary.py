@@ -157,6 +157,17 @@ def test_two_modalities_have_ranges_of_their_own():
         vocabulary.ids_to_codes(torch.tensor([276]), "audio")
 
 
+def test_the_first_range_is_the_image_tokenizers_whatever_its_name():
+    vocabulary = Vocabulary.train(["ab"], 259, {"series": 5, "image": 16})
+    assert vocabulary.image.name == "series"
+    assert (vocabulary.boi, vocabulary.eoi, vocabulary.image_token_offset) == (259, 260, 261)
+    assert vocabulary.codes_to_ids(torch.tensor([0, 4])).tolist() == [261, 265]
+    assert vocabulary.ids_to_codes(torch.tensor([265])).tolist() == [4]
+    with pytest.raises(UserError, match="series codes must lie in"):
+        vocabulary.codes_to_ids(torch.tensor([5]))
+    assert vocabulary.tokenizer.convert_ids_to_tokens([259, 261, 260]) == ["<series>", "<series_0>", "</series>"]
+
+
 def test_a_modality_can_be_added_only_once(byte_vocabulary):
     with pytest.raises(UserError, match=re.escape("tokens of the modality 'image'")):
         Vocabulary.extend(byte_vocabulary.tokenizer, {"image": 4})

@@ -4,6 +4,7 @@ import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -44,13 +45,20 @@ mixed_precision: "no"
 def call_script() -> Callable[..., None]:
     """call_script("train_vq", "--data", folder): the script's `main` in this process."""
 
-    def call(name: str, *arguments: object) -> None:
-        spec = importlib.util.spec_from_file_location(f"scripts_{name}", SCRIPTS / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        module.main([str(argument) for argument in arguments])
+    return partial(_call, SCRIPTS)
 
-    return call
+
+@pytest.fixture
+def call_example() -> Callable[..., None]:
+    """As `call_script`, of an example that takes options."""
+    return partial(_call, SCRIPTS.parent / "examples")
+
+
+def _call(folder: Path, name: str, *arguments: object) -> None:
+    spec = importlib.util.spec_from_file_location(f"{folder.name}_{name}", folder / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.main([str(argument) for argument in arguments])
 
 
 @pytest.fixture

@@ -51,6 +51,16 @@ def test_days_of_power_demand_come_back(tmp_path, capsys):
     assert figures["held_out_usage"] > 0.5
 
 
+def test_an_appliance_is_cut_scaled_and_lengthened():
+    example = load_example("appliances")
+    made = example.curve(np.array([0.0, 2.0, -1.0, 1.0]))
+    assert made.shape == (192,)
+    assert made[:5].tolist() == [-1, 1, -1, 0, 0]
+    assert made[-1] == 0
+    assert example.curve(np.arange(500.0))[-1] == 1
+    assert example.curve(np.zeros(500)).tolist() == [-1] * 192
+
+
 @pytest.fixture
 def clips() -> Tensor:
     """(96, 3, 8, 32, 32) uint8: squares of 6 colours and 4 sizes, each in 4 directions."""

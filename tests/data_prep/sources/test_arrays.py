@@ -220,12 +220,21 @@ def test_series_are_prepared_as_pictures_are(save, series, series_vqvae, tmp_pat
     prepared = prepare(collection, series_vqvae, tmp_path / "data", "series", TextConfig(size=280))
     assert prepared.manifest["splits"] == {"train": 55, "held_out": 5}
     assert prepared.manifest["code_shape"] == [6]
+    assert list(prepared.vocabulary.modalities) == ["series"]
     codes = series_vqvae.encode(torch.from_numpy(series))
     assert prepared.held_out["held_out"]["codes"][:] == codes[HELD_OUT].tolist()
     assert len({tuple(row) for row in prepared.train["codes"][:]}) > 20
     assert prepared.train.column_names == ["key", "captions", "caption_tokens", "codes"]
     kept = np.asarray(prepared.held_out["held_out"]["image"][:], dtype=np.float32)
     np.testing.assert_array_equal(kept, series[HELD_OUT])
+
+
+def test_a_further_modality_cannot_take_the_name_of_the_series(save, series, series_vqvae, tmp_path):
+    collection = load_collection(str(save(series)), 24)
+    with pytest.raises(UserError, match="modalities must not name 'series', which is there already"):
+        prepare(collection, series_vqvae, tmp_path / "data", "series", modalities={"series": 8})
+    prepared = prepare(collection, series_vqvae, tmp_path / "data", "series", modalities={"image": 8})
+    assert list(prepared.vocabulary.modalities) == ["series", "image"]
 
 
 def test_a_tokenizer_of_another_shape_prepares_nothing(save, series, series_vqvae, tmp_path):
