@@ -116,6 +116,9 @@ def test_from_pictures_to_a_report(call_script, picture_folder, vq_yaml, lm_yaml
     assert figures["seconds"].keys() == {"train_vq", "prepare_data", "train_lm", "evaluate"}
     assert None not in figures["seconds"].values()
     assert min(size_of(report / "samples.png")) > 100
+    card = (model / "README.md").read_text(encoding="utf-8")
+    assert "## Figures" in card
+    assert f"{figures['held_out_psnr_db']:.2f} dB" in card
 
 
 def test_a_finished_model_is_trained_on_with_new_pictures(call_script, picture_folder, vq_yaml, lm_yaml, tmp_path):
