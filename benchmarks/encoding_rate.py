@@ -11,16 +11,18 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from generated import PICTURES_A_TAR, write_image_tokenizer, write_webdataset
 from measure import Report, Spread, choose, in_turns, parser, ratio
 from torch import Tensor
 
 from data_prep import Vocabulary, load_collection, load_pictures
 from data_prep.encoding import ShardEncoder
-from training.machine import keep_freed_memory
+from training.machine import is_bf16_fast, keep_freed_memory
 from vq import VQVAE, to_pixel_values
 
 ALONE, OURS = "encoder alone, tensors in memory", "from tar files to a prepared set"
+IS_BF16 = is_bf16_fast(torch.device("cpu"))  # what prepare_data.py does by default
 
 
 class Settings(NamedTuple):
@@ -47,10 +49,12 @@ def main(arguments: list[str] | None = None) -> dict:
         folder = Path(place)
         write_webdataset(folder / "tars", rounds * count, settings.side, settings.pictures_a_shard)
         model = write_image_tokenizer(folder / "vq", settings.side)
-        plain = copy.deepcopy(model)
+        plain = copy.deepcopy(model).to(memory_format=torch.channels_last)
         collection = load_collection(str(folder / "tars" / "*.tar"))
         vocabulary = Vocabulary.train((row.captions[0] for row in collection.rows()), 400, {"image": 1024})
-        encoder = ShardEncoder(collection, model, vocabulary, folder / "shards", num_workers=settings.workers)
+        encoder = ShardEncoder(
+            collection, model, vocabulary, folder / "shards", num_workers=settings.workers, is_bf16=IS_BF16
+        )
         pictures = load_pictures(collection, (settings.side, settings.side), count).train[:count]
         numbers = iter(
             [
@@ -70,8 +74,11 @@ def main(arguments: list[str] | None = None) -> dict:
 
 
 def encode_all(model: VQVAE, pictures: Tensor) -> None:
-    for part in pictures.split(64):
-        model.encode(to_pixel_values(part))
+    """As `ShardEncoder` does it, without decoding, reading and writing."""
+    for part in pictures.split(128):
+        pixel_values = to_pixel_values(part).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=IS_BF16):
+            model.encode(pixel_values)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from data_prep.rows import Row, Shard, Unusable
 from data_prep.skipped import SkippedRows
 from training.errors import UserError
 
-BATCH = 64
+BATCH = 128
 MAX_WORKERS = 8
 # So many held-out pictures tell what a tokenizer is worth; more only cost time.
 MAX_HELD_OUT = 4096

@@ -12,8 +12,9 @@ from collections import Counter
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
@@ -28,7 +29,7 @@ from data_prep.text import TextConfig
 from data_prep.vocabulary import NAMES, Vocabulary
 from training.errors import UserError
 from training.files import read_json, require_empty, require_same_settings, write_json
-from training.machine import best_device, keep_freed_memory
+from training.machine import best_device, is_bf16_fast, keep_freed_memory
 from training.progress import Progress
 from vq import VQVAE
 
@@ -52,13 +53,15 @@ def prepare(
     num_workers: int | None = None,
     resume: bool = False,
     vocabulary: Vocabulary | None = None,
+    mixed_precision: Literal["auto", "bf16", "no"] = "no",
 ) -> PreparedSet:
     """Encode `collection` with `image_tokenizer` and write a prepared set to `output`.
 
     `data` is what the user called the collection; `modalities` are further ones and their numbers of codes, which get
-    ranges of ids beside the image tokenizer's own; `num_workers` as in `ShardEncoder`. The BPE is trained on captions
-    of the training split only; a `vocabulary` that is given, a finished model's, takes its place and that of
-    `modalities`. Raises UserError if `output` holds anything else than this same prepared set, whole or
+    ranges of ids beside the image tokenizer's own; `num_workers` as in `ShardEncoder`; `mixed_precision` is the
+    encoder's, "auto" for bf16 where the device multiplies it fast and there are at most two dimensions. The BPE is
+    trained on captions of the training split only; a `vocabulary` that is given, a finished model's, takes its place
+    and that of `modalities`. Raises UserError if `output` holds anything else than this same prepared set, whole or
     begun, if its pictures lie on another background than the tokenizer's, if more of them are unusable than the
     collection's `max_skipped`, or when the disk is full.
     """
@@ -66,19 +69,24 @@ def prepare(
     start, views, text = time.monotonic(), views or ViewConfig(), text or TextConfig()
     own = NAMES[image_tokenizer.config.network.spatial_dims]
     codebook_sizes = {own: image_tokenizer.config.codebook_size} | _checked(modalities or {}, own)
+    # Several processes on a CPU must be told that it is one; Accelerator looks for itself.
+    is_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or best_device().type == "cpu"
+    is_bf16 = mixed_precision == "bf16"
+    if mixed_precision == "auto":
+        device = torch.device("cpu") if is_cpu else best_device()
+        is_bf16 = is_bf16_fast(device) and image_tokenizer.config.network.spatial_dims <= 2
     made_from = {
         "data": data,
         "collection": collection.fingerprint(),
         "image_tokenizer": image_tokenizer.fingerprint(),
         "views": asdict(views),
+        "encoded_in": "bf16" if is_bf16 else "fp32",
     }
     if vocabulary is None:
         made_from |= {"text": asdict(text), "codebook_sizes": codebook_sizes}
     else:
         _check_given(vocabulary, image_tokenizer, text, modalities or {})
         made_from |= {"vocabulary": vocabulary.fingerprint()}
-    # Several processes on a CPU must be told that it is one; Accelerator looks for itself.
-    is_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or best_device().type == "cpu"
     state = PartialState(cpu=is_cpu, timeout=PATIENCE)
     if state.is_main_process:
         if not (output / MAKING).exists():
@@ -97,7 +105,7 @@ def prepare(
 
     vocabulary = Vocabulary.from_pretrained(output / "vocabulary")
     image_tokenizer = image_tokenizer.to(state.device).eval()  # type: ignore[arg-type]
-    encoder = ShardEncoder(collection, image_tokenizer, vocabulary, output / SHARDS, views, num_workers)
+    encoder = ShardEncoder(collection, image_tokenizer, vocabulary, output / SHARDS, views, num_workers, is_bf16)
     keep_freed_memory()
     _encode_shards(encoder, state.process_index, state.num_processes)
     state.wait_for_everyone()

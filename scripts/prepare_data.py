@@ -4,6 +4,7 @@ python scripts/prepare_data.py --data openmoji --image-tokenizer runs/vq --outpu
 """
 
 from pathlib import Path
+from typing import Literal
 
 from accelerate import PartialState
 
@@ -40,6 +41,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--num_workers", type=int, help="Processes that decode, on a CPU encode too; by default one a core."
     )
+    parser.add_argument(
+        "--mixed_precision",
+        type=Literal["auto", "bf16", "no"],
+        default="auto",
+        help="The encoder's: auto is bf16 where the device multiplies it fast.",
+    )
     parser.add_class_arguments(CollectionConfig)
     parser.add_class_arguments(ViewConfig, "views")
     parser.add_class_arguments(TextConfig, "text")
@@ -56,6 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
         collection, image_tokenizer, settings.output, settings.data, settings.text, settings.modalities,
         views=settings.views,
         num_workers=settings.num_workers, resume=settings.resume, vocabulary=vocabulary,
+        mixed_precision=settings.mixed_precision,
     )  # fmt: skip
     if PartialState().is_main_process:
         counts = ", ".join(f"{len(rows)} {split}" for split, rows in prepared.rows.items())
