@@ -151,6 +151,14 @@ def draw_uniform(rows: int, columns: int, generator: Generators, device: torch.d
     if generator is None or isinstance(generator, torch.Generator):
         where = generator.device if generator is not None else device
         return torch.rand(rows, columns, generator=generator, device=where).to(device)
+    own_each = generators_of(generator, rows)
+    return torch.stack([torch.rand(columns, generator=own, device=own.device).to(device) for own in own_each])
+
+
+def generators_of(generator: Generators, rows: int) -> list:
+    """One a row: its own, or the one of all. Raises UserError for a list of another length."""
+    if generator is None or isinstance(generator, torch.Generator):
+        return [generator] * rows
     if len(generator) != rows:
         raise UserError(f"generator must be one, or one for each of the {rows} pictures; found {len(generator)}.")
-    return torch.stack([torch.rand(columns, generator=own, device=own.device).to(device) for own in generator])
+    return list(generator)

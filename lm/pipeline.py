@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from data_prep.vocabulary import Vocabulary
 from lm.captioning import draw_captions
-from lm.decoding import UNKNOWN, Generators, draw_codes
+from lm.decoding import UNKNOWN, Generators, draw_codes, generators_of
 from lm.folder import FinishedModel, load_finished, push_finished, save_finished
 from lm.inpainting import code_mask, fill_codes
 from lm.likelihood import caption_log_likelihoods, code_log_likelihoods
@@ -21,6 +21,7 @@ from lm.parts import local_folder
 from lm.pictures import Pictures, decode_pictures, encode_pictures
 from lm.prompts import checked_prompt_ids, one_line
 from lm.sampling import SamplingConfig
+from lm.speculative import draw_speculatively
 from training.errors import UserError
 from training.machine import best_device, usable_device
 from vq import VQVAE
@@ -104,6 +105,7 @@ class TextToImagePipeline:
         rerank: int = 1,
         batch_size: int = 64,
         compile: bool = False,
+        speculative: int | None = None,
         callback: OnCodes | None = None,
     ) -> TextToImageOutput:
         """Draw `num_images_per_prompt` pictures for each prompt; None draws without one.
@@ -112,7 +114,8 @@ class TextToImagePipeline:
         repeatable; a list holds one a picture. `rerank` pictures are drawn for each that is wanted, and the one kept
         under which the model finds its prompt likeliest. `batch_size` pictures are drawn at a time, fewer where memory
         is short; `callback(step, codes)` gets their codes (B, step + 1) after every step, see `decode_partial`.
-        `compile` builds the step by torch.compile, once a process: for hundreds of pictures. For the other
+        `compile` builds the step by torch.compile, once a process: for hundreds of pictures. `speculative` codes, 8 for
+        example, are guessed and read together (`lm.speculative`): for few pictures, drawn one by one. For the other
         arguments see `SamplingConfig`; what is not given is the folder's default.
         """
         settings = self._settings(
@@ -133,10 +136,15 @@ class TextToImagePipeline:
             negative = _repeated(self._prompt_ids(_one_each(negative_prompt, len(prompts), "negative_prompt")), repeats)
             if not settings.is_guided:
                 raise UserError("negative_prompt needs guidance: give a guidance_scale other than 1.")
-        codes = self._draw(
-            _repeated(self._prompt_ids(prompts), repeats), settings, generator, batch_size, negative,
-            callback=callback, compile=compile,
-        )  # fmt: skip
+        rows = _repeated(self._prompt_ids(prompts), repeats)
+        if speculative is not None:
+            if compile or callback is not None:
+                raise UserError("speculative draws several codes at once: leave out compile and callback.")
+            codes = self._draw_speculatively(rows, settings, generator, negative, speculative)
+        else:
+            codes = self._draw(
+                rows, settings, generator, batch_size, negative, callback=callback, compile=compile
+            )  # fmt: skip
         if rerank > 1:
             codes = self._best(codes, prompts, num_images_per_prompt, rerank)
         return self._output(codes)
@@ -277,6 +285,22 @@ class TextToImagePipeline:
             self.model, self.vocabulary, rows, self.image_tokenizer.config.tokens_per_image, settings, generator,
             known=known, negative_prompts=negative, on_codes=callback, batch_size=batch_size, compile=compile,
         )  # fmt: skip
+
+    def _draw_speculatively(
+        self,
+        rows: list[list[int]],
+        settings: SamplingConfig,
+        generator: Generators,
+        negative: list[list[int]] | None,
+        window: int,
+    ) -> Int[Tensor, "b n"]:
+        own = generators_of(generator, len(rows))
+        num_codes = self.image_tokenizer.config.tokens_per_image
+        drawn = [
+            draw_speculatively(self.model, self.vocabulary, row, num_codes, settings, window, random, twin)[0]
+            for row, random, twin in zip(rows, own, negative or [None] * len(rows), strict=True)
+        ]
+        return torch.stack(drawn) if drawn else torch.empty(0, num_codes, dtype=torch.int64)
 
     def _filled(
         self,

@@ -30,8 +30,9 @@ def draw_speculatively(
     settings: SamplingConfig,
     window: int,
     generator: torch.Generator | None = None,
+    negative_prompt: list[int] | None = None,
 ) -> tuple[Int[Tensor, " n"], int]:
-    """The codes of one picture as `lm.decoding.draw_codes` would draw them, and the number of forwards.
+    """The codes of one picture, distributed as those of `lm.decoding.draw_codes`, and the number of forwards.
 
     `window` codes are read at a time. Raises UserError for a model that `LlamaDecoder` does not know.
     """
@@ -40,7 +41,7 @@ def draw_speculatively(
     if window < 2:
         raise UserError(f"Drawing speculatively reads at least 2 codes at a time, found {window}.")
     device, image = model.device, vocabulary.image
-    rows = [prompt, [vocabulary.bos, vocabulary.boi]] if settings.is_guided else [prompt]
+    rows = [prompt, negative_prompt or [vocabulary.bos, vocabulary.boi]] if settings.is_guided else [prompt]
     input_ids, mask, _ = (tensor.to(device) for tensor in left_pad(rows, vocabulary.pad))
     decoder = LlamaDecoder(model, slice(image.offset, image.stop))
     first = _probabilities(decoder.read(input_ids, mask, num_codes + window).unsqueeze(1), settings, 0, num_codes)

@@ -1,6 +1,8 @@
 """Codes that are guessed and judged have the distribution of codes that are drawn one by one."""
 
+import importlib
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from lm.decoding import draw_codes
 from lm.sampling import SamplingConfig, guided_logits
 from lm.speculative import count_kept, draw_speculatively
 from training.errors import UserError
+from training.files import read_json
 
 DRAWS = 2000
 
@@ -88,3 +91,27 @@ def test_what_cannot_be_drawn_so(build_tiny, vocabulary):
         draw_speculatively(build_tiny("gpt2"), vocabulary, prompt, 4, SamplingConfig(), 4)
     with pytest.raises(UserError, match="at least 2 codes at a time, found 1"):
         draw_speculatively(build_tiny(), vocabulary, prompt, 4, SamplingConfig(), 1)
+
+
+def test_the_pipeline_draws_so_too(pipeline):
+    prompts = ["red square", "a green circle"]
+    plain = pipeline(prompts, temperature=0.0, guidance_scale=3.0, negative_prompt="blue").codes
+    assert torch.equal(
+        pipeline(prompts, temperature=0.0, guidance_scale=3.0, negative_prompt="blue", speculative=5).codes, plain
+    )
+    seeds = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
+    together = pipeline(prompts, generator=seeds, speculative=4).codes
+    alone = pipeline(prompts[1], generator=torch.Generator().manual_seed(4), speculative=4).codes
+    assert torch.equal(together[1:], alone)
+    with pytest.raises(UserError, match="leave out compile and callback"):
+        pipeline(prompts, speculative=4, compile=True)
+
+
+def test_its_benchmark_answers(pipeline, prepared, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    pipeline.save_pretrained(tmp_path / "model")
+    folders = ["--model", str(tmp_path / "model"), "--data", str(prepared.folder), "--output", str(tmp_path)]
+    importlib.import_module("speculative").main([*folders, "--tiny", "--prompts", "1", "--rounds", "1"])
+    rows = read_json(tmp_path / "speculative.json")["tables"][0]["rows"]
+    assert [row[1] for row in rows[:4]] == ["one by one", "4 at a time", "8 at a time", "16 at a time"]
+    assert all(1 <= row[2] <= 17 for row in rows)
