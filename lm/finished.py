@@ -17,7 +17,7 @@ def is_finished(name: str) -> bool:
     return (Path(name) / SETTINGS_FILE).is_file()
 
 
-def load_finished(folder: str, prepared: PreparedSet) -> TextToImagePipeline:
+def load_start(folder: str, prepared: PreparedSet) -> TextToImagePipeline:
     """The finished model in `folder`, on the CPU.
 
     Raises UserError as `from_pretrained` does, and if `prepared` has another vocabulary or image tokenizer: what an id

@@ -12,7 +12,7 @@ from data_prep.prepared_set import PreparedSet
 from data_prep.sequences import ROW_OVERHEAD, RowCollator, SequenceConfig
 from lm.codebook import initialize_code_embeddings, similar_codes
 from lm.evaluation import evaluate_nll
-from lm.finished import inherit, is_finished, lengthen_context, load_finished
+from lm.finished import inherit, is_finished, lengthen_context, load_start
 from lm.lora import add_adapters, require_peft, save_and_merge
 from lm.model import LanguageModelConfig, add_embedding_dropout, build_language_model, keeps_packed_rows_apart
 from lm.objective import WeightedCrossEntropy
@@ -133,7 +133,7 @@ def train_lm(
     """
     if config.init_from is not None and model_config != LanguageModelConfig():
         raise UserError(f"--model settings have no effect with init_from {config.init_from!r}; leave one of them out.")
-    base = load_finished(config.init_from, prepared) if config.init_from and is_finished(config.init_from) else None
+    base = load_start(config.init_from, prepared) if config.init_from and is_finished(config.init_from) else None
     settings = {"model": asdict(model_config), "sequences": asdict(sequences)} | asdict(config)
     settings |= {key: prepared.manifest[key] for key in ("vocabulary", "made_from")}
     run = Run(output, "train_lm", config, settings, resume)
