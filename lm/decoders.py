@@ -20,6 +20,7 @@ from transformers import DynamicCache, PreTrainedModel
 from lm.llama_decoder import LlamaDecoder, is_llama_like
 from lm.model import read_into
 from training.compiling import compile_failure
+from training.errors import UserError
 
 _TOLD: set[str] = set()
 
@@ -50,18 +51,25 @@ class StockDecoder:
         return logits[:, -1, self.legal].float()
 
 
-def build_decoder(model: PreTrainedModel, legal: slice, compile: bool = False) -> StockDecoder | LlamaDecoder:
+def build_decoder(
+    model: PreTrainedModel, legal: slice, compile: bool = False, quantize: str | None = None
+) -> StockDecoder | LlamaDecoder:
     """The fastest decoder that gives this model's own logits.
 
     `compile` builds the step by torch.compile, which takes ten seconds and more and pays for hundreds of pictures.
     What does not work here is left out, and said once: compiling without a compiler, `LlamaDecoder` for an architecture
-    that it does not know.
+    that it does not know. `quantize` "int8" multiplies with int8 weights, see lm/packed.py. Raises UserError where that
+    does not work.
     """
+    if quantize not in (None, "int8"):
+        raise UserError(f"quantize must be 'int8' or left out, found {quantize!r}.")
     if is_llama_like(model):
         if compile and (failure := _compile_failure(model.device)):
             _say_once("compile", f"torch.compile does not work here ({failure}); the step is drawn without it.")
-        return LlamaDecoder(model, legal, compile and not _compile_failure(model.device))
+        return LlamaDecoder(model, legal, compile and not _compile_failure(model.device), quantize)
     kind = type(model).__name__
+    if quantize is not None:
+        raise UserError(f"quantize needs a plain llama or its like, found {kind}; leave it out.")
     _say_once(kind, f"{kind} draws through its stock forward; llama and its like are faster.")
     return StockDecoder(model, legal)
 

@@ -43,6 +43,7 @@ def draw_codes(
     on_codes: Callable[[int, Tensor], None] | None = None,
     batch_size: int = 64,
     compile: bool = False,
+    quantize: str | None = None,
 ) -> Int[Tensor, "b n"]:
     """Codes (B, num_codes) in [0, K) that continue each prompt `bos caption boi`, on the model's device.
 
@@ -51,8 +52,8 @@ def draw_codes(
     one is to be drawn. Guidance leads away from `negative_prompts`, by default from no prompt. `batch_size` rows are
     drawn at a time, fewer where memory is short. Of each such part,
     `on_logits(step, conditional, unconditional, guided)` sees every step that is not known of all rows before the
-    first that is drawn; `on_codes(step, codes)` then gets all its codes so far, (b, step + 1). For `compile` see
-    `build_decoder`. Raises UserError for non-finite logits.
+    first that is drawn; `on_codes(step, codes)` then gets all its codes so far, (b, step + 1). For `compile`
+    and `quantize` see `build_decoder`. Raises UserError for non-finite logits.
     """
     count, device = len(prompts), model.device
     uniform = draw_uniform(count, num_codes, generator, device)
@@ -67,7 +68,7 @@ def draw_codes(
         try:
             drawn = _draw_part(
                 model, vocabulary, prompts[part], None if twins is None else twins[part], known[part].to(device),
-                uniform[part], settings, on_logits, on_codes, compile,
+                uniform[part], settings, on_logits, on_codes, compile, quantize,
             )  # fmt: skip
         except RuntimeError as error:
             if batch_size == 1 or not should_reduce_batch_size(error):
@@ -92,13 +93,14 @@ def _draw_part(
     on_logits: Callable[[int, Tensor, Tensor | None, Tensor], None] | None,
     on_codes: Callable[[int, Tensor], None] | None,
     compile: bool,
+    quantize: str | None,
 ) -> Int[Tensor, "b n"]:
     image, num_codes = vocabulary.image, known.shape[1]
     first = _known_by_all(known)
     begun = vocabulary.codes_to_ids(known[:, :first]).tolist()
     rows = [prompt + ids for prompt, ids in zip([*prompts, *(twins or [])], begun * (2 if twins else 1), strict=True)]
     codes = [*known[:, :first].unbind(1)]
-    decoder = build_decoder(model, slice(image.offset, image.stop), compile)
+    decoder = build_decoder(model, slice(image.offset, image.stop), compile, quantize)
     input_ids, mask, _ = (tensor.to(model.device) for tensor in left_pad(rows, vocabulary.pad))
     logits = decoder.read(input_ids, mask, num_codes - first)  # (B or 2B, K)
     are_finite = []

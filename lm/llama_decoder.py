@@ -1,9 +1,9 @@
 """The layers of llama and its like, run one id at a time over a cache of fixed size.
 
-The weights are the model's own, in whatever precision it was loaded; bf16 ones on a CPU are laid out anew for each
-batch (lm/packed.py), so that they are never those of yesterday. What differs from the stock forward is what surrounds
-the matrix products: the cache is allocated once, the residual stream is fp32, the head is computed for the legal ids
-only, and a step has a third of the operations.
+The weights are the model's own, in whatever precision it was loaded; bf16 ones on a CPU, and int8 ones, are laid out
+anew for each batch (lm/packed.py), so that they are never those of yesterday. What differs from the stock forward is
+what surrounds the matrix products: the cache is allocated once, the residual stream is fp32, the head is computed for
+the legal ids only, and a step has a third of the operations.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from lm.packed import PackedLayer, can_pack, pack_layers
+from lm.packed import ModelMaps, can_pack, packed_maps, plain_maps, require_int8, use
 
 KNOWN = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 # Ropes whose angles follow from the position alone, not from how long a row has become.
@@ -51,34 +51,42 @@ def is_llama_like(model: PreTrainedModel) -> bool:
 class LlamaDecoder:
     """See lm/decoders.py; for the models of `is_llama_like`.
 
-    The cache is of the model's precision, but fp32 on a CPU without `compile`: the fused attention there is slow in
-    bf16 for one query.
+    `quantize` multiplies with int8 weights (lm/packed.py), on a CPU that can. The cache is of the model's precision,
+    but fp32 on a CPU without `compile`: the fused attention there is slow in bf16 for one query.
     """
 
-    def __init__(self, model: PreTrainedModel, legal: slice, compile: bool = False):
-        self.model, self.legal = model, legal
+    def __init__(self, model: PreTrainedModel, legal: slice, compile: bool = False, quantize: str | None = None):
+        self.model, self.legal, self.is_compiled = model, legal, compile
+        self.quantize = quantize
         self.cache_dtype = torch.float32 if model.device.type == "cpu" and not compile else model.dtype
-        self.run = compiled_layers() if compile else run_layers
-        self.attend_one = attend_by_sums if compile else attend
-        self.is_packed = not compile and can_pack(model.lm_head.weight)
+        self.next_logits, self.attend_one = (compiled_step(), attend_by_sums) if compile else (run_step, attend)
+        if quantize is not None:
+            require_int8(model.device)
+        self.is_packed = quantize is not None or can_pack(model.lm_head.weight)
 
     @torch.no_grad()
     def read(self, input_ids: Int[Tensor, "r t"], mask: Bool[Tensor, "r t"], steps: int) -> Float[Tensor, "r k"]:
         config, device, (rows, length) = self.model.config, self.model.device, input_ids.shape
         head_dim = self.model.model.layers[0].self_attn.head_dim
         shape = (rows, config.num_key_value_heads, length + steps, head_dim)
-        tensors = iter(
+        tensors = [
             torch.zeros(shape, dtype=self.cache_dtype, device=device) for _ in range(2 * config.num_hidden_layers)
-        )
-        self.cache = list(zip(tensors, tensors, strict=True))  # keys and values of each layer
-        self.packed = pack_layers(self.model.model.layers, rows) if self.is_packed else None
+        ]
+        keys, values = tensors[::2], tensors[1::2]
+        if self.is_compiled:  # the places of a channel side by side, which sums over channels are fast on
+            keys = [one.view(*shape[:2], head_dim, -1).transpose(2, 3) for one in keys]
+        self.cache = list(zip(keys, values, strict=True))
+        if self.is_packed:
+            self.maps, self.weights = packed_maps(self.model, self.legal, rows, self.quantize)
+        else:
+            self.maps, self.weights = plain_maps(self.model, self.legal), []
         places = torch.arange(length + steps, device=device)
         cos, sin = self.model.model.rotary_emb(self.cache[0][0], places.unsqueeze(0))
         sign = torch.ones(head_dim, device=device)
         sign[: head_dim // 2] = -1
         self.cos, self.sin = cos[0].float(), sin[0].float() * sign  # (T, d), for `rotate`
         positions = (mask.cumsum(1) - 1).clamp(min=0)
-        self.next_position, self.place = positions[:, -1] + 1, length
+        self.next_position, self.place = positions[:, -1:] + 1, length
         self.padding = None
         if not mask.all():
             self.padding = torch.zeros(rows, 1, 1, length + steps, dtype=self.cache_dtype, device=device)
@@ -86,91 +94,95 @@ class LlamaDecoder:
         # A padded place sees itself, or its softmax would be over nothing.
         visible = torch.ones(length, length, dtype=torch.bool, device=device).tril() & mask.unsqueeze(1)
         visible |= torch.eye(length, dtype=torch.bool, device=device)
-        hidden = self._embed(input_ids)
+        use(self.weights)
         hidden = run_layers(
-            self.model, hidden, self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1),
-            visible.unsqueeze(1), self.cache, 0, attend, self.packed,
-        )  # fmt: skip
-        return self._logits(hidden[:, -1])
+            self.model, self.maps, input_ids, positions, self.cos, self.sin, visible.unsqueeze(1), self.cache, 0, attend
+        )
+        return self.maps.head(hidden[:, -1])[0].float()
 
     @torch.no_grad()
     def step(self, ids: Int[Tensor, " r"]) -> Float[Tensor, "r k"]:
-        place, self.place = self.place, self.place + 1
-        position, self.next_position = self.next_position, self.next_position + 1
-        hidden = self.run(
-            self.model, self._embed(ids.unsqueeze(1)), self.cos[position][:, None, None],
-            self.sin[position][:, None, None], None if self.padding is None else self.padding[..., : place + 1],
-            self.cache, place, self.attend_one, self.packed,
+        use(self.weights)
+        logits = self.next_logits(
+            self.model, self.maps, ids.unsqueeze(1), self.next_position, self.cos, self.sin, self.padding, self.cache,
+            self.place, self.attend_one,
         )  # fmt: skip
-        return self._logits(hidden[:, -1])
+        self.keep(1)
+        return logits[:, 0]
 
     @torch.no_grad()
     def guess(self, ids: Int[Tensor, "r n"]) -> Float[Tensor, "r n k"]:
         """Logits behind each of several ids a row. They stay in the cache but do not count; see `keep`."""
-        count, place = ids.shape[1], self.place
+        count = ids.shape[1]
         ahead = torch.arange(count, device=ids.device)
-        positions = self.next_position.unsqueeze(1) + ahead
-        mask = torch.zeros(1, 1, count, place + count, dtype=self.cache_dtype, device=ids.device)
-        mask[..., place:].masked_fill_(ahead > ahead.unsqueeze(1), -torch.inf)
+        later = (ahead > ahead.unsqueeze(1)).view(1, 1, count, count)
+        mask = torch.zeros(1, 1, count, self.place + count, dtype=self.cache_dtype, device=ids.device)
+        mask[..., self.place :].masked_fill_(later, -torch.inf)
         if self.padding is not None:
-            mask = mask + self.padding[..., : place + count]
-        hidden = run_layers(
-            self.model, self._embed(ids), self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1), mask,
-            self.cache, place, attend, self.packed,
+            mask = mask + self.padding[..., : self.place + count]
+        use(self.weights)
+        return run_step(
+            self.model, self.maps, ids, self.next_position + ahead, self.cos, self.sin, mask, self.cache, self.place,
+            attend,
         )  # fmt: skip
-        return self._logits(hidden)
 
     def keep(self, count: int) -> None:
         """The first `count` of the guessed ids are right; the next ids take the place of the others."""
         self.place, self.next_position = self.place + count, self.next_position + count
 
-    def _embed(self, ids: Tensor) -> Tensor:
-        return F.embedding(ids, self.model.model.embed_tokens.weight).float()  # (R, T, D)
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        head = self.model.lm_head
-        bias = None if head.bias is None else head.bias[self.legal]
-        return F.linear(hidden, head.weight[self.legal], bias).float()
-
-
-def run_layers(
+def run_step(
     model: PreTrainedModel,
-    hidden: Float[Tensor, "r t d"],
-    cos: Float[Tensor, "r 1 t h"],
-    sin: Float[Tensor, "r 1 t h"],
+    maps: ModelMaps,
+    ids: Int[Tensor, "r t"],
+    positions: Int[Tensor, "r t"],
+    cos: Float[Tensor, "n h"],
+    sin: Float[Tensor, "n h"],
     mask: Tensor | None,
     cache: list[tuple[Tensor, Tensor]],
     place: int,
     attention: Callable[..., Tensor],
-    packed: list[PackedLayer] | None = None,
+) -> Float[Tensor, "r t k"]:
+    """Logits behind T ids at `place` of the cache; `mask` may be longer than what is in it by then."""
+    mask = None if mask is None else mask[..., : place + ids.shape[1]]
+    return maps.head(run_layers(model, maps, ids, positions, cos, sin, mask, cache, place, attention))[0].float()
+
+
+def run_layers(
+    model: PreTrainedModel,
+    maps: ModelMaps,
+    ids: Int[Tensor, "r t"],
+    positions: Int[Tensor, "r t"],
+    cos: Float[Tensor, "n h"],
+    sin: Float[Tensor, "n h"],
+    mask: Tensor | None,
+    cache: list[tuple[Tensor, Tensor]],
+    place: int,
+    attention: Callable[..., Tensor],
 ) -> Float[Tensor, "r t d"]:
     """What T ids at `place` of the cache have become, normed for the head.
 
     Fills the cache: keys and values (R, G, N, d) of each layer.
     """
     dtype, eps, layers = model.dtype, model.config.rms_norm_eps, model.model.layers
-    until = place + hidden.shape[1]
+    until = place + ids.shape[1]
+    cos, sin = cos[positions].unsqueeze(1), sin[positions].unsqueeze(1)  # (R, 1, T, d)
+    hidden = F.embedding(ids, model.model.embed_tokens.weight).float()  # (R, T, D), the residual stream
     norms = [*(layer.input_layernorm.weight for layer in layers[1:]), model.model.norm.weight]
     normed = rms_norm(hidden, layers[0].input_layernorm.weight, eps).to(dtype)
-    for number, (layer, (keys, values), next_norm) in enumerate(zip(layers, cache, norms, strict=True)):
-        own, mlp, fast = layer.self_attn, layer.mlp, None if packed is None else packed[number]
-        if fast is None:
-            query, key, value = own.q_proj(normed), own.k_proj(normed), own.v_proj(normed)
-        else:
-            query, key, value = fast.qkv(normed)
-        query, key, value = (part.unflatten(-1, (-1, own.head_dim)) for part in (query, key, value))  # (R, T, H, d)
+    for layer, own_maps, (keys, values), next_norm in zip(layers, maps.layers, cache, norms, strict=True):
+        own = layer.self_attn
+        query, key, value = (part.unflatten(-1, (-1, own.head_dim)) for part in own_maps.qkv(normed))  # (R, T, H, d)
         if hasattr(own, "q_norm"):
             query, key = own.q_norm(query), own.k_norm(key)
         query, key = (rotate(part.transpose(1, 2).float(), cos, sin) for part in (query, key))
         keys[:, :, place:until] = key
         values[:, :, place:until] = value.transpose(1, 2)
         mixed = attention(query, keys[:, :, :until], values[:, :, :until], mask, own.scaling)
-        mixed = mixed.transpose(1, 2).flatten(2).to(dtype)  # (R, T, H * d)
-        out = own.o_proj(mixed) if fast is None else fast.out(mixed)[0]
+        (out,) = own_maps.out(mixed.transpose(1, 2).flatten(2).to(dtype))
         hidden, normed = add_and_norm(hidden, out, layer.post_attention_layernorm.weight, eps, dtype)
-        gate, up = (mlp.gate_proj(normed), mlp.up_proj(normed)) if fast is None else fast.gate_up(normed)
-        gated = mlp.act_fn(gate) * up
-        down = mlp.down_proj(gated) if fast is None else fast.down(gated)[0]
+        gate, up = own_maps.gate_up(normed)
+        (down,) = own_maps.down((layer.mlp.act_fn(gate) * up).to(dtype))
         hidden, normed = add_and_norm(hidden, down, next_norm, eps, dtype)
     return normed
 
@@ -211,6 +223,7 @@ def attend_by_sums(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | N
 
 
 @lru_cache
-def compiled_layers() -> Callable[..., Tensor]:
-    """`run_layers`, compiled once a process for rows and lengths of any number."""
-    return torch.compile(run_layers, dynamic=True)
+def compiled_step() -> Callable[..., Tensor]:
+    """`run_step`, compiled once a process for rows and lengths of any number."""
+    # Else the turning of a query is computed again for every key that it meets.
+    return torch.compile(run_step, dynamic=True, options={"realize_opcount_threshold": 4})

@@ -1,49 +1,130 @@
-"""The matrices of a layer in the layout that oneDNN multiplies fastest, for a CPU with bf16 instructions.
+"""The matrices of a llama-like model: as they are, or laid out for the instructions of a CPU, in bf16 or in int8.
 
-Products of few rows with bf16 weights take half the time with weights that are laid out beforehand, as torch.compile
-does when it freezes a model; the operators are those that it uses. Query, key and value are one product then, gate and
-up another. The copy takes the weights' memory once more for as long as a batch is drawn.
+Products of few rows with bf16 weights take half the time with weights that oneDNN has laid out beforehand; in int8 a
+large model reads half as many bytes for them. Query, key and value are one product then, gate and up another. The copy
+takes the memory of bf16 or int8 weights once more for as long as a batch is drawn. The operators are those that
+torch.compile lowers frozen and quantized models to.
+
+In int8 each output channel of a matrix has its scale, and so has each row that is multiplied with it, so that a row
+does not depend on the rows beside it (dynamic quantization, without outliers apart: Dettmers et al. 2022, arXiv
+2208.07339, need those for models a hundred times as large).
 """
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Int8
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from training.errors import UserError
 from training.machine import is_bf16_fast
 
+ZERO = 128  # what stands for 0 among the uint8 that oneDNN multiplies
 
-class PackedLinear(NamedTuple):
-    """Several linear maps of one input. weight: opaque; sizes: outputs of each."""
+
+# Several linear maps of one input, (..., D) -> a tensor for each.
+Maps = Callable[[Tensor], Sequence[Tensor]]
+
+
+@dataclass(frozen=True)
+class PlainMaps:
+    """Weights (outputs, D) and biases as the model has them."""
+
+    matrices: list[tuple[Tensor, Tensor | None]]
+
+    def __call__(self, x: Tensor) -> Sequence[Tensor]:
+        return [nn.functional.linear(x, weight, bias) for weight, bias in self.matrices]
+
+
+@dataclass(frozen=True)
+class PackedMaps:
+    """One product. place: of its weights among those in use, see `use`; sizes: outputs of each map; bias: (outputs,) of
+    an int8 one, which comes behind the scale."""
+
+    place: int
+    sizes: list[int]
+    is_int8: bool
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Sequence[Tensor]:
+        multiply = torch.ops.vqlm.packed_linear if torch.compiler.is_compiling() else packed_linear
+        if not self.is_int8:
+            return multiply(x, self.place, sum(self.sizes)).split(self.sizes, -1)
+        scale = x.abs().amax(-1, keepdim=True).float().clamp(min=1e-9) / 127  # (..., 1)
+        rounded = ((x / scale).round() + ZERO).to(torch.uint8)
+        made = scale * multiply(rounded, self.place, sum(self.sizes))
+        return (made if self.bias is None else made + self.bias).split(self.sizes, -1)
+
+
+@dataclass(frozen=True)
+class LayerMaps:
+    qkv: Maps
+    out: Maps
+    gate_up: Maps
+    down: Maps
+
+
+@dataclass(frozen=True)
+class ModelMaps:
+    layers: list[LayerMaps]
+    head: Maps
+
+
+class PackedWeight(NamedTuple):
+    """weight: opaque; scale: (outputs,) of an int8 weight."""
 
     weight: Tensor
     bias: Tensor | None
-    sizes: list[int]
-
-    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        made = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-        return made.split(self.sizes, -1)
+    scale: Tensor | None = None
 
 
-class PackedLayer(NamedTuple):
-    qkv: PackedLinear
-    out: PackedLinear
-    gate_up: PackedLinear
-    down: PackedLinear
+def plain_maps(model: PreTrainedModel, legal: slice) -> ModelMaps:
+    """The weights themselves, the head's for the `legal` ids."""
+    layers, head = _linears(model)
+    bias = None if head.bias is None else head.bias[legal]
+    return ModelMaps(
+        [
+            LayerMaps(*(PlainMaps([(linear.weight, linear.bias) for linear in group]) for group in layer))
+            for layer in layers
+        ],
+        PlainMaps([(head.weight[legal], bias)]),
+    )
 
 
-def pack_layers(layers: Iterable[Any], rows: int) -> list[PackedLayer]:
-    """The decoder layers of a llama-like model for inputs of `rows` rows; as their weights are now."""
-    return [
-        PackedLayer(
-            _pack(rows, layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj),
-            _pack(rows, layer.self_attn.o_proj),
-            _pack(rows, layer.mlp.gate_proj, layer.mlp.up_proj),
-            _pack(rows, layer.mlp.down_proj),
-        )
-        for layer in layers
+def packed_maps(
+    model: PreTrainedModel, legal: slice, rows: int, quantize: str | None = None
+) -> tuple[ModelMaps, list[PackedWeight]]:
+    """For inputs of `rows` rows, of the weights as they are now; and what `use` is to be given before each product."""
+    layers, head = _linears(model)
+    weights: list[PackedWeight] = []
+
+    def pack(matrices: list[tuple[Tensor, Tensor | None]]) -> PackedMaps:
+        weight = torch.cat([weight for weight, _ in matrices])
+        biases = [bias for _, bias in matrices if bias is not None]
+        bias = torch.cat(biases) if biases else None
+        sizes = [len(weight) for weight, _ in matrices]
+        if quantize is None:
+            weights.append(PackedWeight(torch.ops.mkldnn._reorder_linear_weight(weight, rows), bias))
+            return PackedMaps(len(weights) - 1, sizes, False, None)
+        rounded, scale = quantize_rows(weight)
+        weights.append(PackedWeight(torch.ops.onednn.qlinear_prepack(rounded, [rows, weight.shape[1]]), None, scale))
+        return PackedMaps(len(weights) - 1, sizes, True, None if bias is None else bias.float())
+
+    maps = [
+        LayerMaps(*(pack([(linear.weight, linear.bias) for linear in group]) for group in layer)) for layer in layers
     ]
+    head_maps = pack([(head.weight[legal], None if head.bias is None else head.bias[legal])])
+    return ModelMaps(maps, head_maps), weights
+
+
+def quantize_rows(weight: Float[Tensor, "n d"]) -> tuple[Int8[Tensor, "n d"], Float[Tensor, " n"]]:
+    """The nearest multiples of a scale for each row, which has its largest value at 127."""
+    scale = weight.float().abs().amax(1).clamp(min=1e-9) / 127
+    return (weight.float() / scale.unsqueeze(1)).round().to(torch.int8), scale
 
 
 def can_pack(weight: Tensor) -> bool:
@@ -52,8 +133,53 @@ def can_pack(weight: Tensor) -> bool:
     return is_there and weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and is_bf16_fast(weight.device)
 
 
-def _pack(rows: int, *linears: nn.Linear) -> PackedLinear:
-    weight = torch.cat([linear.weight for linear in linears])
-    biases: list[Tensor] = [linear.bias for linear in linears if linear.bias is not None]
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-    return PackedLinear(packed, torch.cat(biases) if biases else None, [linear.out_features for linear in linears])
+def require_int8(device: torch.device) -> None:
+    """Raises UserError where int8 weights cannot be multiplied here."""
+    if device.type != "cpu":
+        raise UserError(f"quantize='int8' draws on a CPU only, found {device}; leave it out, or move the model there.")
+    has_operators = torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")
+    if not has_operators or not torch.cpu._is_vnni_supported():
+        raise UserError("quantize='int8' needs a CPU with VNNI instructions, which this one lacks; leave it out.")
+
+
+# What a packed weight is cannot be told to torch.compile, which would want to know its layout. A compiled step names it
+# by its place among the weights in use.
+
+_IN_USE = threading.local()
+
+
+def use(weights: list[PackedWeight]) -> None:
+    """What products are made with in this thread from now on."""
+    _IN_USE.weights = weights
+
+
+def packed_linear(x: Tensor, place: int, outputs: int) -> Tensor:
+    """(..., D) -> (..., outputs): as `x` in bf16, fp32 without the scale of its rows in uint8."""
+    weight, bias, scale = _IN_USE.weights[place]
+    if scale is None:
+        return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
+    zeros = torch.zeros(outputs, dtype=torch.int32)
+    return torch.ops.onednn.qlinear_pointwise.default(
+        x, 1.0, ZERO, weight, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+    )
+
+
+torch.library.define("vqlm::packed_linear", "(Tensor x, int place, int outputs) -> Tensor")
+torch.library.impl("vqlm::packed_linear", "CPU")(packed_linear)
+
+
+@torch.library.register_fake("vqlm::packed_linear")
+def _shape_of_packed_linear(x: Tensor, place: int, outputs: int) -> Tensor:
+    dtype = torch.float32 if x.dtype == torch.uint8 else x.dtype
+    return x.new_empty(*x.shape[:-1], outputs, dtype=dtype)
+
+
+def _linears(model: PreTrainedModel) -> tuple[list[list[list[nn.Linear]]], nn.Linear]:
+    """Of each layer: query, key and value; out; gate and up; down. And the head."""
+    layers = []
+    for layer in model.model.layers:
+        own, mlp = layer.self_attn, layer.mlp
+        layers.append(
+            [[own.q_proj, own.k_proj, own.v_proj], [own.o_proj], [mlp.gate_proj, mlp.up_proj], [mlp.down_proj]]
+        )
+    return layers, model.lm_head

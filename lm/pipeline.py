@@ -105,6 +105,7 @@ class TextToImagePipeline:
         rerank: int = 1,
         batch_size: int = 64,
         compile: bool = False,
+        quantize: str | None = None,
         speculative: int | None = None,
         callback: OnCodes | None = None,
     ) -> TextToImageOutput:
@@ -114,9 +115,10 @@ class TextToImagePipeline:
         repeatable; a list holds one a picture. `rerank` pictures are drawn for each that is wanted, and the one kept
         under which the model finds its prompt likeliest. `batch_size` pictures are drawn at a time, fewer where memory
         is short; `callback(step, codes)` gets their codes (B, step + 1) after every step, see `decode_partial`.
-        `compile` builds the step by torch.compile, once a process: for hundreds of pictures. `speculative` codes, 8 for
-        example, are guessed and read together (`lm.speculative`): for few pictures, drawn one by one. For the other
-        arguments see `SamplingConfig`; what is not given is the folder's default.
+        `compile` builds the step by torch.compile, once a process: for hundreds of pictures. `quantize` "int8"
+        multiplies with int8 weights: for large models on a CPU, with `compile`. `speculative` codes, 8 for example,
+        are guessed and read together (`lm.speculative`): for few pictures, drawn one by one. For the other arguments
+        see `SamplingConfig`; what is not given is the folder's default.
         """
         settings = self._settings(
             guidance_scale=guidance_scale, guidance_schedule=guidance_schedule, temperature=temperature,
@@ -138,12 +140,12 @@ class TextToImagePipeline:
                 raise UserError("negative_prompt needs guidance: give a guidance_scale other than 1.")
         rows = _repeated(self._prompt_ids(prompts), repeats)
         if speculative is not None:
-            if compile or callback is not None:
-                raise UserError("speculative draws several codes at once: leave out compile and callback.")
+            if compile or quantize is not None or callback is not None:
+                raise UserError("speculative draws several codes at once: leave out compile, quantize and callback.")
             codes = self._draw_speculatively(rows, settings, generator, negative, speculative)
         else:
             codes = self._draw(
-                rows, settings, generator, batch_size, negative, callback=callback, compile=compile
+                rows, settings, generator, batch_size, negative, callback=callback, compile=compile, quantize=quantize,
             )  # fmt: skip
         if rerank > 1:
             codes = self._best(codes, prompts, num_images_per_prompt, rerank)
@@ -280,10 +282,12 @@ class TextToImagePipeline:
         known: Tensor | None = None,
         callback: OnCodes | None = None,
         compile: bool = False,
+        quantize: str | None = None,
     ) -> Int[Tensor, "b n"]:
         return draw_codes(
             self.model, self.vocabulary, rows, self.image_tokenizer.config.tokens_per_image, settings, generator,
             known=known, negative_prompts=negative, on_codes=callback, batch_size=batch_size, compile=compile,
+            quantize=quantize,
         )  # fmt: skip
 
     def _draw_speculatively(

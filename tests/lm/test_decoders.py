@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, LogitsProcessor
 
 from lm.decoders import StockDecoder, build_decoder
 from lm.llama_decoder import LlamaDecoder, attend, attend_by_sums, is_llama_like
-from lm.packed import can_pack
+from lm.packed import can_pack, quantize_rows, require_int8
+from training.errors import UserError
 
 VOCABULARY, LEGAL = 60, slice(20, 55)
 SIZES = {
@@ -38,19 +39,34 @@ COMPILED = """
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from lm.llama_decoder import LlamaDecoder
+from lm.packed import can_pack
 
 torch.manual_seed(0)
 model = LlamaForCausalLM(LlamaConfig(
     vocab_size=60, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
     num_key_value_heads=2, initializer_range=0.3,
 )).eval()
-compiled, plain = LlamaDecoder(model, slice(20, 55), compile=True), LlamaDecoder(model, slice(20, 55))
-for rows, is_padded in ((3, True), (3, False), (1, False)):
-    mask = torch.arange(5) >= 2 * is_padded * torch.arange(rows).unsqueeze(1)
-    ids = torch.randint(3, 60, (rows, 5)) * mask
-    torch.testing.assert_close(compiled.read(ids, mask, 6), plain.read(ids, mask, 6))
-    for column in torch.randint(3, 60, (6, rows)):
-        torch.testing.assert_close(compiled.step(column), plain.step(column), atol=2e-5, rtol=1e-5)
+LEGAL = slice(20, 55)
+ways = [(torch.float32, None, 1e-5)]
+if can_pack(torch.zeros(1, dtype=torch.bfloat16)):
+    ways += [(torch.bfloat16, None, 0.05), (torch.bfloat16, "int8", 0.05)]
+
+
+def same(made, expected, error):
+    assert (made - expected).std() <= error * expected.std(), ((made - expected).std(), expected.std())
+
+
+for dtype, quantize, error in ways:
+    torch.compiler.reset()
+    model.to(dtype)
+    compiled = LlamaDecoder(model, LEGAL, compile=True, quantize=quantize)
+    plain = LlamaDecoder(model, LEGAL, quantize=quantize)
+    for rows, is_padded in ((3, True), (3, False), (1, False)):
+        mask = torch.arange(5) >= 2 * is_padded * torch.arange(rows).unsqueeze(1)
+        ids = torch.randint(3, 60, (rows, 5)) * mask
+        same(compiled.read(ids, mask, 6), plain.read(ids, mask, 6), error)
+        for column in torch.randint(3, 60, (6, rows)):
+            same(compiled.step(column), plain.step(column), error)
 print("the same")
 """
 
@@ -137,6 +153,51 @@ def test_bf16_weights_are_nearer_to_fp32_than_the_stock_forward(kind, is_packed,
     spread = exact.std()
     assert (ours - exact).abs().max() < 0.1 * spread
     assert (ours - exact).square().mean() < (stock - exact).square().mean()
+
+
+def skip_without_int8():
+    try:
+        require_int8(torch.device("cpu"))
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("kind", ["llama", "biases", "qwen3", "untied"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_int8_weights_stay_near(kind, dtype, prompts):
+    skip_without_int8()
+    model, following = build(**KINDS[kind]), torch.randint(3, VOCABULARY, (3, STEPS))
+    exact = logits_of(LlamaDecoder(model, LEGAL), *prompts, following)
+    made = logits_of(LlamaDecoder(model.to(dtype), LEGAL, quantize="int8"), *prompts, following)
+    assert 0 < (made - exact).std() < 0.05 * exact.std()
+
+
+def test_a_row_of_int8_products_equals_itself_alone(prompts):
+    skip_without_int8()
+    model, following = build("llama"), torch.randint(3, VOCABULARY, (3, STEPS))
+    together = logits_of(LlamaDecoder(model, LEGAL, quantize="int8"), *prompts, following)
+    alone = LlamaDecoder(model, LEGAL, quantize="int8")
+    for row, (ids, mask) in enumerate(zip(*prompts, strict=True)):
+        made = logits_of(alone, ids[mask][None], mask[mask][None], following[row : row + 1])
+        assert (made[:, 0] - together[:, row]).std() < 0.01 * together.std()
+
+
+def test_int8_rows_by_hand():
+    rounded, scale = quantize_rows(torch.tensor([[127.0, -63.4, 0.0], [0.0, 0.0, 0.0], [0.5, -1.0, 0.25]]))
+    assert rounded.tolist() == [[127, -63, 0], [0, 0, 0], [64, -127, 32]]
+    torch.testing.assert_close(scale[[0, 2]], torch.tensor([1.0, 1 / 127]))
+
+
+def test_int8_where_it_does_not_work(monkeypatch):
+    with pytest.raises(UserError, match="draws on a CPU only, found cuda"):
+        require_int8(torch.device("cuda"))
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    with pytest.raises(UserError, match="needs a CPU with VNNI"):
+        LlamaDecoder(build("llama"), LEGAL, quantize="int8")
+    with pytest.raises(UserError, match="plain llama or its like, found Gemma"):
+        build_decoder(build("gemma"), LEGAL, quantize="int8")
+    with pytest.raises(UserError, match="must be 'int8' or left out, found 'int4'"):
+        build_decoder(build("llama"), LEGAL, quantize="int4")
 
 
 def test_a_compiled_step_gives_the_same():

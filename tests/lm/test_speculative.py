@@ -103,7 +103,7 @@ def test_the_pipeline_draws_so_too(pipeline):
     together = pipeline(prompts, generator=seeds, speculative=4).codes
     alone = pipeline(prompts[1], generator=torch.Generator().manual_seed(4), speculative=4).codes
     assert torch.equal(together[1:], alone)
-    with pytest.raises(UserError, match="leave out compile and callback"):
+    with pytest.raises(UserError, match="leave out compile, quantize and callback"):
         pipeline(prompts, speculative=4, compile=True)
 
 
