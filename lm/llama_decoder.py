@@ -88,24 +88,25 @@ class LlamaDecoder:
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         self.next_position, self.place = positions[:, -1:] + 1, length
         self.padding = None
-        if not mask.all():
+        if self.is_compiled or not mask.all():  # without a mask it would be compiled once more
             self.padding = torch.zeros(rows, 1, 1, length + steps, dtype=self.cache_dtype, device=device)
             self.padding[..., :length].masked_fill_(~mask[:, None, None], -torch.inf)
         # A padded place sees itself, or its softmax would be over nothing.
         visible = torch.ones(length, length, dtype=torch.bool, device=device).tril() & mask.unsqueeze(1)
         visible |= torch.eye(length, dtype=torch.bool, device=device)
         use(self.weights)
-        hidden = run_layers(
-            self.model, self.maps, input_ids, positions, self.cos, self.sin, visible.unsqueeze(1), self.cache, 0, attend
-        )
-        return self.maps.head(hidden[:, -1])[0].float()
+        logits = run_step(
+            self.model, self.maps, input_ids, positions, self.cos, self.sin, visible.unsqueeze(1), self.cache, 0,
+            attend, 1,
+        )  # fmt: skip
+        return logits[:, 0]
 
     @torch.no_grad()
     def step(self, ids: Int[Tensor, " r"]) -> Float[Tensor, "r k"]:
         use(self.weights)
         logits = self.next_logits(
             self.model, self.maps, ids.unsqueeze(1), self.next_position, self.cos, self.sin, self.padding, self.cache,
-            self.place, self.attend_one,
+            self.place, self.attend_one, 1,
         )  # fmt: skip
         self.keep(1)
         return logits[:, 0]
@@ -123,7 +124,7 @@ class LlamaDecoder:
         use(self.weights)
         return run_step(
             self.model, self.maps, ids, self.next_position + ahead, self.cos, self.sin, mask, self.cache, self.place,
-            attend,
+            attend, count,
         )  # fmt: skip
 
     def keep(self, count: int) -> None:
@@ -142,30 +143,15 @@ def run_step(
     cache: list[tuple[Tensor, Tensor]],
     place: int,
     attention: Callable[..., Tensor],
-) -> Float[Tensor, "r t k"]:
-    """Logits behind T ids at `place` of the cache; `mask` may be longer than what is in it by then."""
-    mask = None if mask is None else mask[..., : place + ids.shape[1]]
-    return maps.head(run_layers(model, maps, ids, positions, cos, sin, mask, cache, place, attention))[0].float()
+    answers: int,
+) -> Float[Tensor, "r a k"]:
+    """Logits behind the last `answers` of T ids at `place` of the cache.
 
-
-def run_layers(
-    model: PreTrainedModel,
-    maps: ModelMaps,
-    ids: Int[Tensor, "r t"],
-    positions: Int[Tensor, "r t"],
-    cos: Float[Tensor, "n h"],
-    sin: Float[Tensor, "n h"],
-    mask: Tensor | None,
-    cache: list[tuple[Tensor, Tensor]],
-    place: int,
-    attention: Callable[..., Tensor],
-) -> Float[Tensor, "r t d"]:
-    """What T ids at `place` of the cache have become, normed for the head.
-
-    Fills the cache: keys and values (R, G, N, d) of each layer.
+    Fills the cache: keys and values (R, G, N, d) of each layer. `mask` may be longer than what is in it by then.
     """
     dtype, eps, layers = model.dtype, model.config.rms_norm_eps, model.model.layers
     until = place + ids.shape[1]
+    mask = None if mask is None else mask[..., :until]
     cos, sin = cos[positions].unsqueeze(1), sin[positions].unsqueeze(1)  # (R, 1, T, d)
     hidden = F.embedding(ids, model.model.embed_tokens.weight).float()  # (R, T, D), the residual stream
     norms = [*(layer.input_layernorm.weight for layer in layers[1:]), model.model.norm.weight]
@@ -184,7 +170,7 @@ def run_layers(
         gate, up = own_maps.gate_up(normed)
         (down,) = own_maps.down((layer.mlp.act_fn(gate) * up).to(dtype))
         hidden, normed = add_and_norm(hidden, down, next_norm, eps, dtype)
-    return normed
+    return maps.head(normed[:, -answers:])[0].float()
 
 
 def add_and_norm(hidden: Tensor, update: Tensor, weight: Tensor, eps: float, dtype: torch.dtype):

@@ -26,15 +26,16 @@ from training.machine import is_bf16_fast
 ZERO = 128  # what stands for 0 among the uint8 that oneDNN multiplies
 
 
+Matrix = tuple[Tensor, Tensor | None]  # weight (outputs, D) and bias
 # Several linear maps of one input, (..., D) -> a tensor for each.
 Maps = Callable[[Tensor], Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
 class PlainMaps:
-    """Weights (outputs, D) and biases as the model has them."""
+    """Weights and biases as the model has them."""
 
-    matrices: list[tuple[Tensor, Tensor | None]]
+    matrices: list[Matrix]
 
     def __call__(self, x: Tensor) -> Sequence[Tensor]:
         return [nn.functional.linear(x, weight, bias) for weight, bias in self.matrices]
@@ -84,25 +85,16 @@ class PackedWeight(NamedTuple):
 
 def plain_maps(model: PreTrainedModel, legal: slice) -> ModelMaps:
     """The weights themselves, the head's for the `legal` ids."""
-    layers, head = _linears(model)
-    bias = None if head.bias is None else head.bias[legal]
-    return ModelMaps(
-        [
-            LayerMaps(*(PlainMaps([(linear.weight, linear.bias) for linear in group]) for group in layer))
-            for layer in layers
-        ],
-        PlainMaps([(head.weight[legal], bias)]),
-    )
+    return _build_maps(model, legal, PlainMaps)
 
 
 def packed_maps(
     model: PreTrainedModel, legal: slice, rows: int, quantize: str | None = None
 ) -> tuple[ModelMaps, list[PackedWeight]]:
     """For inputs of `rows` rows, of the weights as they are now; and what `use` is to be given before each product."""
-    layers, head = _linears(model)
     weights: list[PackedWeight] = []
 
-    def pack(matrices: list[tuple[Tensor, Tensor | None]]) -> PackedMaps:
+    def pack(matrices: list[Matrix]) -> PackedMaps:
         weight = torch.cat([weight for weight, _ in matrices])
         biases = [bias for _, bias in matrices if bias is not None]
         bias = torch.cat(biases) if biases else None
@@ -114,11 +106,7 @@ def packed_maps(
         weights.append(PackedWeight(torch.ops.onednn.qlinear_prepack(rounded, [rows, weight.shape[1]]), None, scale))
         return PackedMaps(len(weights) - 1, sizes, True, None if bias is None else bias.float())
 
-    maps = [
-        LayerMaps(*(pack([(linear.weight, linear.bias) for linear in group]) for group in layer)) for layer in layers
-    ]
-    head_maps = pack([(head.weight[legal], None if head.bias is None else head.bias[legal])])
-    return ModelMaps(maps, head_maps), weights
+    return _build_maps(model, legal, pack), weights
 
 
 def quantize_rows(weight: Float[Tensor, "n d"]) -> tuple[Int8[Tensor, "n d"], Float[Tensor, " n"]]:
@@ -139,7 +127,7 @@ def require_int8(device: torch.device) -> None:
         raise UserError(f"quantize='int8' draws on a CPU only, found {device}; leave it out, or move the model there.")
     has_operators = torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")
     if not has_operators or not torch.cpu._is_vnni_supported():
-        raise UserError("quantize='int8' needs a CPU with VNNI instructions, which this one lacks; leave it out.")
+        raise UserError("quantize='int8' needs a CPU with VNNI instructions and a torch with oneDNN; leave it out.")
 
 
 # What a packed weight is cannot be told to torch.compile, which would want to know its layout. A compiled step names it
@@ -174,12 +162,20 @@ def _shape_of_packed_linear(x: Tensor, place: int, outputs: int) -> Tensor:
     return x.new_empty(*x.shape[:-1], outputs, dtype=dtype)
 
 
-def _linears(model: PreTrainedModel) -> tuple[list[list[list[nn.Linear]]], nn.Linear]:
-    """Of each layer: query, key and value; out; gate and up; down. And the head."""
+def _build_maps(model: PreTrainedModel, legal: slice, make: Callable[[list[Matrix]], Maps]) -> ModelMaps:
+    def of(*linears: nn.Linear) -> Maps:
+        return make([(linear.weight, linear.bias) for linear in linears])
+
     layers = []
     for layer in model.model.layers:
         own, mlp = layer.self_attn, layer.mlp
         layers.append(
-            [[own.q_proj, own.k_proj, own.v_proj], [own.o_proj], [mlp.gate_proj, mlp.up_proj], [mlp.down_proj]]
+            LayerMaps(
+                of(own.q_proj, own.k_proj, own.v_proj),
+                of(own.o_proj),
+                of(mlp.gate_proj, mlp.up_proj),
+                of(mlp.down_proj),
+            )
         )
-    return layers, model.lm_head
+    head = model.lm_head
+    return ModelMaps(layers, make([(head.weight[legal], None if head.bias is None else head.bias[legal])]))

@@ -47,26 +47,35 @@ model = LlamaForCausalLM(LlamaConfig(
     num_key_value_heads=2, initializer_range=0.3,
 )).eval()
 LEGAL = slice(20, 55)
-ways = [(torch.float32, None, 1e-5)] if not can_pack(torch.zeros(1, dtype=torch.bfloat16)) else []
-if can_pack(torch.zeros(1, dtype=torch.bfloat16)):
-    ways += [(torch.bfloat16, "int8", 0.05), (torch.bfloat16, None, 0.05)]
 
 
-def same(made, expected, error):
-    assert (made - expected).std() <= error * expected.std(), ((made - expected).std(), expected.std())
-
-
-for dtype, quantize, error in ways:
+def compare(shapes, check, quantize=None):
     torch.compiler.reset()
-    model.to(dtype)
     compiled = LlamaDecoder(model, LEGAL, compile=True, quantize=quantize)
     plain = LlamaDecoder(model, LEGAL, quantize=quantize)
-    for rows, is_padded in ((3, True), (1, False)) if quantize is None else ((3, True),):
+    for rows, is_padded in shapes:
         mask = torch.arange(5) >= 2 * is_padded * torch.arange(rows).unsqueeze(1)
         ids = torch.randint(3, 60, (rows, 5)) * mask
-        same(compiled.read(ids, mask, 6), plain.read(ids, mask, 6), error)
+        check(compiled.read(ids, mask, 6), plain.read(ids, mask, 6))
         for column in torch.randint(3, 60, (6, rows)):
-            same(compiled.step(column), plain.step(column), error)
+            check(compiled.step(column), plain.step(column))
+
+
+def equal(made, expected):
+    torch.testing.assert_close(made, expected, atol=2e-5, rtol=1e-5)
+
+
+def near(made, expected):  # the cache is bf16 in the one and fp32 in the other
+    assert (made - expected).std() < 0.05 * expected.std(), ((made - expected).std(), expected.std())
+
+
+compare([(3, True), (3, False), (1, False)], equal)
+if can_pack(torch.zeros(1, dtype=torch.bfloat16)):
+    model.to(torch.bfloat16)
+    model.model.layers = model.model.layers[:1]  # compiles in half the time; every layer is compiled alike
+    model.config.num_hidden_layers = 1
+    compare([(3, True)], near)
+    compare([(3, True)], near, "int8")
 print("the same")
 """
 
@@ -179,7 +188,7 @@ def test_a_row_of_int8_products_equals_itself_alone(prompts):
     alone = LlamaDecoder(model, LEGAL, quantize="int8")
     for row, (ids, mask) in enumerate(zip(*prompts, strict=True)):
         made = logits_of(alone, ids[mask][None], mask[mask][None], following[row : row + 1])
-        assert (made[:, 0] - together[:, row]).std() < 0.01 * together.std()
+        torch.testing.assert_close(made[:, 0], together[:, row], atol=2e-5, rtol=1e-5)
 
 
 def test_int8_rows_by_hand():
