@@ -24,10 +24,11 @@ from lm.decoding import draw_codes
 from lm.model import build_language_model
 from lm.sampling import SamplingConfig
 
-# Further arguments of `draw_codes` for what is measured as "here"; all of ours run with bf16 weights.
-OURS, COMPILED, BF16, FP32 = "here", "here, compiled", "generate, bf16", "generate, fp32"
-ENGINE: dict[str, dict] = {OURS: {}, COMPILED: {"compile": True}}
-ENGINES = (OURS, COMPILED, BF16, FP32)
+# Further arguments of `draw_codes` for what is measured as "here"; all of ours run a bf16 model.
+OURS, COMPILED, INT8 = "here", "here, compiled", "here, compiled, int8"
+BF16, FP32 = "generate, bf16", "generate, fp32"
+ENGINE: dict[str, dict] = {OURS: {}, COMPILED: {"compile": True}, INT8: {"compile": True, "quantize": "int8"}}
+ENGINES = (OURS, COMPILED, INT8, BF16, FP32)
 
 
 class Case(NamedTuple):
@@ -89,7 +90,8 @@ def main(arguments: list[str] | None = None) -> dict | None:
             weights, cache, beyond = measured
             table.row(case.title, engine, weights, cache, beyond, beyond / (weights + cache))
     report.remark(
-        "Weights as the model was loaded (bf16 here), cache: keys and values of all rows, twins of guidance among "
+        "int8: weights and inputs of the products rounded, see quantized.py for what that costs. Memory: weights as the "
+        "model was loaded (bf16 here), cache: keys and values of all rows, twins of guidance among "
         "them, at their full length in the same type. DALLE's own cache serves guided drawing only, and its time "
         "includes a VAE of a few weights."
     )

@@ -31,27 +31,29 @@ Matrix = tuple[Tensor, Tensor | None]  # weight (outputs, D) and bias
 Maps = Callable[[Tensor], Sequence[Tensor]]
 
 
-@dataclass(frozen=True)
-class PlainMaps:
+class PlainMaps(nn.Module):
     """Weights and biases as the model has them."""
 
-    matrices: list[Matrix]
+    def __init__(self, matrices: list[Matrix]):
+        super().__init__()
+        self.matrices = matrices
 
-    def __call__(self, x: Tensor) -> Sequence[Tensor]:
+    def forward(self, x: Tensor) -> Sequence[Tensor]:
         return [nn.functional.linear(x, weight, bias) for weight, bias in self.matrices]
 
 
-@dataclass(frozen=True)
-class PackedMaps:
+class PackedMaps(nn.Module):
     """One product. place: of its weights among those in use, see `use`; sizes: outputs of each map; bias: (outputs,) of
-    an int8 one, which comes behind the scale."""
+    an int8 one, which comes behind the scale.
 
-    place: int
-    sizes: list[int]
-    is_int8: bool
-    bias: Tensor | None
+    A module because torch.compile takes the numbers of a module for constants.
+    """
 
-    def __call__(self, x: Tensor) -> Sequence[Tensor]:
+    def __init__(self, place: int, sizes: list[int], is_int8: bool, bias: Tensor | None):
+        super().__init__()
+        self.place, self.sizes, self.is_int8, self.bias = place, sizes, is_int8, bias
+
+    def forward(self, x: Tensor) -> Sequence[Tensor]:
         multiply = torch.ops.vqlm.packed_linear if torch.compiler.is_compiling() else packed_linear
         if not self.is_int8:
             return multiply(x, self.place, sum(self.sizes)).split(self.sizes, -1)

@@ -79,7 +79,7 @@ def test_growth_has_a_curve_for_each_axis(run_tiny):
 
 def test_drawing_is_compared_with_generate(run_tiny):
     result = run_tiny("drawing")
-    engines = {"here", "here, compiled", "generate, bf16", "generate, fp32"}
+    engines = {"here", "here, compiled", "here, compiled, int8", "generate, bf16", "generate, fp32"}
     assert engines <= first_cells(result, 1)
     assert first_cells(result, 1, table=1) == engines
 

@@ -78,6 +78,30 @@ if can_pack(torch.zeros(1, dtype=torch.bfloat16)):
     compare([(3, True)], near, "int8")
 print("the same")
 """
+SYMBOLS = """
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from lm.llama_decoder import LlamaDecoder, run_step
+
+counts = []
+
+
+def count(graph, inputs):
+    counts.append(sum(isinstance(value, int | torch.SymInt) for value in inputs))
+    return graph
+
+
+for layers in (1, 3):
+    torch.compiler.reset()
+    model = LlamaForCausalLM(LlamaConfig(
+        vocab_size=60, hidden_size=32, intermediate_size=48, num_hidden_layers=layers, num_attention_heads=4,
+    )).to(torch.bfloat16)
+    decoder = LlamaDecoder(model, slice(20, 55), compile=True)
+    decoder.next_logits = torch.compile(run_step, dynamic=True, backend=count)
+    decoder.read(torch.full((3, 5), 7), torch.ones(3, 5, dtype=torch.bool), 2)
+    decoder.step(torch.full((3,), 30))
+print(*counts)
+"""
 
 
 def build(model_type: str, **changed):
@@ -214,6 +238,14 @@ def test_a_compiled_step_gives_the_same():
     done = subprocess.run([sys.executable, "-c", COMPILED], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "the same"
+
+
+def test_a_compiled_step_has_few_numbers_that_vary():
+    """With a symbol for each number of each layer the compiler takes minutes, and its kernels are slow."""
+    done = subprocess.run([sys.executable, "-c", SYMBOLS], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    one_layer, three_layers = done.stdout.split()
+    assert 0 < int(one_layer) == int(three_layers)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
