@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # killed.py and image_tokenizers.py answer other questions than of speed, and are run by hand.
+# What a finished model is asked: where `make demo` has made one.
+OF_THE_DEMO := quantized speculative
 BENCHMARKS := roofline drawing lm_training lm_step vq_training data_loading nearest_codes encoding_rate \
 	encoding_memory opening growth
 
@@ -24,6 +26,8 @@ smoke: .venv/installed-dev
 bench: .venv/installed-bench
 	rm -rf outputs/bench
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py; done
+	set -e; if [ -e outputs/demo/report.json ]; then for name in $(OF_THE_DEMO); do \
+		$(BIN)/python benchmarks/$$name.py --model outputs/demo/model --data outputs/demo/data; done; fi
 	$(BIN)/python benchmarks/report.py
 
 bench-quick: .venv/installed-bench

@@ -22,13 +22,13 @@ from training.machine import matrix_peak
 class Settings(NamedTuple):
     """lengths, batches, models: what grows. ids: of a batch while rows grow. steps, rounds: that are counted."""
 
-    lengths: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048, 4096)
+    lengths: tuple[int, ...] = (64, 256, 1024, 4096)
     ids: int = 4096
     batches: tuple[int, ...] = (1, 4, 16, 64, 256)
     models: tuple[str, ...] = ("1M", "5M", "20M", "85M", "300M")
     base: str = "5M"
     codes: int = 64
-    steps: int = 5
+    steps: int = 3
     rounds: int = 3
     compile: bool = True
     peak_seconds: float = 1.0

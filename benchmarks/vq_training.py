@@ -1,6 +1,6 @@
 """How fast does stage one train, and how good is it after the same time, against dalle-pytorch's DiscreteVAE?
 
-    python benchmarks/vq_training.py --minutes 3
+    python benchmarks/vq_training.py --minutes 2
 
 Pictures of 64x64, 64 codes of 1,024, about as many parameters, batches of 32, bf16 autocast. Speed: steps in turns,
 the peer also in channels-last. Quality: each trains alone for as long, on OpenMoji, from the pictures in memory; PSNR
@@ -39,7 +39,7 @@ class Settings(NamedTuple):
 
     steps: int = 20
     rounds: int = 7
-    minutes: float = 3.0
+    minutes: float = 2.0
     network: NetworkConfig = NetworkConfig()
     width: int = 104
     generated: int | None = None

@@ -81,7 +81,7 @@ def test_drawing_is_compared_with_generate(run_tiny):
     result = run_tiny("drawing")
     engines = {"here", "here, compiled", "here, compiled, int8", "generate, bf16", "generate, fp32"}
     assert engines <= first_cells(result, 1)
-    assert first_cells(result, 1, table=1) == engines
+    assert first_cells(result, 1, table=1) == engines - {"generate, fp32"}
 
 
 def test_training_is_compared_with_the_trainer(run_tiny):

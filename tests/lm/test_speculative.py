@@ -1,8 +1,6 @@
 """Codes that are guessed and judged have the distribution of codes that are drawn one by one."""
 
-import importlib
 import itertools
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +10,6 @@ from lm.decoding import draw_codes
 from lm.sampling import SamplingConfig, guided_logits
 from lm.speculative import count_kept, draw_speculatively
 from training.errors import UserError
-from training.files import read_json
 
 DRAWS = 2000
 
@@ -105,13 +102,3 @@ def test_the_pipeline_draws_so_too(pipeline):
     assert torch.equal(together[1:], alone)
     with pytest.raises(UserError, match="leave out compile, quantize and callback"):
         pipeline(prompts, speculative=4, compile=True)
-
-
-def test_its_benchmark_answers(pipeline, prepared, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    pipeline.save_pretrained(tmp_path / "model")
-    folders = ["--model", str(tmp_path / "model"), "--data", str(prepared.folder), "--output", str(tmp_path)]
-    importlib.import_module("speculative").main([*folders, "--tiny", "--prompts", "1", "--rounds", "1"])
-    rows = read_json(tmp_path / "speculative.json")["tables"][0]["rows"]
-    assert [row[1] for row in rows[:4]] == ["one by one", "4 at a time", "8 at a time", "16 at a time"]
-    assert all(1 <= row[2] <= 17 for row in rows)
