@@ -2,10 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # killed.py and image_tokenizers.py answer other questions than of speed, and are run by hand.
-# What a finished model is asked: where `make demo` has made one.
-OF_THE_DEMO := quantized speculative
 BENCHMARKS := roofline drawing lm_training lm_step vq_training data_loading nearest_codes encoding_rate \
 	encoding_memory opening growth
+# These ask a finished model: where `make demo` has made one.
+OF_THE_DEMO := speculative quantized
 
 .PHONY: demo test lint smoke bench bench-quick clean
 
@@ -27,7 +27,8 @@ bench: .venv/installed-bench
 	rm -rf outputs/bench
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py; done
 	set -e; if [ -e outputs/demo/report.json ]; then for name in $(OF_THE_DEMO); do \
-		$(BIN)/python benchmarks/$$name.py --model outputs/demo/model --data outputs/demo/data; done; fi
+		$(BIN)/python benchmarks/$$name.py --model outputs/demo/model --data outputs/demo/data; done; \
+		else echo "$(OF_THE_DEMO) are left out: they ask the model of make demo"; fi
 	$(BIN)/python benchmarks/report.py
 
 bench-quick: .venv/installed-bench

@@ -81,7 +81,7 @@ def by_batch(report: Report, settings: Settings) -> None:
     rows, points = Rows(settings.codes, settings.most_rows), []
     for pictures in settings.batches:
         case = Case(settings.base, pictures, settings.codes, 3.0, settings.rounds)
-        (seconds,) = in_turns({OURS: drawer(case, rows, OURS)}, settings.rounds).values()
+        (seconds,) = in_turns({OURS: drawer(case, rows, OURS)}, case.rounds).values()
         rates = Spread.of(pictures / value for value in seconds)
         points.append((pictures, rates))
         table.row(pictures, Spread.of(seconds), rates)
@@ -102,8 +102,8 @@ def by_model(report: Report, settings: Settings) -> None:
         flops = matrix_peak(torch.bfloat16, torch.device("cpu"), settings.peak_seconds)
         del step
         torch.compiler.reset()
-        draw = drawer(Case(name, 16, settings.codes, 3.0, settings.rounds), rows, OURS)
-        (seconds,) = in_turns({OURS: draw}, settings.rounds).values()
+        case = Case(name, 16, settings.codes, 3.0, settings.rounds)
+        (seconds,) = in_turns({OURS: drawer(case, rows, OURS)}, case.rounds).values()
         pictures = Spread.of(16 / value for value in seconds)
         training.append((parameters, rates))
         drawing.append((parameters, pictures))

@@ -113,11 +113,14 @@ def picture_ids(vocabulary: Vocabulary, codes: Int[Tensor, "b n"]) -> Int[Tensor
 
 
 class Piece(NamedTuple):
-    """A row as it is read: its ids (T,), which of them are codes, which are of a caption behind its picture."""
+    """A row as it is read: its ids (T,), which of them are codes, which are of a caption behind its picture.
 
-    ids: Int[Tensor, " t"]
-    is_code: Bool[Tensor, " t"]
-    is_described: Bool[Tensor, " t"]
+    Arrays, since a batch takes hundreds of small operations, which torch starts more slowly than numpy.
+    """
+
+    ids: Int[np.ndarray, " t"]
+    is_code: Bool[np.ndarray, " t"]
+    is_described: Bool[np.ndarray, " t"]
 
 
 class RowCollator:
@@ -138,7 +141,7 @@ class RowCollator:
         captions = [self._thin(row["caption"]) for row in rows]
         prompts = iter(prompt_ids(vocabulary, captions, self.max_caption_tokens, self.bpe_dropout))
         codes = torch.from_numpy(np.stack([row["codes"] for row in rows]).astype(np.int64))  # (B, n)
-        noisy = iter(vocabulary.codes_to_ids(self._disturb(codes)))
+        noisy = iter(vocabulary.codes_to_ids(self._disturb(codes)).numpy())
         documents = []
         for pack in packs:
             pieces = [self._piece(next(prompts), next(noisy)) for _ in pack]
@@ -146,51 +149,50 @@ class RowCollator:
         length = max(sum(len(piece.ids) for piece in pack) for pack in documents)
         if shape:  # BPE dropout lengthens captions after the packs were chosen
             length = shape.pack_length + -(-max(0, length - shape.pack_length) // LONGER) * LONGER
-        input_ids = torch.full((len(packs), length), vocabulary.pad)
-        position_ids = torch.zeros(len(packs), length, dtype=torch.int64)
+        input_ids = np.full((len(packs), length), vocabulary.pad)
+        position_ids = np.zeros((len(packs), length), dtype=np.int64)
         code_places, text_places, text_targets, is_described = [], [], [], []
         for number, pack in enumerate(documents):
             start = 0
             for ids, is_code, described in pack:
                 end = start + len(ids)
                 input_ids[number, start:end] = ids
-                position_ids[number, start:end] = torch.arange(len(ids))
-                places, predicts_code = number * length + torch.arange(start, end), is_code.roll(-1)
+                position_ids[number, start:end] = np.arange(len(ids))
+                places = np.arange(number * length + start, number * length + end)
+                predicts_code = np.append(is_code[1:], False)
                 code_places.append(places[predicts_code])
                 text_places.append(places[~predicts_code])
-                text_targets += [ids[1:][~predicts_code[:-1]], torch.tensor([vocabulary.eos])]
+                text_targets += [ids[1:][~is_code[1:]], [vocabulary.eos]]
                 # Its eos ends a caption too.
-                is_described.append(torch.cat([described[1:], described[-1:]])[~predicts_code])
+                is_described.append(np.append(described[1:], described[-1])[~predicts_code])
                 start = end
-        text = torch.cat(text_targets)
+        text = np.concatenate(text_targets)
         num_codes, num_texts = codes.numel(), len(text)
         if shape:
             num_codes = shape.code_places
             num_texts = shape.text_places + -(-max(0, num_texts - shape.text_places) // LONGER) * LONGER
         return Batch(
-            input_ids,
-            position_ids,
-            _pad(torch.cat(code_places), num_codes, 0),
-            _pad(codes.flatten(), num_codes, IGNORED),
-            _pad(torch.cat(text_places), num_texts, 0),
-            _pad(text, num_texts, IGNORED),
-            _pad(torch.cat(is_described), num_texts, False),
+            torch.from_numpy(input_ids),
+            torch.from_numpy(position_ids),
+            _padded(np.concatenate(code_places), num_codes, 0),
+            _padded(codes.flatten().numpy(), num_codes, IGNORED),
+            _padded(np.concatenate(text_places), num_texts, 0),
+            _padded(text, num_texts, IGNORED),
+            _padded(np.concatenate(is_described), num_texts, False),
         )
 
-    def _piece(self, prompt: list[int], codes: Int[Tensor, " n"]) -> Piece:
+    def _piece(self, prompt: list[int], codes: Int[np.ndarray, " n"]) -> Piece:
         """A row from `bos caption boi` and the ids of its codes, in one of the two orders."""
-        eoi = torch.tensor([self.vocabulary.eoi])
+        before, after = prompt, [self.vocabulary.eoi]
         is_described = self._draw(self.config.captioning)
         if is_described:
             bos, *caption, boi = prompt
-            before, after = torch.tensor([bos, boi]), torch.cat([eoi, torch.tensor(caption, dtype=torch.int64)])
-        else:
-            before, after = torch.tensor(prompt), eoi
-        is_code = torch.zeros(len(before) + len(codes) + len(after), dtype=torch.bool)
+            before, after = [bos, boi], after + caption
+        ids = np.concatenate([before, codes, after])
+        is_code, described = np.zeros(len(ids), dtype=bool), np.zeros(len(ids), dtype=bool)
         is_code[len(before) : len(before) + len(codes)] = True
-        described = torch.zeros_like(is_code)
         described[len(before) + len(codes) + 1 :] = is_described
-        return Piece(torch.cat([before, codes, after]), is_code, described)
+        return Piece(ids, is_code, described)
 
     @staticmethod
     def _draw(share: float) -> bool:
@@ -201,7 +203,9 @@ class RowCollator:
             return None
         words = caption.split()
         kept = [
-            word for word, draw in zip(words, torch.rand(len(words)), strict=True) if draw >= self.config.word_dropout
+            word
+            for word, draw in zip(words, torch.rand(len(words)).tolist(), strict=True)
+            if draw >= self.config.word_dropout
         ]
         return " ".join(kept or words)
 
@@ -214,8 +218,8 @@ class RowCollator:
 def _joined(pieces: list[Piece]) -> list[Piece]:
     """One document of several rows: the first one's bos begins it."""
     kept = [Piece(*(part[number > 0 :] for part in piece)) for number, piece in enumerate(pieces)]
-    return [Piece(*map(torch.cat, zip(*kept, strict=True)))] if kept else []
+    return [Piece(*map(np.concatenate, zip(*kept, strict=True)))] if kept else []
 
 
-def _pad(values: Tensor, length: int, value: int | bool) -> Tensor:
-    return torch.nn.functional.pad(values, (0, length - len(values)), value=value)
+def _padded(values: np.ndarray, length: int, value: int | bool) -> Tensor:
+    return torch.from_numpy(np.append(values, np.full(length - len(values), value, values.dtype)))

@@ -21,7 +21,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from lm.packed import ModelMaps, can_pack, packed_maps, plain_maps, require_int8, use
+from lm.packed import ModelMaps, can_pack, packed_maps, plain_maps, require_int8, using
 
 KNOWN = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 # Ropes whose angles follow from the position alone, not from how long a row has become.
@@ -81,10 +81,10 @@ class LlamaDecoder:
         else:
             self.maps, self.weights = plain_maps(self.model, self.legal), []
         places = torch.arange(length + steps, device=device)
-        cos, sin = self.model.model.rotary_emb(self.cache[0][0], places.unsqueeze(0))
+        cos, sin = self.model.model.rotary_emb(places.float(), places.unsqueeze(0))  # in the precision of the first
         sign = torch.ones(head_dim, device=device)
         sign[: head_dim // 2] = -1
-        self.cos, self.sin = cos[0].float(), sin[0].float() * sign  # (T, d), for `rotate`
+        self.cos, self.sin = cos[0], sin[0] * sign  # (T, d), for `rotate`
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         self.next_position, self.place = positions[:, -1:] + 1, length
         self.padding = None
@@ -94,20 +94,20 @@ class LlamaDecoder:
         # A padded place sees itself, or its softmax would be over nothing.
         visible = torch.ones(length, length, dtype=torch.bool, device=device).tril() & mask.unsqueeze(1)
         visible |= torch.eye(length, dtype=torch.bool, device=device)
-        use(self.weights)
-        logits = run_step(
-            self.model, self.maps, input_ids, positions, self.cos, self.sin, visible.unsqueeze(1), self.cache, 0,
-            attend, 1,
-        )  # fmt: skip
+        with using(self.weights):
+            logits = run_step(
+                self.model, self.maps, input_ids, positions, self.cos, self.sin, visible.unsqueeze(1), self.cache, 0,
+                attend, 1,
+            )  # fmt: skip
         return logits[:, 0]
 
     @torch.no_grad()
     def step(self, ids: Int[Tensor, " r"]) -> Float[Tensor, "r k"]:
-        use(self.weights)
-        logits = self.next_logits(
-            self.model, self.maps, ids.unsqueeze(1), self.next_position, self.cos, self.sin, self.padding, self.cache,
-            self.place, self.attend_one, 1,
-        )  # fmt: skip
+        with using(self.weights):
+            logits = self.next_logits(
+                self.model, self.maps, ids.unsqueeze(1), self.next_position, self.cos, self.sin, self.padding,
+                self.cache, self.place, self.attend_one, 1,
+            )  # fmt: skip
         self.keep(1)
         return logits[:, 0]
 
@@ -121,11 +121,11 @@ class LlamaDecoder:
         mask[..., self.place :].masked_fill_(later, -torch.inf)
         if self.padding is not None:
             mask = mask + self.padding[..., : self.place + count]
-        use(self.weights)
-        return run_step(
-            self.model, self.maps, ids, self.next_position + ahead, self.cos, self.sin, mask, self.cache, self.place,
-            attend, count,
-        )  # fmt: skip
+        with using(self.weights):
+            return run_step(
+                self.model, self.maps, ids, self.next_position + ahead, self.cos, self.sin, mask, self.cache,
+                self.place, attend, count,
+            )  # fmt: skip
 
     def keep(self, count: int) -> None:
         """The first `count` of the guessed ids are right; the next ids take the place of the others."""
@@ -210,6 +210,6 @@ def attend_by_sums(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | N
 
 @lru_cache
 def compiled_step() -> Callable[..., Tensor]:
-    """`run_step`, compiled once a process for rows and lengths of any number."""
+    """`run_step`, compiled for each size and precision of a model, for any number of rows above one and any length."""
     # Else the turning of a query is computed again for every key that it meets.
     return torch.compile(run_step, dynamic=True, options={"realize_opcount_threshold": 4})

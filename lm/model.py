@@ -12,6 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, Cache, PreTrainedMode
 from data_prep.vocabulary import Vocabulary
 from training.errors import UserError
 
+LONG = 1024
+
 
 @dataclass
 class LanguageModelConfig:
@@ -114,6 +116,16 @@ def read_into(cache: Cache, model: PreTrainedModel, **inputs: Any) -> Tensor:
     """The logits of a stock forward that grows `cache`, by the name that this release of transformers gives it."""
     named = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
     return model(**inputs, **{named: cache}, use_cache=True).logits
+
+
+def choose_attention(model: PreTrainedModel, device: torch.device, length: int) -> None:
+    """For packs of `length` ids: explicit attention where it is faster than the kernel that transformers takes.
+
+    On a CPU the fused kernel is slower for short packs, most of all where the rest is compiled. From `LONG` ids on it
+    is as fast, and its memory does not grow with the square of the length (benchmarks/growth.py).
+    """
+    if device.type == "cpu" and length < LONG:
+        model.set_attn_implementation("eager")
 
 
 def add_embedding_dropout(model: PreTrainedModel, rate: float) -> None:

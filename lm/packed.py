@@ -1,7 +1,7 @@
 """The matrices of a llama-like model: as they are, or laid out for the instructions of a CPU, in bf16 or in int8.
 
-Products of few rows with bf16 weights take half the time with weights that oneDNN has laid out beforehand; in int8 a
-large model reads half as many bytes for them. Query, key and value are one product then, gate and up another. The copy
+Products of few rows with bf16 weights take less time with weights that oneDNN has laid out beforehand; in int8 a large
+model reads half as many bytes for them. Query, key and value are one product then, gate and up another. The copy
 takes the memory of bf16 or int8 weights once more for as long as a batch is drawn. The operators are those that
 torch.compile lowers frozen and quantized models to.
 
@@ -11,7 +11,8 @@ does not depend on the rows beside it (dynamic quantization, without outliers ap
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,6 +32,9 @@ Matrix = tuple[Tensor, Tensor | None]  # weight (outputs, D) and bias
 Maps = Callable[[Tensor], Sequence[Tensor]]
 
 
+# Modules, since torch.compile takes the numbers and shapes that a module holds for constants.
+
+
 class PlainMaps(nn.Module):
     """Weights and biases as the model has them."""
 
@@ -43,10 +47,8 @@ class PlainMaps(nn.Module):
 
 
 class PackedMaps(nn.Module):
-    """One product. place: of its weights among those in use, see `use`; sizes: outputs of each map; bias: (outputs,) of
-    an int8 one, which comes behind the scale.
-
-    A module because torch.compile takes the numbers of a module for constants.
+    """One product. place: of its weights among those in use, see `using`; sizes: outputs of each map; bias: (outputs,)
+    of an int8 one, which comes behind the scale.
     """
 
     def __init__(self, place: int, sizes: list[int], is_int8: bool, bias: Tensor | None):
@@ -78,11 +80,13 @@ class ModelMaps:
 
 
 class PackedWeight(NamedTuple):
-    """weight: opaque; scale: (outputs,) of an int8 weight."""
+    """weight: opaque; bias: of a bf16 weight, an int8 one's is in `PackedMaps`; scale and zeros: (outputs,) of an int8
+    weight, the zeros being what stands for 0 in it."""
 
     weight: Tensor
     bias: Tensor | None
     scale: Tensor | None = None
+    zeros: Tensor | None = None
 
 
 def plain_maps(model: PreTrainedModel, legal: slice) -> ModelMaps:
@@ -93,7 +97,7 @@ def plain_maps(model: PreTrainedModel, legal: slice) -> ModelMaps:
 def packed_maps(
     model: PreTrainedModel, legal: slice, rows: int, quantize: str | None = None
 ) -> tuple[ModelMaps, list[PackedWeight]]:
-    """For inputs of `rows` rows, of the weights as they are now; and what `use` is to be given before each product."""
+    """For inputs of `rows` rows, of the weights as they are now; and what `using` gets around a product."""
     weights: list[PackedWeight] = []
 
     def pack(matrices: list[Matrix]) -> PackedMaps:
@@ -105,7 +109,8 @@ def packed_maps(
             weights.append(PackedWeight(torch.ops.mkldnn._reorder_linear_weight(weight, rows), bias))
             return PackedMaps(len(weights) - 1, sizes, False, None)
         rounded, scale = quantize_rows(weight)
-        weights.append(PackedWeight(torch.ops.onednn.qlinear_prepack(rounded, [rows, weight.shape[1]]), None, scale))
+        packed = torch.ops.onednn.qlinear_prepack(rounded, [rows, weight.shape[1]])
+        weights.append(PackedWeight(packed, None, scale, torch.zeros(len(scale), dtype=torch.int32)))
         return PackedMaps(len(weights) - 1, sizes, True, None if bias is None else bias.float())
 
     return _build_maps(model, legal, pack), weights
@@ -138,17 +143,21 @@ def require_int8(device: torch.device) -> None:
 _IN_USE = threading.local()
 
 
-def use(weights: list[PackedWeight]) -> None:
-    """What products are made with in this thread from now on."""
+@contextmanager
+def using(weights: list[PackedWeight]) -> Iterator[None]:
+    """What products are made with in this thread meanwhile; afterwards nothing holds them here."""
     _IN_USE.weights = weights
+    try:
+        yield
+    finally:
+        del _IN_USE.weights
 
 
 def packed_linear(x: Tensor, place: int, outputs: int) -> Tensor:
-    """(..., D) -> (..., outputs): as `x` in bf16, fp32 without the scale of its rows in uint8."""
-    weight, bias, scale = _IN_USE.weights[place]
+    """(..., D) -> (..., outputs): bf16 of bf16; of uint8 fp32, still to be multiplied with the scale of each row."""
+    weight, bias, scale, zeros = _IN_USE.weights[place]
     if scale is None:
         return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
-    zeros = torch.zeros(outputs, dtype=torch.int32)
     return torch.ops.onednn.qlinear_pointwise.default(
         x, 1.0, ZERO, weight, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
     )

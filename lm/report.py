@@ -26,6 +26,18 @@ USAGE_PART = 65_536
 SAMPLES_PER_SPLIT = 16
 
 
+def require_same_tokenizers(pipeline: TextToImagePipeline, prepared: PreparedSet) -> None:
+    """Raises UserError if the model was not trained on this prepared set's image tokenizer and vocabulary."""
+    require_match(
+        "the model's image tokenizer is", pipeline.image_tokenizer.fingerprint(),
+        "the prepared set's is", prepared.manifest["made_from"]["image_tokenizer"],
+    )  # fmt: skip
+    require_match(
+        "the model's vocabulary is", pipeline.vocabulary.fingerprint(),
+        "the prepared set's is", prepared.manifest["vocabulary"],
+    )  # fmt: skip
+
+
 @torch.no_grad()
 def evaluate(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int = 0) -> tuple[dict[str, Any], dict]:
     """All figures of the report, and for each held-out split the tensors that its sheet of samples shows.
@@ -34,14 +46,8 @@ def evaluate(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int = 0
     Raises UserError if the model was not trained on this prepared set's tokenizers.
     """
     start = time.monotonic()
-    expected = prepared.manifest["made_from"]["image_tokenizer"]
+    require_same_tokenizers(pipeline, prepared)
     image_tokenizer = pipeline.image_tokenizer
-    require_match("the model's image tokenizer is", image_tokenizer.fingerprint(), "the prepared set's is", expected)
-    require_match(
-        "the model's vocabulary is", pipeline.vocabulary.fingerprint(),
-        "the prepared set's is", prepared.manifest["vocabulary"],
-    )  # fmt: skip
-
     config, quantizer = image_tokenizer.config, image_tokenizer.quantizer
     usage, held_out_usage = (CodeUsage(config.codebook_size, config.quantizer.num_codebooks) for _ in range(2))
     for rows in prepared.rows.values():

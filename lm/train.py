@@ -14,7 +14,13 @@ from lm.codebook import initialize_code_embeddings, similar_codes
 from lm.evaluation import evaluate_nll
 from lm.finished import inherit, is_finished, lengthen_context, load_start
 from lm.lora import add_adapters, require_peft, save_and_merge
-from lm.model import LanguageModelConfig, add_embedding_dropout, build_language_model, keeps_packed_rows_apart
+from lm.model import (
+    LanguageModelConfig,
+    add_embedding_dropout,
+    build_language_model,
+    choose_attention,
+    keeps_packed_rows_apart,
+)
 from lm.objective import WeightedCrossEntropy
 from lm.optimizers import OptimizerName, build_optimizers
 from lm.pipeline import TextToImagePipeline
@@ -165,8 +171,6 @@ def train_lm(
     is_packed = keeps_packed_rows_apart(model)
     if not is_packed:
         run.progress.say(f"{model.config.model_type} mixes packed rows: one row a pack, with padding")
-    if run.accelerator.device.type == "cpu":
-        model.set_attn_implementation("eager")  # at these lengths faster than the fused kernel, most of all compiled
     add_embedding_dropout(model, config.embedding_dropout)
     objective = WeightedCrossEntropy(
         model, vocabulary, config.text_weight, config.image_weight, config.caption_weight,
@@ -176,6 +180,7 @@ def train_lm(
     optimizers = build_optimizers(config.optimizer, model, config.learning_rate, config.weight_decay, config.beta2)
     lengths = CaptionLengths(prepared.train, caption_tokens)
     shape = choose_shape(lengths, config.batch_size, ROW_OVERHEAD + tokens_per_image, tokens_per_image, is_packed)
+    choose_attention(model, run.accelerator.device, shape.pack_length)
     if sequences.interleaved and shape.max_rows == 1:
         run.progress.say("no two rows share a pack here: sequences.interleaved has no effect")
     batches = PackedBatches(lengths, shape, config.seed, sequences.caption_dropout, prepared.num_views)

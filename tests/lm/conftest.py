@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from data_prep import Collection, PreparedSet, TextConfig, Vocabulary, load_collection, prepare
 from lm import LanguageModelConfig, SamplingConfig, TextToImagePipeline
 from lm.model import build_language_model
+from training.files import write_json
 from vq import VQVAE, VQVAEConfig
 
 NUM_CODES = 16  # the codebook's size; a tiny picture has as many tokens
@@ -84,3 +85,16 @@ def collection(picture_folder: Path) -> Collection:
 @pytest.fixture
 def prepared(collection, tiny_vqvae, tmp_path) -> PreparedSet:
     return prepare(collection, tiny_vqvae, tmp_path / "data", "pictures", TextConfig(size=300))
+
+
+@pytest.fixture
+def finished(prepared, tiny_config, tmp_path) -> TextToImagePipeline:
+    """A model of the prepared set, as if train_lm had saved it, untrained."""
+    model = build_language_model(tiny_config(), prepared.vocabulary, 64)
+    caption_tokens = prepared.manifest["longest_caption_tokens"]
+    pipeline = TextToImagePipeline(
+        model, prepared.vocabulary, prepared.load_image_tokenizer(), SamplingConfig(guidance_scale=1.25), caption_tokens
+    )
+    pipeline.save_pretrained(tmp_path / "model")
+    write_json(tmp_path / "model" / "run" / "stages.json", {"train_vq": 1.0, "prepare_data": 2.0, "train_lm": 3.0})
+    return TextToImagePipeline.from_pretrained(tmp_path / "model", "cpu")

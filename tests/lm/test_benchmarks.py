@@ -4,16 +4,18 @@ import importlib
 from pathlib import Path
 
 import pytest
+import torch
 
 from lm.evaluation import evaluate_nll
+from lm.packed import require_int8
+from training.errors import UserError
 from training.files import read_json
 
 
 @pytest.fixture
-def tables(pipeline, prepared, tmp_path, monkeypatch):
+def tables(finished, prepared, tmp_path, monkeypatch):
     """tables("speculative", "--rounds", "1"): of the benchmark in its smallest form."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    pipeline.save_pretrained(tmp_path / "model")
     folders = ["--model", str(tmp_path / "model"), "--data", str(prepared.folder), "--output", str(tmp_path)]
 
     def run(name: str, *options: str) -> list[list[list]]:
@@ -24,17 +26,29 @@ def tables(pipeline, prepared, tmp_path, monkeypatch):
 
 
 def test_speculative(tables):
-    (rows,) = tables("speculative", "--prompts", "1", "--rounds", "1")
+    rows = tables("speculative", "--prompts", "1", "--rounds", "1")[0]
     assert [row[1] for row in rows[:4]] == ["one by one", "4 at a time", "8 at a time", "16 at a time"]
     assert all(1 <= row[2] <= 17 for row in rows)
 
 
-def test_quantized(tables, pipeline, prepared):
-    likelihoods, times = tables("quantized", "--pictures", "2", "--rounds", "1")
-    assert [row[0] for row in likelihoods][:2] == [row[0] for row in times][:2] == ["fp32", "bf16"]
-    (split,) = prepared.held_out
-    rows = prepared.pictured(split, 1000)
-    expected = evaluate_nll(
-        pipeline.model, pipeline.vocabulary, rows, pipeline.max_caption_tokens, prepared.tokens_per_image
-    )
-    assert float(likelihoods[0][1].split()[0]) == pytest.approx(expected, abs=1e-3)
+def test_quantized(tables, finished, prepared):
+    names = ["fp32", "bf16", "int8"]
+    try:
+        require_int8(torch.device("cpu"))
+    except UserError:
+        names.remove("int8")
+    likelihoods, times = tables("quantized")
+    assert [row[0] for row in likelihoods] == [row[0] for row in times] == names
+    exact, *rounded = (float(row[1].split()[0]) for row in likelihoods)
+    rows = prepared.pictured("held_out", 3)
+    longest, codes = finished.max_caption_tokens, prepared.tokens_per_image
+    assert exact == pytest.approx(evaluate_nll(finished.model, finished.vocabulary, rows, longest, codes), abs=1e-3)
+    assert rounded == pytest.approx([exact] * len(rounded), rel=0.02)
+
+
+def test_int8_is_asked_of_the_decoder(finished, prepared, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    quantized = importlib.import_module("quantized")
+    codes, prompts = prepared.codes_of(prepared.pictured("held_out", 1)), [[finished.vocabulary.bos]]
+    with pytest.raises(UserError, match="must be 'int8'"):
+        quantized.nll_of(finished.model, finished.vocabulary, prompts, codes, {"quantize": "int3"})

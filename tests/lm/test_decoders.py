@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import warnings
+import weakref
 from pathlib import Path
 
 import pytest
@@ -49,8 +50,10 @@ model = LlamaForCausalLM(LlamaConfig(
 LEGAL = slice(20, 55)
 
 
-def compare(shapes, check, quantize=None):
-    torch.compiler.reset()
+def compare(shapes, check, quantize=None, is_compiled_anew=True):
+    if is_compiled_anew:
+        torch.compiler.reset()
+    torch.compiler.set_stance("default" if is_compiled_anew else "fail_on_recompile")
     compiled = LlamaDecoder(model, LEGAL, compile=True, quantize=quantize)
     plain = LlamaDecoder(model, LEGAL, quantize=quantize)
     for rows, is_padded in shapes:
@@ -75,6 +78,8 @@ if can_pack(torch.zeros(1, dtype=torch.bfloat16)):
     model.model.layers = model.model.layers[:1]  # compiles in half the time; every layer is compiled alike
     model.config.num_hidden_layers = 1
     compare([(3, True)], near)
+    model.model.layers[0].mlp.down_proj.weight.data.mul_(3)  # no weights of yesterday
+    compare([(4, True)], near, is_compiled_anew=False)
     compare([(3, True)], near, "int8")
 print("the same")
 """
@@ -213,6 +218,15 @@ def test_a_row_of_int8_products_equals_itself_alone(prompts):
     for row, (ids, mask) in enumerate(zip(*prompts, strict=True)):
         made = logits_of(alone, ids[mask][None], mask[mask][None], following[row : row + 1])
         torch.testing.assert_close(made[:, 0], together[:, row], atol=2e-5, rtol=1e-5)
+
+
+def test_packed_weights_end_with_their_decoder(prompts):
+    skip_without_int8()
+    decoder = LlamaDecoder(build("llama"), LEGAL, quantize="int8")
+    logits_of(decoder, *prompts, torch.randint(3, VOCABULARY, (3, STEPS)))
+    packed = weakref.ref(decoder.weights[0].weight)
+    del decoder
+    assert packed() is None
 
 
 def test_int8_rows_by_hand():

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from lm import LanguageModelConfig
-from lm.model import add_embedding_dropout, build_language_model
+from lm.model import add_embedding_dropout, build_language_model, choose_attention
 from training.errors import UserError
 
 IDS = torch.tensor([[1, 40, 50, 60, 70]])
@@ -130,3 +130,13 @@ def test_dropout_is_no_part_of_the_saved_model(build_tiny, tmp_path):
     model.save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path).train()
     assert torch.equal(loaded(input_ids=IDS).logits, loaded(input_ids=IDS).logits)
+
+
+@pytest.mark.parametrize(
+    ("device", "length", "attention"), [("cpu", 148, "eager"), ("cpu", 1024, "sdpa"), ("cuda", 148, "sdpa")]
+)
+def test_attention_is_explicit_where_that_is_faster(build_tiny, device, length, attention):
+    model = build_tiny()
+    model.set_attn_implementation("sdpa")
+    choose_attention(model, torch.device(device), length)
+    assert model.config._attn_implementation == attention

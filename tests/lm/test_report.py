@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from lm import SamplingConfig, TextToImagePipeline
+from lm import TextToImagePipeline
 from lm.evaluation import evaluate_nll
 from lm.model import build_language_model
 from lm.report import evaluate, require_no_other, write_report
 from training import machine
 from training.errors import UserError
-from training.files import read_json, write_json
+from training.files import read_json
 from vq.metrics import CodeUsage, psnr
 from vq.pictures import to_pixel_values
 
@@ -23,19 +23,6 @@ SCALES = ["1", "1.25", "1.5", "2", "3"]
 @pytest.fixture(autouse=True)
 def _no_benchmark(monkeypatch):
     monkeypatch.setattr(machine, "matrix_peak", lambda *_: 123.0)
-
-
-@pytest.fixture
-def finished(prepared, tiny_config, tmp_path) -> TextToImagePipeline:
-    """A model of the prepared set, as if train_lm had saved it, untrained."""
-    model = build_language_model(tiny_config(), prepared.vocabulary, 64)
-    caption_tokens = prepared.manifest["longest_caption_tokens"]
-    pipeline = TextToImagePipeline(
-        model, prepared.vocabulary, prepared.load_image_tokenizer(), SamplingConfig(guidance_scale=1.25), caption_tokens
-    )
-    pipeline.save_pretrained(tmp_path / "model")
-    write_json(tmp_path / "model" / "run" / "stages.json", {"train_vq": 1.0, "prepare_data": 2.0, "train_lm": 3.0})
-    return TextToImagePipeline.from_pretrained(tmp_path / "model", "cpu")
 
 
 def test_figures(finished, prepared, collection):
