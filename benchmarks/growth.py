@@ -55,7 +55,7 @@ def by_length(report: Report, settings: Settings) -> None:
         ["ids a row", "rows a batch", "attention", "tokens/s", "peak memory of a step, MB"],
     )
     speeds, memory = {}, {}
-    for attention, name in (("eager", "explicit attention, the default"), ("sdpa", "fused attention")):
+    for attention, name in (("eager", "explicit attention"), ("sdpa", "fused attention")):
         speeds[name], memory[name] = [], []
         for length in settings.lengths:
             rows = Rows(length - ROW_OVERHEAD, settings.most_rows)

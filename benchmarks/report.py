@@ -74,6 +74,10 @@ def draw(plot: dict[str, Any], path: Path) -> None:
             above = [a - b for a, b in zip(most, middle, strict=True)]
             axes.errorbar(at, middle, [below, above], marker="o", markersize=4, capsize=3, label=label)
     axes.set(title=plot["title"], xlabel=plot["x"], ylabel=plot["y"], xscale="log", yscale="log")
+    low, high = axes.get_ylim()
+    if high < 10 * low:  # or noise would look like growth
+        middle = (low * high) ** 0.5
+        axes.set_ylim(middle / 10**0.5, middle * 10**0.5)
     axes.grid(alpha=0.3)
     if len(plot["series"]) > 1:
         axes.legend()
