@@ -256,6 +256,8 @@ def test_a_compiled_step_gives_the_same():
 
 def test_a_compiled_step_has_few_numbers_that_vary():
     """With a symbol for each number of each layer the compiler takes minutes, and its kernels are slow."""
+    if not can_pack(torch.zeros(1, dtype=torch.bfloat16)):
+        pytest.skip("the numbers are those of packed weights, which nothing is won by here")
     done = subprocess.run([sys.executable, "-c", SYMBOLS], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     one_layer, three_layers = done.stdout.split()
