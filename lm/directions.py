@@ -1,7 +1,6 @@
 """Figures of what a pipeline does beside drawing one picture a prompt: describe, choose among its own, continue."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -96,7 +95,7 @@ def directions_markdown(figures: dict[str, Any]) -> list[str]:
     settings = ", ".join(f"{name} {value:g}" for name, value in DIVERSE.items())
     rows = {
         "one": f"one draw, the mean of {RERANK}, {settings}",
-        "rerank": "the one of them that makes its caption likeliest",
+        "rerank": "the one of them that rerank keeps",
     }
     for name, title in rows.items():
         if all(name in own for own in figures.values()):
@@ -125,11 +124,11 @@ def _caption_r1(pipeline: TextToImagePipeline, part: _HeldOut, pool: list[str], 
 
 
 def _reranked(pipeline: TextToImagePipeline, prepared: PreparedSet, part: _HeldOut, seed: int) -> dict[str, Any]:
-    draw = partial(pipeline, part.captions, **DIVERSE)  # by the same seed the best is one of the eight
-    drawn = draw(num_images_per_prompt=RERANK, generator=torch.Generator().manual_seed(seed)).codes
-    best = draw(rerank=RERANK, generator=torch.Generator().manual_seed(seed)).codes
+    generator = torch.Generator().manual_seed(seed)
+    drawn = pipeline(part.captions, num_images_per_prompt=RERANK, generator=generator, **DIVERSE).codes.flatten(1)
+    best = pipeline.best_of(drawn.view(len(part.captions), RERANK, -1), part.captions)
     targets = decode_flat(pipeline, part.codes)
-    pictures = [decode_flat(pipeline, codes.flatten(1)) for codes in (drawn, best)]
+    pictures = [decode_flat(pipeline, codes) for codes in (drawn, best)]
     wanted = [targets.repeat_interleave(RERANK, 0), targets]
     ranks = retrieval_ranks(torch.cat(pictures), torch.cat(wanted), gallery(pipeline, prepared))
     return {

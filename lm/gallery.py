@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from data_prep.prepared_set import PreparedSet, spread
+from lm.pictures import decode_pixel_values
 from lm.pipeline import TextToImagePipeline
 
 PART = 256
@@ -16,9 +17,7 @@ MAX_GALLERY = 20_000
 
 def decode_flat(pipeline: TextToImagePipeline, flat_codes: Tensor) -> Tensor:
     """(N, tokens_per_image) -> (N, C, H, W) in [-1, 1] on the CPU."""
-    image_tokenizer = pipeline.image_tokenizer
-    shaped = image_tokenizer.unflatten_codes(flat_codes.to(image_tokenizer.device))
-    return torch.cat([image_tokenizer.decode_codes(part).cpu() for part in shaped.split(64)])
+    return decode_pixel_values(pipeline.image_tokenizer, pipeline.image_tokenizer.unflatten_codes(flat_codes))
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
@@ -35,6 +35,12 @@ def encode_pictures(image_tokenizer: VQVAE, images: Pictures) -> Int[Tensor, "b 
 
 def decode_pictures(image_tokenizer: VQVAE, codes: Int[Tensor, "b *code_shape"]) -> list[Image.Image] | list[Tensor]:
     """Codes (B, *code_shape) -> PIL pictures, or tensors (C, *shape) where they are none."""
-    device = image_tokenizer.device
-    made = torch.cat([image_tokenizer.decode_codes(part.to(device)).cpu() for part in codes.split(PART)])
+    made = decode_pixel_values(image_tokenizer, codes)
     return to_pil(made) if made.ndim == 4 else list(made)
+
+
+@torch.no_grad()
+def decode_pixel_values(image_tokenizer: VQVAE, codes: Int[Tensor, "b *code_shape"]) -> Float[Tensor, "b c *shape"]:
+    """Codes -> pixel values in [-1, 1], on the CPU."""
+    device = image_tokenizer.device
+    return torch.cat([image_tokenizer.decode_codes(part.to(device)).cpu() for part in codes.split(PART)])

@@ -18,8 +18,9 @@ from lm.folder import FinishedModel, load_finished, push_finished, save_finished
 from lm.inpainting import code_mask, fill_codes
 from lm.likelihood import caption_log_likelihoods, code_log_likelihoods
 from lm.parts import local_folder
-from lm.pictures import Pictures, decode_pictures, encode_pictures
+from lm.pictures import Pictures, decode_pictures, decode_pixel_values, encode_pictures
 from lm.prompts import checked_prompt_ids, one_line
+from lm.reranking import most_agreed
 from lm.sampling import SamplingConfig
 from lm.speculative import draw_speculatively
 from training.errors import UserError
@@ -113,12 +114,12 @@ class TextToImagePipeline:
 
         `negative_prompt` (one, or one a prompt) is what guidance leads away from. `generator` (on any device) makes it
         repeatable; a list holds one a picture. `rerank` pictures are drawn for each that is wanted, and the one kept
-        under which the model finds its prompt likeliest. `batch_size` pictures are drawn at a time, fewer where memory
-        is short; `callback(step, codes)` gets their codes (B, step + 1) after every step, see `decode_partial`.
-        `compile` builds the step by torch.compile, in every process: for hundreds of pictures. `quantize` "int8"
-        multiplies with int8 weights: for large models on a CPU, with `compile`. `speculative` codes, 8 for example,
-        are guessed and read together (`lm.speculative`): for few pictures, drawn one by one. For the other arguments
-        see `SamplingConfig`; what is not given is the folder's default.
+        that agrees best with those under which the model finds its prompt likely (`best_of`). `batch_size` pictures are
+        drawn at a time, fewer where memory is short; `callback(step, codes)` gets their codes (B, step + 1) after every
+        step, see `decode_partial`. `compile` builds the step by torch.compile, in every process: for hundreds of
+        pictures. `quantize` "int8" multiplies with int8 weights: for large models on a CPU, with `compile`.
+        `speculative` codes, 8 for example, are guessed and read together (`lm.speculative`): for few pictures, drawn
+        one by one. For the other arguments see `SamplingConfig`; what is not given is the folder's default.
         """
         settings = self._settings(
             guidance_scale=guidance_scale, guidance_schedule=guidance_schedule, temperature=temperature,
@@ -148,7 +149,8 @@ class TextToImagePipeline:
                 rows, settings, generator, batch_size, negative, callback=callback, compile=compile, quantize=quantize,
             )  # fmt: skip
         if rerank > 1:
-            codes = self._best(codes, prompts, num_images_per_prompt, rerank)
+            wanted = [text or "" for text in prompts for _ in range(num_images_per_prompt)]
+            codes = self.best_of(codes.view(len(wanted), rerank, -1), wanted)
         return self._output(codes)
 
     @torch.no_grad()
@@ -244,6 +246,18 @@ class TextToImagePipeline:
             return Scores(picture, None)
         return Scores(picture, self._caption_scores(codes, [text or "" for text in texts]))
 
+    @torch.no_grad()
+    def best_of(self, codes: Int[Tensor, "b n m"], prompts: Sequence[str]) -> Int[Tensor, "b m"]:
+        """Of n pictures (flat codes) of each prompt the one that `rerank` keeps (`lm.reranking`)."""
+        self._require_captions("rerank")
+        scores = self._caption_scores(codes.flatten(0, 1), [text for text in prompts for _ in range(codes.shape[1])])
+        shaped = self.image_tokenizer.unflatten_codes(codes.flatten(0, 1)).split(codes.shape[1])
+        kept = [
+            drawn[most_agreed(decode_pixel_values(self.image_tokenizer, group), own)]
+            for drawn, group, own in zip(codes, shaped, scores.split(codes.shape[1]), strict=True)
+        ]
+        return torch.stack(kept) if kept else codes[:, 0]
+
     # Codes
 
     def encode(self, images: Pictures) -> Int[Tensor, "b n"]:
@@ -320,12 +334,6 @@ class TextToImagePipeline:
         settings, prompts = self._settings(**sampling), self._prompt_ids(_one_each(prompt, len(codes), "prompt"))
         made = fill_codes(self.model, self.vocabulary, prompts, codes, masks, settings, candidates, generator)
         return self._output(made)
-
-    def _best(self, codes: Tensor, prompts: list[str | None], wanted: int, rerank: int) -> Int[Tensor, "b n"]:
-        texts = [text for text in prompts for _ in range(wanted * rerank)]
-        scores = self._caption_scores(codes, [text or "" for text in texts]).view(-1, rerank)
-        best = scores.argmax(1) + rerank * torch.arange(len(scores), device=scores.device)
-        return codes[best]
 
     def _caption_scores(self, codes: Tensor, texts: list[str]) -> Tensor:
         ids = [own[: self.max_caption_tokens] for own in self.vocabulary.encode_text([one_line(t) for t in texts])]

@@ -8,7 +8,9 @@ from PIL import Image
 from lm import SamplingConfig, TextToImagePipeline
 from lm.decoding import UNKNOWN, draw_codes
 from lm.directions import _mean, completed_better, directions_markdown, evaluate_directions
+from lm.gallery import decode_flat
 from lm.inpainting import fill_codes
+from lm.reranking import most_agreed
 from training.errors import UserError
 
 SIDE, GRID = 16, 4
@@ -178,16 +180,29 @@ def test_a_model_that_never_saw_a_caption_behind_a_picture(pipeline, pictures):
     assert pipeline.score(pictures, "red").prompt is None
 
 
-def test_rerank_keeps_the_likeliest_of_each_group(captioner):
+def test_rerank_keeps_one_of_each_group(captioner):
     prompts = ["red square", "blue"]
-    drawn = captioner(prompts, num_images_per_prompt=6, temperature=5.0, generator=seeded())
-    kept = captioner(prompts, num_images_per_prompt=2, rerank=3, temperature=5.0, generator=seeded())
-    codes = drawn.codes.flatten(1)
+    drawn = captioner(prompts, num_images_per_prompt=6, temperature=5.0, generator=seeded()).codes.flatten(1)
+    kept = captioner(prompts, num_images_per_prompt=2, rerank=3, temperature=5.0, generator=seeded()).codes.flatten(1)
     texts = [prompt for prompt in prompts for _ in range(6)]
-    scores = captioner._caption_scores(codes, texts).view(4, 3)
-    assert torch.equal(kept.codes.flatten(1), codes.view(4, 3, -1)[torch.arange(4), scores.argmax(1)])
+    scores = captioner._caption_scores(drawn, texts).view(4, 3)
+    pictures = decode_flat(captioner, drawn).view(4, 3, -1)
+    for group, own, of_each, chosen in zip(drawn.view(4, 3, -1), scores, pictures, kept, strict=True):
+        weight = own.exp() / own.exp().sum()
+        risk = [sum(weight[j] * (of_each[i] - of_each[j]).square().sum() for j in range(3)) for i in range(3)]
+        assert torch.equal(chosen, group[int(torch.stack(risk).argmin())])
+    assert torch.equal(captioner.best_of(drawn.view(4, 3, -1), ["red square"] * 2 + ["blue"] * 2), kept)
     with pytest.raises(UserError, match="rerank chooses by the prompt"):
         captioner(None, rerank=2)
+    assert len(captioner([], rerank=2).codes) == 0
+
+
+def test_the_picture_that_is_most_agreed_with():
+    pictures = torch.tensor([0.0, 10.0, 11.0, 13.0]).view(4, 1, 1, 1)
+    assert most_agreed(pictures, torch.zeros(4)) == 1  # 390, 110, 126, 182 are their squared distances from all
+    assert most_agreed(pictures, torch.tensor([50.0, 0.0, 0.0, 0.0])) == 0  # no doubt which is the likeliest
+    assert most_agreed(pictures, torch.tensor([-100.0, -3.0, -3.0, -3.0])) == 2  # the unlikely one has no say
+    assert most_agreed(pictures[:2], torch.tensor([-1.0, -2.0])) == 0  # of two the likelier one
 
 
 def test_a_picture_grows(pipeline):
