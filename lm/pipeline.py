@@ -150,7 +150,7 @@ class TextToImagePipeline:
             )  # fmt: skip
         if rerank > 1:
             wanted = [text or "" for text in prompts for _ in range(num_images_per_prompt)]
-            codes = self.best_of(codes.view(len(wanted), rerank, -1), wanted)
+            codes = self.best_of(codes.view(len(wanted), rerank, codes.shape[1]), wanted)
         return self._output(codes)
 
     @torch.no_grad()
@@ -250,13 +250,15 @@ class TextToImagePipeline:
     def best_of(self, codes: Int[Tensor, "b n m"], prompts: Sequence[str]) -> Int[Tensor, "b m"]:
         """Of n pictures (flat codes) of each prompt the one that `rerank` keeps (`lm.reranking`)."""
         self._require_captions("rerank")
+        if not len(codes):
+            return codes[:, 0]
         scores = self._caption_scores(codes.flatten(0, 1), [text for text in prompts for _ in range(codes.shape[1])])
         shaped = self.image_tokenizer.unflatten_codes(codes.flatten(0, 1)).split(codes.shape[1])
         kept = [
             drawn[most_agreed(decode_pixel_values(self.image_tokenizer, group), own)]
             for drawn, group, own in zip(codes, shaped, scores.split(codes.shape[1]), strict=True)
         ]
-        return torch.stack(kept) if kept else codes[:, 0]
+        return torch.stack(kept)
 
     # Codes
 

@@ -186,7 +186,7 @@ def test_rerank_keeps_one_of_each_group(captioner):
     kept = captioner(prompts, num_images_per_prompt=2, rerank=3, temperature=5.0, generator=seeded()).codes.flatten(1)
     texts = [prompt for prompt in prompts for _ in range(6)]
     scores = captioner._caption_scores(drawn, texts).view(4, 3)
-    pictures = decode_flat(captioner, drawn).view(4, 3, -1)
+    pictures = decode_flat(captioner, drawn).reshape(4, 3, -1)
     for group, own, of_each, chosen in zip(drawn.view(4, 3, -1), scores, pictures, kept, strict=True):
         weight = own.exp() / own.exp().sum()
         risk = [sum(weight[j] * (of_each[i] - of_each[j]).square().sum() for j in range(3)) for i in range(3)]
