@@ -8,6 +8,7 @@ the legal ids only, and a step has a third of the operations.
 
 from collections.abc import Callable
 from functools import lru_cache
+from types import FunctionType
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +60,9 @@ class LlamaDecoder:
         self.model, self.legal, self.is_compiled = model, legal, compile
         self.quantize = quantize
         self.cache_dtype = torch.float32 if model.device.type == "cpu" and not compile else model.dtype
-        self.next_logits, self.attend_one = (compiled_step(), attend_by_sums) if compile else (run_step, attend)
+        self.next_logits, self.attend_one = run_step, attend
+        if compile:
+            self.next_logits, self.attend_one = compiled_step(_compile_key(model, legal, quantize)), attend_by_sums
         if quantize is not None:
             require_int8(model.device)
         self.is_packed = quantize is not None or can_pack(model.lm_head.weight)
@@ -68,14 +71,6 @@ class LlamaDecoder:
     def read(self, input_ids: Int[Tensor, "r t"], mask: Bool[Tensor, "r t"], steps: int) -> Float[Tensor, "r k"]:
         config, device, (rows, length) = self.model.config, self.model.device, input_ids.shape
         head_dim = self.model.model.layers[0].self_attn.head_dim
-        shape = (rows, config.num_key_value_heads, length + steps, head_dim)
-        tensors = [
-            torch.zeros(shape, dtype=self.cache_dtype, device=device) for _ in range(2 * config.num_hidden_layers)
-        ]
-        keys, values = tensors[::2], tensors[1::2]
-        if self.is_compiled:  # the places of a channel side by side, which sums over channels are fast on
-            keys = [one.view(*shape[:2], head_dim, -1).transpose(2, 3) for one in keys]
-        self.cache = list(zip(keys, values, strict=True))
         if self.is_packed:
             self.maps, self.weights = packed_maps(self.model, self.legal, rows, self.quantize)
         else:
@@ -91,15 +86,29 @@ class LlamaDecoder:
         if self.is_compiled or not mask.all():  # without a mask it would be compiled once more
             self.padding = torch.zeros(rows, 1, 1, length + steps, dtype=self.cache_dtype, device=device)
             self.padding[..., :length].masked_fill_(~mask[:, None, None], -torch.inf)
+        # Prompts that are alike, such as those that guidance leads away from, are read once.
+        read, source = torch.unique(torch.cat([input_ids, mask.long()], 1), dim=0, return_inverse=True)
+        ids, mask = read[:, :length], read[:, length:].bool()
         # A padded place sees itself, or its softmax would be over nothing.
         visible = torch.ones(length, length, dtype=torch.bool, device=device).tril() & mask.unsqueeze(1)
         visible |= torch.eye(length, dtype=torch.bool, device=device)
+        caches = [self._new_cache(len(ids), length) for _ in range(config.num_hidden_layers)]
         with using(self.weights):
             logits = run_step(
-                self.model, self.maps, input_ids, positions, self.cos, self.sin, visible.unsqueeze(1), self.cache, 0,
-                attend, 1,
+                self.model, self.maps, ids, (mask.cumsum(1) - 1).clamp(min=0), self.cos, self.sin, visible.unsqueeze(1),
+                caches, 0, attend, 1,
             )  # fmt: skip
-        return logits[:, 0]
+        self.cache = [self._new_cache(rows, length + steps) for _ in caches]
+        for whole, prompts in zip(self.cache, caches, strict=True):
+            for places, own in zip(whole, prompts, strict=True):
+                places[:, :, :length] = own[source]
+        return logits[source, 0]
+
+    def _new_cache(self, rows: int, length: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer, (R, G, length, d)."""
+        shape = (rows, self.model.config.num_key_value_heads, length, self.model.model.layers[0].self_attn.head_dim)
+        keys, values = (torch.zeros(shape, dtype=self.cache_dtype, device=self.model.device) for _ in range(2))
+        return keys, values
 
     @torch.no_grad()
     def step(self, ids: Int[Tensor, " r"]) -> Float[Tensor, "r k"]:
@@ -204,12 +213,28 @@ def attend_by_sums(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | N
     scores = scale * (grouped * keys.unsqueeze(2).float()).sum(-1)  # (R, G, H / G, N)
     if mask is not None:
         scores = scores + mask
-    weights = scores.softmax(-1).unsqueeze(-1)
-    return (weights * values.unsqueeze(2).float()).sum(-2).view(rows, heads, 1, dim)
+    weights = (scores - scores.amax(-1, keepdim=True)).exp()
+    mixed = (weights.unsqueeze(-1) * values.unsqueeze(2).float()).sum(-2) / weights.sum(-1, keepdim=True)
+    return mixed.view(rows, heads, 1, dim)
 
 
 @lru_cache
-def compiled_step() -> Callable[..., Tensor]:
-    """`run_step`, compiled for each size and precision of a model, for any number of rows above one and any length."""
-    # Else the turning of a query is computed again for every key that it meets.
-    return torch.compile(run_step, dynamic=True, options={"realize_opcount_threshold": 4})
+def compiled_step(_key: tuple) -> Callable[..., Tensor]:
+    """`run_step`, compiled for the models of one key (`_compile_key`), for any number of rows above one and any length.
+
+    torch.compile asks before every step whether each of a model's modules is still the one that it knows, which takes a
+    tenth of a step of a small model. It is not asked here, as all of a key are alike but for their weights. What it has
+    compiled it keeps by the code of a function: so each key has a copy.
+    """
+    own = FunctionType(run_step.__code__.replace(), run_step.__globals__)
+    # With the default threshold the turning of a query is computed again for every key that it meets.
+    options = {
+        "realize_opcount_threshold": 4,
+        "guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe,
+    }
+    return torch.compile(own, dynamic=True, options=options)
+
+
+def _compile_key(model: PreTrainedModel, legal: slice, quantize: str | None) -> tuple:
+    """Of all that `run_step` takes for constant."""
+    return type(model), model.config.to_json_string(), model.dtype, model.device, legal.start, legal.stop, quantize

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, LogitsProcessor
 
 from lm.decoders import StockDecoder, build_decoder
-from lm.llama_decoder import LlamaDecoder, attend, attend_by_sums, is_llama_like
+from lm.llama_decoder import LlamaDecoder, attend, attend_by_sums, is_llama_like, run_step
 from lm.packed import can_pack, quantize_rows, require_int8
 from training.errors import UserError
 
@@ -43,10 +43,11 @@ from lm.llama_decoder import LlamaDecoder
 from lm.packed import can_pack
 
 torch.manual_seed(0)
-model = LlamaForCausalLM(LlamaConfig(
+CONFIG = LlamaConfig(
     vocab_size=60, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
     num_key_value_heads=2, initializer_range=0.3,
-)).eval()
+)
+model = LlamaForCausalLM(CONFIG).eval()
 LEGAL = slice(20, 55)
 
 
@@ -73,6 +74,14 @@ def near(made, expected):  # the cache is bf16 in the one and fp32 in the other
 
 
 compare([(3, True), (3, False), (1, False)], equal)
+model = LlamaForCausalLM(CONFIG).eval()  # one like it needs no compiling
+compare([(4, True)], equal, is_compiled_anew=False)
+torch.compiler.set_stance("default")
+model.config.rms_norm_eps = 0.5  # one that differs in nothing but a number does
+compiled, plain = LlamaDecoder(model, LEGAL, compile=True), LlamaDecoder(model, LEGAL)
+ids, mask = torch.randint(3, 60, (2, 5)), torch.ones(2, 5, dtype=torch.bool)
+equal(compiled.read(ids, mask, 6), plain.read(ids, mask, 6))
+equal(compiled.step(ids[:, 0]), plain.step(ids[:, 0]))
 if can_pack(torch.zeros(1, dtype=torch.bfloat16)):
     model.to(torch.bfloat16)
     model.model.layers = model.model.layers[:1]  # compiles in half the time; every layer is compiled alike
@@ -262,6 +271,20 @@ def test_a_compiled_step_has_few_numbers_that_vary():
     assert done.returncode == 0, done.stderr
     one_layer, three_layers = done.stdout.split()
     assert 0 < int(one_layer) == int(three_layers)
+
+
+def test_rows_that_are_alike_are_read_once(model, prompts, monkeypatch):
+    ids, mask = (tensor[[0, 1, 0, 2, 1]] for tensor in prompts)
+    alone = [LlamaDecoder(model, LEGAL) for _ in ids]
+    together, read = LlamaDecoder(model, LEGAL), []
+    expected = [one.read(own[None], seen[None], 2) for one, own, seen in zip(alone, ids, mask, strict=True)]
+    monkeypatch.setattr("lm.llama_decoder.run_step", lambda *given: read.append(given[2]) or run_step(*given))
+    torch.testing.assert_close(together.read(ids, mask, 2), torch.cat(expected), atol=2e-5, rtol=1e-5)
+    assert len(read) == 1
+    assert len(read[0]) == 3
+    ids = torch.randint(3, VOCABULARY, (5,))
+    expected = torch.cat([one.step(own[None]) for one, own in zip(alone, ids, strict=True)])
+    torch.testing.assert_close(together.step(ids), expected, atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])

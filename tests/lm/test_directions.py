@@ -189,8 +189,8 @@ def test_rerank_keeps_one_of_each_group(captioner):
     pictures = decode_flat(captioner, drawn).reshape(4, 3, -1)
     for group, own, of_each, chosen in zip(drawn.view(4, 3, -1), scores, pictures, kept, strict=True):
         weight = own.exp() / own.exp().sum()
-        risk = [sum(weight[j] * (of_each[i] - of_each[j]).square().sum() for j in range(3)) for i in range(3)]
-        assert torch.equal(chosen, group[int(torch.stack(risk).argmin())])
+        risk = [sum(float(weight[j] * (of_each[i] - of_each[j]).square().sum()) for j in range(3)) for i in range(3)]
+        assert torch.equal(chosen, group[risk.index(min(risk))])
     assert torch.equal(captioner.best_of(drawn.view(4, 3, -1), ["red square"] * 2 + ["blue"] * 2), kept)
     with pytest.raises(UserError, match="rerank chooses by the prompt"):
         captioner(None, rerank=2)
