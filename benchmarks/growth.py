@@ -16,7 +16,6 @@ from measure import Report, Spread, choose, in_turns, memory_megabytes, parser, 
 from our_steps import MODELS, LanguageStep, Rows
 
 from data_prep.sequences import ROW_OVERHEAD
-from lm.attention import IN_HALVES
 from training.machine import matrix_peak
 
 
@@ -56,7 +55,7 @@ def by_length(report: Report, settings: Settings) -> None:
         ["ids a row", "rows a batch", "attention", "tokens/s", "peak memory of a step, MB"],
     )
     speeds, memory = {}, {}
-    for attention, name in ((IN_HALVES, "explicit attention"), ("sdpa", "fused attention")):
+    for attention, name in (("eager", "explicit attention"), ("sdpa", "fused attention")):
         speeds[name], memory[name] = [], []
         for length in settings.lengths:
             rows = Rows(length - ROW_OVERHEAD, settings.most_rows)

@@ -18,7 +18,6 @@ from data_prep import RowCollator, SequenceConfig, Vocabulary
 from data_prep.batching import CaptionLengths, PackedBatches, PackedRows, choose_shape
 from data_prep.sequences import ROW_OVERHEAD
 from data_prep.sources.openmoji import captions_by_code_points
-from lm.attention import IN_HALVES
 from lm.codebook import similar_codes
 from lm.model import LanguageModelConfig, add_embedding_dropout, build_language_model
 from lm.objective import WeightedCrossEntropy
@@ -81,7 +80,7 @@ class LanguageStep:
         model_config: LanguageModelConfig,
         compile: bool = True,
         whole_vocabulary: bool = False,
-        attention: str = IN_HALVES,
+        attention: str = "eager",
         dropout: float = 0.1,
         is_packed: bool = True,
         batch_size: int = 32,

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, Cache, PreTrainedModel
 
 from data_prep.vocabulary import Vocabulary
-from lm.attention import IN_HALVES
-from lm.llama_decoder import is_llama_like
 from training.errors import UserError
 
 LONG = 1024  # ids of a pack, from which on explicit attention wins nothing
@@ -124,11 +122,10 @@ def choose_attention(model: PreTrainedModel, device: torch.device, length: int) 
     """For packs of `length` ids: explicit attention where it is faster than the kernel that transformers takes.
 
     On a CPU the fused kernel is slower for short packs, most of all where the rest is compiled. From `LONG` ids on it
-    is as fast, and its memory does not grow with the square of the length (benchmarks/growth.py). Models whose
-    attention is known to be plain get ours (lm/attention.py), others transformers' own.
+    is as fast, and its memory does not grow with the square of the length (benchmarks/growth.py).
     """
     if device.type == "cpu" and length < LONG:
-        model.set_attn_implementation(IN_HALVES if is_llama_like(model) else "eager")
+        model.set_attn_implementation("eager")
 
 
 def add_embedding_dropout(model: PreTrainedModel, rate: float) -> None:

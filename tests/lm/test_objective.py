@@ -10,7 +10,6 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from data_prep.batching import PackShape
 from data_prep.sequences import IGNORED, RowCollator, SequenceConfig
-from lm.attention import IN_HALVES
 from lm.codebook import similar_codes
 from lm.objective import WeightedCrossEntropy, has_plain_head
 from lm.train import LMTrainingConfig
@@ -196,7 +195,7 @@ def test_noise_in_the_rows_reaches_the_model(build_tiny, vocabulary, collate, ob
 @pytest.mark.skipif(compile_failure(torch.device("cpu")), reason="torch.compile does not work here")
 def test_compiled_equals_plain(build_tiny, collate, objective_of):
     model = build_tiny(num_hidden_layers=1)
-    model.set_attn_implementation(IN_HALVES)
+    model.set_attn_implementation("eager")
     objective = objective_of(model)
     batch = collate(ROWS, ROWS[1:])
     with torch.no_grad():

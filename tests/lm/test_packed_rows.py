@@ -6,7 +6,6 @@ import torch
 
 from data_prep.batching import PackShape
 from data_prep.sequences import RowCollator
-from lm.attention import IN_HALVES
 from lm.model import keeps_packed_rows_apart
 from lm.objective import WeightedCrossEntropy
 
@@ -14,7 +13,7 @@ ARCHITECTURES = ["llama", "gpt2", "qwen3"]
 CAPTIONS = ["red square", None, "a green circle"]
 
 
-@pytest.fixture(params=["eager", "sdpa", IN_HALVES])
+@pytest.fixture(params=["eager", "sdpa"])
 def build(request, build_tiny):
     def with_attention(architecture):
         model = build_tiny(architecture)
