@@ -121,13 +121,13 @@ class LanguageStep:
 
 
 class TokenizerStep:
-    """Stage one, as its defaults have it."""
+    """Stage one, as its defaults have it but for what `changed` names."""
 
     waited = 0.0
 
-    def __init__(self, pictures: Tensor, model_config: VQVAEConfig):
+    def __init__(self, pictures: Tensor, model_config: VQVAEConfig, **changed: Any):
         torch.manual_seed(0)
-        config = VQTrainingConfig()
+        config = VQTrainingConfig(**changed)
         self.batch_size, self.max_norm, self.loss = config.batch_size, config.max_grad_norm, config.loss
         self.data_variance = check_values(pictures)
         self.model = VQVAE(model_config).train().to(memory_format=torch.channels_last)

@@ -5,7 +5,7 @@
 Pictures of 64x64, 64 codes of 1,024, about as many parameters, batches of 32, bf16 autocast. Speed: steps in turns,
 the peer also in channels-last. Quality: each trains alone for as long, on OpenMoji, from the pictures in memory; PSNR
 of held-out pictures from their codes. The peer has AdamW at 1e-3, the rate of its training script, that falls to zero
-over the time, and the temperature of its script.
+over the time, and the temperature of its script; here also with AdamW at that rate, beside Muon as is the default.
 """
 
 import tempfile
@@ -30,7 +30,8 @@ from vq.metrics import psnr
 from vq.train import Pictures, VQTrainingConfig, train_vq
 
 SIDE, BATCH = 64, 32
-OURS, PEER, PEER_LAST = "here", "DiscreteVAE", "DiscreteVAE, channels-last"
+OURS, PLAIN, PEER, PEER_LAST = "here", "here, AdamW", "DiscreteVAE", "DiscreteVAE, channels-last"
+OPTIMIZERS: dict[str, dict] = {OURS: {}, PLAIN: {"optimizer": "adamw", "learning_rate": 1e-3}}
 TEMPERATURES, COOLING = (1.0, 0.5), 1e-6  # of its train_vae.py: first, last, and the rate a step
 
 
@@ -59,8 +60,10 @@ def main(arguments: list[str] | None = None) -> dict:
     report = Report("vq_training", __doc__, options, [PACKAGE])
     train, held_out = pictures(settings)
     package = load()
-    ours = TokenizerStep(train, VQVAEConfig(network=settings.network))
-    tasks, sizes = {OURS: several(ours, settings.steps)}, {OURS: trainable(ours.model)}
+    tasks, sizes = {}, {}
+    for name, optimizer in OPTIMIZERS.items():
+        step = TokenizerStep(train, VQVAEConfig(network=settings.network), **optimizer)
+        tasks[name], sizes[name] = several(step, settings.steps), trainable(step.model)
     if isinstance(package, str):
         report.remark(f"DiscreteVAE is left out: {package}.")
     else:
@@ -68,15 +71,18 @@ def main(arguments: list[str] | None = None) -> dict:
             peer = PeerStep(build_vae(package, SIDE, CODEBOOK_SIZE, width=settings.width), train, name == PEER_LAST)
             tasks[name], sizes[name] = several(peer, settings.steps), trainable(peer.model)
     found = in_turns(tasks, settings.rounds)
-    table = report.table("Training steps of stage one", ["", "parameters", "step, s", "pictures/s", "here / it"])
+    table = report.table(
+        "Training steps of stage one", ["", "parameters", "step, s", "pictures/s", "here / it", "here, AdamW / it"]
+    )
     rates = {name: [BATCH / seconds for seconds in values] for name, values in found.items()}
     for name, values in found.items():
-        ours_to_it = ratio(rates[OURS], rates[name])
-        table.row(name, sizes[name], Spread.of(values), Spread.of(rates[name]), ours_to_it)
+        ours_to_it = [ratio(rates[own], rates[name]) for own in OPTIMIZERS]
+        table.row(name, sizes[name], Spread.of(values), Spread.of(rates[name]), *ours_to_it)
 
     if minutes:
         table = report.table(f"After {minutes:g} minutes each", ["", "steps", "PSNR held out, dB"])
-        table.row(OURS, *our_quality(train, held_out, settings, minutes))
+        for name, optimizer in OPTIMIZERS.items():
+            table.row(name, *our_quality(train, held_out, settings, minutes, optimizer))
         if not isinstance(package, str):
             faster = min((PEER, PEER_LAST), key=lambda name: Spread.of(found[name]).median)
             vae = build_vae(package, SIDE, CODEBOOK_SIZE, width=settings.width)
@@ -124,8 +130,10 @@ class PeerStep:
         self.steps += 1
 
 
-def our_quality(train: Tensor, held_out: Tensor, settings: Settings, minutes: float) -> tuple[int, float]:
-    config = VQTrainingConfig(max_minutes=minutes, eval_every=10**9, batch_size=BATCH)
+def our_quality(
+    train: Tensor, held_out: Tensor, settings: Settings, minutes: float, optimizer: dict
+) -> tuple[int, float]:
+    config = VQTrainingConfig(max_minutes=minutes, eval_every=10**9, batch_size=BATCH, **optimizer)
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "vq"
         train_vq(train, held_out, output, VQVAEConfig(network=settings.network), config)

@@ -37,8 +37,8 @@ def evaluate_directions(pipeline: TextToImagePipeline, prepared: PreparedSet, se
     completed_better: share of the pictures whose lower half is closer to the original, in pixels, when the model
     continues the upper half than when it draws without it, neither with a prompt.
     Of a model that captions, also caption_r1: how often the right caption is the likeliest of 100, the others being
-    other held-out captions; and one, rerank: retrieval (`lm.evaluation`) of one draw, the mean of 8, and of the best of
-    these, with the settings `DIVERSE`. "all held out" has the means over the pictures of all sets.
+    other held-out captions; and one, rerank: retrieval (`lm.evaluation`) of one draw, the mean of 8, and of the one of
+    these that `rerank` keeps, with the settings `DIVERSE`. "all held out" has the means over the pictures of all sets.
     """
     sets = {split: _held_out(prepared, split) for split in prepared.held_out}
     pool = sorted({caption for part in sets.values() for caption in part.captions})

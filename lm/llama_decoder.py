@@ -2,7 +2,7 @@
 
 The weights are the model's own, in whatever precision it was loaded; bf16 ones on a CPU, and int8 ones, are laid out
 anew for each batch (lm/packed.py), so that they are never those of yesterday. What differs from the stock forward is
-what surrounds the matrix products: the cache is allocated once, the residual stream is fp32, the head is computed for
+what surrounds the matrix products: the cache does not grow, the residual stream is fp32, the head is computed for
 the legal ids only, and a step has a third of the operations.
 """
 
@@ -80,27 +80,29 @@ class LlamaDecoder:
         sign = torch.ones(head_dim, device=device)
         sign[: head_dim // 2] = -1
         self.cos, self.sin = cos[0], sin[0] * sign  # (T, d), for `rotate`
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        self.next_position, self.place = positions[:, -1:] + 1, length
+        self.next_position, self.place = mask.sum(1, keepdim=True), length
         self.padding = None
         if self.is_compiled or not mask.all():  # without a mask it would be compiled once more
             self.padding = torch.zeros(rows, 1, 1, length + steps, dtype=self.cache_dtype, device=device)
             self.padding[..., :length].masked_fill_(~mask[:, None, None], -torch.inf)
-        # Prompts that are alike, such as those that guidance leads away from, are read once.
-        read, source = torch.unique(torch.cat([input_ids, mask.long()], 1), dim=0, return_inverse=True)
-        ids, mask = read[:, :length], read[:, length:].bool()
+        # Prompts that are alike, such as those that guidance leads away from, are read once. They are found on the CPU,
+        # since not every device can.
+        alike = torch.unique(torch.cat([input_ids, mask.long()], 1).cpu(), dim=0, return_inverse=True)
+        read, source = (tensor.to(device) for tensor in alike)
+        ids, seen = read[:, :length], read[:, length:].bool()
+        positions = (seen.cumsum(1) - 1).clamp(min=0)
         # A padded place sees itself, or its softmax would be over nothing.
-        visible = torch.ones(length, length, dtype=torch.bool, device=device).tril() & mask.unsqueeze(1)
+        visible = torch.ones(length, length, dtype=torch.bool, device=device).tril() & seen.unsqueeze(1)
         visible |= torch.eye(length, dtype=torch.bool, device=device)
         caches = [self._new_cache(len(ids), length) for _ in range(config.num_hidden_layers)]
         with using(self.weights):
             logits = run_step(
-                self.model, self.maps, ids, (mask.cumsum(1) - 1).clamp(min=0), self.cos, self.sin, visible.unsqueeze(1),
-                caches, 0, attend, 1,
+                self.model, self.maps, ids, positions, self.cos, self.sin, visible.unsqueeze(1), caches, 0, attend, 1,
             )  # fmt: skip
-        self.cache = [self._new_cache(rows, length + steps) for _ in caches]
-        for whole, prompts in zip(self.cache, caches, strict=True):
-            for places, own in zip(whole, prompts, strict=True):
+        self.cache = []
+        while caches:  # each is freed when it is copied
+            self.cache.append(self._new_cache(rows, length + steps))
+            for places, own in zip(self.cache[-1], caches.pop(0), strict=True):
                 places[:, :, :length] = own[source]
         return logits[source, 0]
 
@@ -222,9 +224,9 @@ def attend_by_sums(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | N
 def compiled_step(_key: tuple) -> Callable[..., Tensor]:
     """`run_step`, compiled for the models of one key (`_compile_key`), for any number of rows above one and any length.
 
-    torch.compile asks before every step whether each of a model's modules is still the one that it knows, which takes a
-    tenth of a step of a small model. It is not asked here, as all of a key are alike but for their weights. What it has
-    compiled it keeps by the code of a function: so each key has a copy.
+    torch.compile asks before every step whether each of a model's modules is still what it was, which takes long beside
+    a step of a small model. It is not asked here, as all of a key are alike but for their weights. What it has compiled
+    it keeps by the code of a function: so each key has a copy.
     """
     own = FunctionType(run_step.__code__.replace(), run_step.__globals__)
     # With the default threshold the turning of a query is computed again for every key that it meets.
@@ -236,5 +238,6 @@ def compiled_step(_key: tuple) -> Callable[..., Tensor]:
 
 
 def _compile_key(model: PreTrainedModel, legal: slice, quantize: str | None) -> tuple:
-    """Of all that `run_step` takes for constant."""
-    return type(model), model.config.to_json_string(), model.dtype, model.device, legal.start, legal.stop, quantize
+    """All that `run_step` takes for constant: modules and their numbers as they print, sizes, precisions, device."""
+    weights = tuple((weight.dtype, weight.shape) for weight in model.parameters())
+    return str(model), model.config.to_json_string(), weights, model.device, legal.start, legal.stop, quantize

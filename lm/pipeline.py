@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from data_prep.vocabulary import Vocabulary
 from lm.captioning import draw_captions
-from lm.decoding import UNKNOWN, Generators, draw_codes, generators_of
+from lm.decoding import UNKNOWN, Generators, draw_codes, generators_of, require_finite
 from lm.folder import FinishedModel, load_finished, push_finished, save_finished
 from lm.inpainting import code_mask, fill_codes
 from lm.likelihood import caption_log_likelihoods, code_log_likelihoods
@@ -131,8 +131,7 @@ class TextToImagePipeline:
         prompts = _listed(prompt)
         if rerank > 1:
             self._require_captions("rerank")
-            if any(text is None for text in prompts):
-                raise UserError("rerank chooses by the prompt; give one for each picture.")
+            _require_prompts(prompts)
         repeats = num_images_per_prompt * rerank
         negative = None
         if negative_prompt is not None:
@@ -149,7 +148,7 @@ class TextToImagePipeline:
                 rows, settings, generator, batch_size, negative, callback=callback, compile=compile, quantize=quantize,
             )  # fmt: skip
         if rerank > 1:
-            wanted = [text or "" for text in prompts for _ in range(num_images_per_prompt)]
+            wanted = [text for text in prompts for _ in range(num_images_per_prompt)]
             codes = self.best_of(codes.view(len(wanted), rerank, codes.shape[1]), wanted)
         return self._output(codes)
 
@@ -247,16 +246,23 @@ class TextToImagePipeline:
         return Scores(picture, self._caption_scores(codes, [text or "" for text in texts]))
 
     @torch.no_grad()
-    def best_of(self, codes: Int[Tensor, "b n m"], prompts: Sequence[str]) -> Int[Tensor, "b m"]:
-        """Of n pictures (flat codes) of each prompt the one that `rerank` keeps (`lm.reranking`)."""
+    def best_of(
+        self, codes: Int[Tensor, "b n *code_shape"], prompts: str | Sequence[str | None]
+    ) -> Int[Tensor, "b *code_shape"]:
+        """Of n pictures of each prompt the one that `rerank` keeps (`lm.reranking`); codes may be flat too."""
         self._require_captions("rerank")
+        texts = _one_each(prompts, len(codes), "prompts")
+        _require_prompts(texts)
+        self._prompt_ids(texts)  # which are no prompts raises here
         if not len(codes):
             return codes[:, 0]
-        scores = self._caption_scores(codes.flatten(0, 1), [text for text in prompts for _ in range(codes.shape[1])])
-        shaped = self.image_tokenizer.unflatten_codes(codes.flatten(0, 1)).split(codes.shape[1])
+        count, flat = codes.shape[1], codes.flatten(0, 1).flatten(1)
+        scores = self._caption_scores(flat, [text or "" for text in texts for _ in range(count)])
+        require_finite(scores, "the likelihood of a prompt")
+        shaped = self.image_tokenizer.unflatten_codes(flat).split(count)
         kept = [
             drawn[most_agreed(decode_pixel_values(self.image_tokenizer, group), own)]
-            for drawn, group, own in zip(codes, shaped, scores.split(codes.shape[1]), strict=True)
+            for drawn, group, own in zip(codes, shaped, scores.split(count), strict=True)
         ]
         return torch.stack(kept)
 
@@ -415,6 +421,11 @@ def _one_each(prompt: str | Sequence[str | None] | None, count: int, what: str) 
     if len(prompts) not in (1, count):
         raise UserError(f"{what} must be one, or one for each of the {count}; found {len(prompts)}.")
     return prompts * count if len(prompts) == 1 else prompts
+
+
+def _require_prompts(prompts: Sequence[str | None]) -> None:
+    if any(text is None for text in prompts):
+        raise UserError("rerank chooses by the prompt; give one for each picture.")
 
 
 def _repeated(rows: list[list[int]], times: int) -> list[list[int]]:

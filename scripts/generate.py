@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--temperature", type=float, help="0 takes the likeliest code; the model's default if not given."
     )
     parser.add_argument("--negative_prompt", type=str, help="What guidance leads away from.")
-    parser.add_argument("--rerank", type=int, help="Draw so many for each picture, keep the one that fits the prompt.")
+    parser.add_argument("--rerank", type=int, help="Draw so many for each picture, keep one by the prompt.")
     parser.add_argument("--image", type=Path, help="Picture to continue, or to mend under --mask.")
     parser.add_argument("--keep_rows", type=int, help="Rows of codes of --image that stay; half if not given.")
     parser.add_argument("--mask", type=Path, help="Picture as large as the model's, white where to draw again.")

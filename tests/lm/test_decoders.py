@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, LogitsProcessor
 
 from lm.decoders import StockDecoder, build_decoder
-from lm.llama_decoder import LlamaDecoder, attend, attend_by_sums, is_llama_like, run_step
+from lm.llama_decoder import LlamaDecoder, _compile_key, attend, attend_by_sums, is_llama_like, run_step
 from lm.packed import can_pack, quantize_rows, require_int8
 from training.errors import UserError
 
@@ -261,6 +261,23 @@ def test_a_compiled_step_gives_the_same():
     done = subprocess.run([sys.executable, "-c", COMPILED], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "the same"
+
+
+@pytest.mark.parametrize("change", ["epsilon", "activation", "precision", "size"])
+def test_a_step_is_compiled_anew_for_what_it_takes_for_constant(change):
+    model = build("llama")
+    before = _compile_key(model, LEGAL, None)
+    assert before == _compile_key(build("llama"), LEGAL, None)
+    layer = model.model.layers[0]
+    if change == "epsilon":
+        layer.input_layernorm.variance_epsilon = 0.5
+    elif change == "activation":
+        layer.mlp.act_fn = nn.GELU()
+    elif change == "precision":
+        model.model.norm.to(torch.bfloat16)
+    else:
+        layer.mlp.down_proj = nn.Linear(layer.mlp.down_proj.in_features - 1, layer.mlp.down_proj.out_features)
+    assert before != _compile_key(model, LEGAL, None)
 
 
 def test_a_compiled_step_has_few_numbers_that_vary():

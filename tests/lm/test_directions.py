@@ -191,10 +191,19 @@ def test_rerank_keeps_one_of_each_group(captioner):
         weight = own.exp() / own.exp().sum()
         risk = [sum(float(weight[j] * (of_each[i] - of_each[j]).square().sum()) for j in range(3)) for i in range(3)]
         assert torch.equal(chosen, group[risk.index(min(risk))])
-    assert torch.equal(captioner.best_of(drawn.view(4, 3, -1), ["red square"] * 2 + ["blue"] * 2), kept)
+    asked = ["red square"] * 2 + ["blue"] * 2
+    assert torch.equal(captioner.best_of(drawn.view(4, 3, -1), asked), kept)
+    on_a_grid = captioner.best_of(drawn.view(4, 3, GRID, GRID), asked)
+    assert torch.equal(on_a_grid.flatten(1), kept)
+    assert len(captioner.decode(on_a_grid)) == 4
     with pytest.raises(UserError, match="rerank chooses by the prompt"):
         captioner(None, rerank=2)
     assert len(captioner([], rerank=2).codes) == 0
+    assert len(captioner.best_of(drawn.view(4, 3, -1), "red")) == 4
+    wrong = {"chooses by the prompt": [None] * 4, "is empty": [" "] * 4, "one for each": ["red"] * 3}
+    for message, prompts in wrong.items():
+        with pytest.raises(UserError, match=message):
+            captioner.best_of(drawn.view(4, 3, -1), prompts)
 
 
 def test_the_picture_that_is_most_agreed_with():
