@@ -253,7 +253,7 @@ class TextToImagePipeline:
         self._require_captions("rerank")
         texts = _one_each(prompts, len(codes), "prompts")
         _require_prompts(texts)
-        self._prompt_ids(texts)  # which are no prompts raises here
+        self._prompt_ids(texts)  # raises for what is no prompt
         if not len(codes):
             return codes[:, 0]
         count, flat = codes.shape[1], codes.flatten(0, 1).flatten(1)
