@@ -19,7 +19,7 @@ from lm.inpainting import code_mask, fill_codes
 from lm.likelihood import caption_log_likelihoods, code_log_likelihoods
 from lm.parts import local_folder
 from lm.pictures import Pictures, decode_pictures, decode_pixel_values, encode_pictures
-from lm.prompts import checked_prompt_ids, one_line
+from lm.prompts import checked_prompt_ids, listed, one_each, one_line, require_prompts
 from lm.reranking import most_agreed
 from lm.sampling import SamplingConfig
 from lm.speculative import draw_speculatively
@@ -128,14 +128,14 @@ class TextToImagePipeline:
         for name, value in (("num_images_per_prompt", num_images_per_prompt), ("rerank", rerank)):
             if value < 1:
                 raise UserError(f"{name} must be at least 1, found {value}.")
-        prompts = _listed(prompt)
+        prompts = listed(prompt)
         if rerank > 1:
             self._require_captions("rerank")
-            _require_prompts(prompts)
+            require_prompts(prompts)
         repeats = num_images_per_prompt * rerank
         negative = None
         if negative_prompt is not None:
-            negative = _repeated(self._prompt_ids(_one_each(negative_prompt, len(prompts), "negative_prompt")), repeats)
+            negative = _repeated(self._prompt_ids(one_each(negative_prompt, len(prompts), "negative_prompt")), repeats)
             if not settings.is_guided:
                 raise UserError("negative_prompt needs guidance: give a guidance_scale other than 1.")
         rows = _repeated(self._prompt_ids(prompts), repeats)
@@ -174,7 +174,7 @@ class TextToImagePipeline:
             raise UserError(f"keep_rows must lie in [0, {height}), the picture's rows of codes; found {keep_rows}.")
         known = codes.clone()
         known[:, keep_rows * codes.shape[1] // height :] = UNKNOWN
-        prompts = self._prompt_ids(_one_each(prompt, len(codes), "prompt"))
+        prompts = self._prompt_ids(one_each(prompt, len(codes), "prompt"))
         settings = self._settings(**sampling)
         return self._output(self._draw(prompts, settings, generator, batch_size, None, known, callback))
 
@@ -239,7 +239,7 @@ class TextToImagePipeline:
     def score(self, images: Pictures, prompts: str | Sequence[str | None]) -> Scores:
         """log p(picture | prompt) and log p(prompt | picture), one prompt a picture, or one for all."""
         codes = self.encode(images)
-        texts = _one_each(prompts, len(codes), "prompts")
+        texts = one_each(prompts, len(codes), "prompts")
         picture = code_log_likelihoods(self.model, self.vocabulary, self._prompt_ids(texts), codes).sum(1)
         if not self.can_caption or any(text is None for text in texts):
             return Scores(picture, None)
@@ -251,8 +251,8 @@ class TextToImagePipeline:
     ) -> Int[Tensor, "b *code_shape"]:
         """Of n pictures of each prompt the one that `rerank` keeps (`lm.reranking`); codes may be flat too."""
         self._require_captions("rerank")
-        texts = _one_each(prompts, len(codes), "prompts")
-        _require_prompts(texts)
+        texts = one_each(prompts, len(codes), "prompts")
+        require_prompts(texts)
         self._prompt_ids(texts)  # raises for what is no prompt
         if not len(codes):
             return codes[:, 0]
@@ -339,7 +339,7 @@ class TextToImagePipeline:
     ) -> TextToImageOutput:
         if candidates < 1:
             raise UserError(f"candidates must be at least 1, found {candidates}.")
-        settings, prompts = self._settings(**sampling), self._prompt_ids(_one_each(prompt, len(codes), "prompt"))
+        settings, prompts = self._settings(**sampling), self._prompt_ids(one_each(prompt, len(codes), "prompt"))
         made = fill_codes(self.model, self.vocabulary, prompts, codes, masks, settings, candidates, generator)
         return self._output(made)
 
@@ -409,23 +409,6 @@ class TextToImagePipeline:
 
     def _finished(self) -> FinishedModel:
         return FinishedModel(**{field.name: getattr(self, field.name) for field in fields(FinishedModel)})
-
-
-def _listed(prompt: str | Sequence[str | None] | None) -> list[str | None]:
-    return [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
-
-
-def _one_each(prompt: str | Sequence[str | None] | None, count: int, what: str) -> list[str | None]:
-    """One for each of `count` pictures, or one for all."""
-    prompts = _listed(prompt)
-    if len(prompts) not in (1, count):
-        raise UserError(f"{what} must be one, or one for each of the {count}; found {len(prompts)}.")
-    return prompts * count if len(prompts) == 1 else prompts
-
-
-def _require_prompts(prompts: Sequence[str | None]) -> None:
-    if any(text is None for text in prompts):
-        raise UserError("rerank chooses by the prompt; give one for each picture.")
 
 
 def _repeated(rows: list[list[int]], times: int) -> list[list[int]]:

@@ -7,6 +7,25 @@ from data_prep.vocabulary import Vocabulary
 from training.errors import UserError
 
 
+def listed(prompt: str | Sequence[str | None] | None) -> list[str | None]:
+    """A prompt, or several, as a list of them."""
+    return [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
+
+
+def one_each(prompt: str | Sequence[str | None] | None, count: int, what: str) -> list[str | None]:
+    """One for each of `count` pictures, given one for each or one for all. Raises UserError for another number."""
+    prompts = listed(prompt)
+    if len(prompts) not in (1, count):
+        raise UserError(f"{what} must be one, or one for each of the {count}; found {len(prompts)}.")
+    return prompts * count if len(prompts) == 1 else prompts
+
+
+def require_prompts(prompts: Sequence[str | None]) -> None:
+    """Raises UserError if one of them is None."""
+    if any(text is None for text in prompts):
+        raise UserError("rerank chooses by the prompt; give one for each picture.")
+
+
 def one_line(text: str) -> str:
     """As captions are trained on: one space between words."""
     return " ".join(text.split())
