@@ -118,8 +118,8 @@ def packed_maps(
 
 def quantize_rows(weight: Float[Tensor, "n d"]) -> tuple[Int8[Tensor, "n d"], Float[Tensor, " n"]]:
     """The nearest multiples of a scale for each row, which has its largest value at 127."""
-    scale = weight.float().abs().amax(1).clamp(min=1e-9) / 127
-    return (weight.float() / scale.unsqueeze(1)).round().to(torch.int8), scale
+    scale = weight.abs().amax(1).float().clamp(min=1e-9) / 127
+    return (weight / scale.unsqueeze(1)).round_().to(torch.int8), scale
 
 
 def can_pack(weight: Tensor) -> bool:

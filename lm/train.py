@@ -73,7 +73,7 @@ class LMTrainingConfig(TrainingConfig):
     text_weight: float = 0.1
     caption_weight: float = 1.0
     label_smoothing: float = 0.05
-    neighbor_smoothing: float = 0.05
+    neighbor_smoothing: float = 0.1
     max_caption_tokens: int = 64
     long_captions: Literal["cut", "refuse"] = "cut"
     init_from: str | None = None
