@@ -7,13 +7,17 @@ BENCHMARKS := roofline drawing lm_training lm_step vq_training data_loading near
 # These ask a finished model: where `make demo` has made one.
 OF_THE_DEMO := speculative quantized
 
-.PHONY: demo test lint smoke bench bench-quick clean
+.PHONY: demo test test-cuda lint smoke bench bench-quick clean
 
 demo: .venv/installed-demo
 	$(BIN)/python scripts/demo.py --output outputs/demo
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest
+
+# What a GPU does; `make test` runs on the CPU.
+test-cuda: .venv/installed-dev
+	$(BIN)/python -m pytest -m cuda
 
 # The demo in seconds, then one more picture: shows that the scripts fit together, not that they learn.
 smoke: .venv/installed-dev

@@ -5,6 +5,7 @@
 Codes only, by untrained models of the same weights; one of ours rounds them to int8. `generate` runs with
 `guidance_scale`, the negative prompt that guidance here leads away from, and what a model folder's
 generation_config.json restricts it to; in bf16 and fp32, the faster counts. All sample at temperature 1 from all codes.
+`--device cuda` measures time on a GPU.
 Memory: in a process of its own that has drawn with another model of the size before, so that torch and its compiler are
 not counted, the peak of a second call beyond what the process held before the first, which a kept copy of the weights
 is part of.
@@ -27,11 +28,13 @@ from lm.model import build_language_model
 from lm.packed import require_int8
 from lm.sampling import SamplingConfig
 from training.errors import UserError
+from training.machine import usable_device
 
 # Further arguments of `draw_codes` for what is measured as "here"; all of ours run a bf16 model.
 OURS, COMPILED, INT8 = "here", "here, compiled", "here, compiled, int8"
 BF16, FP32 = "generate, bf16", "generate, fp32"
 ENGINE: dict[str, dict] = {OURS: {}, COMPILED: {"compile": True}, INT8: {"compile": True, "quantize": "int8"}}
+CPU = torch.device("cpu")
 ENGINES = (OURS, COMPILED, INT8, BF16, FP32)
 
 
@@ -63,6 +66,7 @@ TINY = [Case("tiny", 2, 4, 3.0, 1, (64, 1)), Case("tiny", 1, 4, 1.0, 1)]
 def main(arguments: list[str] | None = None) -> dict | None:
     options = parser(__doc__)
     options.add_argument("--memory-of", nargs=2, metavar=("CASE", "ENGINE"), help="what a child process is asked for")
+    options.add_argument("--device", type=usable_device, default=CPU, help="where models draw")
     options = options.parse_args(arguments)
     cases = choose(options, FULL, QUICK, TINY)
     if options.memory_of:
@@ -72,20 +76,22 @@ def main(arguments: list[str] | None = None) -> dict | None:
     report = Report("drawing", __doc__, options, [PACKAGE])
     engines = dict(enumerate(ENGINES))
     try:
-        require_int8(torch.device("cpu"))
+        require_int8(options.device)
     except UserError as error:
         engines.pop(ENGINES.index(INT8))
         report.remark(f"int8 is left out: {error}")
     table = report.table("Drawing", ["case", "by", "s", "pictures/s", "it / here"])
     for case in cases:
         rows = Rows(case.codes, most=40 if options.tiny else None)
-        tasks = {engine: drawer(case, rows, engine) for engine in engines.values()}
+        tasks = {engine: drawer(case, rows, engine, options.device) for engine in engines.values()}
         if case.dalle:
-            tasks |= dalle_drawers(case, rows, report)
+            tasks |= dalle_drawers(case, rows, report, options.device)
         found = in_turns(tasks, case.rounds)
         for name, seconds in found.items():
             rates = Spread.of(case.pictures / value for value in seconds)
             table.row(case.title, name, Spread.of(seconds), rates, ratio(seconds, found[OURS]))
+    if options.device.type != "cpu":
+        return report.save()
     table = report.table(
         "Memory of drawing",
         ["case", "by", "weights, MB", "cache, MB", "peak beyond the weights, MB", "the same / (weights + cache)"],
@@ -110,9 +116,10 @@ def main(arguments: list[str] | None = None) -> dict | None:
     return report.save()
 
 
-def drawer(case: Case, rows: Rows, engine: str) -> Callable[[], object]:
+def drawer(case: Case, rows: Rows, engine: str, device: torch.device = CPU) -> Callable[[], object]:
     torch.manual_seed(0)
     model = build_language_model(MODELS[case.model], rows.vocabulary, length_of(case, rows)).eval()
+    model.to(device)  # type: ignore[arg-type]
     vocabulary = rows.vocabulary
     captions: list[str | None] = [rows.captions[7 * number % len(rows.captions)] for number in range(case.pictures)]
     prompts = prompt_ids(vocabulary, captions, rows.longest)
@@ -125,9 +132,9 @@ def drawer(case: Case, rows: Rows, engine: str) -> Callable[[], object]:
             options.pop("compile", None)
         return functools.partial(draw_codes, model, vocabulary, prompts, case.codes, settings, **options)
     input_ids, mask, _ = left_pad(prompts, vocabulary.pad)
-    given = {"input_ids": input_ids, "attention_mask": mask.long()}
+    given = {"input_ids": input_ids.to(device), "attention_mask": mask.long().to(device)}
     if case.guidance != 1:
-        given["negative_prompt_ids"] = torch.tensor([[vocabulary.bos, vocabulary.boi]] * case.pictures)
+        given["negative_prompt_ids"] = torch.tensor([[vocabulary.bos, vocabulary.boi]] * case.pictures, device=device)
     config = GenerationConfig(  # as lm/pipeline.py saves it
         min_new_tokens=case.codes, max_new_tokens=case.codes, do_sample=True, top_k=0,
         suppress_tokens=list(range(vocabulary.image_token_offset)), guidance_scale=case.guidance,
@@ -140,7 +147,7 @@ def length_of(case: Case, rows: Rows) -> int:
     return rows.longest + case.codes + 4
 
 
-def dalle_drawers(case: Case, rows: Rows, report: Report) -> dict[str, Callable[[], object]]:
+def dalle_drawers(case: Case, rows: Rows, report: Report, device: torch.device) -> dict[str, Callable[[], object]]:
     package = load()
     if isinstance(package, str):
         report.remark(f"dalle-pytorch's DALLE is left out: {package}.")
@@ -148,8 +155,9 @@ def dalle_drawers(case: Case, rows: Rows, report: Report) -> dict[str, Callable[
     made = {}
     for name, dtype in (("DALLE, bf16", torch.bfloat16), ("DALLE, fp32", torch.float32)):
         side = round(case.codes**0.5)
-        model = build_dalle(package, TEXT_SIZE + 1, rows.longest, side, CODEBOOK_SIZE, *case.dalle).to(dtype)
-        texts = pad_texts(rows.tokens[: case.pictures], rows.longest)
+        model = build_dalle(package, TEXT_SIZE + 1, rows.longest, side, CODEBOOK_SIZE, *case.dalle)
+        model.to(device, dtype)
+        texts = pad_texts(rows.tokens[: case.pictures], rows.longest).to(device)
         options = {"filter_thres": 0.0, "cond_scale": case.guidance, "use_cache": True}
         made[name] = functools.partial(model.generate_images, texts, **options)
     return made

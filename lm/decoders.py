@@ -56,7 +56,8 @@ def build_decoder(
 ) -> StockDecoder | LlamaDecoder:
     """The fastest decoder that gives this model's own logits.
 
-    `compile` builds the step by torch.compile, which takes ten seconds and more and pays for hundreds of pictures.
+    `compile` builds the step by torch.compile, which takes ten seconds and more and pays for hundreds of pictures; not
+    with CUDA, where the step of `LlamaDecoder` is a CUDA graph in any case, which takes no time to build and is as fast.
     What does not work here is left out, and said once: compiling without a compiler, `LlamaDecoder` for an architecture
     that it does not know. `quantize` "int8" multiplies with int8 weights, see lm/packed.py. Raises UserError where that
     does not work.
@@ -64,9 +65,11 @@ def build_decoder(
     if quantize not in (None, "int8"):
         raise UserError(f"quantize must be 'int8' or left out, found {quantize!r}.")
     if is_llama_like(model):
+        compile = compile and model.device.type != "cuda"
         if compile and (failure := _compile_failure(model.device)):
             _say_once("compile", f"torch.compile does not work here ({failure}); the step is drawn without it.")
-        return LlamaDecoder(model, legal, compile and not _compile_failure(model.device), quantize)
+            compile = False
+        return LlamaDecoder(model, legal, compile, quantize)
     kind = type(model).__name__
     if quantize is not None:
         raise UserError(f"quantize needs a plain llama or its like, found {kind}; leave it out.")

@@ -53,12 +53,13 @@ class LlamaDecoder:
     """See lm/decoders.py; for the models of `is_llama_like`.
 
     `quantize` multiplies with int8 weights (lm/packed.py), on a CPU that can. The cache is of the model's precision,
-    but fp32 on a CPU without `compile`: the fused attention there is slow in bf16 for one query.
+    but fp32 on a CPU without `compile`: the fused attention there is slow in bf16 for one query. With CUDA, what is not
+    compiled is a `GraphedStep`.
     """
 
     def __init__(self, model: PreTrainedModel, legal: slice, compile: bool = False, quantize: str | None = None):
-        self.model, self.legal, self.is_compiled = model, legal, compile
-        self.quantize = quantize
+        self.model, self.legal, self.is_compiled, self.quantize = model, legal, compile, quantize
+        self.is_graphed = model.device.type == "cuda" and not compile
         self.cache_dtype = torch.float32 if model.device.type == "cpu" and not compile else model.dtype
         self.next_logits, self.attend_one = run_step, attend
         if compile:
@@ -99,7 +100,7 @@ class LlamaDecoder:
             logits = run_step(
                 self.model, self.maps, ids, positions, self.cos, self.sin, visible.unsqueeze(1), caches, 0, attend, 1,
             )  # fmt: skip
-        self.cache = []
+        self.cache, self.graph = [], None
         while caches:  # each is freed when it is copied
             self.cache.append(self._new_cache(rows, length + steps))
             for places, own in zip(self.cache[-1], caches.pop(0), strict=True):
@@ -114,11 +115,15 @@ class LlamaDecoder:
 
     @torch.no_grad()
     def step(self, ids: Int[Tensor, " r"]) -> Float[Tensor, "r k"]:
-        with using(self.weights):
-            logits = self.next_logits(
-                self.model, self.maps, ids.unsqueeze(1), self.next_position, self.cos, self.sin, self.padding,
-                self.cache, self.place, self.attend_one, 1,
-            )  # fmt: skip
+        if self.is_graphed:
+            self.graph = self.graph or GraphedStep(self, ids)
+            logits = self.graph(ids, self.next_position, self.place)
+        else:
+            with using(self.weights):
+                logits = self.next_logits(
+                    self.model, self.maps, ids.unsqueeze(1), self.next_position, self.cos, self.sin, self.padding,
+                    self.cache, self.place, self.attend_one, 1,
+                )  # fmt: skip
         self.keep(1)
         return logits[:, 0]
 
@@ -143,6 +148,48 @@ class LlamaDecoder:
         self.place, self.next_position = self.place + count, self.next_position + count
 
 
+class GraphedStep:
+    """One id a row with a `LlamaDecoder`'s cache, as a CUDA graph: a GPU waits longer for each of a step's hundreds of
+    kernels to be started than it takes to run them. Captured anew for each batch, which takes as long as a few steps.
+    The decoder must outlive it.
+    """
+
+    def __init__(self, decoder: LlamaDecoder, ids: Int[Tensor, " r"]):
+        self.ids, self.positions = ids.unsqueeze(1).clone(), decoder.next_position.clone()  # (R, 1)
+        self.place = torch.tensor([decoder.place], device=ids.device)
+        here, aside = torch.cuda.current_stream(ids.device), torch.cuda.Stream(ids.device)
+        aside.wait_stream(here)
+        with torch.cuda.stream(aside):
+            step_anywhere(decoder, self.ids, self.positions, self.place)  # what a first run sets up is not captured
+        here.wait_stream(aside)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.logits = step_anywhere(decoder, self.ids, self.positions, self.place)
+
+    def __call__(self, ids: Int[Tensor, " r"], positions: Int[Tensor, "r 1"], place: int) -> Float[Tensor, "r 1 k"]:
+        self.ids.copy_(ids.unsqueeze(1))
+        self.positions.copy_(positions)
+        self.place.fill_(place)
+        self.graph.replay()
+        return self.logits.clone()  # the next replay writes there
+
+
+def step_anywhere(
+    decoder: LlamaDecoder, ids: Int[Tensor, "r 1"], positions: Int[Tensor, "r 1"], place: Int[Tensor, " 1"]
+) -> Float[Tensor, "r 1 k"]:
+    """`run_step` for one id a row, the same operations at every place: over the whole cache, of which a mask hides what
+    comes later."""
+    length = decoder.cache[0][0].shape[2]
+    is_later = torch.arange(length, device=place.device) > place
+    mask = torch.zeros(1, 1, 1, length, dtype=decoder.cache_dtype, device=place.device).masked_fill(
+        is_later, -torch.inf
+    )
+    mask = mask if decoder.padding is None else mask + decoder.padding
+    return run_step(
+        decoder.model, decoder.maps, ids, positions, decoder.cos, decoder.sin, mask, decoder.cache, place, attend, 1,
+    )  # fmt: skip
+
+
 def run_step(
     model: PreTrainedModel,
     maps: ModelMaps,
@@ -152,16 +199,18 @@ def run_step(
     sin: Float[Tensor, "n h"],
     mask: Tensor | None,
     cache: list[tuple[Tensor, Tensor]],
-    place: int,
+    place: int | Int[Tensor, " t"],
     attention: Callable[..., Tensor],
     answers: int,
 ) -> Float[Tensor, "r a k"]:
     """Logits behind the last `answers` of T ids at `place` of the cache.
 
-    Fills the cache: keys and values (R, G, N, d) of each layer. `mask` may be longer than what is in it by then.
+    Fills the cache: keys and values (R, G, N, d) of each layer. `mask` may be longer than what is in it by then. As a
+    tensor, `place` has one for each of the ids, and the whole cache is attended to: `mask` hides what is not there yet.
     """
     dtype, eps, layers = model.dtype, model.config.rms_norm_eps, model.model.layers
-    until = place + ids.shape[1]
+    until = place + ids.shape[1] if isinstance(place, int) else None
+    written = place if until is None else slice(place, until)
     mask = None if mask is None else mask[..., :until]
     cos, sin = cos[positions].unsqueeze(1), sin[positions].unsqueeze(1)  # (R, 1, T, d)
     hidden = F.embedding(ids, model.model.embed_tokens.weight).float()  # (R, T, D), the residual stream
@@ -173,8 +222,8 @@ def run_step(
         if hasattr(own, "q_norm"):
             query, key = own.q_norm(query), own.k_norm(key)
         query, key = (rotate(part.transpose(1, 2).float(), cos, sin) for part in (query, key))
-        keys[:, :, place:until] = key
-        values[:, :, place:until] = value.transpose(1, 2)
+        keys[:, :, written] = key.to(keys.dtype)
+        values[:, :, written] = value.transpose(1, 2).to(values.dtype)
         mixed = attention(query, keys[:, :, :until], values[:, :, :until], mask, own.scaling)
         (out,) = own_maps.out(mixed.transpose(1, 2).flatten(2).to(dtype))
         hidden, normed = add_and_norm(hidden, out, layer.post_attention_layernorm.weight, eps, dtype)

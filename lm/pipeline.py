@@ -117,7 +117,7 @@ class TextToImagePipeline:
         that agrees best with those under which the model finds its prompt likely (`best_of`). `batch_size` pictures are
         drawn at a time, fewer where memory is short; `callback(step, codes)` gets their codes (B, step + 1) after every
         step, see `decode_partial`. `compile` builds the step by torch.compile, in every process: for hundreds of
-        pictures. `quantize` "int8" multiplies with int8 weights: for large models on a CPU, with `compile`.
+        pictures on a CPU. `quantize` "int8" multiplies with int8 weights: for large models on a CPU, with `compile`.
         `speculative` codes, 8 for example, are guessed and read together (`lm.speculative`): for few pictures, drawn
         one by one. For the other arguments see `SamplingConfig`; what is not given is the folder's default.
         """

@@ -6,6 +6,7 @@ from jaxtyping import config, install_import_hook
 install_import_hook(["vq", "data_prep", "lm", "training"], "beartype.beartype")
 
 import csv  # noqa: E402
+import os  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
@@ -21,6 +22,22 @@ VQVAEConfig.__init__ = VQVAEConfig.__init__.__wrapped__
 
 # Tiny tensors gain nothing from many threads.
 torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+def pytest_configure(config) -> None:
+    """The suite compares bits, which a GPU adds up in another order each time: it runs on the CPU. `-m cuda` runs the
+    tests of what a GPU does, alone."""
+    config.addinivalue_line("markers", "cuda: needs a GPU of CUDA; `make test-cuda` runs these alone")
+    if config.option.markexpr != "cuda":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_modifyitems(items) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="needs a GPU of CUDA"))
+
 
 COLOURS = ("red", "green", "blue", "black", "orange", "purple")
 PICTURE_SIDE = 16

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, LogitsProcessor
 
 from lm.decoders import StockDecoder, build_decoder
-from lm.llama_decoder import LlamaDecoder, _compile_key, attend, attend_by_sums, is_llama_like, run_step
+from lm.llama_decoder import LlamaDecoder, _compile_key, attend, attend_by_sums, is_llama_like, run_step, step_anywhere
 from lm.packed import can_pack, quantize_rows, require_int8
 from training.errors import UserError
 
@@ -157,6 +157,47 @@ def test_every_step_equals_the_stock_forward(model, prompts):
     assert made.std() > 0.1
 
 
+class _StepAnywhere(LlamaDecoder):
+    """A step as a CUDA graph captures it, without the graph."""
+
+    @torch.no_grad()
+    def step(self, ids):
+        logits = step_anywhere(self, ids.unsqueeze(1), self.next_position, torch.tensor([self.place]))
+        self.keep(1)
+        return logits[:, 0]
+
+
+def test_a_step_over_the_whole_cache_equals_one_over_what_is_filled(model, prompts):
+    following = torch.randint(3, VOCABULARY, (3, STEPS))
+    made, expected = (logits_of(kind(model, LEGAL), *prompts, following) for kind in (_StepAnywhere, LlamaDecoder))
+    torch.testing.assert_close(made, expected, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.cuda
+def test_a_cuda_graph_equals_the_stock_forward(model, prompts):
+    model, (ids, mask) = model.to("cuda"), (tensor.cuda() for tensor in prompts)
+    following = torch.randint(3, VOCABULARY, (3, STEPS), device="cuda")
+    for rows in (3, 1):  # each batch has a graph of its own
+        ours = build_decoder(model, LEGAL, compile=rows == 1)
+        made = logits_of(ours, ids[:rows], mask[:rows], following[:rows])
+        assert ours.graph is not None
+        expected = logits_of(StockDecoder(model, LEGAL), ids[:rows], mask[:rows], following[:rows])
+        torch.testing.assert_close(made, expected, atol=2e-4, rtol=2e-4)
+
+
+@pytest.mark.cuda
+def test_guesses_and_steps_of_a_cuda_graph_share_a_cache(model, prompts):
+    model, (ids, mask) = model.to("cuda"), (tensor.cuda() for tensor in prompts)
+    following = torch.randint(3, VOCABULARY, (3, STEPS), device="cuda")
+    one_by_one, ours = (build_decoder(model, LEGAL) for _ in range(2))
+    expected = logits_of(one_by_one, ids, mask, following)
+    made = [ours.read(ids, mask, STEPS), ours.step(following[:, 0])]
+    guessed = ours.guess(following[:, 1:4])
+    ours.keep(3)
+    made += [*guessed.unbind(1), ours.step(following[:, 4])]
+    torch.testing.assert_close(torch.stack(made), expected[:6], atol=2e-4, rtol=2e-4)
+
+
 def test_a_row_equals_itself_alone(model, prompts):
     following = torch.randint(3, VOCABULARY, (3, STEPS))
     together = logits_of(LlamaDecoder(model, LEGAL), *prompts, following)
@@ -199,6 +240,15 @@ def test_bf16_weights_are_nearer_to_fp32_than_the_stock_forward(kind, is_packed,
     exact = logits_of(StockDecoder(rounded.float(), LEGAL), *prompts, following)
     spread = exact.std()
     assert (ours - exact).abs().max() < 0.1 * spread
+    assert (ours - exact).square().mean() < (stock - exact).square().mean()
+
+
+@pytest.mark.cuda
+def test_a_cuda_graph_of_bf16_weights_is_nearer_to_fp32_than_the_stock_forward(prompts):
+    (ids, mask), model = (tensor.cuda() for tensor in prompts), build(**KINDS["llama"]).to("cuda", torch.bfloat16)
+    following = torch.randint(3, VOCABULARY, (3, STEPS), device="cuda")
+    ours, stock = (logits_of(kind(model, LEGAL), ids, mask, following) for kind in (LlamaDecoder, StockDecoder))
+    exact = logits_of(StockDecoder(model.float(), LEGAL), ids, mask, following)
     assert (ours - exact).square().mean() < (stock - exact).square().mean()
 
 
