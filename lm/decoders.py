@@ -57,7 +57,7 @@ def build_decoder(
     """The fastest decoder that gives this model's own logits.
 
     `compile` builds the step by torch.compile, which takes ten seconds and more and pays for hundreds of pictures; not
-    with CUDA, where the step of `LlamaDecoder` is a CUDA graph in any case, which takes no time to build and is as fast.
+    with CUDA, where the step of `LlamaDecoder` is a CUDA graph in any case, built in no time.
     What does not work here is left out, and said once: compiling without a compiler, `LlamaDecoder` for an architecture
     that it does not know. `quantize` "int8" multiplies with int8 weights, see lm/packed.py. Raises UserError where that
     does not work.

@@ -4,8 +4,10 @@ from collections.abc import Iterable
 from typing import Literal
 
 from torch import nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 from transformers import PreTrainedModel
+
+from training.muon import Muon
 
 OptimizerName = Literal["muon", "adamw"]
 MATRIX_DIMS = 2
@@ -16,10 +18,8 @@ def build_optimizers(
 ) -> list[Optimizer]:
     """AdamW alone, or Muon for the matrices between hidden states and AdamW for the rest, by one learning rate.
 
-    Muon moves a matrix by its orthogonalised momentum (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon).
-    Embeddings, the output head and vectors are no maps between hidden states and stay with AdamW. Muon's update is
-    scaled to the size of AdamW's (Liu et al. 2025, arXiv 2502.16982), so that one learning rate serves both.
-    Frozen parameters are left out, and an optimizer that would have none.
+    Embeddings, the output head and vectors are no maps between hidden states and stay with AdamW. Frozen parameters are
+    left out, and an optimizer that would have none.
     """
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     if name == "adamw":
@@ -29,7 +29,7 @@ def build_optimizers(
     kept |= {id(weight) for weight in trained if weight.ndim != MATRIX_DIMS}
     matrices = [weight for weight in trained if id(weight) not in kept]
     rest = [weight for weight in trained if id(weight) in kept]
-    muon = Muon(matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+    muon = Muon(matrices, learning_rate, weight_decay=weight_decay)
     return [muon, _adamw(rest, learning_rate, weight_decay, beta2)] if rest else [muon]
 
 

@@ -1,4 +1,4 @@
-"""What a GPU does: both stages trained, drawn from and asked in every direction; the decoder's own tests are beside it."""
+"""What a GPU does: both stages trained, drawn from and asked for all they can; the decoder has its own tests."""
 
 import pytest
 import torch

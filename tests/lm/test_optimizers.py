@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from torch.optim import AdamW, Muon
+from torch.optim import AdamW
 
 from lm.optimizers import build_optimizers
+from training.muon import Muon
 
 
 def weights_of(optimizer) -> list[torch.Tensor]:
