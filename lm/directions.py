@@ -12,13 +12,15 @@ from lm.evaluation import recall_at, retrieval_ranks
 from lm.gallery import MAX_PROMPTS, decode_flat, gallery
 from lm.likelihood import log_likelihoods_of_captions
 from lm.pipeline import TextToImagePipeline
+from lm.sampling import SamplingConfig
 from training.progress import Progress
 from vq import to_pixel_values
 
 CAPTIONS = 100  # the right one and 99 others
 RERANK = 8
-# Near the pipeline's greedy default several pictures of a prompt would be one, and there would be nothing to choose.
-DIVERSE: dict[str, Any] = {"guidance_scale": 2.0, "temperature": 1.5}
+# How the pictures are drawn among which to choose: from the model's own distribution, and guided. Near a greedy default
+# several pictures of a prompt would be one.
+DRAWS = {"plain": SamplingConfig(), "guided": SamplingConfig(guidance_scale=2.0, temperature=1.5, min_p=0.05)}
 ALL = "all held out"
 
 
@@ -37,8 +39,8 @@ def evaluate_directions(pipeline: TextToImagePipeline, prepared: PreparedSet, se
     completed_better: share of the pictures whose lower half is closer to the original, in pixels, when the model
     continues the upper half than when it draws without it, neither with a prompt.
     Of a model that captions, also caption_r1: how often the right caption is the likeliest of 100, the others being
-    other held-out captions; and one, rerank: retrieval (`lm.evaluation`) of one draw, the mean of 8, and of the one of
-    these that `rerank` keeps, with the settings `DIVERSE`. "all held out" has the means over the pictures of all sets.
+    other held-out captions; and reranked: for each of `DRAWS` the retrieval (`lm.evaluation`) of one draw, the mean of
+    8, and of the one of these that `rerank` keeps. "all held out" has the means over the pictures of all sets.
     """
     sets = {split: _held_out(prepared, split) for split in prepared.held_out}
     pool = sorted({caption for part in sets.values() for caption in part.captions})
@@ -48,7 +50,9 @@ def evaluate_directions(pipeline: TextToImagePipeline, prepared: PreparedSet, se
         figures[split] = {"completed_better": completed_better(pipeline, part.originals, seed).double().mean().item()}
         if pipeline.can_caption:
             figures[split]["caption_r1"] = _caption_r1(pipeline, part, pool, seed)
-            figures[split] |= _reranked(pipeline, prepared, part, seed)
+            figures[split]["reranked"] = {
+                name: _reranked(pipeline, prepared, part, sampling, seed) for name, sampling in DRAWS.items()
+            }
     progress.close()
     if len(sets) > 1:
         figures[ALL] = _mean(list(figures.values()), [len(part.captions) for part in sets.values()])
@@ -92,15 +96,14 @@ def directions_markdown(figures: dict[str, Any]) -> list[str]:
     for name, title in names.items():
         if all(name in own for own in figures.values()):
             lines.append(f"| {title} | " + " | ".join(f"{100 * own[name]:.1f}%" for own in figures.values()) + " |")
-    settings = ", ".join(f"{name} {value:g}" for name, value in DIVERSE.items())
-    rows = {
-        "one": f"one draw, the mean of {RERANK}, {settings}",
-        "rerank": "the one of them that rerank keeps",
-    }
-    for name, title in rows.items():
-        if all(name in own for own in figures.values()):
-            cells = [f"{100 * own[name]['r1']:.1f}% / {100 * own[name]['r10']:.1f}%" for own in figures.values()]
-            lines.append(f"| R@1 / R@10, {title} | " + " | ".join(cells) + " |")
+    if not all("reranked" in own for own in figures.values()):
+        return lines
+    for draws, sampling in DRAWS.items():
+        settings = f"guidance {sampling.guidance_scale:g}, temperature {sampling.temperature:g}"
+        for name, title in {"one": f"one draw, the mean of {RERANK}", "kept": "the one that rerank keeps"}.items():
+            retrieval = [own["reranked"][draws][name] for own in figures.values()]
+            cells = [f"{100 * own['r1']:.1f}% / {100 * own['r10']:.1f}%" for own in retrieval]
+            lines.append(f"| R@1 / R@10, {settings}, {title} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -123,9 +126,13 @@ def _caption_r1(pipeline: TextToImagePipeline, part: _HeldOut, pool: list[str], 
     return hits / len(part.captions)
 
 
-def _reranked(pipeline: TextToImagePipeline, prepared: PreparedSet, part: _HeldOut, seed: int) -> dict[str, Any]:
+def _reranked(
+    pipeline: TextToImagePipeline, prepared: PreparedSet, part: _HeldOut, sampling: SamplingConfig, seed: int
+) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(seed)
-    drawn = pipeline(part.captions, num_images_per_prompt=RERANK, generator=generator, **DIVERSE).codes.flatten(1)
+    drawn = pipeline(part.captions, num_images_per_prompt=RERANK, generator=generator, **vars(sampling)).codes.flatten(
+        1
+    )
     best = pipeline.best_of(drawn.view(len(part.captions), RERANK, -1), part.captions)
     targets = decode_flat(pipeline, part.codes)
     pictures = [decode_flat(pipeline, codes) for codes in (drawn, best)]
@@ -133,5 +140,5 @@ def _reranked(pipeline: TextToImagePipeline, prepared: PreparedSet, part: _HeldO
     ranks = retrieval_ranks(torch.cat(pictures), torch.cat(wanted), gallery(pipeline, prepared))
     return {
         name: {"r1": recall_at(own, 1), "r10": recall_at(own, 10)}
-        for name, own in zip(("one", "rerank"), ranks.split([len(drawn), len(best)]), strict=True)
+        for name, own in zip(("one", "kept"), ranks.split([len(drawn), len(best)]), strict=True)
     }

@@ -276,10 +276,10 @@ def test_figures_of_a_prepared_set(captioner, prepared, can_caption):
     figures = evaluate_directions(captioner, prepared)
     assert list(figures) == list(prepared.held_out)
     for own in figures.values():
-        assert ("caption_r1" in own) == ("rerank" in own) == can_caption
+        assert ("caption_r1" in own) == ("reranked" in own) == can_caption
         assert 0 <= own["completed_better"] <= 1
     page = "\n".join(directions_markdown(figures))
-    assert ("right caption" in page) == can_caption
+    assert ("right caption" in page) == ("guidance 1, temperature 1, one draw" in page) == can_caption
 
 
 def test_the_right_caption_is_found_where_the_model_says_so(captioner, prepared, monkeypatch):
