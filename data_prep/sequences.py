@@ -44,7 +44,7 @@ class SequenceConfig:
     captioning: float = 0.0
     interleaved: float = 0.0
     word_dropout: float = 0.0
-    code_noise: float = 0.4
+    code_noise: float = 0.5
     bpe_dropout: float = 0.0
 
     def __post_init__(self):

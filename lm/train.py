@@ -63,17 +63,18 @@ class LMTrainingConfig(TrainingConfig):
         compile: whether torch.compile builds the training step; auto: where it works and the run is long enough.
     """
 
-    default_steps: ClassVar[int] = 1300
+    default_steps: ClassVar[int] = 1400
 
     optimizer: OptimizerName = "muon"
-    learning_rate: float = 4e-3
+    batch_size: int = 48
+    learning_rate: float = 6e-3
     weight_decay: float = 0.5
-    embedding_dropout: float = 0.1
+    embedding_dropout: float = 0.0
     image_weight: float = 1.0
     text_weight: float = 0.1
     caption_weight: float = 1.0
     label_smoothing: float = 0.05
-    neighbor_smoothing: float = 0.1
+    neighbor_smoothing: float = 0.15
     max_caption_tokens: int = 64
     long_captions: Literal["cut", "refuse"] = "cut"
     init_from: str | None = None
