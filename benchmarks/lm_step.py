@@ -22,7 +22,7 @@ VARIANTS = {
     "packed, logits of ids that can occur": {"compile": False},
     "the same, compiled, fused attention": {"attention": "sdpa"},
     "the same, compiled, explicit attention (the default)": {},
-    "the default without dropout": {"dropout": 0.0},
+    "the default with dropout on the embeddings": {"dropout": 0.1},
     "the default, a row a pack": {"is_packed": False},
 }
 WARM_UP = 2

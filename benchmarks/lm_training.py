@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> dict:
             share = Spread.of(6 * parameters * r / peak / 1e9 for r, peak in zip(rates, found[PEAK], strict=True))
             table.row(name, trainer, parameters, Spread.of(found[trainer]), Spread.of(rates), share, ratio(ours, rates))
     report.remark(
-        "Here: packed rows, code noise, embedding dropout and smoothed targets as scripts/train_lm.py has them by "
+        "Here: packed rows, code noise and smoothed targets as scripts/train_lm.py has them by "
         "default, but AdamW in place of Muon and no row without its caption. The Trainer: rows padded to the longest "
         "of a batch, its model's own loss. DALLE: its own network and loss, autocast."
     )

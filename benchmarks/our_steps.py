@@ -81,7 +81,7 @@ class LanguageStep:
         compile: bool = True,
         whole_vocabulary: bool = False,
         attention: str = "eager",
-        dropout: float = 0.1,
+        dropout: float = LMTrainingConfig.embedding_dropout,
         is_packed: bool = True,
         batch_size: int = 32,
         sequences: SequenceConfig = EQUAL,
@@ -105,7 +105,8 @@ class LanguageStep:
         batches = PackedBatches(lengths, self.shape, config.seed, sequences.caption_dropout)
         loader = DataLoader(PackedRows(train, rows.num_codes), batch_sampler=batches, collate_fn=list)
         self.packs, self.collate = repeated(loader), RowCollator(rows.vocabulary, self.shape.longest_caption, sequences)
-        self.run = torch.compile(self.objective, dynamic=False) if compile else self.objective
+        if compile:
+            self.objective.compile_parts()
 
     @property
     def parameters(self) -> int:
@@ -116,7 +117,7 @@ class LanguageStep:
         batch = self.collate(next(self.packs), self.shape)
         self.waited, self.tokens = time.perf_counter() - start, batch.num_tokens
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_bf16_fast(torch.device("cpu"))):
-            loss = self.run(**vars(batch)).loss
+            loss = self.objective(**vars(batch)).loss
         update(loss, self.model, self.optimizers, self.max_norm)
 
 

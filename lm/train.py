@@ -60,10 +60,10 @@ class LMTrainingConfig(TrainingConfig):
         lora_rank: rank of the adapters; a higher one can change the model more.
         new_rows: with init_from, whether the embeddings of the image codes start at the "mean" of the old ones, or
             apart from it as the "codebook" has them.
-        compile: whether torch.compile builds the training step; auto: where it works and the run is long enough.
+        compile: whether torch.compile builds parts of a step; auto: where it works and the run is long enough.
     """
 
-    default_steps: ClassVar[int] = 1400
+    default_steps: ClassVar[int] = 1250
 
     optimizer: OptimizerName = "muon"
     batch_size: int = 48
@@ -191,8 +191,9 @@ def train_lm(
     )  # fmt: skip
     # The sampler has drawn which rows go without their caption: lengths decide what shares a pack.
     collate = RowCollator(vocabulary, caption_tokens, sequences)
+    if _shall_compile(config, run):
+        objective.compile_parts()
     objective, loader, *optimizers = run.prepare(objective, loader, *optimizers)
-    step = torch.compile(objective, dynamic=False) if _shall_compile(config, run) else objective
 
     if base is not None and not run.is_resumed:
         before = held_out_nll(run.accelerator.unwrap_model(objective).model, prepared, caption_tokens)
@@ -201,7 +202,7 @@ def train_lm(
     for packs in run.batches(loader):
         # Built here and not in the loader, which reads ahead: a continued run then draws the same dropout and noise.
         batch = collate(packs, shape).to(run.accelerator.device)
-        made = step(**vars(batch))
+        made = objective(**vars(batch))
         if not run.step(made.loss, objective, *optimizers):
             continue
         run.log(image_nll=made.image_nll, text_nll=made.text_nll)
@@ -227,6 +228,7 @@ def train_lm(
     return TextToImagePipeline.from_pretrained(output)
 
 
+@torch.compiler.set_stance("force_eager")  # what is compiled is for the shapes of a training step
 def held_out_nll(model, prepared: PreparedSet, caption_tokens: int) -> dict[str, float]:
     """Image NLL in nats a code of every held-out split, of at most `EVALUATED_ROWS` rows evenly over it."""
     figures = {}

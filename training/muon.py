@@ -1,7 +1,7 @@
 """The optimizer Muon for matrices and convolution kernels, those of one shape together."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import torch
 from jaxtyping import Float
@@ -31,13 +31,13 @@ class Muon(Optimizer):
     def step(self, closure=None):  # type: ignore[override]
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
-            moved = [weight for weight in group["params"] if weight.grad is not None]
+            moved = {weight: weight.grad for weight in group["params"] if weight.grad is not None}
             for weight in moved:
                 if "momentum_buffer" not in self.state[weight]:
                     self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
             for weights in _alike(moved):
                 matrices = [_as_matrix(weight, weight) for weight in weights]
-                gradients = [_as_matrix(weight.grad, weight) for weight in weights]
+                gradients = [_as_matrix(moved[weight], weight) for weight in weights]
                 momenta = [_as_matrix(self.state[weight]["momentum_buffer"], weight) for weight in weights]
                 torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
                 updates = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov's
@@ -48,7 +48,7 @@ class Muon(Optimizer):
         return loss
 
 
-def _alike(weights: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+def _alike(weights: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
     """Weights of one shape, as many as make up to `MOST_AT_ONCE` numbers: each is copied meanwhile."""
     by_shape = defaultdict(list)
     for weight in weights:
