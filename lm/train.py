@@ -63,7 +63,7 @@ class LMTrainingConfig(TrainingConfig):
         compile: whether torch.compile builds parts of a step; auto: where it works and the run is long enough.
     """
 
-    default_steps: ClassVar[int] = 1250
+    default_steps: ClassVar[int] = 1400
 
     optimizer: OptimizerName = "muon"
     batch_size: int = 48
