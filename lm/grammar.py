@@ -7,7 +7,8 @@ from transformers import LogitsProcessor
 
 from data_prep.vocabulary import Vocabulary
 
-OUTSIDE, INSIDE, FULL = range(3)  # of a picture: text may stand, codes must, its end must
+# Outside of a picture text may stand, inside codes must, behind its last code its end must, behind a row padding must.
+OUTSIDE, INSIDE, FULL, OVER = range(4)
 
 
 def text_mask(vocabulary: Vocabulary) -> Bool[Tensor, " v"]:
@@ -24,27 +25,33 @@ class MixedRowLogitsProcessor(LogitsProcessor):
         processor = MixedRowLogitsProcessor(vocabulary, tokens_per_image)
         model.generate(**prompt, logits_processor=[processor])
 
-    Every row has its own state, read off its ids; the three masks are made once. After `bos caption boi`, greedy
+    Every row has its own state, read off its ids; the masks are made once. After `bos caption boi`, greedy
     decoding draws the picture that the pipeline draws at temperature 0 without guidance.
     """
 
     def __init__(self, vocabulary: Vocabulary, tokens_per_image: int):
         self.vocabulary, self.tokens_per_image = vocabulary, tokens_per_image
         image = vocabulary.image
-        self.legal = torch.zeros(3, vocabulary.size, dtype=torch.bool)
+        self.legal = torch.zeros(4, vocabulary.size, dtype=torch.bool)
         self.legal[OUTSIDE] = text_mask(vocabulary)
         self.legal[OUTSIDE, [image.begin, vocabulary.eos]] = True
         self.legal[INSIDE, image.offset : image.stop] = True
         self.legal[FULL, image.end] = True
+        self.legal[OVER, vocabulary.pad] = True
 
     def __call__(self, input_ids: Int[Tensor, "b t"], scores: Float[Tensor, "b v"]) -> Float[Tensor, "b v"]:
         legal = self.legal.to(scores.device)[self.states(input_ids)]
         return scores.masked_fill(~legal, -torch.inf)
 
     def states(self, input_ids: Int[Tensor, "b t"]) -> Int[Tensor, " b"]:
-        """OUTSIDE, INSIDE or FULL for each row."""
+        """OUTSIDE, INSIDE, FULL or OVER for each row."""
+        vocabulary = self.vocabulary
         places = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
-        begin = (places * (input_ids == self.vocabulary.boi)).amax(1)  # 0 where there is none
-        end = (places * (input_ids == self.vocabulary.eoi)).amax(1)
+        begin = (places * (input_ids == vocabulary.boi)).amax(1)  # 0 where there is none
+        end = (places * (input_ids == vocabulary.eoi)).amax(1)
         is_full = input_ids.shape[1] - begin >= self.tokens_per_image
-        return torch.where(begin > end, torch.where(is_full, FULL, INSIDE), OUTSIDE)
+        # Some tokenizers of pretrained models have one id for bos, eos and pad: the first of a row ends nothing.
+        has_begun = ((input_ids != vocabulary.bos) & (input_ids != vocabulary.pad)).any(1)
+        is_over = has_begun & ((input_ids[:, -1] == vocabulary.eos) | (input_ids[:, -1] == vocabulary.pad))
+        outside = torch.where(is_over, OVER, OUTSIDE)
+        return torch.where(begin > end, torch.where(is_full, FULL, INSIDE), outside)

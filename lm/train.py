@@ -47,7 +47,8 @@ class LMTrainingConfig(TrainingConfig):
         embedding_dropout: rate of the dropout on the input embeddings.
         image_weight: weight of codes in the loss.
         text_weight: weight in the loss of captions that stand before their picture, and of brackets.
-        caption_weight: weight of captions that stand behind their picture, see sequences.captioning.
+        caption_weight: weight of captions that stand behind their picture, see sequences.captioning. Short captions of
+            a share of the rows need a high one to be more than a few percent of the loss.
         max_caption_tokens: longest caption, in tokens.
         long_captions: whether longer ones are cut, or the training refused.
         label_smoothing: share of a code's target that is spread over all codes, against overconfidence.
@@ -72,7 +73,7 @@ class LMTrainingConfig(TrainingConfig):
     embedding_dropout: float = 0.0
     image_weight: float = 1.0
     text_weight: float = 0.1
-    caption_weight: float = 1.0
+    caption_weight: float = 6.0
     label_smoothing: float = 0.05
     neighbor_smoothing: float = 0.15
     max_caption_tokens: int = 64

@@ -207,10 +207,10 @@ def test_rerank_keeps_one_of_each_group(captioner):
 
 
 def test_the_picture_that_is_most_agreed_with():
-    pictures = torch.tensor([0.0, 10.0, 11.0, 13.0]).view(4, 1, 1, 1)
-    assert most_agreed(pictures, torch.zeros(4)) == 1  # 390, 110, 126, 182 are their squared distances from all
-    assert most_agreed(pictures, torch.tensor([50.0, 0.0, 0.0, 0.0])) == 0  # no doubt which is the likeliest
-    assert most_agreed(pictures, torch.tensor([-100.0, -3.0, -3.0, -3.0])) == 2  # the unlikely one has no say
+    pictures = torch.tensor([0.0, 10.0, 11.0, 14.0, 15.0]).view(5, 1, 1, 1)
+    assert most_agreed(pictures, torch.zeros(5)) == 2  # 50, 20, 19, 22, 25 are their distances from all
+    assert most_agreed(pictures, torch.tensor([50.0, 0.0, 0.0, 0.0, 0.0])) == 0  # no doubt which is the likeliest
+    assert most_agreed(pictures, torch.tensor([-100.0, -3.0, -100.0, -3.0, -3.0])) == 3  # the unlikely have no say
     assert most_agreed(pictures[:2], torch.tensor([-1.0, -2.0])) == 0  # of two the likelier one
 
 

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 from data_prep.segments import segments_of
 from data_prep.sequences import prompt_ids
 from lm.decoding import draw_codes
-from lm.grammar import FULL, INSIDE, OUTSIDE, MixedRowLogitsProcessor, text_mask
+from lm.grammar import FULL, INSIDE, OUTSIDE, OVER, MixedRowLogitsProcessor, text_mask
 from lm.sampling import SamplingConfig
 
 PER_IMAGE = 3
@@ -27,12 +27,17 @@ def test_captions_are_text_without_special_tokens(byte_vocabulary):
 @pytest.mark.parametrize(
     ("row", "state"),
     [
+        ([BOS], OUTSIDE),
+        ([PAD, PAD, BOS], OUTSIDE),
         ([BOS, A], OUTSIDE),
         ([BOS, A, BOI], INSIDE),
         ([BOI, 261, 262], INSIDE),
         ([BOI, 261, 262, 263], FULL),
         ([BOI, 261, 262, 263, EOI], OUTSIDE),
         ([BOI, 261, 262, 263, EOI, A, BOI], INSIDE),
+        ([BOS, EOS], OVER),
+        ([BOI, 261, 262, 263, EOI, EOS], OVER),
+        ([BOS, A, EOS, PAD], OVER),
     ],
 )
 def test_states_by_hand(processor, row, state):
@@ -40,11 +45,14 @@ def test_states_by_hand(processor, row, state):
 
 
 def test_every_row_has_its_own_state(processor):
-    rows = torch.tensor([[PAD, PAD, BOS, A, BOI], [BOS, BOI, 261, 262, 263], [BOI, 261, 261, 261, EOI]])
-    legal = processor(rows, torch.zeros(3, 277)).isfinite()
+    rows = torch.tensor(
+        [[PAD, PAD, BOS, A, BOI], [BOS, BOI, 261, 262, 263], [BOI, 261, 261, 261, EOI], [PAD, PAD, BOS, A, EOS]]
+    )
+    legal = processor(rows, torch.zeros(4, 277)).isfinite()
     assert legal[0].nonzero().flatten().tolist() == list(range(261, 277))
     assert legal[1].nonzero().flatten().tolist() == [EOI]
     assert legal[2].nonzero().flatten().tolist() == [EOS, *range(3, 259), BOI]
+    assert legal[3].nonzero().flatten().tolist() == [PAD]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
