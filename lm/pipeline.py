@@ -362,7 +362,7 @@ class TextToImagePipeline:
         if not self.can_caption:
             raise UserError(
                 f"{what} needs a model that was trained to describe pictures; train one with train_lm.py "
-                "--sequences.captioning 0.25."
+                "--sequences.captioning 0.2."
             )
 
     def _prompt_ids(self, prompts: list[str | None]) -> list[list[int]]:
