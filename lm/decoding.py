@@ -18,6 +18,7 @@ from data_prep.vocabulary import Vocabulary
 from lm.decoders import build_decoder
 from lm.sampling import SamplingConfig, guided_logits, sample
 from training.errors import UserError
+from training.machine import keep_freed_memory
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 MOST_ROWS = 4096
@@ -56,6 +57,8 @@ def draw_codes(
     and `quantize` see `build_decoder`. Raises UserError for non-finite logits.
     """
     count, device = len(prompts), model.device
+    if device.type == "cpu":
+        keep_freed_memory()
     uniform = draw_uniform(count, num_codes, generator, device)
     known = torch.full((count, num_codes), UNKNOWN) if known is None else known
     twins = None
@@ -96,29 +99,29 @@ def _draw_part(
     quantize: str | None,
 ) -> Int[Tensor, "b n"]:
     image, num_codes = vocabulary.image, known.shape[1]
-    first = _known_by_all(known)
+    first, is_any_known = _known_by_all(known), bool((known != UNKNOWN).any())
     begun = vocabulary.codes_to_ids(known[:, :first]).tolist()
     rows = [prompt + ids for prompt, ids in zip([*prompts, *(twins or [])], begun * (2 if twins else 1), strict=True)]
     codes = [*known[:, :first].unbind(1)]
     decoder = build_decoder(model, slice(image.offset, image.stop), compile, quantize)
     input_ids, mask, _ = (tensor.to(model.device) for tensor in left_pad(rows, vocabulary.pad))
     logits = decoder.read(input_ids, mask, num_codes - first)  # (B or 2B, K)
-    are_finite = []
+    sums = []
     for step in range(first, num_codes):
-        are_finite.append(logits.sum().isfinite())
+        sums.append(logits.sum())
         conditional, unconditional = (logits, None) if twins is None else logits.chunk(2)
         guided = guided_logits(conditional, unconditional, settings.at(step, num_codes))
         if on_logits is not None:
             on_logits(step, conditional, unconditional, guided)
         drawn = sample(guided, uniform[:, step], settings.temperature)
-        codes.append(torch.where(known[:, step] == UNKNOWN, drawn, known[:, step]))
+        codes.append(torch.where(known[:, step] == UNKNOWN, drawn, known[:, step]) if is_any_known else drawn)
         if on_codes is not None:
             on_codes(step, torch.stack(codes, 1))
         if step + 1 < num_codes:
             next_ids = codes[-1] + image.offset
             logits = decoder.step(next_ids if twins is None else next_ids.repeat(2))
     # Asked once, behind the loop: on a GPU every question waits for the device.
-    if are_finite and not (found := torch.stack(are_finite)).all():
+    if sums and not (found := torch.stack(sums).isfinite()).all():
         raise UserError(NOT_FINITE.format(f"code {first + int(found.long().argmin())}"))
     return torch.stack(codes, 1)
 

@@ -57,12 +57,14 @@ class PackedMaps(nn.Module):
 
     def forward(self, x: Tensor) -> Sequence[Tensor]:
         multiply = torch.ops.vqlm.packed_linear if torch.compiler.is_compiling() else packed_linear
+        leading = x.shape[:-1]
+        x = x.flatten(0, -2)  # or each product does so by itself, which takes longer
         if not self.is_int8:
-            return multiply(x, self.place, sum(self.sizes)).split(self.sizes, -1)
+            return multiply(x, self.place, sum(self.sizes)).view(*leading, -1).split(self.sizes, -1)
         scale = x.abs().amax(-1, keepdim=True).float().clamp(min=1e-9) / 127  # (..., 1)
         rounded = ((x / scale).round() + ZERO).to(torch.uint8)
         made = scale * multiply(rounded, self.place, sum(self.sizes))
-        return (made if self.bias is None else made + self.bias).split(self.sizes, -1)
+        return (made if self.bias is None else made + self.bias).view(*leading, -1).split(self.sizes, -1)
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,9 @@ def packed_maps(
 
 def quantize_rows(weight: Float[Tensor, "n d"]) -> tuple[Int8[Tensor, "n d"], Float[Tensor, " n"]]:
     """The nearest multiples of a scale for each row, which has its largest value at 127."""
-    scale = weight.abs().amax(1).float().clamp(min=1e-9) / 127
-    return (weight / scale.unsqueeze(1)).round_().to(torch.int8), scale
+    weight = weight.float()
+    scale = weight.abs().amax(1).clamp(min=1e-9) / 127
+    return weight.div(scale.unsqueeze(1)).round_().to(torch.int8), scale
 
 
 def can_pack(weight: Tensor) -> bool:

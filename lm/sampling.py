@@ -51,6 +51,11 @@ class SamplingConfig:
     def is_guided(self) -> bool:
         return self.guidance_scale != 1.0
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether some codes may be no candidates."""
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+
     def at(self, step: int, steps: int) -> "SamplingConfig":
         """The settings of one of `steps` codes, by the schedule."""
         if self.guidance_schedule == "constant":
@@ -67,12 +72,13 @@ def guided_logits(
     The candidates are the conditional distribution's own and are cut before guidance. Guidance moves logits by
     (scale - 1) times what the prompt changed, and would lift codes of the far tail that both branches know badly.
     """
-    log_probs = conditional.float().log_softmax(-1)
-    kept = candidates(log_probs, settings)
+    conditional = conditional.float()
+    guided = conditional
     if settings.is_guided and unconditional is not None:
-        base = unconditional.float().log_softmax(-1)
-        log_probs = base + settings.guidance_scale * (log_probs - base)
-    return log_probs.masked_fill(~kept, -torch.inf).log_softmax(-1)
+        guided = torch.lerp(unconditional.float(), conditional, settings.guidance_scale)
+    if settings.is_cut:
+        guided = guided.masked_fill(~candidates(conditional.log_softmax(-1), settings), -torch.inf)
+    return guided.log_softmax(-1)
 
 
 def candidates(log_probs: Float[Tensor, "b k"], settings: SamplingConfig) -> Tensor:
@@ -98,6 +104,7 @@ def sample(logits: Float[Tensor, "b k"], uniform: Float[Tensor, " b"], temperatu
     if temperature == 0:
         return logits.argmax(-1)
     precise = torch.float32 if logits.device.type == "mps" else torch.float64  # which Apple's GPUs lack
-    cumulative = (logits / temperature).softmax(-1).to(precise).cumsum(-1)
+    logits = logits if temperature == 1 else logits / temperature
+    cumulative = logits.softmax(-1).cumsum(-1, dtype=precise)
     threshold = uniform.to(precise).unsqueeze(1) * cumulative[:, -1:]
     return torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
