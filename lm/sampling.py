@@ -72,8 +72,7 @@ def guided_logits(
     The candidates are the conditional distribution's own and are cut before guidance. Guidance moves logits by
     (scale - 1) times what the prompt changed, and would lift codes of the far tail that both branches know badly.
     """
-    conditional = conditional.float()
-    guided = conditional
+    guided = conditional = conditional.float()
     if settings.is_guided and unconditional is not None:
         guided = torch.lerp(unconditional.float(), conditional, settings.guidance_scale)
     if settings.is_cut:
