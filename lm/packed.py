@@ -103,7 +103,7 @@ def packed_maps(
     weights: list[PackedWeight] = []
 
     def pack(matrices: list[Matrix]) -> PackedMaps:
-        weight = torch.cat([weight for weight, _ in matrices])
+        weight = matrices[0][0] if len(matrices) == 1 else torch.cat([weight for weight, _ in matrices])
         biases = [bias for _, bias in matrices if bias is not None]
         bias = torch.cat(biases) if biases else None
         sizes = [len(weight) for weight, _ in matrices]
