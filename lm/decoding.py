@@ -18,11 +18,12 @@ from data_prep.vocabulary import Vocabulary
 from lm.decoders import build_decoder
 from lm.sampling import SamplingConfig, guided_logits, sample
 from training.errors import UserError
-from training.machine import keep_freed_memory
+from training.machine import keep_freed_memory, return_freed_memory
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 MOST_ROWS = 4096
 UNKNOWN = -1  # a code that is to be drawn
+SHORT_OF_MEMORY = "Memory is short: pictures are drawn {} at a time."
 NOT_FINITE = (
     "The model's logits are not finite at {}; its weights are damaged or its training diverged. Train it again with a "
     "lower --learning-rate, or in fp32."
@@ -65,7 +66,12 @@ def draw_codes(
     if settings.is_guided:
         twins = negative_prompts or [[vocabulary.bos, vocabulary.boi]] * count
     parts, start = [torch.empty(0, num_codes, dtype=torch.int64, device=device)], 0
-    batch_size = min(batch_size, max(1, count), rows_that_fit(model, max(map(len, prompts), default=0) + num_codes))
+    batch_size, length = min(batch_size, max(1, count)), max(map(len, prompts), default=0) + num_codes
+    if rows_that_fit(model, length) < batch_size:
+        return_freed_memory()
+        if (fitting := rows_that_fit(model, length)) < batch_size:
+            batch_size = fitting
+            warnings.warn(SHORT_OF_MEMORY.format(batch_size), stacklevel=2)
     while start < count:
         part = slice(start, start + batch_size)
         try:
@@ -78,7 +84,7 @@ def draw_codes(
                 raise
             batch_size //= 2
             clear_device_cache(garbage_collection=True)
-            warnings.warn(f"Memory is short: {batch_size} pictures are drawn at a time.", stacklevel=2)
+            warnings.warn(SHORT_OF_MEMORY.format(batch_size), stacklevel=2)
             continue
         parts.append(drawn)
         start += batch_size

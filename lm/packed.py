@@ -57,14 +57,14 @@ class PackedMaps(nn.Module):
 
     def forward(self, x: Tensor) -> Sequence[Tensor]:
         multiply = torch.ops.vqlm.packed_linear if torch.compiler.is_compiling() else packed_linear
-        leading = x.shape[:-1]
-        x = x.flatten(0, -2)  # or each product does so by itself, which takes longer
+        leading, outputs = x.shape[:-1], sum(self.sizes)
+        x = x.flatten(0, -2)  # (N, D), or each product does so by itself, which takes longer
         if not self.is_int8:
-            return multiply(x, self.place, sum(self.sizes)).view(*leading, -1).split(self.sizes, -1)
-        scale = x.abs().amax(-1, keepdim=True).float().clamp(min=1e-9) / 127  # (..., 1)
+            return multiply(x, self.place, outputs).view(*leading, outputs).split(self.sizes, -1)
+        scale = x.abs().amax(-1, keepdim=True).float().clamp(min=1e-9) / 127  # (N, 1)
         rounded = ((x / scale).round() + ZERO).to(torch.uint8)
-        made = scale * multiply(rounded, self.place, sum(self.sizes))
-        return (made if self.bias is None else made + self.bias).view(*leading, -1).split(self.sizes, -1)
+        made = scale * multiply(rounded, self.place, outputs)
+        return (made if self.bias is None else made + self.bias).view(*leading, outputs).split(self.sizes, -1)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,8 @@ def packed_maps(
     weights: list[PackedWeight] = []
 
     def pack(matrices: list[Matrix]) -> PackedMaps:
-        weight = matrices[0][0] if len(matrices) == 1 else torch.cat([weight for weight, _ in matrices])
+        # What packs a matrix does not look at its strides; torch.cat makes one that is contiguous.
+        weight = matrices[0][0].contiguous() if len(matrices) == 1 else torch.cat([weight for weight, _ in matrices])
         biases = [bias for _, bias in matrices if bias is not None]
         bias = torch.cat(biases) if biases else None
         sizes = [len(weight) for weight, _ in matrices]

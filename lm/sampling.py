@@ -11,6 +11,9 @@ from torch import Tensor
 from training.errors import UserError
 
 
+MOST_GUIDANCE = 1000  # all that a larger one does is to lose the last digits of fp32
+
+
 @dataclass(frozen=True)
 class SamplingConfig:
     """How a code is drawn. The defaults draw from the model's own distribution.
@@ -34,8 +37,10 @@ class SamplingConfig:
     min_p: float = 0.0
 
     def __post_init__(self):
-        if not 0 <= self.guidance_scale < math.inf:
-            raise UserError(f"guidance_scale must not be negative, found {self.guidance_scale}; 1 means no guidance.")
+        if not 0 <= self.guidance_scale <= MOST_GUIDANCE:
+            raise UserError(
+                f"guidance_scale must lie in [0, {MOST_GUIDANCE}], found {self.guidance_scale}; 1 means no guidance."
+            )
         if self.guidance_schedule not in ("constant", "cosine"):
             raise UserError(f"guidance_schedule must be constant or cosine, found {self.guidance_schedule!r}.")
         if not 0 <= self.temperature < math.inf:

@@ -39,13 +39,19 @@ def is_bf16_fast(device: torch.device) -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Ask glibc to keep freed pages, up to 2 GB, for the whole process: a training step allocates the same large
+    """Ask glibc to keep freed pages, 2 GB and more, for the whole process: a training step allocates the same large
     tensors every time, as does every batch that is drawn, and returning them to the system costs a page fault each.
-    Elsewhere it does nothing."""
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, 2**30)
+    Elsewhere it does nothing. See `return_freed_memory`."""
+    if (libc := _glibc()) is not None:
+        if not libc.mallopt(M_MMAP_THRESHOLD, 2**30):
+            libc.mallopt(M_MMAP_THRESHOLD, 2**25)  # the most that an older one takes
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def return_freed_memory() -> None:
+    """Give what `keep_freed_memory` has kept until now back to the system, which counts it as used."""
+    if (libc := _glibc()) is not None:
+        libc.malloc_trim(0)
 
 
 def matrix_peak(dtype: torch.dtype, device: torch.device, seconds: float = 1.0) -> float:
@@ -73,6 +79,10 @@ def describe_machine(seconds: float = 1.0) -> dict:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+
+
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
 
 def _processor_name() -> str:

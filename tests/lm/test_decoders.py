@@ -313,7 +313,7 @@ def test_a_compiled_step_gives_the_same():
     assert done.stdout.splitlines()[-1] == "the same"
 
 
-@pytest.mark.parametrize("change", ["epsilon", "activation", "precision", "size"])
+@pytest.mark.parametrize("change", ["epsilon", "activation", "precision", "layout", "size"])
 def test_a_step_is_compiled_anew_for_what_it_takes_for_constant(change):
     model = build("llama")
     before = _compile_key(model, LEGAL, None)
@@ -325,9 +325,16 @@ def test_a_step_is_compiled_anew_for_what_it_takes_for_constant(change):
         layer.mlp.act_fn = nn.GELU()
     elif change == "precision":
         model.model.norm.to(torch.bfloat16)
+    elif change == "layout":
+        turn(layer.mlp.down_proj.weight)
     else:
         layer.mlp.down_proj = nn.Linear(layer.mlp.down_proj.in_features - 1, layer.mlp.down_proj.out_features)
     assert before != _compile_key(model, LEGAL, None)
+
+
+def turn(weight: torch.Tensor) -> None:
+    """The same values, laid out column by column."""
+    weight.data = weight.data.T.contiguous().T
 
 
 def test_a_compiled_step_has_few_numbers_that_vary():

@@ -153,6 +153,22 @@ def test_damaged_weights(build_tiny, vocabulary, prompts, value):
         draw_codes(model, vocabulary, prompts, NUM_CODES, SamplingConfig())
 
 
+@pytest.mark.parametrize("place", [2, NUM_CODES - 1])
+def test_weights_that_fail_in_the_middle(build_tiny, vocabulary, prompts, place):
+    """The first two codes are known, and asked for at once."""
+    model, runs = build_tiny("gpt2"), []
+
+    def damage(_module, _inputs, logits):
+        runs.append(logits)
+        return logits.fill_(-torch.inf) if len(runs) == place - 1 else logits
+
+    model.get_output_embeddings().register_forward_hook(damage)
+    known = torch.full((4, NUM_CODES), -1)
+    known[:, :2] = 3
+    with pytest.raises(UserError, match=f"logits are not finite at code {place}"):
+        draw_codes(model, vocabulary, prompts, NUM_CODES, SamplingConfig(), known=known)
+
+
 def test_the_callers_prompts_are_untouched(build_tiny, vocabulary, prompts):
     before = [list(prompt) for prompt in prompts]
     draw_codes(build_tiny(), vocabulary, prompts, NUM_CODES, SamplingConfig(guidance_scale=2.0))
@@ -190,7 +206,7 @@ def test_a_part_that_does_not_fit_is_halved(build_tiny, vocabulary, prompts, mon
         return whole(model, vocabulary, prompts, *others)
 
     monkeypatch.setattr("lm.decoding._draw_part", short_of_memory)
-    with pytest.warns(UserWarning, match="Memory is short: 1 pictures are drawn at a time"):
+    with pytest.warns(UserWarning, match="Memory is short: pictures are drawn 1 at a time"):
         drawn = draw_codes(model, vocabulary, prompts, NUM_CODES, SamplingConfig(), generators(0)[0])
     assert tried == [4, 2, 1, 1, 1, 1]
     assert torch.equal(drawn, expected)
@@ -211,3 +227,24 @@ def test_rows_that_fit_are_counted_beforehand(build_tiny, monkeypatch):
     assert rows_that_fit(build_tiny(), 10) == 7
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=5))
     assert rows_that_fit(build_tiny(), 10) == 1
+
+
+def test_what_was_kept_for_the_next_batch_does_not_make_it_smaller(build_tiny, vocabulary, prompts, monkeypatch):
+    fitting = [1]
+    monkeypatch.setattr("lm.decoding.rows_that_fit", lambda *_: fitting[-1])
+    monkeypatch.setattr("lm.decoding.return_freed_memory", lambda: fitting.append(4))
+    model, parts = build_tiny(), []
+
+    def draw():
+        parts.clear()
+        return draw_codes(
+            model, vocabulary, prompts, NUM_CODES, GREEDY, on_codes=lambda _step, codes: parts.append(len(codes))
+        )
+
+    expected = draw()
+    assert set(parts) == {4}
+    fitting.append(3)
+    monkeypatch.setattr("lm.decoding.return_freed_memory", lambda: fitting.append(3))
+    with pytest.warns(UserWarning, match="Memory is short: pictures are drawn 3 at a time"):
+        assert torch.equal(draw(), expected)
+    assert set(parts) == {3, 1}

@@ -83,6 +83,19 @@ def test_a_scale_of_zero_is_the_unconditional_distribution():
     assert probabilities_of(guided) == pytest.approx([0.25, 0.25, 0.5])
 
 
+@pytest.mark.parametrize("scale", [0.0, 0.3, 0.7, 3.0, 30.0])
+@pytest.mark.parametrize("top_k", [0, 5])
+def test_guidance_is_its_formula(scale, top_k):
+    conditional, unconditional = torch.randn(2, 9), torch.randn(2, 9)
+    made = guided_logits(conditional, unconditional, SamplingConfig(guidance_scale=scale, top_k=top_k))
+    with_prompt, without = (logits.double().log_softmax(-1) for logits in (conditional, unconditional))
+    expected = without + scale * (with_prompt - without)
+    if top_k:
+        is_kept = with_prompt >= with_prompt.sort(-1, descending=True).values[:, top_k - 1 : top_k]
+        expected = expected.masked_fill(~is_kept, -INF)
+    torch.testing.assert_close(made, expected.log_softmax(-1).float(), atol=1e-4, rtol=1e-5)
+
+
 def test_logits_need_not_be_normalised():
     settings = SamplingConfig(guidance_scale=3.0, min_p=0.1)
     conditional, unconditional = torch.randn(2, 5), torch.randn(2, 5)
@@ -146,6 +159,7 @@ def test_frequencies_of_many_draws():
     ("name", "value"),
     [
         ("guidance_scale", -0.5),
+        ("guidance_scale", 1000.5),
         ("temperature", -0.1),
         ("top_k", -1),
         ("top_p", 0.0),

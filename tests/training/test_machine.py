@@ -1,11 +1,13 @@
 """What is said of the machine, and whether it can compile."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 import training.machine
 from training.compiling import compile_failure
-from training.machine import describe_machine, is_bf16_fast, matrix_peak
+from training.machine import describe_machine, is_bf16_fast, keep_freed_memory, matrix_peak, return_freed_memory
 
 CPU = torch.device("cpu")
 
@@ -42,3 +44,27 @@ def test_compiling_works_or_says_why(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", broken)
     assert compile_failure(CPU) == "RuntimeError: Python.h: No such file or directory"
+
+
+@pytest.mark.parametrize(("most", "taken"), [(2**31, 2**30), (2**25, 2**25)])
+def test_an_older_glibc_keeps_what_it_can(monkeypatch, most, taken):
+    kept = {}
+
+    def mallopt(name, value):
+        if name == training.machine.M_MMAP_THRESHOLD and value > most:
+            return 0
+        kept[name] = value
+        return 1
+
+    monkeypatch.setattr(training.machine, "_glibc", lambda: SimpleNamespace(mallopt=mallopt))
+    keep_freed_memory()
+    assert kept == {training.machine.M_MMAP_THRESHOLD: taken, training.machine.M_TRIM_THRESHOLD: 2**31 - 1}
+
+
+def test_freed_memory_is_returned_or_nobody_is_asked(monkeypatch):
+    return_freed_memory()
+    keep_freed_memory()
+    monkeypatch.setattr(training.machine.platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(training.machine.ctypes, "CDLL", lambda _name: pytest.fail("asked of a libc that is not glibc"))
+    return_freed_memory()
+    keep_freed_memory()
