@@ -9,7 +9,13 @@ from lm.packed import can_pack, packed_maps, require_int8, using
 from training.errors import UserError
 
 ROWS, LEGAL = 3, slice(20, 55)
-CONFIG = {"vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+CONFIG = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+}
 INPUTS = {
     "rows": lambda: torch.randn(3, 32),
     "one id of one row": lambda: torch.randn(1, 1, 32),
