@@ -10,7 +10,6 @@ from torch import Tensor
 
 from training.errors import UserError
 
-
 MOST_GUIDANCE = 1000  # all that a larger one does is to lose the last digits of fp32
 
 
