@@ -290,6 +290,6 @@ def compiled_step(_key: tuple) -> Callable[..., Tensor]:
 
 
 def _compile_key(model: PreTrainedModel, legal: slice, quantize: str | None) -> tuple:
-    """All that `run_step` takes for constant: modules and their numbers as they print, sizes, layouts, precisions, device."""
+    """All that `run_step` takes for constant: modules and numbers as they print, sizes, layouts, precisions, device."""
     weights = tuple((weight.dtype, weight.shape, weight.stride()) for weight in model.parameters())
     return str(model), model.config.to_json_string(), weights, model.device, legal.start, legal.stop, quantize
