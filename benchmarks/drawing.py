@@ -110,8 +110,8 @@ def main(arguments: list[str] | None = None) -> dict | None:
     report.remark(
         "int8: weights and inputs of the products are rounded; quantized.py says what that costs. Memory: weights as "
         "the model was loaded (bf16 here), cache: keys and values of all rows, twins of guidance among them, at their "
-        "full length in the same type. DALLE's own cache serves guided drawing only, and its time includes a VAE of a "
-        "few weights."
+        "full length, in bf16, or fp32 here where nothing is compiled. DALLE's own cache serves guided drawing only, "
+        "and its time includes a VAE of a few weights."
     )
     return report.save()
 
@@ -177,7 +177,8 @@ def memory_of(case: Case, engine: str) -> tuple[float, float, float]:
     draw()
     config = model.config
     positions = case.pictures * (2 if case.guidance != 1 else 1) * length_of(case, rows)
-    cache = 2 * config.num_hidden_layers * positions * config.hidden_size * weight.element_size()
+    element_size = 4 if engine == OURS else weight.element_size()  # see LlamaDecoder
+    cache = 2 * config.num_hidden_layers * positions * config.hidden_size * element_size
     weights = sum(weight.nbytes for weight in model.parameters())
     return weights / 2**20, cache / 2**20, max(0.0, peak_megabytes() - before)
 

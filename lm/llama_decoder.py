@@ -6,6 +6,7 @@ what surrounds the matrix products: the cache does not grow, the residual stream
 the legal ids only, and a step has a third of the operations.
 """
 
+import itertools
 from collections.abc import Callable
 from functools import lru_cache
 from types import FunctionType
@@ -95,16 +96,15 @@ class LlamaDecoder:
         # A padded place sees itself, or its softmax would be over nothing.
         visible = torch.ones(length, length, dtype=torch.bool, device=device).tril() & seen.unsqueeze(1)
         visible |= torch.eye(length, dtype=torch.bool, device=device)
-        caches = [self._new_cache(len(ids), length) for _ in range(config.num_hidden_layers)]
+        self.cache, self.graph = [self._new_cache(rows, length + steps) for _ in range(config.num_hidden_layers)], None
+        first_rows = [(keys[: len(ids)], values[: len(ids)]) for keys, values in self.cache]
         with using(self.weights):
             logits = run_step(
-                self.model, self.maps, ids, positions, self.cos, self.sin, visible.unsqueeze(1), caches, 0, attend, 1,
+                self.model, self.maps, ids, positions, self.cos, self.sin, visible.unsqueeze(1), first_rows, 0,
+                attend, 1,
             )  # fmt: skip
-        self.cache, self.graph = [], None
-        while caches:  # each is freed when it is copied
-            self.cache.append(self._new_cache(rows, length + steps))
-            for places, own in zip(self.cache[-1], caches.pop(0), strict=True):
-                places[:, :, :length] = own[source]
+        for part in itertools.chain(*self.cache):
+            part[:, :, :length] = part[source, :, :length]
         return logits[source, 0]
 
     def _new_cache(self, rows: int, length: int) -> tuple[Tensor, Tensor]:
