@@ -66,7 +66,8 @@ def draw_codes(
     if settings.is_guided:
         twins = negative_prompts or [[vocabulary.bos, vocabulary.boi]] * count
     parts, start = [torch.empty(0, num_codes, dtype=torch.int64, device=device)], 0
-    batch_size, length = min(batch_size, max(1, count)), max(map(len, prompts), default=0) + num_codes
+    batch_size = min(batch_size, MOST_ROWS, max(1, count))
+    length = max(map(len, [*prompts, *(twins or [])]), default=0) + num_codes
     if rows_that_fit(model, length) < batch_size:
         return_freed_memory()
         if (fitting := rows_that_fit(model, length)) < batch_size:

@@ -96,15 +96,16 @@ class LlamaDecoder:
         # A padded place sees itself, or its softmax would be over nothing.
         visible = torch.ones(length, length, dtype=torch.bool, device=device).tril() & seen.unsqueeze(1)
         visible |= torch.eye(length, dtype=torch.bool, device=device)
-        self.cache, self.graph = [self._new_cache(rows, length + steps) for _ in range(config.num_hidden_layers)], None
+        self.cache, self.graph = [], None  # an earlier one is freed first
+        self.cache = [self._new_cache(rows, length + steps) for _ in range(config.num_hidden_layers)]
         first_rows = [(keys[: len(ids)], values[: len(ids)]) for keys, values in self.cache]
         with using(self.weights):
             logits = run_step(
                 self.model, self.maps, ids, positions, self.cos, self.sin, visible.unsqueeze(1), first_rows, 0,
                 attend, 1,
             )  # fmt: skip
-        for part in itertools.chain(*self.cache):
-            part[:, :, :length] = part[source, :, :length]
+        for kept in itertools.chain(*self.cache):
+            kept[:, :, :length] = kept[source, :, :length]  # the right side is a copy
         return logits[source, 0]
 
     def _new_cache(self, rows: int, length: int) -> tuple[Tensor, Tensor]:

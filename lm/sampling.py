@@ -10,7 +10,7 @@ from torch import Tensor
 
 from training.errors import UserError
 
-MOST_GUIDANCE = 1000  # all that a larger one does is to lose the last digits of fp32
+MOST_GUIDANCE = 1000  # beyond any use; keeps fp32 logits precise
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class SamplingConfig:
     """How a code is drawn. The defaults draw from the model's own distribution.
 
     Args:
-        guidance_scale: weight of the prompt: 1 is the plain conditional distribution, above 1 sharpens what the
-            prompt changes (classifier-free guidance, Ho and Salimans 2022).
+        guidance_scale: weight of the prompt, in [0, 1000]: 1 is the plain conditional distribution, above 1 sharpens
+            what the prompt changes (classifier-free guidance, Ho and Salimans 2022).
         guidance_schedule: "constant", or "cosine" from no guidance at the first code to all of it at the last
             (Wang et al. 2024, arXiv 2404.13040, where the weight grows along the way).
         temperature: logits are divided by it; 0 always takes the most likely code.
