@@ -15,11 +15,10 @@ import torch
 from generated import PICTURES_A_TAR, write_image_tokenizer, write_webdataset
 from measure import Report, Spread, choose, in_turns, parser, ratio
 from torch import Tensor
-
-from data_prep import Vocabulary, load_collection, load_pictures
-from data_prep.encoding import ShardEncoder
-from training.machine import is_bf16_fast, keep_freed_memory
-from vq import VQVAE, to_pixel_values
+from vqlm.data_prep import Vocabulary, load_collection, load_pictures
+from vqlm.data_prep.encoding import ShardEncoder
+from vqlm.training.machine import is_bf16_fast, keep_freed_memory
+from vqlm.vq import VQVAE, to_pixel_values
 
 ALONE, OURS = "encoder alone, tensors in memory", "from tar files to a prepared set"
 IS_BF16 = is_bf16_fast(torch.device("cpu"))  # what prepare_data.py does by default

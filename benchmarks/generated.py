@@ -8,9 +8,8 @@ import numpy as np
 import pyarrow
 from datasets import Features, List, Value
 from PIL import Image
-
-from data_prep.prepared_set import checksum_of
-from vq import VQVAE, NetworkConfig, VQVAEConfig
+from vqlm.training.files import checksum_of
+from vqlm.vq import VQVAE, NetworkConfig, VQVAEConfig
 
 WORDS = ("red", "blue", "green", "small", "large", "heart", "square", "circle", "flag", "cat", "dog", "moon")
 PICTURES_A_TAR = 1000

@@ -13,13 +13,13 @@ import datetime
 from pathlib import Path
 
 import torch
-
-from data_prep import load_collection, load_pictures
-from training.files import read_json
-from training.machine import describe_machine, keep_freed_memory
-from vq import VQVAE, VQVAEConfig, to_pixel_values
-from vq.inspection import ssim
-from vq.train import VQTrainingConfig, evaluate_reconstruction, train_vq
+from vqlm.data_prep import load_collection, load_pictures
+from vqlm.training.files import read_json
+from vqlm.training.machine import describe_machine, keep_freed_memory
+from vqlm.vq import VQVAE, VQVAEConfig, to_pixel_values
+from vqlm.vq.inspection import ssim
+from vqlm.vq.settings import VQTrainingConfig
+from vqlm.vq.train import evaluate_reconstruction, train_vq
 
 FOUR_BY_FOUR = {"strides": [4, 4]}
 # What stage one started with: AdamW for every weight.

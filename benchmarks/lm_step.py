@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 from measure import Report, Spread, choose, in_turns, parser
 from our_steps import MODELS, LanguageStep, Rows
-
-from data_prep import SequenceConfig
-from training.machine import keep_freed_memory
+from vqlm.data_prep import SequenceConfig
+from vqlm.training.machine import keep_freed_memory
 
 PLAIN = {"compile": False, "whole_vocabulary": True, "is_packed": False}
 VARIANTS = {

@@ -28,9 +28,9 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-
-from lm.model import LanguageModelConfig, build_language_model
-from training.machine import keep_freed_memory, matrix_peak
+from vqlm.lm.model import build_language_model
+from vqlm.lm.settings import LanguageModelConfig
+from vqlm.training.machine import keep_freed_memory, matrix_peak
 
 BATCH = 32
 OURS, TRAINER, DALLE, PEAK = "here", "transformers Trainer", "dalle-pytorch DALLE", "matrix peak"

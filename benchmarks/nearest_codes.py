@@ -15,8 +15,7 @@ import torch
 from measure import Report, Spread, choose, in_turns, memory_megabytes, parser, peak_megabytes, ratio
 from torch import Tensor
 from vector_quantize_pytorch import VectorQuantize
-
-from vq.nearest import nearest_codes
+from vqlm.vq.nearest import nearest_codes
 
 PEER_LIMIT = 5e9  # bytes of its N x K distances in fp32; it holds several times as much
 OURS, PEER = "here", "vector-quantize-pytorch"

@@ -1,4 +1,4 @@
-"""One training step of each stage, as vq/train.py and lm/train.py take it, for who measures steps.
+"""One training step of each stage, as vq/train.py and lm/train/loop.py take it, for who measures steps.
 
 Left out is what a step does not always do: logs, evaluations, checkpoints. Batches are read and built within a step;
 `waited` tells what that took.
@@ -13,21 +13,21 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
-
-from data_prep import RowCollator, SequenceConfig, Vocabulary
-from data_prep.batching import CaptionLengths, PackedBatches, PackedRows, choose_shape
-from data_prep.sequences import ROW_OVERHEAD
-from data_prep.sources.openmoji import captions_by_code_points
-from lm.codebook import similar_codes
-from lm.model import LanguageModelConfig, add_embedding_dropout, build_language_model
-from lm.objective import WeightedCrossEntropy
-from lm.optimizers import build_optimizers
-from lm.train import LMTrainingConfig
-from training.machine import is_bf16_fast
-from vq import VQVAE, VQVAEConfig, to_pixel_values
-from vq.losses import reconstruction_loss
-from vq.optimizers import build_optimizers as build_vq_optimizers
-from vq.train import Pictures, VQTrainingConfig, check_values, initialize_codebook
+from vqlm.data_prep import RowCollator, SequenceConfig, Vocabulary
+from vqlm.data_prep.batching import CaptionLengths, PackedBatches, PackedRows, choose_shape
+from vqlm.data_prep.sequences import ROW_OVERHEAD
+from vqlm.data_prep.sources.openmoji import captions_by_code_points
+from vqlm.lm.code_embeddings import similar_codes
+from vqlm.lm.loss import WeightedCrossEntropy
+from vqlm.lm.model import add_embedding_dropout, build_language_model
+from vqlm.lm.settings import LanguageModelConfig, LMTrainingConfig
+from vqlm.lm.train.optimizers import build_optimizers
+from vqlm.training.machine import is_bf16_fast
+from vqlm.vq import VQVAE, VQVAEConfig, to_pixel_values
+from vqlm.vq.losses import reconstruction_loss
+from vqlm.vq.optimizers import build_optimizers as build_vq_optimizers
+from vqlm.vq.settings import VQTrainingConfig
+from vqlm.vq.train import Pictures, check_values, initialize_codebook
 
 CODEBOOK_SIZE, TEXT_SIZE = 1024, 1500
 # By their parameters without the embeddings of 2,526 ids; "tiny" is for tests.
@@ -161,7 +161,7 @@ def repeated(loader: Iterable[Any]) -> Iterator[Any]:
 
 
 def update(loss: Tensor, model: torch.nn.Module, optimizers: list[torch.optim.Optimizer], max_norm: float) -> None:
-    """Backward, clip, step, as `training.run.Run.step`."""
+    """Backward, clip, step, as `vqlm.training.run.Run.step`."""
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
     for optimizer in optimizers:

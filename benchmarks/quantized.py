@@ -15,16 +15,15 @@ import torch
 from measure import Report, Spread, choose, in_turns, parser, ratio
 from torch import Tensor
 from transformers import PreTrainedModel
-
-from data_prep import PreparedSet, Vocabulary
-from data_prep.sequences import left_pad, prompt_ids
-from lm import TextToImagePipeline
-from lm.decoders import build_decoder
-from lm.decoding import draw_codes
-from lm.llama_decoder import is_llama_like
-from lm.packed import require_int8
-from lm.report import require_same_tokenizers
-from training.errors import UserError
+from vqlm.data_prep import PreparedSet, Vocabulary
+from vqlm.data_prep.sequences import left_pad, prompt_ids
+from vqlm.lm import TextToImagePipeline
+from vqlm.lm.decoding.decoders import build_decoder
+from vqlm.lm.decoding.draw import draw_codes
+from vqlm.lm.decoding.llama_decoder import is_llama_like
+from vqlm.lm.decoding.packed_weights import require_int8
+from vqlm.lm.evaluate.report import require_same_tokenizers
+from vqlm.training.errors import UserError
 
 MOST_PICTURES = 1000  # of a held-out split
 ROWS_AT_ONCE = 50

@@ -11,9 +11,8 @@ from typing import NamedTuple
 import torch
 from measure import Report, Spread, choose, in_turns, parser
 from our_steps import MODELS, Rows
-
-from lm.model import build_language_model
-from training.machine import matrix_peak
+from vqlm.lm.model import build_language_model
+from vqlm.training.machine import matrix_peak
 
 
 class Settings(NamedTuple):

@@ -12,12 +12,11 @@ from pathlib import Path
 
 from measure import Report, Spread, in_turns, parser, ratio
 from torch import Tensor
-
-from data_prep import PreparedSet
-from lm import TextToImagePipeline
-from lm.decoding import draw_codes
-from lm.sampling import SamplingConfig
-from lm.speculative import draw_speculatively
+from vqlm.data_prep import PreparedSet
+from vqlm.lm import TextToImagePipeline
+from vqlm.lm.decoding.draw import draw_codes
+from vqlm.lm.decoding.speculative import draw_speculatively
+from vqlm.lm.settings import SamplingConfig
 
 PLAIN, COMPILED = "one by one", "one by one, compiled"
 WINDOWS = (4, 8, 16)

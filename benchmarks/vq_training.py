@@ -21,13 +21,13 @@ from our_steps import CODEBOOK_SIZE, TokenizerStep, repeated, update
 from peer_dalle import PACKAGE, build_vae, load, trainable
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-
-from data_prep import load_collection, load_pictures
-from training.files import read_json
-from training.machine import keep_freed_memory
-from vq import NetworkConfig, VQVAEConfig, to_pixel_values
-from vq.metrics import psnr
-from vq.train import Pictures, VQTrainingConfig, train_vq
+from vqlm.data_prep import load_collection, load_pictures
+from vqlm.training.files import read_json
+from vqlm.training.machine import keep_freed_memory
+from vqlm.vq import NetworkConfig, VQVAEConfig, to_pixel_values
+from vqlm.vq.metrics import psnr
+from vqlm.vq.settings import VQTrainingConfig
+from vqlm.vq.train import Pictures, train_vq
 
 SIDE, BATCH = 64, 32
 OURS, PLAIN, PEER, PEER_LAST = "here", "here, AdamW", "DiscreteVAE", "DiscreteVAE, channels-last"

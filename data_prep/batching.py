@@ -6,7 +6,6 @@ Packed rows never attend to one another: transformers finds where each begins fr
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ import pyarrow
 import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
+from vqlm.data_prep.sequences import PackShape
 
 # Rows that are permuted at once. A smaller set is one pool; of a larger one neighbouring rows are, so that memory does
 # not grow with it and reading stays in one place of the disk.
@@ -77,35 +77,6 @@ class RowOrder:
         for start in starts:
             pool = start + draw.permutation(min(self.pool_rows, self.count - start))
             yield from (pool[first : first + size] for first in range(0, len(pool), size))
-
-
-@dataclass
-class PackShape:
-    """The shape of every batch of a run.
-
-    pack_length: ids of a pack. packs: packs of a batch. max_rows: rows that fit into one. longest_caption: in ids.
-    row_overhead: ids of a row beside its caption, `tokens_per_image` codes among them.
-    """
-
-    pack_length: int
-    packs: int
-    max_rows: int
-    longest_caption: int
-    row_overhead: int
-    tokens_per_image: int
-
-    @property
-    def code_places(self) -> int:
-        """Places of a batch that predict codes, at most."""
-        return self.packs * self.max_rows * self.tokens_per_image
-
-    @property
-    def text_places(self) -> int:
-        """Places of a batch that predict anything else, at most."""
-        others = self.row_overhead - self.tokens_per_image + self.longest_caption
-        return self.packs * max(
-            min(self.pack_length - rows * self.tokens_per_image, rows * others) for rows in range(1, self.max_rows + 1)
-        )
 
 
 def choose_shape(

@@ -8,9 +8,8 @@ import json
 
 import torch
 from tokenizers import Tokenizer
-
-from data_prep.vocabulary import Vocabulary
-from training.errors import UserError
+from vqlm.data_prep.vocabulary import Vocabulary
+from vqlm.training.errors import UserError
 
 
 class BPEDropout:

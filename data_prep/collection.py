@@ -9,60 +9,20 @@ from typing import Any
 
 from datasets import Features, Image, IterableDataset, List, Value
 from PIL import Image as PILImage
-
-from data_prep.pictures import MAX_PIXELS
-from data_prep.rows import Row, Shard, Unusable, digest_of, join_shards, read_all
-from data_prep.sources.arrays import array_shards
-from data_prep.sources.folder import folder_shards
-from data_prep.sources.openmoji import ATTRIBUTION, SPLITS, openmoji_shards
-from data_prep.sources.tables import hub_shards, parquet_shards
-from data_prep.sources.webdataset import tar_shards
-from data_prep.splits import hash_share, is_held_out
-from training.errors import UserError
+from vqlm.data_prep.rows import Row, Shard, Unusable, digest_of, join_shards, read_all
+from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
+from vqlm.data_prep.sources.arrays import array_shards
+from vqlm.data_prep.sources.folder import folder_shards
+from vqlm.data_prep.sources.openmoji import ATTRIBUTION, SPLITS, openmoji_shards
+from vqlm.data_prep.sources.tables import hub_shards, parquet_shards
+from vqlm.data_prep.sources.webdataset import tar_shards
+from vqlm.data_prep.splits import hash_share, is_held_out
+from vqlm.training.errors import UserError
 
 TRAIN = "train"
-DATA_HELP = (
-    "openmoji[:LANGUAGES], a folder of captioned pictures, a glob of WebDataset (.tar) or Parquet files, "
-    "hf:NAME[:split], or an .npz of arrays."
-)
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 # Of fewer rows than this the hash may hold out none.
 SMALL = 200
-
-
-@dataclass(frozen=True)
-class CollectionConfig:
-    """How a collection is read.
-
-    Args:
-        class_template: caption of pictures that have a class and no caption, such as "a photo of a {}".
-        image_column: column of the pictures in a table, where it has no usual name.
-        caption_column: column of the captions in a table, or their key in a WebDataset's .json.
-        background: colour behind transparent pictures.
-        max_pixels: larger pictures are refused, since a small file can hold one that fills the memory.
-        max_skipped: share of the pictures that may be unusable; they are skipped and listed.
-    """
-
-    class_template: str | None = None
-    image_column: str | None = None
-    caption_column: str | None = None
-    background: str = "white"
-    max_pixels: int = MAX_PIXELS
-    max_skipped: float = 0.01
-
-    def __post_init__(self):
-        if not 0 <= self.max_skipped <= 1:
-            raise UserError(f"max_skipped is a share in [0, 1], found {self.max_skipped}.")
-        try:
-            PILImage.new("RGBA", (1, 1), self.background)
-        except ValueError:
-            raise UserError(
-                f"background must be a colour such as white or #ff8800, found {self.background!r}."
-            ) from None
-
-    @property
-    def columns(self) -> tuple[str | None, str | None]:
-        return self.image_column, self.caption_column
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Which columns of a table hold the picture and its captions."""
 
-from data_prep.rows import CAPTION_COLUMNS, PICTURE_COLUMNS
-from training.errors import UserError
+from vqlm.data_prep.rows import CAPTION_COLUMNS, PICTURE_COLUMNS
+from vqlm.training.errors import UserError
 
 
 def pick_columns(

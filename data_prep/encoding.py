@@ -24,15 +24,14 @@ import pyarrow
 import torch
 from datasets import Array2D, Array3D, Array4D, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
-
-from data_prep.collection import TRAIN, Collection
-from data_prep.decoding import DecodedBatch, decode_rows, mapped_shards
-from data_prep.pictures import ViewConfig
-from data_prep.rows import Row, Shard, Unusable
-from data_prep.vocabulary import Vocabulary
-from training.errors import UserError
-from training.files import write_json
-from vq import VQVAE, to_pixel_values
+from vqlm.data_prep.collection import TRAIN, Collection
+from vqlm.data_prep.loading import DecodedBatch, decode_rows, mapped_shards
+from vqlm.data_prep.rows import Row, Shard, Unusable
+from vqlm.data_prep.settings import ViewConfig
+from vqlm.data_prep.vocabulary import Vocabulary
+from vqlm.training.errors import UserError
+from vqlm.training.files import write_json
+from vqlm.vq import VQVAE, to_pixel_values
 
 SHARD_FILE = "shard.json"
 ROWS_A_RECORD_BATCH = 4096

@@ -10,14 +10,14 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 from torch import Tensor
-
-from data_prep.collection import TRAIN, Collection, CollectionConfig
-from data_prep.decoding import mapped_shards
-from data_prep.pictures import UnreadablePicture, decode_picture, explained_picture
-from data_prep.rows import Row, Unusable
-from data_prep.skipped import SkippedRows
-from training.errors import UserError
-from vq import scale_and_crop
+from vqlm.data_prep.collection import TRAIN, Collection
+from vqlm.data_prep.loading import mapped_shards
+from vqlm.data_prep.picture_files import UnreadablePicture, decode_picture, explained_picture
+from vqlm.data_prep.rows import Row, Unusable
+from vqlm.data_prep.settings import CollectionConfig
+from vqlm.data_prep.skipped import SkippedRows
+from vqlm.training.errors import UserError
+from vqlm.vq import scale_and_crop
 
 # Standard deviation of every channel of a picture, 0 to 255, below which there is next to nothing on it.
 NEAR_CONSTANT = 4.0

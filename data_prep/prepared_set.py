@@ -8,7 +8,6 @@ R/data/
   skipped.jsonl       what could not be used, and why
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,12 +20,11 @@ import torch
 from datasets import Dataset, concatenate_datasets
 from jaxtyping import Int, UInt8
 from torch import Tensor
-
-from data_prep.collection import TRAIN
-from data_prep.vocabulary import Vocabulary
-from training.errors import UserError
-from training.files import read_json
-from vq import VQVAE
+from vqlm.data_prep.collection import TRAIN
+from vqlm.data_prep.vocabulary import Vocabulary
+from vqlm.training.errors import UserError
+from vqlm.training.files import checksum_of, read_json, require_match
+from vqlm.vq import VQVAE, load_image_tokenizer
 
 MANIFEST = "manifest.json"
 SHARDS = "shards"
@@ -127,22 +125,6 @@ def pictures_of(rows: Dataset) -> UInt8[Tensor, "n c h w"]:
     return torch.stack([torch.from_numpy(np.array(row["image"])).permute(2, 0, 1) for row in rows])  # type: ignore[index]
 
 
-def load_image_tokenizer(folder: Path | str) -> VQVAE:
-    """A trained VQ-VAE. Raises UserError for a folder that holds none."""
-    if not (Path(folder) / "model.safetensors").exists():
-        raise UserError(f"{folder} holds no finished image tokenizer; train one there with scripts/train_vq.py.")
-    return VQVAE.from_pretrained(str(folder)).eval()
-
-
-def require_match(found_what: str, found: str | None, expected_what: str, expected: str) -> None:
-    """Raises UserError naming the two things whose fingerprints disagree."""
-    if found != expected:
-        raise UserError(
-            f"{found_what} {found}, but {expected_what} {expected}; they do not belong together. "
-            "Use the parts of one run, or prepare the data anew."
-        )
-
-
 def _require_files(paths: Iterable[Path]) -> None:
     if missing := [path for path in paths if not path.is_file()]:
         raise UserError(
@@ -166,9 +148,3 @@ def _verify(folder: Path, shards: list[dict[str, Any]]) -> None:
                     f"{expected[path][:16]}... Copy it anew, or remove {path.parent} and {MANIFEST} and run "
                     "prepare_data.py with --resume."
                 )
-
-
-def checksum_of(path: Path) -> str:
-    """SHA-256 of a file, as `sha256sum` prints it."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from data_prep.vocabulary import Vocabulary
-from training.errors import UserError
+from vqlm.data_prep.vocabulary import Vocabulary
+from vqlm.training.errors import UserError
 
 TEXT = "text"
 

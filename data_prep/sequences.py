@@ -15,11 +15,9 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-
-from data_prep.batching import PackShape
-from data_prep.bpe_dropout import BPEDropout
-from data_prep.vocabulary import Vocabulary
-from training.errors import UserError
+from vqlm.data_prep.bpe_dropout import BPEDropout
+from vqlm.data_prep.settings import SequenceConfig
+from vqlm.data_prep.vocabulary import Vocabulary
 
 IGNORED = -100
 LONGER = 32  # ids by which a pack or its texts grow when they must, so that shapes are few
@@ -27,30 +25,32 @@ ROW_OVERHEAD = 3  # bos boi eoi, which a row is read with beside its caption and
 
 
 @dataclass
-class SequenceConfig:
-    """What is left out of or changed in a row before the model sees it. None of it touches the codes' targets.
+class PackShape:
+    """The shape of every batch of a run.
 
-    Args:
-        caption_dropout: share of rows without a caption; they teach the unconditional picture that guidance needs.
-            Drawn where batches are (`PackedBatches`), whose packs it shortens.
-        captioning: share of rows whose picture comes before the caption; they teach to describe a picture.
-        interleaved: share of the packs whose rows are one document, each read with all that stand before it.
-        word_dropout: share of the words left out of a caption.
-        code_noise: each row draws a rate up to this; that share of its input codes is replaced by random ones.
-        bpe_dropout: share of the merges left out while a caption is split into tokens.
+    pack_length: ids of a pack. packs: packs of a batch. max_rows: rows that fit into one. longest_caption: in ids.
+    row_overhead: ids of a row beside its caption, `tokens_per_image` codes among them.
     """
 
-    caption_dropout: float = 0.1
-    captioning: float = 0.0
-    interleaved: float = 0.0
-    word_dropout: float = 0.0
-    code_noise: float = 0.5
-    bpe_dropout: float = 0.0
+    pack_length: int
+    packs: int
+    max_rows: int
+    longest_caption: int
+    row_overhead: int
+    tokens_per_image: int
 
-    def __post_init__(self):
-        for name, value in vars(self).items():
-            if not 0 <= value <= 1:
-                raise UserError(f"{name} must lie in [0, 1], found {value}.")
+    @property
+    def code_places(self) -> int:
+        """Places of a batch that predict codes, at most."""
+        return self.packs * self.max_rows * self.tokens_per_image
+
+    @property
+    def text_places(self) -> int:
+        """Places of a batch that predict anything else, at most."""
+        others = self.row_overhead - self.tokens_per_image + self.longest_caption
+        return self.packs * max(
+            min(self.pack_length - rows * self.tokens_per_image, rows * others) for rows in range(1, self.max_rows + 1)
+        )
 
 
 @dataclass

@@ -4,8 +4,8 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from data_prep.rows import Unusable
-from training.errors import UserError
+from vqlm.data_prep.rows import Unusable
+from vqlm.training.errors import UserError
 
 SHOWN = 3
 

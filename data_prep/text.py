@@ -1,44 +1,13 @@
 """The text half of the vocabulary: a BPE trained on the captions, or the tokenizer of a pretrained language model."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from typing import Literal
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
-
-from training.errors import UserError
+from vqlm.data_prep.settings import TextConfig
+from vqlm.training.errors import UserError
 
 PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
-
-
-@dataclass(frozen=True)
-class TextConfig:
-    """How captions become ids.
-
-    Args:
-        size: at most so many text ids.
-        byte_level: BPE over bytes, which can write any text; else over the characters that occur in the captions.
-        normalization: Unicode form that captions are brought to, nfc, nfkc, or none.
-        lowercase: whether capitals are written small.
-        pretrained: folder or hub name of a causal language model whose tokenizer is taken instead of all this.
-    """
-
-    size: int = 1500
-    byte_level: bool = True
-    normalization: Literal["nfc", "nfkc", "none"] = "nfc"
-    lowercase: bool = False
-    pretrained: str | None = None
-
-    def __post_init__(self):
-        if self.pretrained is None:
-            return
-        for field in fields(self):
-            if field.name != "pretrained" and getattr(self, field.name) != field.default:
-                raise UserError(
-                    f"text.{field.name} has no effect on the tokenizer of text.pretrained {self.pretrained!r}; leave "
-                    "one of the two out."
-                )
 
 
 def build_text_tokenizer(captions: Iterable[str], config: TextConfig) -> PreTrainedTokenizerBase:

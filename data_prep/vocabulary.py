@@ -19,10 +19,10 @@ from jaxtyping import Int
 from tokenizers import AddedToken, Tokenizer
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
-
-from data_prep.text import TextConfig, build_text_tokenizer
-from training.errors import UserError
-from training.files import read_json, write_json
+from vqlm.data_prep.settings import TextConfig
+from vqlm.data_prep.text import build_text_tokenizer
+from vqlm.training.errors import UserError
+from vqlm.training.files import read_json, write_json
 
 RANGES_FILE = "vocabulary.json"
 # Of the range of an image tokenizer's codes, by its number of spatial dimensions.

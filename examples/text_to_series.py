@@ -12,9 +12,8 @@ from collections import Counter
 
 import numpy as np
 import torch
-
-from data_prep import load_collection
-from lm import TextToImagePipeline
+from vqlm.data_prep import load_collection
+from vqlm.lm import TextToImagePipeline
 
 SHOWN = 4
 

@@ -1,50 +1,17 @@
 """The language model: a stock transformers architecture over the merged vocabulary."""
 
 import inspect
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, Cache, PreTrainedModel
-
-from data_prep.vocabulary import Vocabulary
-from training.errors import UserError
+from vqlm.data_prep.vocabulary import Vocabulary
+from vqlm.lm.settings import LanguageModelConfig
+from vqlm.training.errors import UserError
 
 LONG = 1024  # ids of a pack, from which on explicit attention wins nothing
-
-
-@dataclass
-class LanguageModelConfig:
-    """Size and kind of the language model.
-
-    Args:
-        architecture: a `model_type` that `AutoModelForCausalLM` knows, such as llama, qwen3 or gpt2.
-        hidden_size: width of the residual stream.
-        intermediate_size: width inside a feed-forward block.
-        num_hidden_layers: decoder layers.
-        num_attention_heads: attention heads a layer, each of hidden_size / num_attention_heads channels.
-        tie_word_embeddings: whether one matrix serves as input and output embedding.
-        extra: further settings of the architecture's own configuration class.
-    """
-
-    architecture: str = "llama"
-    hidden_size: int = 256
-    intermediate_size: int = 640
-    num_hidden_layers: int = 6
-    num_attention_heads: int = 4
-    tie_word_embeddings: bool = True
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self):
-        if self.hidden_size % self.num_attention_heads:
-            raise UserError(
-                f"model.hidden_size {self.hidden_size} must be divisible by model.num_attention_heads "
-                f"{self.num_attention_heads}."
-            )
-        if clash := sorted({*vars(self), "vocab_size", "max_position_embeddings"} & set(self.extra)):
-            raise UserError(f"model.extra must not hold {clash[0]}; it follows from the other settings.")
 
 
 def build_language_model(config: LanguageModelConfig, vocabulary: Vocabulary, max_length: int) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""From prompts to pictures with a finished model folder, whose files `lm.folder` knows."""
+"""From prompts to pictures with a finished model folder, whose files `vqlm.lm.model_folder.finished_model` knows."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -10,22 +10,21 @@ from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
-
-from data_prep.vocabulary import Vocabulary
-from lm.captioning import draw_captions
-from lm.decoding import UNKNOWN, Generators, draw_codes, generators_of, require_finite
-from lm.folder import FinishedModel, load_finished, push_finished, save_finished
-from lm.inpainting import code_mask, fill_codes
-from lm.likelihood import caption_log_likelihoods, code_log_likelihoods
-from lm.parts import local_folder
-from lm.pictures import Pictures, decode_pictures, decode_pixel_values, encode_pictures
-from lm.prompts import checked_prompt_ids, listed, one_each, one_line, require_prompts
-from lm.reranking import most_agreed
-from lm.sampling import SamplingConfig
-from lm.speculative import draw_speculatively
-from training.errors import UserError
-from training.machine import best_device, usable_device
-from vq import VQVAE
+from vqlm.data_prep.vocabulary import Vocabulary
+from vqlm.lm.decoding.captioning import draw_captions
+from vqlm.lm.decoding.draw import UNKNOWN, Generators, draw_codes, generators_of, require_finite
+from vqlm.lm.decoding.inpainting import code_mask, fill_codes
+from vqlm.lm.decoding.likelihood import caption_log_likelihoods, code_log_likelihoods
+from vqlm.lm.decoding.reranking import most_agreed
+from vqlm.lm.decoding.speculative import draw_speculatively
+from vqlm.lm.model_folder.finished_model import FinishedModel, load_finished, push_finished, save_finished
+from vqlm.lm.model_folder.image_codes import Pictures, decode_pictures, decode_pixel_values, encode_pictures
+from vqlm.lm.model_folder.prompts import checked_prompt_ids, listed, one_each, one_line, require_prompts
+from vqlm.lm.model_folder.tokenizers import local_folder
+from vqlm.lm.settings import SamplingConfig
+from vqlm.training.errors import UserError
+from vqlm.training.machine import best_device, usable_device
+from vqlm.vq import VQVAE
 
 OnCodes = Callable[[int, Tensor], None]
 
@@ -56,7 +55,7 @@ class TextToImagePipeline:
 
     `sampling` holds the defaults that the folder was saved with; every call can override each of them.
     `can_caption` is whether the model was trained on rows whose picture comes before the caption. `trained_on` and
-    `figures` are what the model card says, see `lm.folder.FinishedModel`.
+    `figures` are what the model card says, see `vqlm.lm.model_folder.finished_model.FinishedModel`.
     """
 
     def __init__(
@@ -118,8 +117,8 @@ class TextToImagePipeline:
         drawn at a time, fewer where memory is short; `callback(step, codes)` gets their codes (B, step + 1) after every
         step, see `decode_partial`. `compile` builds the step by torch.compile, in every process: for hundreds of
         pictures on a CPU. `quantize` "int8" multiplies with int8 weights: for large models on a CPU, with `compile`.
-        `speculative` codes, 8 for example, are guessed and read together (`lm.speculative`): for few pictures, drawn
-        one by one. For the other arguments see `SamplingConfig`; what is not given is the folder's default.
+        `speculative` codes, 8 for example, are guessed and read together (`lm.decoding.speculative`): for few pictures,
+        drawn one by one. For the other arguments see `SamplingConfig`; what is not given is the folder's default.
         """
         settings = self._settings(
             guidance_scale=guidance_scale, guidance_schedule=guidance_schedule, temperature=temperature,
@@ -192,8 +191,8 @@ class TextToImagePipeline:
         """Draw what lies under `mask` anew: a picture, white where to draw, or bool (H, W), for all pictures.
 
         A code is drawn again if any of its pixels is masked; the others stay. Of `candidates` fillings the one is
-        kept that makes the codes behind the hole likeliest (`lm.inpainting`). Its limits: codes beside the hole were
-        made by an encoder that saw into it, and a hole that takes most of the picture needs more candidates.
+        kept that makes the codes behind the hole likeliest (`lm.decoding.inpainting`). Its limits: codes beside the
+        hole were made by an encoder that saw into it, and a hole that takes most of the picture needs more candidates.
         Raises UserError for a mask of another shape, or that is empty.
         """
         codes, grid = self.encode(image), self._grid()
@@ -249,7 +248,7 @@ class TextToImagePipeline:
     def best_of(
         self, codes: Int[Tensor, "b n *code_shape"], prompts: str | Sequence[str | None]
     ) -> Int[Tensor, "b *code_shape"]:
-        """Of n pictures of each prompt the one that `rerank` keeps (`lm.reranking`); codes may be flat too."""
+        """Of n pictures of each prompt the one that `rerank` keeps (`lm.decoding.reranking`); codes may be flat too."""
         self._require_captions("rerank")
         texts = one_each(prompts, len(codes), "prompts")
         require_prompts(texts)
@@ -371,7 +370,7 @@ class TextToImagePipeline:
     # Files
 
     def save_pretrained(self, folder: Path | str) -> None:
-        """Write the finished model folder; see `lm.folder` for what it holds."""
+        """Write the finished model folder; see `vqlm.lm.model_folder.finished_model` for what it holds."""
         save_finished(self._finished(), Path(folder))
 
     def push_to_hub(

@@ -6,10 +6,10 @@ python scripts/caption.py --model runs/model --image picture.png --output metada
 import json
 from pathlib import Path
 
-from data_prep.pictures import open_picture
-from lm import TextToImagePipeline
-from training.cli import run_script, script_parser
-from training.errors import UserError
+from vqlm.data_prep.picture_files import open_picture
+from vqlm.lm import TextToImagePipeline
+from vqlm.training.cli import run_script, script_parser
+from vqlm.training.errors import UserError
 
 
 def main(arguments: list[str] | None = None) -> None:

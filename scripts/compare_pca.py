@@ -8,14 +8,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-
-from data_prep import DATA_HELP, load_collection, load_image_tokenizer, load_pictures
-from training.cli import run_script, script_parser
-from training.errors import UserError
-from training.files import require_empty, write_json
-from vq import picture_grid, to_pixel_values
-from vq.metrics import psnr
-from vq.pca import PCA
+from vqlm.data_prep import DATA_HELP, load_collection, load_pictures
+from vqlm.training.cli import run_script, script_parser
+from vqlm.training.errors import UserError
+from vqlm.training.files import require_empty, write_json
+from vqlm.vq import load_image_tokenizer, picture_grid, to_pixel_values
+from vqlm.vq.metrics import psnr
+from vqlm.vq.pca import PCA
 
 COLUMNS = 12
 SHARES_OF_BITS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)

@@ -11,10 +11,10 @@ import sys
 import time
 from pathlib import Path
 
-from training.cli import run_script, script_parser
-from training.files import read_json
-from training.machine import describe_machine
-from training.progress import format_seconds
+from vqlm.training.cli import run_script, script_parser
+from vqlm.training.files import read_json
+from vqlm.training.machine import describe_machine
+from vqlm.training.progress import format_seconds
 
 SCRIPTS = Path(__file__).parent
 CONFIGS = SCRIPTS.parent / "configs"

@@ -5,13 +5,13 @@ python scripts/evaluate.py --model runs/model --data runs/data --output runs/eva
 
 from pathlib import Path
 
-from data_prep import PreparedSet
-from lm import TextToImagePipeline
-from lm.directions import evaluate_directions
-from lm.folder import record_figures
-from lm.report import evaluate, require_no_other, write_report
-from training.cli import run_script, script_parser
-from training.errors import UserError
+from vqlm.data_prep import PreparedSet
+from vqlm.lm import TextToImagePipeline
+from vqlm.lm.evaluate.other_tasks import evaluate_directions
+from vqlm.lm.evaluate.report import evaluate, require_no_other, write_report
+from vqlm.lm.model_folder.finished_model import record_figures
+from vqlm.training.cli import run_script, script_parser
+from vqlm.training.errors import UserError
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import torch
 from jsonargparse import Namespace
-
-from data_prep.pictures import open_picture
-from lm import TextToImagePipeline
-from training.cli import run_script, script_parser
-from training.errors import UserError
-from vq.pictures import picture_grid, to_pil
+from vqlm.data_prep.picture_files import open_picture
+from vqlm.lm import TextToImagePipeline
+from vqlm.training.cli import run_script, script_parser
+from vqlm.training.errors import UserError
+from vqlm.vq.pixels import picture_grid, to_pil
 
 
 def main(arguments: list[str] | None = None) -> None:

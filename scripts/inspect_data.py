@@ -7,13 +7,13 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from data_prep import DATA_HELP, CollectionConfig, TextConfig, Vocabulary, load_collection
-from data_prep.inspection import findings, inspect_collection, page
-from data_prep.sheets import sample_sheet
-from training.cli import run_script, script_parser, values_of
-from training.errors import UserError
-from training.files import require_empty
-from vq import to_pixel_values
+from vqlm.data_prep import DATA_HELP, CollectionConfig, TextConfig, Vocabulary, load_collection
+from vqlm.data_prep.inspection import findings, inspect_collection, page
+from vqlm.data_prep.sheets import sample_sheet
+from vqlm.training.cli import run_script, script_parser, values_of
+from vqlm.training.errors import UserError
+from vqlm.training.files import require_empty
+from vqlm.vq import to_pixel_values
 
 
 def main(arguments: list[str] | None = None) -> None:

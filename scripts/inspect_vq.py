@@ -7,12 +7,13 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 
-from data_prep import DATA_HELP, CollectionConfig, load_collection, load_image_tokenizer, load_pictures
-from training.cli import run_script, script_parser, values_of
-from training.errors import UserError
-from training.files import require_empty
-from vq.inspection import findings, inspect_tokenizer
-from vq.inspection_page import write_page
+from vqlm.data_prep import DATA_HELP, CollectionConfig, load_collection, load_pictures
+from vqlm.training.cli import run_script, script_parser, values_of
+from vqlm.training.errors import UserError
+from vqlm.training.files import require_empty
+from vqlm.vq import load_image_tokenizer
+from vqlm.vq.inspection import findings, inspect_tokenizer
+from vqlm.vq.inspection_page import write_page
 
 
 def main(arguments: list[str] | None = None) -> None:

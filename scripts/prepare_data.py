@@ -7,19 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from accelerate import PartialState
-
-from data_prep import (
-    DATA_HELP,
-    CollectionConfig,
-    TextConfig,
-    ViewConfig,
-    Vocabulary,
-    load_collection,
-    load_image_tokenizer,
-    prepare,
-)
-from training.cli import run_script, script_parser, values_of
-from training.errors import UserError
+from vqlm.data_prep import DATA_HELP, CollectionConfig, TextConfig, ViewConfig, Vocabulary, load_collection, prepare
+from vqlm.training.cli import run_script, script_parser, values_of
+from vqlm.training.errors import UserError
+from vqlm.vq import load_image_tokenizer
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -9,13 +9,12 @@ model has learned the distribution of whole pictures (van den Oord et al. 2017, 
 from pathlib import Path
 
 import torch
-
-from data_prep import PreparedSet
-from lm import TextToImagePipeline
-from lm.gallery import decode_flat
-from training.cli import run_script, script_parser
-from training.errors import UserError
-from vq.pictures import picture_grid
+from vqlm.data_prep import PreparedSet
+from vqlm.lm import TextToImagePipeline
+from vqlm.lm.evaluate.gallery import decode_flat
+from vqlm.training.cli import run_script, script_parser
+from vqlm.training.errors import UserError
+from vqlm.vq.pixels import picture_grid
 
 CODES_AT_ONCE = 65_536  # pictures whose codes are counted at a time
 

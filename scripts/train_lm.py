@@ -5,10 +5,11 @@ python scripts/train_lm.py --data runs/data --output runs/model --max-minutes 5
 
 from pathlib import Path
 
-from data_prep import PreparedSet, SequenceConfig
-from lm import LanguageModelConfig, SamplingConfig
-from lm.train import LMTrainingConfig, train_lm
-from training.cli import run_script, script_parser, values_of
+from vqlm.data_prep import PreparedSet, SequenceConfig
+from vqlm.lm import LanguageModelConfig, SamplingConfig
+from vqlm.lm.settings import LMTrainingConfig
+from vqlm.lm.train.loop import train_lm
+from vqlm.training.cli import run_script, script_parser, values_of
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -5,11 +5,12 @@ python scripts/train_vq.py --data openmoji --output runs/vq --max-minutes 3
 
 from pathlib import Path
 
-from data_prep import DATA_HELP, CollectionConfig, load_collection, load_pictures
-from training.cli import find_setting, run_script, script_parser, values_of
-from vq import NetworkConfig, VQVAEConfig
-from vq.quantizers import quantizer_config_type
-from vq.train import VQTrainingConfig, train_vq
+from vqlm.data_prep import DATA_HELP, CollectionConfig, load_collection, load_pictures
+from vqlm.training.cli import find_setting, run_script, script_parser, values_of
+from vqlm.vq import NetworkConfig, VQVAEConfig
+from vqlm.vq.quantizers.settings import quantizer_config_type
+from vqlm.vq.settings import VQTrainingConfig
+from vqlm.vq.train import train_vq
 
 
 def main(arguments: list[str] | None = None) -> None:

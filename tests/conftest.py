@@ -3,7 +3,7 @@
 from jaxtyping import config, install_import_hook
 
 # Before anything of ours is imported: from here on a wrong shape or type in a signature fails the test.
-install_import_hook(["vq", "data_prep", "lm", "training"], "beartype.beartype")
+install_import_hook(["vqlm"], "beartype.beartype")
 
 import csv  # noqa: E402
 import os  # noqa: E402
@@ -13,8 +13,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from accelerate.state import AcceleratorState, GradientState  # noqa: E402
 from PIL import Image, ImageDraw  # noqa: E402
-
-from vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig  # noqa: E402
+from vqlm.vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig  # noqa: E402
 
 # transformers gives its configurations an __init__ that also takes keys that are no fields, such as model_type in a
 # config.json; the hook's check of a dataclass would refuse them.

@@ -42,7 +42,7 @@ def imported_packages(source: str) -> set[str]:
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             names.append(node.module)
-    return {name.split(".")[0] for name in names} & ALLOWED.keys()
+    return {part for name in names for part in name.split(".")[1:2] if name.startswith("vqlm.")} & ALLOWED.keys()
 
 
 def modules(package: str) -> list[Path]:
@@ -50,7 +50,9 @@ def modules(package: str) -> list[Path]:
 
 
 def test_the_search_sees_every_form_of_import():
-    source = "import os, lm.model\nfrom vq import VQVAE\nfrom . import x\ndef f():\n    from scripts.demo import main\n"
+    source = (
+        "import os, vqlm.lm.model\nfrom vq import VQVAE\nfrom . import x\ndef f():\n    from scripts.demo import main\n"
+    )
     assert imported_packages(source) == {"lm", "vq", "scripts"}
 
 
@@ -59,9 +61,9 @@ def test_data_prep_uses_the_public_side_of_vq():
         node.module
         for path in modules("data_prep")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "vq"
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vqlm.vq")
     }
-    assert modules_of_vq == {"vq"}
+    assert modules_of_vq == {"vqlm.vq"}
 
 
 @pytest.mark.parametrize("package", ALLOWED)
@@ -74,7 +76,7 @@ def test_package_imports_only_what_lies_below_it(package):
 
 def test_importing_changes_neither_random_numbers_nor_environment():
     names = [
-        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        "vqlm." + ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for package in PACKAGES
         for path in modules(package)
     ]

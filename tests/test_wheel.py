@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+ROOMS = ("vq", "data_prep", "lm", "training", "scripts")
 
 
 def test_the_wheel_ships_the_packages_only(tmp_path):
@@ -21,7 +22,10 @@ def test_the_wheel_ships_the_packages_only(tmp_path):
     (wheel,) = tmp_path.glob("vqlm-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     folders = {name.split("/")[0] for name in names if ".dist-info" not in name}
-    assert folders == {"vq", "data_prep", "lm", "training"}
-    modules = {str(path.relative_to(ROOT)) for folder in folders for path in (ROOT / folder).rglob("*.py")}
-    assert modules == {name for name in names if name.endswith(".py")}
+    assert folders == {"vqlm"}
+    modules = {f"vqlm/{path.relative_to(ROOT)}" for room in ROOMS for path in (ROOT / room).rglob("*.py*")}
+    modules |= {"vqlm/__init__.py", "vqlm/__init__.pyi"}
+    assert {name for name in modules if "__pycache__" not in name} == {
+        name for name in names if ".dist-info" not in name
+    }
     assert any(name.endswith("licenses/LICENSE") for name in names)

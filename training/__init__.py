@@ -1,0 +1,1 @@
+"""What both stages share: the training run, its settings, its budget, its checkpoints and its log."""

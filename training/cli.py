@@ -11,8 +11,7 @@ import datasets
 import transformers
 import yaml
 from jsonargparse import ArgumentParser
-
-from training.errors import UserError
+from vqlm.training.errors import UserError
 
 Config = TypeVar("Config")
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from training.errors import UserError
+from vqlm.training.errors import UserError
 
 
 @dataclass(kw_only=True)

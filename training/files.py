@@ -1,11 +1,12 @@
 """JSON files that are either whole or absent, and folders that are not written over."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-from training.errors import UserError
+from vqlm.training.errors import UserError
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -48,3 +49,18 @@ def require_empty(folder: Path) -> None:
         raise UserError(
             f"{folder} already holds files; continue the run in it with --resume, or choose another --output."
         )
+
+
+def require_match(found_what: str, found: str | None, expected_what: str, expected: str) -> None:
+    """Raises UserError naming the two things whose fingerprints disagree."""
+    if found != expected:
+        raise UserError(
+            f"{found_what} {found}, but {expected_what} {expected}; they do not belong together. "
+            "Use the parts of one run, or prepare the data anew."
+        )
+
+
+def checksum_of(path: Path) -> str:
+    """SHA-256 of a file, as `sha256sum` prints it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,8 +6,7 @@ import time
 from pathlib import Path
 
 import torch
-
-from training.errors import UserError
+from vqlm.training.errors import UserError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 

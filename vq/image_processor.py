@@ -1,7 +1,7 @@
 """Pictures of any size and mode -> the pixel values that a VQ-VAE was trained on. The only way there.
 
-Training and preparing data read files in workers of their own (`data_prep.pictures`) with the functions of
-`vq.pictures` that this class calls too, so that both give the same bits.
+Training and preparing data read files in workers of their own (`vqlm.data_prep.picture_files`) with the functions of
+`vqlm.vq.pixels` that this class calls too, so that both give the same bits.
 """
 
 import warnings
@@ -12,12 +12,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import BatchFeature
+from transformers import AutoImageProcessor, BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
-
-from training.errors import UserError
-from vq.config import VQVAEConfig
-from vq.pictures import draft, scale_and_crop, to_pixel_values, to_rgb
+from vqlm.training.errors import UserError
+from vqlm.vq.config import VQVAEConfig
+from vqlm.vq.pixels import draft, scale_and_crop, to_pixel_values, to_rgb
 
 
 class _Settings(TypedDict, total=False):
@@ -124,3 +123,6 @@ def _as_picture(image: Any) -> Image.Image:
             "image tokenizer as they are."
         )
     return Image.fromarray(array.squeeze(-1) if array.shape[2:] == (1,) else array)
+
+
+AutoImageProcessor.register(VQVAEConfig, image_processor_classes={"pil": VQVAEImageProcessor}, exist_ok=True)

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-
-from vq.metrics import CodeUsage, psnr
-from vq.model import VQVAE
-from vq.pictures import to_pixel_values
-from vq.quantizers import FSQConfig, HierarchicalConfig, LFQConfig, QuantizerConfig, VQConfig
-from vq.quantizers.base import as_vectors
+from vqlm.vq.metrics import CodeUsage, psnr
+from vqlm.vq.model import VQVAE
+from vqlm.vq.pixels import to_pixel_values
+from vqlm.vq.quantizers.base import as_vectors
+from vqlm.vq.quantizers.settings import FSQConfig, HierarchicalConfig, LFQConfig, QuantizerConfig, VQConfig
 
 BATCH = 64
 SSIM_SMALLEST_SIDE = 6  # its window of 11 is reflected at the edges

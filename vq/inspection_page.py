@@ -5,10 +5,9 @@ from pathlib import Path
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-
-from vq.inspection import BATCH, Inspection
-from vq.model import VQVAE
-from vq.pictures import picture_grid, to_pixel_values
+from vqlm.vq.inspection import BATCH, Inspection
+from vqlm.vq.model import VQVAE
+from vqlm.vq.pixels import picture_grid, to_pixel_values
 
 CODES_SHOWN, CODES_A_ROW = 256, 32
 WORST_SHOWN = 12

@@ -1,7 +1,6 @@
 """What stage one minimises beside the quantizer's own losses: pixels, features of a network, a patch discriminator."""
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,52 +9,9 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoConfig
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-
-from training.errors import UserError
-from vq.config import NetworkConfig
-from vq.layers import CONV
-
-
-@dataclass
-class LossConfig:
-    """Terms of the reconstruction loss. The defaults are the mean squared error alone.
-
-    Args:
-        reconstruction: "l2", divided by the data's variance, or "l1", divided by its standard deviation.
-        perceptual_weight: weight of the distance between features of the picture and of its reconstruction.
-        perceptual_network: whose features: "lpips" (package lpips, fetches its weights), or the name or folder of any
-            transformers backbone, such as a ResNet.
-        adversarial_weight: weight of what a patch discriminator says, after it has been scaled so that its gradient at
-            the decoder's last layer is as long as that of the other terms (Esser et al. 2021, arXiv 2012.09841).
-        adversarial_start: step at which the discriminator begins, when reconstructions are worth judging.
-        max_adaptive_weight: the scale is clipped to this.
-        discriminator_channels: width of the discriminator's first layer.
-        discriminator_layers: its layers of stride 2; each doubles the size of a patch.
-    """
-
-    reconstruction: Literal["l2", "l1"] = "l2"
-    perceptual_weight: float = 0.0
-    perceptual_network: str | None = None
-    adversarial_weight: float = 0.0
-    adversarial_start: int = 1000
-    max_adaptive_weight: float = 1e4
-    discriminator_channels: int = 64
-    discriminator_layers: int = 2
-
-    def __post_init__(self):
-        if self.reconstruction not in ("l2", "l1"):
-            raise UserError(f"loss.reconstruction must be l2 or l1, found {self.reconstruction!r}.")
-        for name in ("perceptual_weight", "adversarial_weight", "adversarial_start", "max_adaptive_weight"):
-            if getattr(self, name) < 0:
-                raise UserError(f"loss.{name} must be at least 0, found {getattr(self, name)}.")
-        for name in ("discriminator_channels", "discriminator_layers"):
-            if getattr(self, name) < 1:
-                raise UserError(f"loss.{name} must be at least 1, found {getattr(self, name)}.")
-        if self.perceptual_weight and not self.perceptual_network:
-            raise UserError(
-                "loss.perceptual_weight needs loss.perceptual_network: lpips, or the name or folder of a transformers "
-                "backbone."
-            )
+from vqlm.training.errors import UserError
+from vqlm.vq.layers import CONV
+from vqlm.vq.settings import LossConfig, NetworkConfig
 
 
 def reconstruction_loss(kind: str, made: Tensor, pixel_values: Tensor, data_variance: float) -> Float[Tensor, ""]:

@@ -11,16 +11,16 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
-
-from training.errors import UserError
-from training.files import write_notice
-from vq.config import VQVAEConfig, fits
-from vq.image_processor import VQVAEImageProcessor
-from vq.networks import DECODERS, ENCODERS
-from vq.pictures import crop_to_multiple, pad_to_multiple
-from vq.quantizers import build_quantizer
+from vqlm.training.errors import UserError
+from vqlm.training.files import write_notice
+from vqlm.vq.config import VQVAEConfig
+from vqlm.vq.image_processor import VQVAEImageProcessor
+from vqlm.vq.networks import DECODERS, ENCODERS
+from vqlm.vq.pixels import crop_to_multiple, pad_to_multiple
+from vqlm.vq.quantizers.build import build_quantizer
+from vqlm.vq.settings import fits
 
 
 @dataclass
@@ -176,3 +176,14 @@ def _without_padding(made: Tensor, shape: Sequence[int]) -> Tensor:
     for axis, size in enumerate(shape, start=2):
         made = made.narrow(axis, 0, size)
     return made
+
+
+def load_image_tokenizer(folder: Path | str) -> VQVAE:
+    """A trained VQ-VAE. Raises UserError for a folder that holds none."""
+    if not (Path(folder) / "model.safetensors").exists():
+        raise UserError(f"{folder} holds no finished image tokenizer; train one there with scripts/train_vq.py.")
+    return VQVAE.from_pretrained(str(folder)).eval()
+
+
+AutoConfig.register(VQVAEConfig.model_type, VQVAEConfig, exist_ok=True)
+AutoModel.register(VQVAEConfig, VQVAE, exist_ok=True)

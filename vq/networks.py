@@ -4,9 +4,8 @@ Every encoder maps (B, C, *input_shape) to (B, width_out, *code_shape), every de
 """
 
 from torch import nn
-
-from vq.config import NetworkConfig
-from vq.layers import CONV, CONV_TRANSPOSE, PaperResidualBlock, PatchShuffle, ResidualBlock
+from vqlm.vq.layers import CONV, CONV_TRANSPOSE, PaperResidualBlock, PatchShuffle, ResidualBlock
+from vqlm.vq.settings import NetworkConfig
 
 
 def patch_encoder(config: NetworkConfig, width_out: int) -> nn.Sequential:

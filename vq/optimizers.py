@@ -1,13 +1,10 @@
 """The optimizers of a VQ-VAE: Muon for its convolutions, AdamW for all else."""
 
-from typing import Literal
-
 from torch import nn
 from torch.optim import AdamW, Optimizer
+from vqlm.training.muon import Muon
+from vqlm.vq.settings import OptimizerName
 
-from training.muon import Muon
-
-OptimizerName = Literal["muon", "adamw"]
 MATRIX_DIMS = 2
 
 

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-
-from training.errors import UserError
-from vq.nearest import nearest_codes
-from vq.quantizers.vector import kmeans
+from vqlm.training.errors import UserError
+from vqlm.vq.nearest import nearest_codes
+from vqlm.vq.quantizers.vector import kmeans
 
 KMEANS_ITERATIONS = 10
 MAX_COMPONENT_BITS = 10

@@ -1,26 +1,25 @@
 """Training stage one. Takes pictures as tensors; knows nothing of captions or of where pictures come from."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-
-from training.config import TrainingConfig
-from training.errors import UserError
-from training.machine import best_device
-from training.run import Run
-from vq.config import VQVAEConfig
-from vq.inspection import usage_findings
-from vq.losses import Adversary, LossConfig, load_perceptual_network, reconstruction_loss
-from vq.metrics import CodeUsage, psnr
-from vq.model import VQVAE, require_finite
-from vq.optimizers import OptimizerName, build_optimizers
-from vq.pictures import picture_grid, to_pixel_values
+from vqlm.training.errors import UserError
+from vqlm.training.machine import best_device
+from vqlm.training.run import Run
+from vqlm.vq.config import VQVAEConfig
+from vqlm.vq.inspection import usage_findings
+from vqlm.vq.losses import Adversary, load_perceptual_network, reconstruction_loss
+from vqlm.vq.metrics import CodeUsage, psnr
+from vqlm.vq.model import VQVAE, require_finite
+from vqlm.vq.optimizers import build_optimizers
+from vqlm.vq.pixels import picture_grid, to_pixel_values
+from vqlm.vq.settings import VQTrainingConfig
 
 GRID_PICTURES = 12
 # The codebook starts from the codes of this many pictures, or from as many as hold four vectors a code.
@@ -31,26 +30,6 @@ WARN_FROM_SHARE = 0.25
 ROUNDING = 1e-12
 
 PictureTensor = UInt8[Tensor, "_ c *shape"] | Float[Tensor, "_ c *shape"]
-
-
-@dataclass(kw_only=True)
-class VQTrainingConfig(TrainingConfig):
-    """Stage one's own settings.
-
-    Args:
-        optimizer: "muon" for the convolutions, with AdamW for the rest, or "adamw" for all.
-        flip: probability of mirroring a picture left to right.
-        max_shift: pictures are moved by up to this many pixels, their edges repeated.
-        loss: terms of the reconstruction loss.
-    """
-
-    default_steps: ClassVar[int] = 1600
-
-    optimizer: OptimizerName = "muon"
-    learning_rate: float = 5e-3
-    flip: float = 0.0
-    max_shift: int = 0
-    loss: LossConfig = field(default_factory=LossConfig)
 
 
 class Pictures(Dataset):

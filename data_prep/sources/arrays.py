@@ -8,9 +8,8 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
-
-from data_prep.rows import Row, Shard, Unusable, row_or_reason, rows_a_shard
-from training.errors import UserError
+from vqlm.data_prep.rows import Row, Shard, Unusable, row_or_reason, rows_a_shard
+from vqlm.training.errors import UserError
 
 MAX_SPATIAL_DIMS = 3
 

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet
-
-from data_prep.columns import pick_columns
-from data_prep.rows import PICTURE_SUFFIXES, Row, Shard, Unusable, digest_of, row_or_reason, rows_a_shard
-from training.errors import UserError
+from vqlm.data_prep.columns import pick_columns
+from vqlm.data_prep.rows import PICTURE_SUFFIXES, Row, Shard, Unusable, digest_of, row_or_reason, rows_a_shard
+from vqlm.training.errors import UserError
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 FLICKR = ("captions.txt", "captions.csv", "*.token.txt")

@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from importlib.metadata import version
 
 from datasets import Dataset, Features, Image, Value
-
-from data_prep.pictures import draw_svg
-from data_prep.rows import Row, Shard, Unusable, digest_of, row_or_reason, rows_a_shard
-from data_prep.splits import is_held_out
-from training.errors import UserError
+from vqlm.data_prep.picture_files import draw_svg
+from vqlm.data_prep.rows import Row, Shard, Unusable, digest_of, row_or_reason, rows_a_shard
+from vqlm.data_prep.splits import is_held_out
+from vqlm.training.errors import UserError
 
 ATTRIBUTION = (
     "Trained on pictures of OpenMoji (https://openmoji.org), the open-source emoji and icon project, "

@@ -8,10 +8,9 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 from datasets import ClassLabel, Dataset, DatasetDict, Image, get_dataset_split_names, load_dataset, load_from_disk
-
-from data_prep.columns import pick_columns
-from data_prep.rows import Row, Shard, Unusable, digest_of, row_or_reason, rows_a_shard
-from training.errors import UserError
+from vqlm.data_prep.columns import pick_columns
+from vqlm.data_prep.rows import Row, Shard, Unusable, digest_of, row_or_reason, rows_a_shard
+from vqlm.training.errors import UserError
 
 BATCH = 64
 KEY_COLUMNS = ("key", "__key__", "id", "file_name")

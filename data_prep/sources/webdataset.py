@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from io import BufferedIOBase
 from pathlib import Path
 
-from data_prep.rows import CAPTION_COLUMNS, PICTURE_SUFFIXES, Row, Shard, Unusable, digest_of, row_or_reason
+from vqlm.data_prep.rows import CAPTION_COLUMNS, PICTURE_SUFFIXES, Row, Shard, Unusable, digest_of, row_or_reason
 
 BLOCK = 512
 

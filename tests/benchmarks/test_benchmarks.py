@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from lm.packed import require_int8
-from training.errors import UserError
+from vqlm.lm.decoding.packed_weights import require_int8
+from vqlm.training.errors import UserError
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from data_prep import Collection, Vocabulary, load_collection
-from vq import VQVAE, VQVAEConfig
+from vqlm.data_prep import Collection, Vocabulary, load_collection
+from vqlm.vq import VQVAE, VQVAEConfig
 
 IMAGE_CODES = 16
 

@@ -6,21 +6,19 @@ from accelerate import skip_first_batches
 from accelerate.data_loader import BatchSamplerShard, SkipBatchSampler
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from torch.utils.data import DataLoader
-
-from data_prep.batching import (
+from vqlm.data_prep.batching import (
     NO_CAPTION,
     CaptionLengths,
     DrawnRow,
     PackedBatches,
     PackedRows,
-    PackShape,
     RowOrder,
     choose_shape,
     pack_rows,
 )
-from data_prep.sequences import ROW_OVERHEAD
-from data_prep.sources.openmoji import captions_by_code_points
-from data_prep.vocabulary import Vocabulary
+from vqlm.data_prep.sequences import ROW_OVERHEAD, PackShape
+from vqlm.data_prep.sources.openmoji import captions_by_code_points
+from vqlm.data_prep.vocabulary import Vocabulary
 
 TOKENS, VIEWS = 4, 2  # codes of a view, views of a picture
 FEATURES = Features(

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from datasets.distributed import split_dataset_by_node
 from PIL import Image
-
-from data_prep import Collection, CollectionConfig, load_collection, load_pictures
-from data_prep.rows import MAX_SHARDS, Row, Shard, Unusable, join_shards, rows_a_shard
-from data_prep.splits import hash_share, is_held_out
-from training.errors import UserError
+from vqlm.data_prep import Collection, CollectionConfig, load_collection, load_pictures
+from vqlm.data_prep.rows import MAX_SHARDS, Row, Shard, Unusable, join_shards, rows_a_shard
+from vqlm.data_prep.splits import hash_share, is_held_out
+from vqlm.training.errors import UserError
 
 NAMES = [f"{number:03}.png" for number in range(300)]
 

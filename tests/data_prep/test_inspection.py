@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-
-from data_prep import load_collection
-from data_prep.inspection import aspect_table, findings, inspect_collection, page, size_summary
-from data_prep.splits import is_held_out
-from training.errors import UserError
+from vqlm.data_prep import load_collection
+from vqlm.data_prep.inspection import aspect_table, findings, inspect_collection, page, size_summary
+from vqlm.data_prep.splits import is_held_out
+from vqlm.training.errors import UserError
 
 SIZE = (16, 16)
 

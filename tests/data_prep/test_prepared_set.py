@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from data_prep import PreparedSet, TextConfig, Vocabulary, load_image_tokenizer, prepare
-from training.errors import UserError
-from training.files import read_json, write_json
-from vq import VQVAE
+from vqlm.data_prep import PreparedSet, TextConfig, Vocabulary, prepare
+from vqlm.training.errors import UserError
+from vqlm.training.files import read_json, write_json
+from vqlm.vq import VQVAE, load_image_tokenizer
 
 TEXT = TextConfig(size=280)
 

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import torch
-
-from data_prep.batching import PackShape
-from data_prep.sequences import IGNORED, ROW_OVERHEAD, RowCollator, SequenceConfig, left_pad, prompt_ids
-from training.errors import UserError
+from vqlm.data_prep.sequences import IGNORED, ROW_OVERHEAD, PackShape, RowCollator, left_pad, prompt_ids
+from vqlm.data_prep.settings import SequenceConfig
+from vqlm.training.errors import UserError
 
 PAD, BOS, EOS, BOI, EOI, FIRST_CODE = 0, 1, 2, 259, 260, 261
 SPACE, A, B = 223, 67, 68

@@ -6,11 +6,10 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-from data_prep import RowCollator, SequenceConfig, TextConfig, Vocabulary
-from data_prep.bpe_dropout import BPEDropout
-from data_prep.segments import Segment, row_of, segments_of
-from training.errors import UserError
+from vqlm.data_prep import RowCollator, SequenceConfig, TextConfig, Vocabulary
+from vqlm.data_prep.bpe_dropout import BPEDropout
+from vqlm.data_prep.segments import Segment, row_of, segments_of
+from vqlm.training.errors import UserError
 
 CAPTIONS = ["red heart", "blue heart", "red square", "blå hjärta", "大きな 心"] * 3
 CODES = {"image": 16}

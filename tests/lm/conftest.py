@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import PreTrainedModel
-
-from data_prep import Collection, PreparedSet, TextConfig, Vocabulary, load_collection, prepare
-from lm import LanguageModelConfig, SamplingConfig, TextToImagePipeline
-from lm.model import build_language_model
-from training.files import write_json
-from vq import VQVAE, VQVAEConfig
+from vqlm.data_prep import Collection, PreparedSet, TextConfig, Vocabulary, load_collection, prepare
+from vqlm.lm import LanguageModelConfig, SamplingConfig, TextToImagePipeline
+from vqlm.lm.model import build_language_model
+from vqlm.training.files import write_json
+from vqlm.vq import VQVAE, VQVAEConfig
 
 NUM_CODES = 16  # the codebook's size; a tiny picture has as many tokens
 MAX_CAPTION_TOKENS = 8

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from lm.evaluation import evaluate_nll
-from lm.packed import require_int8
-from training.errors import UserError
-from training.files import read_json
+from vqlm.lm.decoding.packed_weights import require_int8
+from vqlm.lm.evaluate.metrics import evaluate_nll
+from vqlm.training.errors import UserError
+from vqlm.training.files import read_json
 
 
 @pytest.fixture

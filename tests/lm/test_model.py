@@ -3,10 +3,9 @@
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
-
-from lm import LanguageModelConfig
-from lm.model import add_embedding_dropout, build_language_model, choose_attention
-from training.errors import UserError
+from vqlm.lm import LanguageModelConfig
+from vqlm.lm.model import add_embedding_dropout, build_language_model, choose_attention
+from vqlm.training.errors import UserError
 
 IDS = torch.tensor([[1, 40, 50, 60, 70]])
 

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-
-from data_prep import Vocabulary
-from lm import SamplingConfig, TextToImagePipeline
-from training.errors import UserError
-from training.files import read_json
+from vqlm.data_prep import Vocabulary
+from vqlm.lm import SamplingConfig, TextToImagePipeline
+from vqlm.training.errors import UserError
+from vqlm.training.files import read_json
 
 PROMPTS = ["red square", "a green circle"]
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-
-from training.files import read_json
+from vqlm.training.files import read_json
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_data.py"
 

@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from training.files import read_json
-from vq import VQVAE
+from vqlm.training.files import read_json
+from vqlm.vq import VQVAE
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

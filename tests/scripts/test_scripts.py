@@ -5,16 +5,15 @@ import json
 import numpy as np
 import pytest
 import torch
+import vqlm.lm.train.loop
 import yaml
 from PIL import Image
-
-import lm.train
-from data_prep import collection, load_collection
-from lm import TextToImagePipeline
-from training import machine
-from training.errors import UserError
-from training.files import read_json
-from vq import VQVAE
+from vqlm.data_prep import collection, load_collection
+from vqlm.lm import TextToImagePipeline
+from vqlm.training import machine
+from vqlm.training.errors import UserError
+from vqlm.training.files import read_json
+from vqlm.vq import VQVAE
 
 SCRIPTS = [
     "train_vq",
@@ -196,7 +195,7 @@ def test_the_demo_stopped_between_stages_keeps_what_is_finished(demo, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lm.train, "build_language_model", stop)
+        patch.setattr(vqlm.lm.train.loop, "build_language_model", stop)
         with pytest.raises(KeyboardInterrupt):
             demo()
     finished = {

@@ -4,16 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-from training.cli import run_script, script_parser, values_of
-from training.config import TrainingConfig
-from training.errors import UserError
+from vqlm.training.cli import run_script, script_parser, values_of
+from vqlm.training.config import TrainingConfig
+from vqlm.training.errors import UserError
 
 
 @pytest.fixture(autouse=True)
 def _progress_bars_stay_as_they_are(monkeypatch):
-    monkeypatch.setattr("training.cli.transformers.utils.logging.disable_progress_bar", lambda: None)
-    monkeypatch.setattr("training.cli.datasets.disable_progress_bars", lambda: None)
+    monkeypatch.setattr("vqlm.training.cli.transformers.utils.logging.disable_progress_bar", lambda: None)
+    monkeypatch.setattr("vqlm.training.cli.datasets.disable_progress_bars", lambda: None)
 
 
 def parse(*arguments: str) -> TrainingConfig:

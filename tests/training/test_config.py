@@ -1,10 +1,9 @@
 """The settings that every training run has: its budget, and what it refuses."""
 
 import pytest
-
-from training.config import TrainingConfig
-from training.errors import UserError
-from vq.train import VQTrainingConfig
+from vqlm.training.config import TrainingConfig
+from vqlm.training.errors import UserError
+from vqlm.vq.settings import VQTrainingConfig
 
 
 @pytest.mark.parametrize("kind", [TrainingConfig, VQTrainingConfig])

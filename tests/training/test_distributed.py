@@ -1,8 +1,7 @@
 """Without a process group both collectives are the identity; with one, see tests/vq/test_processes.py."""
 
 import torch
-
-from training.distributed import gather_rows, sum_over_processes
+from vqlm.training.distributed import gather_rows, sum_over_processes
 
 
 def test_alone_the_sum_and_the_rows_are_one_s_own():

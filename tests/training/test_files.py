@@ -4,9 +4,8 @@ import json
 import os
 
 import pytest
-
-from training.errors import UserError
-from training.files import read_json, require_empty, require_same_settings, write_json, write_notice
+from vqlm.training.errors import UserError
+from vqlm.training.files import read_json, require_empty, require_same_settings, write_json, write_notice
 
 
 def test_json_there_and_back(tmp_path):

@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-
-from training.config import TrainingConfig
-from training.errors import UserError
-from training.run import MAX_SKIPPED_IN_A_ROW, Run
+from vqlm.training.config import TrainingConfig
+from vqlm.training.errors import UserError
+from vqlm.training.run import MAX_SKIPPED_IN_A_ROW, Run
 
 
 @pytest.fixture

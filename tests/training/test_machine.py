@@ -4,10 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-
-import training.machine
-from training.compiling import compile_failure
-from training.machine import describe_machine, is_bf16_fast, keep_freed_memory, matrix_peak, return_freed_memory
+import vqlm.training.machine
+from vqlm.training.compiling import compile_failure
+from vqlm.training.machine import describe_machine, is_bf16_fast, keep_freed_memory, matrix_peak, return_freed_memory
 
 CPU = torch.device("cpu")
 
@@ -17,7 +16,9 @@ def test_the_peak_is_a_rate_that_a_processor_can_have():
 
 
 def test_the_machine_is_described(monkeypatch):
-    monkeypatch.setattr(training.machine, "matrix_peak", lambda dtype, *_: 12.6 if dtype == torch.bfloat16 else 34.4)
+    monkeypatch.setattr(
+        vqlm.training.machine, "matrix_peak", lambda dtype, *_: 12.6 if dtype == torch.bfloat16 else 34.4
+    )
     machine = describe_machine()
     assert list(machine) == ["processor", "threads", "device", "bf16_gflops", "fp32_gflops", "python", "torch"]
     assert (machine["bf16_gflops"], machine["fp32_gflops"]) == (13, 34)
@@ -51,23 +52,25 @@ def test_an_older_glibc_keeps_what_it_can(monkeypatch, most, taken):
     kept = {}
 
     def mallopt(name, value):
-        if name == training.machine.M_MMAP_THRESHOLD and value > most:
+        if name == vqlm.training.machine.M_MMAP_THRESHOLD and value > most:
             return 0
         kept[name] = value
         return 1
 
-    monkeypatch.setattr(training.machine, "_glibc", lambda: SimpleNamespace(mallopt=mallopt))
+    monkeypatch.setattr(vqlm.training.machine, "_glibc", lambda: SimpleNamespace(mallopt=mallopt))
     keep_freed_memory()
-    assert kept == {training.machine.M_MMAP_THRESHOLD: taken, training.machine.M_TRIM_THRESHOLD: 2**31 - 1}
+    assert kept == {vqlm.training.machine.M_MMAP_THRESHOLD: taken, vqlm.training.machine.M_TRIM_THRESHOLD: 2**31 - 1}
 
 
 def test_freed_memory_is_returned_or_nobody_is_asked(monkeypatch):
     returned = []
     with monkeypatch.context() as patched:
-        patched.setattr(training.machine, "_glibc", lambda: SimpleNamespace(malloc_trim=returned.append))
+        patched.setattr(vqlm.training.machine, "_glibc", lambda: SimpleNamespace(malloc_trim=returned.append))
         return_freed_memory()
     assert returned == [0]
-    monkeypatch.setattr(training.machine.platform, "libc_ver", lambda: ("", ""))
-    monkeypatch.setattr(training.machine.ctypes, "CDLL", lambda _name: pytest.fail("asked of a libc that is not glibc"))
+    monkeypatch.setattr(vqlm.training.machine.platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(
+        vqlm.training.machine.ctypes, "CDLL", lambda _name: pytest.fail("asked of a libc that is not glibc")
+    )
     return_freed_memory()
     keep_freed_memory()

@@ -3,14 +3,13 @@
 import pytest
 import torch
 from torch import nn
-
-from training.muon import Muon, orthogonalize
+from vqlm.training.muon import Muon, orthogonalize
 
 
 @pytest.mark.parametrize("most", [1, 70, 2**23])
 def test_weights_move_as_torchs_muon_moves_each_matrix(monkeypatch, most):
-    monkeypatch.setattr("training.muon.MOST_AT_ONCE", most)
-    monkeypatch.setattr("training.muon.NEWTON_SCHULZ", [(3.4445, -4.7750, 2.0315)] * 5)  # torch's
+    monkeypatch.setattr("vqlm.training.muon.MOST_AT_ONCE", most)
+    monkeypatch.setattr("vqlm.training.muon.NEWTON_SCHULZ", [(3.4445, -4.7750, 2.0315)] * 5)  # torch's
     shapes = [(6, 5), (6, 5), (5, 6), (7, 45), (7, 5, 3, 3), (9, 7, 2), (9, 14), (6, 5)]
     weights = [nn.Parameter(torch.randn(shape)) for shape in shapes]
     matrices = [nn.Parameter(weight.detach().flatten(1).clone()) for weight in weights]

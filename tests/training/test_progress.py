@@ -1,8 +1,7 @@
 """How a run's progress reads, and how often it is said."""
 
 import pytest
-
-from training.progress import Progress, format_seconds
+from vqlm.training.progress import Progress, format_seconds
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import vqlm.training.run
 from torch import nn
 from torch.utils.data import DataLoader
-
-import training.run
-from training.config import TrainingConfig
-from training.errors import UserError
-from training.run import Interrupted, Run, schedule
+from vqlm.training.config import TrainingConfig
+from vqlm.training.errors import UserError
+from vqlm.training.run import Interrupted, Run, schedule
 
 ROWS = 6
 
@@ -108,7 +107,7 @@ def test_steps_end_the_batches(make_run):
 
 
 def test_minutes_end_the_batches(make_run, monkeypatch):
-    monkeypatch.setattr(training.run, "time", SimpleNamespace(monotonic=itertools.count().__next__))  # 1 s a look
+    monkeypatch.setattr(vqlm.training.run, "time", SimpleNamespace(monotonic=itertools.count().__next__))  # 1 s a look
     run = make_run(max_minutes=0.1)
     loader = run.prepare(make_parts()[2])
     assert len(list(run.batches(loader))) == 6
@@ -156,7 +155,7 @@ def test_a_step_by_hand(make_run, steps_done, max_grad_norm, weight):
 
 @pytest.mark.parametrize(("fast", "precision"), [(True, "bf16"), (False, "no")])
 def test_automatic_precision_is_bf16_where_it_is_fast(make_run, monkeypatch, fast, precision):
-    monkeypatch.setattr(training.run, "is_bf16_fast", lambda device: fast)
+    monkeypatch.setattr(vqlm.training.run, "is_bf16_fast", lambda device: fast)
     assert make_run(mixed_precision="auto").accelerator.mixed_precision == precision
 
 
@@ -244,7 +243,7 @@ def test_a_crash_between_two_checkpoints_leaves_one_to_continue(make_run, monkey
 
 
 def test_checkpoints_are_made_as_time_passes(make_run, monkeypatch):
-    monkeypatch.setattr(training.run, "time", SimpleNamespace(monotonic=itertools.count().__next__))  # 1 s a look
+    monkeypatch.setattr(vqlm.training.run, "time", SimpleNamespace(monotonic=itertools.count().__next__))  # 1 s a look
     run = make_run(max_steps=7, checkpoint_minutes=0.05)
     steps = []
     monkeypatch.setattr(

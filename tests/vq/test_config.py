@@ -1,10 +1,9 @@
 """What a VQ-VAE's settings refuse, what follows from them, and that they survive a file."""
 
 import pytest
-
-from training.errors import UserError
-from vq import NetworkConfig, VQConfig, VQVAEConfig
-from vq.config import fits
+from vqlm.training.errors import UserError
+from vqlm.vq import NetworkConfig, VQConfig, VQVAEConfig
+from vqlm.vq.settings import fits
 
 
 def test_shapes_follow_from_the_settings():

@@ -7,13 +7,12 @@ import pytest
 import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
-
-from data_prep import CollectionConfig, ViewConfig
-from data_prep.decoding import decode_rows
-from data_prep.rows import Row
-from training.errors import UserError
-from training.files import read_json
-from vq import VQVAE, NetworkConfig, VQVAEConfig, VQVAEImageProcessor, to_pixel_values
+from vqlm.data_prep import CollectionConfig, ViewConfig
+from vqlm.data_prep.loading import decode_rows
+from vqlm.data_prep.rows import Row
+from vqlm.training.errors import UserError
+from vqlm.training.files import read_json
+from vqlm.vq import VQVAE, NetworkConfig, VQVAEConfig, VQVAEImageProcessor, to_pixel_values
 
 HEIGHT, WIDTH, BACKGROUND = 12, 8, "#20c0ff"
 # Of each mode and format one that is not in RGB of the right size, and a JPEG large enough to be decoded as a draft.

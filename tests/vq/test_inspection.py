@@ -8,8 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-
-from vq import (
+from vqlm.vq import (
     VQVAE,
     FSQConfig,
     GroupedConfig,
@@ -21,7 +20,7 @@ from vq import (
     VQVAEConfig,
     to_pixel_values,
 )
-from vq.inspection import (
+from vqlm.vq.inspection import (
     Inspection,
     findings,
     inspect_tokenizer,
@@ -30,8 +29,8 @@ from vq.inspection import (
     unused_since,
     usage_findings,
 )
-from vq.inspection_page import commonest_neighborhood, write_page
-from vq.metrics import psnr
+from vqlm.vq.inspection_page import commonest_neighborhood, write_page
+from vqlm.vq.metrics import psnr
 
 VQ = VQConfig(codebook_size=16, codebook_dim=4)
 

@@ -7,19 +7,18 @@ import pytest
 import torch
 from torch import nn
 from transformers import ResNetBackbone, ResNetConfig
-
-from training.errors import UserError
-from vq import VQVAE, NetworkConfig, VQVAEConfig
-from vq.losses import (
+from vqlm.training.errors import UserError
+from vqlm.vq import VQVAE, NetworkConfig, VQVAEConfig
+from vqlm.vq.losses import (
     Adversary,
     FeatureDistance,
-    LossConfig,
     PatchDiscriminator,
     adaptive_weight,
     last_weight,
     load_perceptual_network,
     reconstruction_loss,
 )
+from vqlm.vq.settings import LossConfig
 
 
 @pytest.mark.parametrize(

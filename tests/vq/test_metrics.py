@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 from jaxtyping import TypeCheckError
-
-from vq.metrics import CodeUsage, psnr
+from vqlm.vq.metrics import CodeUsage, psnr
 
 
 def test_psnr_by_hand():

@@ -5,9 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel
-
-from training.errors import UserError
-from vq import VQVAE, VQConfig, VQVAEConfig
+from vqlm.training.errors import UserError
+from vqlm.vq import VQVAE, VQConfig, VQVAEConfig
 
 
 @pytest.fixture

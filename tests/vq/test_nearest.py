@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-
-from vq import nearest
-from vq.nearest import nearest_codes
+from vqlm.vq import nearest
+from vqlm.vq.nearest import nearest_codes
 
 # Elements of a tile, codes of a tile, codes of a block: one tile, several of rows, several of columns, and both.
 TILINGS = {

@@ -7,11 +7,10 @@ import torch
 import yaml
 from einops import rearrange
 from torch import nn
-
-from vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig
-from vq.layers import UNFOLD, PaperResidualBlock, PatchShuffle
-from vq.networks import paper_decoder, paper_encoder
-from vq.train import VQTrainingConfig
+from vqlm.vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig
+from vqlm.vq.layers import UNFOLD, PaperResidualBlock, PatchShuffle
+from vqlm.vq.networks import paper_decoder, paper_encoder
+from vqlm.vq.settings import VQTrainingConfig
 
 PRESET = Path(__file__).parents[2] / "configs" / "paper" / "vq.yaml"
 

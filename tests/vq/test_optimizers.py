@@ -2,10 +2,9 @@
 
 import pytest
 from torch.optim import AdamW
-
-from training.muon import Muon
-from vq.model import VQVAE
-from vq.optimizers import build_optimizers
+from vqlm.training.muon import Muon
+from vqlm.vq.model import VQVAE
+from vqlm.vq.optimizers import build_optimizers
 
 
 @pytest.mark.parametrize("name", ["muon", "adamw"])

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-
-from training.errors import UserError
-from vq.pca import PCA
+from vqlm.training.errors import UserError
+from vqlm.vq.pca import PCA
 
 
 @pytest.fixture

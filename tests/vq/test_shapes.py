@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-
-from data_prep import load_collection, load_pictures
-from vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig, to_pixel_values
-from vq.metrics import psnr
-from vq.train import VQTrainingConfig, evaluate_reconstruction, train_vq
+from vqlm.data_prep import load_collection, load_pictures
+from vqlm.vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig, to_pixel_values
+from vqlm.vq.metrics import psnr
+from vqlm.vq.settings import VQTrainingConfig
+from vqlm.vq.train import evaluate_reconstruction, train_vq
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

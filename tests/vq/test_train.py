@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import vqlm.vq.train
 from PIL import Image
-
-import vq.train
-from training.errors import UserError
-from training.run import Interrupted, Run
-from vq import VQVAE
-from vq.quantizers.vector import layer_norm
-from vq.train import VQTrainingConfig, augment, evaluate_reconstruction, initialize_codebook, train_vq
+from vqlm.training.errors import UserError
+from vqlm.training.run import Interrupted, Run
+from vqlm.vq import VQVAE
+from vqlm.vq.quantizers.vector import layer_norm
+from vqlm.vq.settings import VQTrainingConfig
+from vqlm.vq.train import augment, evaluate_reconstruction, initialize_codebook, train_vq
 
 CONFIG = VQTrainingConfig(max_steps=8, batch_size=8, mixed_precision="no", log_every=2, eval_every=4)
 
@@ -95,7 +95,7 @@ def test_augmentation_keeps_the_shape(shape):
 def test_codebook_starts_from_encoder_outputs(tiny_vqvae_config, pictures):
     model = VQVAE(tiny_vqvae_config)
     initialize_codebook(model, pictures)
-    z_e = layer_norm(model.encode_continuous(vq.train.to_pixel_values(pictures))).movedim(1, -1).reshape(-1, 4)
+    z_e = layer_norm(model.encode_continuous(vqlm.vq.train.to_pixel_values(pictures))).movedim(1, -1).reshape(-1, 4)
     distance = torch.cdist(model.quantizer.codebook, z_e, compute_mode="donot_use_mm_for_euclid_dist")
     assert distance.min(1).values.max() < 1e-4
     assert evaluate_reconstruction(model, pictures)["held_out_usage"] == 1
@@ -105,7 +105,7 @@ def test_evaluation_measures_what_comes_back(tiny_vqvae, pictures):
     tiny_vqvae.train()
     figures = evaluate_reconstruction(tiny_vqvae, pictures)
     assert tiny_vqvae.training
-    pixel_values = vq.train.to_pixel_values(pictures)
+    pixel_values = vqlm.vq.train.to_pixel_values(pictures)
     codes = tiny_vqvae.encode(pixel_values)
     error = (tiny_vqvae.decode_codes(codes) - pixel_values).square().mean((1, 2, 3))
     assert figures["held_out_psnr_db"] == pytest.approx((10 * (4 / error).log10()).mean().item(), abs=1e-3)
@@ -148,7 +148,7 @@ def test_training_moves_the_codebook(train, tiny_vqvae_config, monkeypatch, code
         initialize_codebook(model, pictures)
         start.append(model.quantizer.codebook.detach().clone())
 
-    monkeypatch.setattr(vq.train, "initialize_codebook", initialize_and_note)
+    monkeypatch.setattr(vqlm.vq.train, "initialize_codebook", initialize_and_note)
     model = train()
     moved = (model.quantizer.codebook - start[0]).abs().amax(1) > 1e-4
     assert moved.any()

@@ -5,14 +5,13 @@ import signal
 
 import pytest
 import torch
+import vqlm.vq.train
 from transformers import ResNetBackbone, ResNetConfig
-
-import vq.train
-from training.errors import UserError
-from training.run import Interrupted, Run
-from vq import VQVAE, VQConfig, to_pixel_values
-from vq.losses import LossConfig
-from vq.train import VQTrainingConfig, check_values, train_vq
+from vqlm.training.errors import UserError
+from vqlm.training.run import Interrupted, Run
+from vqlm.vq import VQVAE, VQConfig, to_pixel_values
+from vqlm.vq.settings import LossConfig, VQTrainingConfig
+from vqlm.vq.train import check_values, train_vq
 
 
 @pytest.fixture
@@ -92,9 +91,9 @@ def test_a_skipped_step_leaves_the_codebook_alone(train, monkeypatch):
 
     monkeypatch.setattr(Run, "step", fail_at_3)
     updated = []
-    update = vq.quantizers.VectorQuantizer.update
+    update = vqlm.vq.quantizers.VectorQuantizer.update
     monkeypatch.setattr(
-        vq.quantizers.VectorQuantizer, "update", lambda *given: updated.append(1) or update(*given), raising=True
+        vqlm.vq.quantizers.VectorQuantizer, "update", lambda *given: updated.append(1) or update(*given), raising=True
     )
     log = train(max_steps=6, log_every=1)
     assert found[0][2] is False
@@ -153,7 +152,7 @@ def test_sizes_that_do_not_fit_are_padded_in_training(pictures, tiny_vqvae_confi
     config = VQTrainingConfig(max_steps=2, batch_size=8, mixed_precision="no")
     odd = pictures[..., :15, :13]
     model = train_vq(odd, odd[:4], tmp_path / "vq", tiny_vqvae_config, config)
-    codes = VQVAE.from_pretrained(tmp_path / "vq").encode(vq.train.to_pixel_values(odd))
+    codes = VQVAE.from_pretrained(tmp_path / "vq").encode(vqlm.vq.train.to_pixel_values(odd))
     assert codes.shape == (32, 4, 4)
     assert model.decode_codes(codes).shape == odd.shape
 

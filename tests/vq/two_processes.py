@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-
-from training.distributed import gather_rows, sum_over_processes
-from vq.quantizers import VectorQuantizer, VQConfig
+from vqlm.training.distributed import gather_rows, sum_over_processes
+from vqlm.vq.quantizers import VectorQuantizer
+from vqlm.vq.quantizers.settings import VQConfig
 
 PROCESSES = 2
 BATCH, DIM, POSITIONS, STEPS = 8, 4, 5, 4

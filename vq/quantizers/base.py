@@ -9,35 +9,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
-class QuantizerSettings:
-    """What the settings of every quantizer tell networks and vocabulary. Their dataclasses have `codebook_dim`."""
-
-    @property
-    def codes_per_position(self) -> int:
-        """Codes that name one vector together; more than one are the last dimension of `codes`."""
-        return 1
-
-    @property
-    def num_codebooks(self) -> int:
-        """Codebooks that share the range of ids; a code's place says which of them it belongs to."""
-        return self.codes_per_position
-
-    @property
-    def encoder_dim(self) -> int:
-        """Channels that the encoder gives."""
-        return self.codebook_dim  # type: ignore[attr-defined]
-
-    @property
-    def decoder_dim(self) -> int:
-        """Channels that the decoder takes."""
-        return self.codebook_dim  # type: ignore[attr-defined]
-
-    def code_shape(self, positions: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of one picture's codes, for an encoder that gives `positions`, (h, w)."""
-        several = self.codes_per_position
-        return (*positions, several) if several > 1 else positions
-
-
 class QuantizerOutput(NamedTuple):
     """What a quantizer makes of `z_e`.
 

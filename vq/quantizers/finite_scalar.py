@@ -1,43 +1,13 @@
 """Finite scalar quantization: every channel is rounded to one of a few levels. No codebook, no losses."""
 
-import math
-from dataclasses import dataclass, field
-from typing import Literal
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-
-from training.errors import UserError
-from vq.quantizers.base import Quantizer, QuantizerOutput, QuantizerSettings
-from vq.quantizers.estimators import straight_through
+from vqlm.vq.quantizers.base import Quantizer, QuantizerOutput
+from vqlm.vq.quantizers.estimators import straight_through
+from vqlm.vq.quantizers.settings import FSQConfig
 
 SLACK = 1e-3  # the outermost levels are reached before the bound saturates
-
-
-@dataclass
-class FSQConfig(QuantizerSettings):
-    """Finite scalar quantization (Mentzer et al. 2023, arXiv 2309.15505).
-
-    Args:
-        levels: number of levels of each channel; their product is the codebook's size. The paper advises 5 or more.
-    """
-
-    type: Literal["fsq"] = "fsq"
-    levels: list[int] = field(default_factory=lambda: [8, 5, 5, 5])
-
-    def __post_init__(self):
-        self.levels = list(self.levels)
-        if not self.levels or min(self.levels) < 3:
-            raise UserError(f"quantizer.levels must hold numbers of at least 3, found {self.levels}.")
-
-    @property
-    def codebook_size(self) -> int:
-        return math.prod(self.levels)
-
-    @property
-    def codebook_dim(self) -> int:
-        return len(self.levels)
 
 
 class FiniteScalarQuantizer(Quantizer):

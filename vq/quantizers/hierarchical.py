@@ -1,69 +1,15 @@
 """A hierarchy of levels, each with a codebook: few codes for the whole, many for the detail (VQ-VAE-2)."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-
-from training.errors import UserError
-from vq.layers import CONV, PatchShuffle, ResidualBlock
-from vq.quantizers.base import Quantizer, QuantizerOutput
-from vq.quantizers.vector import VectorQuantizer, VQConfig, plain_config
-
-MAX_LEVELS = 3
-
-
-@dataclass
-class HierarchicalConfig(VQConfig):
-    """VQ-VAE-2 (Razavi et al. 2019, arXiv 1906.00446): as `vq`, each level with a codebook of its own, and
-
-    Args:
-        num_levels: 2 or 3; each level has half as many positions along every side as the one below it.
-        level_channels: width of the networks between the levels.
-        level_residual_layers: residual blocks in each of them.
-    """
-
-    type: Literal["hierarchical"] = "hierarchical"  # type: ignore[assignment]
-    num_levels: int = 2
-    level_channels: int = 128
-    level_residual_layers: int = 2
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 2 <= self.num_levels <= MAX_LEVELS:
-            raise UserError(f"quantizer.num_levels must be 2 or {MAX_LEVELS}, found {self.num_levels}; 1 is type vq.")
-        for name in ("level_channels", "level_residual_layers"):
-            if getattr(self, name) < 1:
-                raise UserError(f"quantizer.{name} must be at least 1, found {getattr(self, name)}.")
-
-    @property
-    def num_codebooks(self) -> int:
-        return self.num_levels
-
-    @property
-    def encoder_dim(self) -> int:
-        return self.level_channels
-
-    @property
-    def decoder_dim(self) -> int:
-        return self.codebook_dim + self.level_channels
-
-    def level_shapes(self, positions: tuple[int, ...]) -> list[tuple[int, ...]]:
-        """Positions of each level, the top (the fewest) first. Raises UserError where they can't be halved."""
-        factor = 2 ** (self.num_levels - 1)
-        if any(n % factor for n in positions):
-            raise UserError(
-                f"quantizer.num_levels {self.num_levels} halves the {tuple(positions)} positions of the encoder "
-                f"{self.num_levels - 1} times, so each must be divisible by {factor}; change network.input_shape or "
-                "network.strides."
-            )
-        return [tuple(n // 2**level for n in positions) for level in reversed(range(self.num_levels))]
-
-    def code_shape(self, positions: tuple[int, ...]) -> tuple[int, ...]:
-        return (sum(math.prod(shape) for shape in self.level_shapes(positions)),)
+from vqlm.training.errors import UserError
+from vqlm.vq.layers import CONV, PatchShuffle, ResidualBlock
+from vqlm.vq.quantizers.base import Quantizer, QuantizerOutput
+from vqlm.vq.quantizers.settings import HierarchicalConfig, plain_config
+from vqlm.vq.quantizers.vector import VectorQuantizer
 
 
 class HierarchicalQuantizer(Quantizer):

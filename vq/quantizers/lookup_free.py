@@ -1,46 +1,12 @@
 """Lookup-free quantization: every channel is a bit, its sign. No codebook."""
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
-
-from training.errors import UserError
-from vq.quantizers.base import Quantizer, QuantizerOutput, QuantizerSettings, as_vectors
-from vq.quantizers.estimators import straight_through
-
-
-@dataclass
-class LFQConfig(QuantizerSettings):
-    """Lookup-free quantization (Yu et al. 2023, arXiv 2310.05737).
-
-    Args:
-        codebook_size: number of codes, a power of two; its logarithm is the number of channels.
-        entropy_weight: weight of the entropy loss, which makes each choice certain and all choices alike common.
-        diversity: how much the second half of the entropy loss counts against the first.
-        temperature: of the soft choice of a code whose entropy is taken.
-        commitment_weight: beta, the weight of the squared distance to the chosen signs.
-    """
-
-    type: Literal["lfq"] = "lfq"
-    codebook_size: int = 1024
-    entropy_weight: float = 0.1
-    diversity: float = 1.0
-    temperature: float = 0.01
-    commitment_weight: float = 0.25
-
-    def __post_init__(self):
-        if self.codebook_size < 2 or self.codebook_size.bit_count() != 1:
-            raise UserError(f"quantizer.codebook_size must be a power of two for lfq, found {self.codebook_size}.")
-        if self.temperature <= 0:
-            raise UserError(f"quantizer.temperature must be positive, found {self.temperature}.")
-
-    @property
-    def codebook_dim(self) -> int:
-        return self.codebook_size.bit_length() - 1
+from vqlm.vq.quantizers.base import Quantizer, QuantizerOutput, as_vectors
+from vqlm.vq.quantizers.estimators import straight_through
+from vqlm.vq.quantizers.settings import LFQConfig
 
 
 class LookupFreeQuantizer(Quantizer):

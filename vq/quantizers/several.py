@@ -1,64 +1,12 @@
 """Several codes a position: residual quantization, where each refines the last, and product codes, side by side."""
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-
-from training.errors import UserError
-from vq.quantizers.base import Quantizer, QuantizerOutput
-from vq.quantizers.estimators import ESTIMATORS
-from vq.quantizers.vector import VectorQuantizer, VQConfig, layer_norm, plain_config
-
-
-@dataclass
-class ResidualConfig(VQConfig):
-    """Residual quantization (Lee et al. 2022, arXiv 2203.01941): as `vq`, and
-
-    Args:
-        num_quantizers: codes a position; each names what the ones before it left over.
-    """
-
-    type: Literal["residual"] = "residual"  # type: ignore[assignment]
-    num_quantizers: int = 2
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.num_quantizers < 2:
-            raise UserError(f"quantizer.num_quantizers must be at least 2, found {self.num_quantizers}; 1 is type vq.")
-        if self.distance != "l2":
-            raise UserError("quantizer.distance must be l2 for residual: what is left over has a length.")
-
-    @property
-    def codes_per_position(self) -> int:
-        return self.num_quantizers
-
-
-@dataclass
-class GroupedConfig(VQConfig):
-    """Product codes (Jegou et al. 2011; Baevski et al. 2020, arXiv 1910.05453): as `vq`, and
-
-    Args:
-        num_groups: codes a position; each names an equal share of the channels, with a codebook of its own.
-    """
-
-    type: Literal["grouped"] = "grouped"  # type: ignore[assignment]
-    num_groups: int = 2
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.num_groups < 2:
-            raise UserError(f"quantizer.num_groups must be at least 2, found {self.num_groups}; 1 is type vq.")
-        if self.codebook_dim % self.num_groups:
-            raise UserError(
-                f"quantizer.codebook_dim {self.codebook_dim} must be divisible by num_groups {self.num_groups}."
-            )
-
-    @property
-    def codes_per_position(self) -> int:
-        return self.num_groups
+from vqlm.vq.quantizers.base import Quantizer, QuantizerOutput
+from vqlm.vq.quantizers.estimators import ESTIMATORS
+from vqlm.vq.quantizers.settings import GroupedConfig, ResidualConfig, plain_config
+from vqlm.vq.quantizers.vector import VectorQuantizer, layer_norm
 
 
 class SeveralCodes(Quantizer):

@@ -1,76 +1,15 @@
 """Vector quantization: the codebook, its trainings, its start and its revival."""
 
-from dataclasses import dataclass, fields
-from typing import Any, Literal
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-
-from training.distributed import gather_rows, sum_over_processes
-from training.errors import UserError
-from vq.nearest import nearest_codes
-from vq.quantizers.base import Quantizer, QuantizerOutput, QuantizerSettings, as_vectors
-from vq.quantizers.estimators import ESTIMATORS
-
-CHOICES = {
-    "codebook_training": ("ema", "gradient", "simvq"),
-    "distance": ("l2", "cosine"),
-    "gradient_estimator": tuple(ESTIMATORS),
-    "initialization": ("sample", "kmeans", "random"),
-}
-
-
-@dataclass
-class VQConfig(QuantizerSettings):
-    """Vector quantization (van den Oord et al. 2017, arXiv 1711.00937).
-
-    Args:
-        codebook_size: number of codes, K.
-        codebook_dim: width of a code, D. The encoder ends and the decoder starts with a projection to and from it, so
-            that a small D is the low-dimensional code of Yu et al. 2021 (arXiv 2110.04627).
-        codebook_training: "ema" follows the running mean of the vectors given to a code (van den Oord et al. 2017,
-            appendix A.1); "gradient" trains the codebook by the second term of the paper's loss; "simvq" does so with
-            one linear map of a codebook that stays as it started (Zhu et al. 2024, arXiv 2411.02038).
-        ema_decay: decay of the running means; also that of the usage counts that revival reads.
-        commitment_weight: beta, the weight of the third term of the paper's loss.
-        distance: "l2"; or "cosine", where z_e and codes are scaled to length 1.
-        gradient_estimator: "straight_through", or the "rotation" trick (Fifty et al. 2024, arXiv 2410.06424).
-        initialization: where the codebook starts: "sample" of encoder outputs, "kmeans" of them, or "random".
-        dead_code_threshold: a code whose running count per step falls below this is revived; 0 never revives,
-            and "simvq" never does.
-        normalize_z_e: normalise each encoder output over its D channels, so that the codebook meets one scale.
-    """
-
-    type: Literal["vq"] = "vq"
-    codebook_size: int = 1024
-    codebook_dim: int = 16
-    codebook_training: Literal["ema", "gradient", "simvq"] = "ema"
-    ema_decay: float = 0.99
-    commitment_weight: float = 0.25
-    distance: Literal["l2", "cosine"] = "l2"
-    gradient_estimator: Literal["straight_through", "rotation"] = "straight_through"
-    initialization: Literal["sample", "kmeans", "random"] = "sample"
-    dead_code_threshold: float = 0.1
-    normalize_z_e: bool = True
-
-    def __post_init__(self):
-        for name in ("codebook_size", "codebook_dim"):
-            if getattr(self, name) < 1:
-                raise UserError(f"quantizer.{name} must be at least 1, found {getattr(self, name)}.")
-        if not 0 <= self.ema_decay < 1:
-            raise UserError(f"quantizer.ema_decay must lie in [0, 1), found {self.ema_decay}.")
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise UserError(f"quantizer.{name} must be one of {', '.join(allowed)}, found {getattr(self, name)!r}.")
-
-
-def plain_config(config: VQConfig, **changes: Any) -> VQConfig:
-    """The settings that `vq` knows, from those of a quantizer that is built of several."""
-    settings: dict[str, Any] = {field.name: getattr(config, field.name) for field in fields(VQConfig)}
-    settings.update(type="vq", **changes)
-    return VQConfig(**settings)
+from vqlm.training.distributed import gather_rows, sum_over_processes
+from vqlm.training.errors import UserError
+from vqlm.vq.nearest import nearest_codes
+from vqlm.vq.quantizers.base import Quantizer, QuantizerOutput, as_vectors
+from vqlm.vq.quantizers.estimators import ESTIMATORS
+from vqlm.vq.quantizers.settings import VQConfig
 
 
 class VectorQuantizer(Quantizer):

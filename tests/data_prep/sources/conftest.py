@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 from PIL import Image
-
-from data_prep.rows import Row, Shard, Unusable
+from vqlm.data_prep.rows import Row, Shard, Unusable
 
 
 @pytest.fixture

@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from data_prep import Collection, TextConfig, load_collection, load_pictures, prepare
-from data_prep.sources.arrays import array_shards
-from training.errors import UserError
-from vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig
+from vqlm.data_prep import Collection, TextConfig, load_collection, load_pictures, prepare
+from vqlm.data_prep.sources.arrays import array_shards
+from vqlm.training.errors import UserError
+from vqlm.vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig
 
 # Of the numbers below 60; about a tenth, the same ones forever.
 HELD_OUT = [9, 39, 49, 51, 55]

@@ -7,9 +7,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from PIL import Image
-
-from data_prep.sources.folder import folder_shards
-from training.errors import UserError
+from vqlm.data_prep.sources.folder import folder_shards
+from vqlm.training.errors import UserError
 
 
 @pytest.fixture

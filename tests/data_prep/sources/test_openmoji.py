@@ -7,12 +7,11 @@ import datasets
 import numpy as np
 import pytest
 from PIL import Image
-
-from data_prep import load_collection
-from data_prep.sources import openmoji
-from data_prep.sources.openmoji import captions_by_code_points, openmoji_shards, render_rows, split_names
-from data_prep.splits import is_held_out
-from training.errors import UserError
+from vqlm.data_prep import load_collection
+from vqlm.data_prep.sources import openmoji
+from vqlm.data_prep.sources.openmoji import captions_by_code_points, openmoji_shards, render_rows, split_names
+from vqlm.data_prep.splits import is_held_out
+from vqlm.training.errors import UserError
 
 
 @pytest.fixture

@@ -6,11 +6,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
-
-from data_prep import CollectionConfig, load_collection
-from data_prep.rows import Row
-from data_prep.sources.tables import hub_shards, parquet_shards
-from training.errors import UserError
+from vqlm.data_prep import CollectionConfig, load_collection
+from vqlm.data_prep.rows import Row
+from vqlm.data_prep.sources.tables import hub_shards, parquet_shards
+from vqlm.training.errors import UserError
 
 
 @pytest.fixture

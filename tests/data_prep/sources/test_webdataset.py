@@ -6,9 +6,8 @@ import tarfile
 from pathlib import Path
 
 import pytest
-
-from data_prep import load_collection
-from data_prep.sources.webdataset import tar_shards
+from vqlm.data_prep import load_collection
+from vqlm.data_prep.sources.webdataset import tar_shards
 
 
 def write_tar(path: Path, *members: tuple[str, bytes], mode: str = "w") -> Path:

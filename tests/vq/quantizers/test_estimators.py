@@ -4,8 +4,7 @@ import math
 
 import pytest
 import torch
-
-from vq.quantizers import rotation, straight_through
+from vqlm.vq.quantizers import rotation, straight_through
 
 
 def column(*values: float) -> torch.Tensor:

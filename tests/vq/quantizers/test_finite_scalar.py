@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-
-from training.errors import UserError
-from vq.quantizers import FiniteScalarQuantizer, FSQConfig
+from vqlm.training.errors import UserError
+from vqlm.vq.quantizers import FiniteScalarQuantizer
+from vqlm.vq.quantizers.settings import FSQConfig
 
 LEVELS = [[5, 3], [4, 3], [8, 5, 5], [3], [6, 4]]
 

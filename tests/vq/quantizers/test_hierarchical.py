@@ -7,14 +7,15 @@ import math
 import pytest
 import torch
 from torch import Tensor
-
-from data_prep import SequenceConfig, TextConfig, load_collection, load_pictures, prepare
-from lm import LanguageModelConfig, SamplingConfig
-from lm.train import LMTrainingConfig, train_lm
-from training.errors import UserError
-from vq import VQVAE, HierarchicalConfig, NetworkConfig, VQVAEConfig
-from vq.quantizers import HierarchicalQuantizer
-from vq.train import VQTrainingConfig, train_vq
+from vqlm.data_prep import SequenceConfig, TextConfig, load_collection, load_pictures, prepare
+from vqlm.lm import LanguageModelConfig, SamplingConfig
+from vqlm.lm.settings import LMTrainingConfig
+from vqlm.lm.train.loop import train_lm
+from vqlm.training.errors import UserError
+from vqlm.vq import VQVAE, HierarchicalConfig, NetworkConfig, VQVAEConfig
+from vqlm.vq.quantizers import HierarchicalQuantizer
+from vqlm.vq.settings import VQTrainingConfig
+from vqlm.vq.train import train_vq
 
 SETTINGS = {"codebook_size": 8, "codebook_dim": 3, "level_channels": 6, "level_residual_layers": 1}
 WIDTH = SETTINGS["level_channels"]

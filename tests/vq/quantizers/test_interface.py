@@ -5,10 +5,11 @@ import re
 
 import pytest
 import torch
-
-from training.errors import UserError
-from vq import VQVAE, VQVAEConfig
-from vq.quantizers import QUANTIZERS, Quantizer, QuantizerConfig, build_quantizer, quantizer_config
+from vqlm.training.errors import UserError
+from vqlm.vq import VQVAE, VQVAEConfig
+from vqlm.vq.quantizers import Quantizer
+from vqlm.vq.quantizers.build import QUANTIZERS, build_quantizer
+from vqlm.vq.quantizers.settings import QuantizerConfig, quantizer_config
 
 SETTINGS = {
     "vq": {"type": "vq", "codebook_size": 16, "codebook_dim": 4},

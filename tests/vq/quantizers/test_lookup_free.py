@@ -5,9 +5,9 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-
-from training.errors import UserError
-from vq.quantizers import LFQConfig, LookupFreeQuantizer
+from vqlm.training.errors import UserError
+from vqlm.vq.quantizers import LookupFreeQuantizer
+from vqlm.vq.quantizers.settings import LFQConfig
 
 
 def make_quantizer(dim: int, **settings) -> LookupFreeQuantizer:

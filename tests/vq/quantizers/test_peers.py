@@ -2,18 +2,8 @@
 
 import pytest
 import torch
-
-from vq.quantizers import (
-    FiniteScalarQuantizer,
-    FSQConfig,
-    LFQConfig,
-    LookupFreeQuantizer,
-    ResidualConfig,
-    ResidualQuantizer,
-    VectorQuantizer,
-    VQConfig,
-    rotation,
-)
+from vqlm.vq.quantizers import FiniteScalarQuantizer, LookupFreeQuantizer, ResidualQuantizer, VectorQuantizer, rotation
+from vqlm.vq.quantizers.settings import FSQConfig, LFQConfig, ResidualConfig, VQConfig
 
 peers = pytest.importorskip("vector_quantize_pytorch")
 

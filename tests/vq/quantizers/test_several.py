@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-
-from training.errors import UserError
-from vq.quantizers import GroupedConfig, GroupedQuantizer, ResidualConfig, ResidualQuantizer, VectorQuantizer
+from vqlm.training.errors import UserError
+from vqlm.vq.quantizers import GroupedQuantizer, ResidualQuantizer, VectorQuantizer
+from vqlm.vq.quantizers.settings import GroupedConfig, ResidualConfig
 
 FIRST, SECOND = torch.tensor([[0.0], [10.0]]), torch.tensor([[-1.0], [2.0]])
 PLAIN = {"codebook_size": 2, "normalize_z_e": False, "dead_code_threshold": 0.0, "ema_decay": 0.5}

@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-
-from vq.quantizers import VectorQuantizer, VQConfig
+from vqlm.vq.quantizers import VectorQuantizer
+from vqlm.vq.quantizers.settings import VQConfig
 
 
 def make_quantizer(**settings) -> VectorQuantizer:

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-
-from training.errors import UserError
-from vq.quantizers import VectorQuantizer, VQConfig, straight_through
+from vqlm.training.errors import UserError
+from vqlm.vq.quantizers import VectorQuantizer, straight_through
+from vqlm.vq.quantizers.settings import VQConfig
 
 CORNERS = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
 # Three vectors (1, D=2, 3): (0.1, 0.2) -> 0, (0.9, -0.2) -> 1, (0.4, 1.1) -> 2; the last corner is never the nearest.

@@ -1,0 +1,236 @@
+"""From a collection and a trained image tokenizer to a prepared set, shard by shard, on any number of processes.
+
+A run that was killed goes on where it was: a shard is whole or absent, and which process makes it does not matter.
+"""
+
+import itertools
+import os
+import random
+import shutil
+import time
+from collections import Counter
+from dataclasses import asdict, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
+from vqlm.data_prep.collection import TRAIN, Collection
+from vqlm.data_prep.encoding import SHARD_FILE, ShardEncoder
+from vqlm.data_prep.loading import decode_rows, require_shape
+from vqlm.data_prep.prepared_set import FORM, MANIFEST, SHARDS, PreparedSet
+from vqlm.data_prep.rows import Unusable
+from vqlm.data_prep.settings import TextConfig, ViewConfig
+from vqlm.data_prep.skipped import SkippedRows
+from vqlm.data_prep.vocabulary import NAMES, Vocabulary
+from vqlm.training.errors import UserError
+from vqlm.training.files import read_json, require_empty, require_same_settings, write_json
+from vqlm.training.machine import best_device, is_bf16_fast, keep_freed_memory
+from vqlm.training.progress import Progress
+from vqlm.vq import VQVAE
+
+MAKING = "making.json"  # what a set is being made from
+SKIPPED = "skipped.jsonl"
+CHECKED_SHARDS, CHECKED_ROWS = 8, 32
+# Captions that the BPE is trained on: more do not change its merges.
+BPE_ROWS = 200_000
+# A process waits so long for the others' last shards.
+PATIENCE = timedelta(days=7)
+
+
+def prepare(
+    collection: Collection,
+    image_tokenizer: VQVAE,
+    output: Path,
+    data: str,
+    text: TextConfig | None = None,
+    modalities: dict[str, int] | None = None,
+    views: ViewConfig | None = None,
+    num_workers: int | None = None,
+    resume: bool = False,
+    vocabulary: Vocabulary | None = None,
+    mixed_precision: Literal["auto", "bf16", "no"] = "no",
+) -> PreparedSet:
+    """Encode `collection` with `image_tokenizer` and write a prepared set to `output`.
+
+    `data` is what the user called the collection; `modalities` are further ones and their numbers of codes, which get
+    ranges of ids beside the image tokenizer's own; `num_workers` as in `ShardEncoder`; `mixed_precision` is the
+    encoder's, "auto" for bf16 where the device multiplies it fast and there are at most two dimensions. The BPE is
+    trained on captions of the training split only; a `vocabulary` that is given, a finished model's, takes its place
+    and that of `modalities`. Raises UserError if `output` holds anything else than this same prepared set, whole or
+    begun, if its pictures lie on another background than the tokenizer's, if more of them are unusable than the
+    collection's `max_skipped`, or when the disk is full.
+    """
+    _require_background(collection, image_tokenizer)
+    start, views, text = time.monotonic(), views or ViewConfig(), text or TextConfig()
+    own = NAMES[image_tokenizer.config.network.spatial_dims]
+    codebook_sizes = {own: image_tokenizer.config.codebook_size} | _checked(modalities or {}, own)
+    # Several processes on a CPU must be told that it is one; Accelerator looks for itself.
+    is_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or best_device().type == "cpu"
+    is_bf16 = mixed_precision == "bf16"
+    if mixed_precision == "auto":
+        device = torch.device("cpu") if is_cpu else best_device()
+        is_bf16 = is_bf16_fast(device) and image_tokenizer.config.network.spatial_dims <= 2
+    made_from = {
+        "data": data,
+        "collection": collection.fingerprint(),
+        "image_tokenizer": image_tokenizer.fingerprint(),
+        "views": asdict(views),
+        "encoded_in": "bf16" if is_bf16 else "fp32",
+    }
+    if vocabulary is None:
+        made_from |= {"text": asdict(text), "codebook_sizes": codebook_sizes}
+    else:
+        _check_given(vocabulary, image_tokenizer, text, modalities or {})
+        made_from |= {"vocabulary": vocabulary.fingerprint()}
+    state = PartialState(cpu=is_cpu, timeout=PATIENCE)
+    if state.is_main_process:
+        if not (output / MAKING).exists():
+            check_sample(collection, image_tokenizer.config.network.input_shape)
+        _claim(output, made_from, resume)
+        if not (output / "vocabulary").exists():
+            if vocabulary is None:
+                captions = [] if text.pretrained else _captions(collection)
+                vocabulary = Vocabulary.build(captions, text, codebook_sizes)
+            _save_whole(vocabulary, output / "vocabulary")
+        if not (output / "image_tokenizer").exists():
+            _save_whole(image_tokenizer, output / "image_tokenizer")
+    state.wait_for_everyone()
+    if (output / MANIFEST).exists():
+        return PreparedSet.load(output, verify=state.is_main_process)
+
+    vocabulary = Vocabulary.from_pretrained(output / "vocabulary")
+    image_tokenizer = image_tokenizer.to(state.device).eval()  # type: ignore[arg-type]
+    encoder = ShardEncoder(collection, image_tokenizer, vocabulary, output / SHARDS, views, num_workers, is_bf16)
+    keep_freed_memory()
+    _encode_shards(encoder, state.process_index, state.num_processes)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        seconds = {"train_vq": _seconds_of_run(image_tokenizer), "prepare_data": time.monotonic() - start}
+        _finish(encoder, output, made_from, seconds)
+    state.wait_for_everyone()
+    return PreparedSet.load(output, verify=state.is_main_process)
+
+
+def _require_background(collection: Collection, image_tokenizer: VQVAE) -> None:
+    found, expected = collection.config.background, image_tokenizer.config.background
+    if collection.array_shape is None and found != expected:
+        raise UserError(
+            f"Transparent pictures are to be laid on {found} (--background), the image tokenizer learned them on "
+            f"{expected}; give --background {expected}, or train another image tokenizer."
+        )
+
+
+def _checked(modalities: dict[str, int], own: str) -> dict[str, int]:
+    if wrong := {own, "text"} & set(modalities):
+        raise UserError(f"modalities must not name {wrong.pop()!r}, which is there already; found {modalities}.")
+    return modalities
+
+
+def _check_given(vocabulary: Vocabulary, image_tokenizer: VQVAE, text: TextConfig, modalities: dict[str, int]) -> None:
+    if text != TextConfig() or modalities:
+        raise UserError("text and modalities have no effect on the vocabulary of a finished model; leave them out.")
+    if vocabulary.image.size != image_tokenizer.config.codebook_size:
+        raise UserError(
+            f"The vocabulary has {vocabulary.image.size} image codes, the image tokenizer "
+            f"{image_tokenizer.config.codebook_size}; take both from one finished model folder."
+        )
+
+
+def _claim(output: Path, made_from: dict[str, Any], resume: bool) -> None:
+    if resume and (output / MAKING).exists():
+        require_same_settings(output, read_json(output / MAKING), made_from)
+    else:
+        (output / f"{MAKING}.tmp").unlink(missing_ok=True)  # killed at its very first file
+        require_empty(output)
+        write_json(output / MAKING, made_from)
+
+
+def _save_whole(part: Vocabulary | VQVAE, folder: Path) -> None:
+    temporary = folder.with_suffix(".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    part.save_pretrained(temporary)
+    os.replace(temporary, folder)
+
+
+def check_sample(collection: Collection, input_shape: list[int]) -> None:
+    """Decodes a few rows of a few shards, so that what is wrong with a collection as a whole is said at once.
+
+    Raises UserError if so many are unusable that the whole can hardly be within `max_skipped`.
+    """
+    require_shape(collection, input_shape)
+    every = -(-len(collection.shards) // CHECKED_SHARDS)
+    skipped = SkippedRows(min(1.0, 4 * collection.config.max_skipped))
+    for shard in collection.shards[::every]:
+        rows = list(itertools.islice(shard.read(), CHECKED_ROWS))
+        skipped.add(len(rows), decode_rows(rows, input_shape, collection.config, ViewConfig()).skipped)
+    skipped.require_few()
+
+
+def _captions(collection: Collection) -> list[str]:
+    shards = list(collection.shards)
+    random.Random(0).shuffle(shards)
+    trained = replace(collection, shards=shards).rows(TRAIN)
+    return [caption for row in itertools.islice(trained, BPE_ROWS) for caption in row.captions]
+
+
+def _encode_shards(encoder: ShardEncoder, process: int, num_processes: int) -> None:
+    own = range(process, len(encoder.collection.shards), num_processes)
+    made = {number: encoder.folder / f"{number:06}" / SHARD_FILE for number in own}
+    to_do = [number for number in own if not made[number].exists()]
+    skipped = SkippedRows(encoder.collection.config.max_skipped)
+    for number in set(own) - set(to_do):
+        _count_skipped(skipped, read_json(made[number]))
+    progress, start = Progress("prepare_data", process == 0), time.monotonic()
+    for done, described in enumerate(encoder.encode(to_do), start=1):
+        _count_skipped(skipped, described)
+        if len(skipped.rows) > CHECKED_ROWS:
+            skipped.write(encoder.folder.parent / SKIPPED)
+            skipped.require_few(encoder.folder.parent / SKIPPED)
+        left = (time.monotonic() - start) * (len(to_do) - done) / done
+        progress.show((len(own) - len(to_do) + done) / len(own), left, f"{skipped.seen} pictures")
+    progress.close()
+
+
+def _count_skipped(skipped: SkippedRows, shard: dict[str, Any]) -> None:
+    skipped.add(shard["seen"], [Unusable(**row) for row in shard["skipped"]])
+
+
+def _finish(encoder: ShardEncoder, output: Path, made_from: dict[str, Any], seconds: dict[str, float | None]) -> None:
+    collection, config = encoder.collection, encoder.image_tokenizer.config
+    names = [f"{number:06}" for number in range(len(collection.shards))]
+    shards = [read_json(output / SHARDS / name / SHARD_FILE) for name in names]
+    skipped, splits, lengths = SkippedRows(collection.config.max_skipped), Counter(), Counter()
+    for shard in shards:
+        _count_skipped(skipped, shard)
+        splits.update(shard["rows"])
+        lengths.update({int(length): count for length, count in shard["caption_lengths"].items()})
+    skipped.write(output / SKIPPED)
+    skipped.require_few(output / SKIPPED)
+    if absent := [split for split in collection.split_names if not splits[split]]:
+        raise UserError(f"No picture of the split {absent[0]} could be used; see {output / SKIPPED}, or add pictures.")
+    manifest = {
+        "form": FORM,
+        "made_from": made_from,
+        "vocabulary": encoder.vocabulary.fingerprint(),
+        "splits": {split: splits[split] for split in collection.split_names},
+        "skipped": len(skipped.rows),
+        "code_shape": list(config.code_shape),
+        "tokens_per_image": config.tokens_per_image,
+        "caption_lengths": {str(length): lengths[length] for length in sorted(lengths)},
+        "longest_caption_tokens": max(lengths),
+        "attribution": collection.attribution,
+        "seconds": {stage: None if spent is None else round(spent, 1) for stage, spent in seconds.items()},
+        "shards": [
+            {"folder": name, "rows": shard["rows"], "sha256": shard["sha256"]}
+            for name, shard in zip(names, shards, strict=True)
+        ],
+    }
+    write_json(output / MANIFEST, manifest)
+
+
+def _seconds_of_run(image_tokenizer: VQVAE) -> float | None:
+    summary = Path(image_tokenizer.config.name_or_path or "") / "run" / "summary.json"
+    return read_json(summary)["seconds"] if summary.exists() else None

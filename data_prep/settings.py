@@ -1,0 +1,128 @@
+"""The settings of collections, captions, views and rows. Needs no torch and no datasets, so that the command line can
+name them quickly."""
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from PIL import ImageColor
+from vqlm.training.errors import UserError
+
+DATA_HELP = (
+    "openmoji[:LANGUAGES], a folder of captioned pictures, a glob of WebDataset (.tar) or Parquet files, "
+    "hf:NAME[:split], or an .npz of arrays."
+)
+MAX_PIXELS = 89_478_485  # Pillow's own limit
+
+
+@dataclass(frozen=True)
+class CollectionConfig:
+    """How a collection is read.
+
+    Args:
+        class_template: caption of pictures that have a class and no caption, such as "a photo of a {}".
+        image_column: column of the pictures in a table, where it has no usual name.
+        caption_column: column of the captions in a table, or their key in a WebDataset's .json.
+        background: colour behind transparent pictures.
+        max_pixels: larger pictures are refused, since a small file can hold one that fills the memory.
+        max_skipped: share of the pictures that may be unusable; they are skipped and listed.
+    """
+
+    class_template: str | None = None
+    image_column: str | None = None
+    caption_column: str | None = None
+    background: str = "white"
+    max_pixels: int = MAX_PIXELS
+    max_skipped: float = 0.01
+
+    def __post_init__(self):
+        if not 0 <= self.max_skipped <= 1:
+            raise UserError(f"max_skipped is a share in [0, 1], found {self.max_skipped}.")
+        try:
+            ImageColor.getrgb(self.background)
+        except ValueError:
+            raise UserError(
+                f"background must be a colour such as white or #ff8800, found {self.background!r}."
+            ) from None
+
+    @property
+    def columns(self) -> tuple[str | None, str | None]:
+        return self.image_column, self.caption_column
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """How captions become ids.
+
+    Args:
+        size: at most so many text ids.
+        byte_level: BPE over bytes, which can write any text; else over the characters that occur in the captions.
+        normalization: Unicode form that captions are brought to, nfc, nfkc, or none.
+        lowercase: whether capitals are written small.
+        pretrained: folder or hub name of a causal language model whose tokenizer is taken instead of all this.
+    """
+
+    size: int = 1500
+    byte_level: bool = True
+    normalization: Literal["nfc", "nfkc", "none"] = "nfc"
+    lowercase: bool = False
+    pretrained: str | None = None
+
+    def __post_init__(self):
+        if self.pretrained is None:
+            return
+        for field in fields(self):
+            if field.name != "pretrained" and getattr(self, field.name) != field.default:
+                raise UserError(
+                    f"text.{field.name} has no effect on the tokenizer of text.pretrained {self.pretrained!r}; leave "
+                    "one of the two out."
+                )
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """Further views of every picture, encoded once and drawn from in training. The first view is the picture itself.
+
+    Args:
+        views: views of a picture, itself among them.
+        flip: probability of mirroring a further view left to right.
+        crop: a further view keeps between this share and all of the picture's side, at a random place.
+    """
+
+    views: int = 1
+    flip: float = 0.0
+    crop: float = 1.0
+
+    def __post_init__(self):
+        if self.views < 1:
+            raise UserError(f"views must be at least 1, the picture itself; found {self.views}.")
+        if not 0 <= self.flip <= 1 or not 0 < self.crop <= 1:
+            raise UserError(f"flip must lie in [0, 1] and crop in (0, 1], found {self.flip} and {self.crop}.")
+        if self.views > 1 and not self.flip and self.crop == 1:
+            raise UserError(f"{self.views} views are all alike without --views.flip or --views.crop; set one of them.")
+
+
+@dataclass
+class SequenceConfig:
+    """What is left out of or changed in a row before the model sees it. None of it touches the codes' targets.
+
+    Args:
+        caption_dropout: share of rows without a caption; they teach the unconditional picture that guidance needs.
+            Drawn where batches are (`PackedBatches`), whose packs it shortens.
+        captioning: share of rows whose picture comes before the caption; they teach to describe a picture.
+        interleaved: share of the packs whose rows are one document, each read with all that stand before it.
+        word_dropout: share of the words left out of a caption.
+        code_noise: each row draws a rate up to this; that share of its input codes is replaced by random ones.
+        bpe_dropout: share of the merges left out while a caption is split into tokens.
+    """
+
+    caption_dropout: float = 0.1
+    captioning: float = 0.0
+    interleaved: float = 0.0
+    word_dropout: float = 0.0
+    code_noise: float = 0.5
+    bpe_dropout: float = 0.0
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if not 0 <= value <= 1:
+                raise UserError(f"{name} must lie in [0, 1], found {value}.")

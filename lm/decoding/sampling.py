@@ -1,0 +1,51 @@
+"""From logits to the next code: guidance, candidates, temperature. Knows nothing of models or caches."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from vqlm.lm.settings import SamplingConfig
+
+
+def guided_logits(
+    conditional: Float[Tensor, "b k"], unconditional: Float[Tensor, "b k"] | None, settings: SamplingConfig
+) -> Float[Tensor, "b k"]:
+    """Log-probabilities of the next code before temperature; -inf outside the candidates.
+
+    The candidates are the conditional distribution's own and are cut before guidance. Guidance moves logits by
+    (scale - 1) times what the prompt changed, and would lift codes of the far tail that both branches know badly.
+    """
+    guided = conditional = conditional.float()
+    if settings.is_guided and unconditional is not None:
+        guided = torch.lerp(unconditional.float(), conditional, settings.guidance_scale)
+    if settings.is_cut:
+        guided = guided.masked_fill(~candidates(conditional.log_softmax(-1), settings), -torch.inf)
+    return guided.log_softmax(-1)
+
+
+def candidates(log_probs: Float[Tensor, "b k"], settings: SamplingConfig) -> Tensor:
+    """(B, K) bool: what top-k, top-p and min-p each keep. The likeliest is always kept."""
+    kept = torch.ones_like(log_probs, dtype=torch.bool)
+    if settings.min_p > 0:
+        kept &= log_probs >= log_probs.amax(-1, keepdim=True) + torch.tensor(settings.min_p).log().item()
+    if 0 < settings.top_k < log_probs.shape[-1]:
+        kept &= log_probs >= log_probs.topk(settings.top_k, -1).values[:, -1:]
+    if settings.top_p < 1:
+        ordered, order = log_probs.sort(-1, descending=True)
+        probability = ordered.exp()
+        is_inside = probability.cumsum(-1) - probability < settings.top_p  # the mass before it
+        kept &= torch.zeros_like(kept).scatter(-1, order, is_inside)
+    return kept
+
+
+def sample(logits: Float[Tensor, "b k"], uniform: Float[Tensor, " b"], temperature: float) -> Int[Tensor, " b"]:
+    """One index a row, by the inverse of the cumulative distribution at `uniform` in [0, 1).
+
+    The random number is the caller's, so that a row's draw does not depend on the rows beside it.
+    """
+    if temperature == 0:
+        return logits.argmax(-1)
+    precise = torch.float32 if logits.device.type == "mps" else torch.float64  # which Apple's GPUs lack
+    logits = logits if temperature == 1 else logits / temperature
+    cumulative = logits.softmax(-1).cumsum(-1, dtype=precise)
+    threshold = uniform.to(precise).unsqueeze(1) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)

@@ -1,0 +1,1 @@
+"""Figures of a finished model, and the report that shows them."""

@@ -1,0 +1,29 @@
+"""Codes of a prepared set as the pictures that a model's image tokenizer makes of them."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from vqlm.data_prep.prepared_set import PreparedSet, spread
+from vqlm.lm.model_folder.image_codes import decode_pixel_values
+from vqlm.lm.pipeline import TextToImagePipeline
+
+PART = 256
+# Of each split, evenly over it; large sets would take hours.
+MAX_PROMPTS = 1000
+MAX_GALLERY = 20_000
+
+
+def decode_flat(pipeline: TextToImagePipeline, flat_codes: Tensor) -> Tensor:
+    """(N, tokens_per_image) -> (N, C, H, W) in [-1, 1] on the CPU."""
+    return decode_pixel_values(pipeline.image_tokenizer, pipeline.image_tokenizer.unflatten_codes(flat_codes))
+
+
+@torch.no_grad()
+def gallery(pipeline: TextToImagePipeline, prepared: PreparedSet) -> Iterator[Tensor]:
+    """Reconstructions in parts (N, C, H, W): of what is trained on, and of all held-out prompts' own pictures."""
+    for split, rows in prepared.rows.items():
+        shown = prepared.pictured(split, MAX_PROMPTS) if split in prepared.held_out else rows
+        chosen = shown.select(spread(len(shown), MAX_GALLERY))
+        for part in prepared.code_parts(chosen, PART):
+            yield decode_flat(pipeline, part)

@@ -1,0 +1,186 @@
+"""The report of a finished model on a prepared set: figures, a sheet of samples, a page. Needs no training run."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from vqlm.data_prep.prepared_set import PreparedSet, pictures_of, spread
+from vqlm.data_prep.sheets import sample_sheet
+from vqlm.lm.evaluate.curves import save_curves
+from vqlm.lm.evaluate.gallery import MAX_PROMPTS, decode_flat, gallery
+from vqlm.lm.evaluate.metrics import evaluate_nll, recall_at, retrieval_ranks
+from vqlm.lm.evaluate.other_tasks import directions_markdown
+from vqlm.lm.pipeline import TextToImagePipeline
+from vqlm.training.errors import UserError
+from vqlm.training.files import read_json, require_match, write_json
+from vqlm.training.machine import describe_machine
+from vqlm.training.progress import Progress
+from vqlm.vq import to_pixel_values
+from vqlm.vq.metrics import CodeUsage, psnr
+
+GUIDANCE_SCALES = (1.0, 1.5, 2.0, 3.0)
+USAGE_PART = 65_536
+SAMPLES_PER_SPLIT = 16
+
+
+def require_same_tokenizers(pipeline: TextToImagePipeline, prepared: PreparedSet) -> None:
+    """Raises UserError if the model was not trained on this prepared set's image tokenizer and vocabulary."""
+    require_match(
+        "the model's image tokenizer is", pipeline.image_tokenizer.fingerprint(),
+        "the prepared set's is", prepared.manifest["made_from"]["image_tokenizer"],
+    )  # fmt: skip
+    require_match(
+        "the model's vocabulary is", pipeline.vocabulary.fingerprint(),
+        "the prepared set's is", prepared.manifest["vocabulary"],
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def evaluate(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int = 0) -> tuple[dict[str, Any], dict]:
+    """All figures of the report, and for each held-out split the tensors that its sheet of samples shows.
+
+    Draws one picture for every held-out prompt at each guidance scale, with the pipeline's other defaults.
+    Raises UserError if the model was not trained on this prepared set's tokenizers.
+    """
+    start = time.monotonic()
+    require_same_tokenizers(pipeline, prepared)
+    image_tokenizer = pipeline.image_tokenizer
+    config, quantizer = image_tokenizer.config, image_tokenizer.quantizer
+    usage, held_out_usage = (CodeUsage(config.codebook_size, config.quantizer.num_codebooks) for _ in range(2))
+    for rows in prepared.rows.values():
+        for codes in prepared.code_parts(rows, USAGE_PART):
+            usage.add(*quantizer.by_codebook(image_tokenizer.unflatten_codes(codes)))
+    psnr_values, nll, shown = [], {}, {}
+    drawings: dict[tuple[str, float], Tensor] = {}
+    default = pipeline.sampling.guidance_scale
+    scales = sorted({*GUIDANCE_SCALES, default})
+    progress = Progress("evaluate")
+    for split in prepared.held_out:
+        rows = prepared.pictured(split, MAX_PROMPTS)
+        codes, captions = prepared.codes_of(rows), [captions[0] for captions in rows["captions"]]
+        held_out_usage.add(*quantizer.by_codebook(image_tokenizer.unflatten_codes(codes)))
+        originals = image_tokenizer.fit_size(to_pixel_values(pictures_of(rows)))
+        reconstructions = decode_flat(pipeline, codes)
+        psnr_values.append(psnr(reconstructions, originals))
+        nll[split] = evaluate_nll(
+            pipeline.model, pipeline.vocabulary, rows, pipeline.max_caption_tokens, prepared.tokens_per_image
+        )
+        for scale in scales:
+            generator = torch.Generator().manual_seed(seed)
+            made = pipeline(captions, guidance_scale=scale, generator=generator)
+            drawings[split, scale] = decode_flat(pipeline, made.codes.flatten(1))
+            done, all_drawings = len(drawings), len(scales) * len(prepared.held_out)
+            elapsed = time.monotonic() - start
+            progress.show(done / all_drawings, elapsed * (all_drawings / done - 1), f"{split}, guidance {scale:g}")
+        shown[split] = {"captions": captions, "pictures": (originals, reconstructions, drawings[split, default])}
+    progress.close()
+    # One pass over the collection ranks all drawings.
+    targets = torch.cat([shown[split]["pictures"][1] for split, _ in drawings])
+    ranks = retrieval_ranks(torch.cat(list(drawings.values())), targets, gallery(pipeline, prepared))
+    retrieval: dict[str, dict] = {split: {} for split in shown}
+    for (split, scale), own in zip(drawings, ranks.split([len(part) for part in drawings.values()]), strict=True):
+        retrieval[split][f"{scale:g}"] = {"r1": recall_at(own, 1), "r10": recall_at(own, 10)}
+    stages = pipeline_seconds(pipeline)
+    figures = {
+        "held_out_psnr_db": torch.cat(psnr_values).mean().item(),
+        "perplexity": held_out_usage.perplexity,
+        "perplexity_collection": usage.perplexity,
+        "codebook_usage": usage.usage,
+        "held_out_image_nll": nll,
+        "retrieval": retrieval,
+        "default_sampling": vars(pipeline.sampling).copy(),
+        "pictures": prepared.manifest["splits"],
+        "seconds": stages | {"evaluate": round(time.monotonic() - start, 1)},
+        "machine": describe_machine(),
+    }
+    return figures, shown
+
+
+def pipeline_seconds(pipeline: TextToImagePipeline) -> dict[str, float]:
+    """Seconds of the stages that made the model, as they wrote them into its folder; empty where they did not."""
+    path = Path(pipeline.model.config.name_or_path or "") / "run" / "stages.json"
+    return read_json(path) if path.exists() else {}
+
+
+def require_no_other(output: Path) -> None:
+    """Raises UserError if `output` holds a report already, or is the folder of another stage."""
+    for name in ("report.json", "run", "manifest.json"):
+        if (output / name).exists():
+            raise UserError(f"{output} already holds {name}; choose another --output for the report.")
+
+
+def write_report(figures: dict[str, Any], shown: dict, prepared: PreparedSet, model: Path, output: Path) -> None:
+    """`report.json`, `report.md`, `samples.png`, `reconstructions.png` and, where `save_curves` can, `curves.png`."""
+    output.mkdir(parents=True, exist_ok=True)
+    samples = [spread(len(part["captions"]), SAMPLES_PER_SPLIT) for part in shown.values()]
+    cells = [
+        (part["captions"][index], [pictures[index] for pictures in part["pictures"]])
+        for part, indices in zip(shown.values(), samples, strict=True)
+        for index in indices
+    ]
+    sample_sheet(cells).save(output / "samples.png")
+    sample_sheet([(caption, pictures[:2]) for caption, pictures in cells]).save(output / "reconstructions.png")
+    page = report_markdown(figures, prepared.manifest["attribution"])
+    if save_curves(model, output / "curves.png"):
+        page += "\n![image NLL over training](curves.png)\n"
+    (output / "report.md").write_text(page, encoding="utf-8")
+    write_json(output / "report.json", figures)  # last: where it stands, the report is whole
+
+
+def report_markdown(figures: dict[str, Any], attribution: str | None) -> str:
+    """The figures as a page."""
+    machine, counts = figures["machine"], figures["pictures"]
+    lines = [
+        "# Report",
+        "",
+        f"{counts['train']} pictures trained on, "
+        + ", ".join(f"{count} held out ({split})" for split, count in counts.items() if split != "train")
+        + ".",
+        "",
+        "![held-out prompts: original, reconstruction, drawn](samples.png)",
+        "",
+        "Held-out prompts: original | reconstruction | drawn. The reconstruction is the ceiling of what can be drawn.",
+        "",
+        "## Image tokenizer",
+        "",
+        "| figure | value |",
+        "|---|---|",
+        f"| held-out PSNR, mean over pictures | {figures['held_out_psnr_db']:.2f} dB |",
+        f"| perplexity, held-out pictures | {figures['perplexity']:.0f} |",
+        f"| perplexity, whole collection | {figures['perplexity_collection']:.0f} |",
+        f"| codebook usage, whole collection | {100 * figures['codebook_usage']:.1f}% |",
+        "",
+        "## Language model",
+        "",
+        "One picture drawn for each held-out prompt; rank of its own reconstruction among those of the whole "
+        "collection by pixel distance. Drawn with "
+        + ", ".join(
+            f"{name} {value:g}" if isinstance(value, float | int) else f"{name} {value}"
+            for name, value in figures["default_sampling"].items()
+        )
+        + " as the saved default.",
+        "",
+        "| held-out set | image NLL, nats a code | guidance | R@1 | R@10 |",
+        "|---|---|---|---|---|",
+    ]
+    for split, by_scale in figures["retrieval"].items():
+        for scale, recall in by_scale.items():
+            is_default = float(scale) == figures["default_sampling"]["guidance_scale"]
+            lines.append(
+                f"| {split} | {figures['held_out_image_nll'][split]:.3f} | {scale}{' (default)' if is_default else ''} "
+                f"| {100 * recall['r1']:.1f}% | {100 * recall['r10']:.1f}% |"
+            )
+    if "directions" in figures:
+        lines += directions_markdown(figures["directions"])
+    lines += ["", "## Time", "", "| stage | seconds |", "|---|---|"]
+    lines += [f"| {stage} | {seconds:.0f} |" for stage, seconds in figures["seconds"].items() if seconds is not None]
+    lines += [
+        "",
+        f"{machine['processor']}, {machine['threads']} threads, device {machine['device']}; matrix peak "
+        f"{machine['bf16_gflops']} GFLOPS in bf16, {machine['fp32_gflops']} in fp32; torch {machine['torch']}.",
+    ]
+    if attribution:
+        lines += ["", attribution]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,1 @@
+"""The finished model folder: its files, its tokenizers, its processor, its card."""

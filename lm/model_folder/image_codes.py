@@ -1,0 +1,45 @@
+"""Pictures <-> the flat codes that a language model reads and draws, a part of the batch at a time."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor
+from vqlm.training.errors import UserError
+from vqlm.vq import VQVAE, to_pil
+
+PART = 64
+
+Picture = Image.Image | np.ndarray | Path | str
+Pictures = Picture | Sequence[Picture] | Tensor
+
+
+@torch.no_grad()
+def encode_pictures(image_tokenizer: VQVAE, images: Pictures) -> Int[Tensor, "b n"]:
+    """Floating point tensors (B, C, *shape) are in [-1, 1]; anything else is prepared as in training, see
+    `vq.VQVAEImageProcessor`. Raises UserError for another shape, or what is no picture."""
+    shape = tuple(image_tokenizer.config.network.input_shape)
+    if isinstance(images, Tensor) and images.is_floating_point():
+        pixel_values = images
+    else:
+        pixel_values: Tensor = image_tokenizer.image_processor(images, return_tensors="pt")["pixel_values"]
+    if pixel_values.ndim != len(shape) + 2 or tuple(pixel_values.shape[2:]) != shape:
+        raise UserError(f"Pictures must be (B, C, {', '.join(map(str, shape))}), found {tuple(pixel_values.shape)}.")
+    parts = [image_tokenizer.encode(part.to(image_tokenizer.device)) for part in pixel_values.split(PART)]
+    return image_tokenizer.flatten_codes(torch.cat(parts))
+
+
+def decode_pictures(image_tokenizer: VQVAE, codes: Int[Tensor, "b *code_shape"]) -> list[Image.Image] | list[Tensor]:
+    """Codes (B, *code_shape) -> PIL pictures, or tensors (C, *shape) where they are none."""
+    made = decode_pixel_values(image_tokenizer, codes)
+    return to_pil(made) if made.ndim == 4 else list(made)
+
+
+@torch.no_grad()
+def decode_pixel_values(image_tokenizer: VQVAE, codes: Int[Tensor, "b *code_shape"]) -> Float[Tensor, "b c *shape"]:
+    """Codes -> pixel values in [-1, 1], on the CPU."""
+    device = image_tokenizer.device
+    return torch.cat([image_tokenizer.decode_codes(part.to(device)).cpu() for part in codes.split(PART)])

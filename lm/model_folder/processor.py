@@ -1,0 +1,214 @@
+"""Texts and pictures -> the ids that a finished model reads, and back. What `AutoProcessor` loads after `import lm`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Int
+from PIL import Image
+from torch import Tensor
+from transformers import AutoProcessor, BatchFeature, PreTrainedConfig, ProcessorMixin
+from vqlm.data_prep.segments import segments_of
+from vqlm.data_prep.sequences import left_pad, picture_ids
+from vqlm.data_prep.vocabulary import Vocabulary
+from vqlm.lm.model_folder.image_codes import Picture, Pictures, decode_pictures, encode_pictures
+from vqlm.lm.model_folder.prompts import checked_prompt_ids, one_line, require_short
+from vqlm.lm.model_folder.tokenizers import fingerprints, load_parts, local_folder, save_parts
+from vqlm.training.errors import UserError
+from vqlm.training.files import read_json, write_json
+from vqlm.vq import VQVAE
+
+PROCESSOR_FILE = "processor_config.json"
+Text = str | Sequence[str | None]
+
+
+class TextToImageProcessor(ProcessorMixin):
+    """The tokenizer, the image processor and the VQ-VAE of a finished model behind one call.
+
+        processor(text=["red heart"])                                bos red heart boi           draw it
+        processor(images=[picture])                                  bos boi codes eoi           describe it
+        processor(text=["red heart<image>"], images=[picture])       bos red heart boi codes eoi eos
+        processor(text=["<image>red heart"], images=[picture])       bos boi codes eoi red heart eos
+
+    With both, each `<image>` in the texts takes the next picture, and a row is whole, as the model was trained on it;
+    several pictures make a document.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, image_tokenizer: VQVAE, max_caption_tokens: int = 64):
+        super().__init__(image_processor=image_tokenizer.image_processor, tokenizer=vocabulary.tokenizer)
+        self.vocabulary, self.image_tokenizer = vocabulary, image_tokenizer.eval()
+        self.max_caption_tokens = max_caption_tokens
+        self.image_token = str(vocabulary.tokenizer.convert_ids_to_tokens(vocabulary.boi))
+        self.folder: Path | None = None
+
+    @classmethod
+    def get_attributes(cls) -> list[str]:
+        """Those of its parts that transformers knows."""
+        return ["image_processor", "tokenizer"]
+
+    # To ids
+
+    def __call__(  # type: ignore[override]
+        self,
+        images: Pictures | Sequence[Sequence[Picture]] | None = None,
+        text: Text | None = None,
+        *,
+        padding: bool = True,
+        truncation: bool = False,
+        return_tensors: str | None = "pt",
+    ) -> BatchFeature:
+        """input_ids and attention_mask, (B, T) int64, rows padded on the left.
+
+        `text` is one or a list, None in it stands for no caption; `images` one, a list, or a list for each text, see
+        `vq.VQVAEImageProcessor`.
+        Captions must be as short as those the model was trained on; `truncation` cuts them. Raises UserError for an
+        empty or too long prompt, or texts and pictures that do not match.
+        """
+        texts: list[str | None] | None = None
+        if text is not None:
+            texts = [text] if isinstance(text, str) else list(text)
+        if texts is not None:
+            self._require_one_picture_each(texts, images)
+        if texts is None and images is None:
+            raise UserError("There is nothing to process; give text, images or both.")
+        codes = None if images is None else encode_pictures(self.image_tokenizer, _flat(images)).cpu()
+        if codes is None:
+            rows = checked_prompt_ids(self.vocabulary, texts or [], self.max_caption_tokens, truncation)
+        elif texts is None:
+            rows = picture_ids(self.vocabulary, codes).tolist()
+        else:
+            rows = self._rows([text or "" for text in texts], codes, truncation)
+        if not padding:
+            masks = [[1] * len(row) for row in rows]
+            return BatchFeature({"input_ids": rows, "attention_mask": masks}, tensor_type=return_tensors)
+        input_ids, mask, _ = left_pad(rows, self.vocabulary.pad)
+        values = {"input_ids": input_ids.tolist(), "attention_mask": mask.long().tolist()}
+        return BatchFeature(values, tensor_type=return_tensors)
+
+    def _rows(self, texts: list[str], codes: Int[Tensor, "b n"], truncation: bool) -> list[list[int]]:
+        vocabulary = self.vocabulary
+        pictures = iter(picture_ids(vocabulary, codes)[:, 1:].tolist())  # boi codes eoi
+        rows = []
+        for text in texts:
+            pieces = [one_line(piece) for piece in text.split(self.image_token)]
+            captions = [vocabulary.encode_text([piece])[0] if piece else [] for piece in pieces]
+            if not truncation:
+                require_short(captions, self.max_caption_tokens)
+            row = [vocabulary.bos]
+            for number, caption in enumerate(captions):
+                row += [*(next(pictures) if number else []), *caption[: self.max_caption_tokens]]
+            rows.append([*row, vocabulary.eos])
+        return rows
+
+    def _require_one_picture_each(self, texts: list[str | None], images: Any) -> None:
+        wanted = [(text or "").count(self.image_token) for text in texts]
+        if images is None and not sum(wanted):
+            return
+        found = 0 if images is None else len(_flat(images))
+        if sum(wanted) != found:
+            raise UserError(
+                f"The texts hold {sum(wanted)} {self.image_token} for {found} pictures; give one picture for each "
+                f"{self.image_token}, or the text alone to have a picture drawn."
+            )
+        if isinstance(images, list | tuple) and all(isinstance(part, list | tuple) for part in images):
+            counts = [len(part) for part in images]
+            if counts != wanted:
+                raise UserError(
+                    f"The texts hold {wanted} {self.image_token}, their lists {counts} pictures; give each text a list "
+                    "of its own pictures."
+                )
+
+    # Back
+
+    def post_process_generation(self, generated_ids: Int[Tensor, "b t"]) -> list[list[str | Image.Image]]:
+        """The texts and pictures of each row in their order; whole rows, from bos on, as `generate` returns them.
+
+        Raises UserError for a row that is no sequence of texts and pictures, or a picture that is not finished.
+        """
+        made = []
+        for row in generated_ids.tolist():
+            segments = segments_of(self.vocabulary, self._closed(row))
+            made.append(
+                [
+                    segment.content if isinstance(segment.content, str) else self._picture(segment.content)
+                    for segment in segments
+                ]
+            )
+        return made
+
+    def _closed(self, row: list[int]) -> list[int]:
+        """A row as it ends when drawing stops: without padding, closed where generation stopped."""
+        vocabulary = self.vocabulary
+        ids = [id for id in row if id != vocabulary.pad]
+        if vocabulary.eos in ids:
+            return ids[: ids.index(vocabulary.eos) + 1]
+        is_inside = bool(ids) and (
+            ids[-1] == vocabulary.boi or vocabulary.image.offset <= ids[-1] < vocabulary.image.stop
+        )
+        return [*ids, *([vocabulary.eoi] if is_inside else []), vocabulary.eos]
+
+    def _picture(self, codes: Int[Tensor, " n"]) -> Image.Image:
+        wanted = self.image_tokenizer.config.tokens_per_image
+        if len(codes) != wanted:
+            raise UserError(
+                f"A picture has {wanted} codes, found {len(codes)}; let generate draw so many (max_new_tokens)."
+            )
+        (picture,) = decode_pictures(self.image_tokenizer, self.image_tokenizer.unflatten_codes(codes[None]))
+        assert isinstance(picture, Image.Image)
+        return picture
+
+    # Files
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `processor_config.json` holds; the parts themselves lie beside it."""
+        return {
+            "processor_class": type(self).__name__,
+            "image_processor": self.image_processor.to_dict(),
+            "max_caption_tokens": self.max_caption_tokens,
+            "fingerprints": fingerprints(self.vocabulary, self.image_tokenizer),
+        }
+
+    def save_pretrained(self, save_directory: Path | str, **_: Any) -> None:  # type: ignore[override]
+        """The vocabulary, the VQ-VAE and `processor_config.json`."""
+        folder = Path(save_directory)
+        save_parts(folder, self.vocabulary, self.image_tokenizer)
+        write_json(folder / PROCESSOR_FILE, self.to_dict())
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: Path | str,
+        cache_dir: Path | str | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        **_: Any,
+    ) -> "TextToImageProcessor":
+        """From a folder, or a repository of the hub. Raises UserError for one that holds no processor, or whose parts
+        do not belong together."""
+        folder = local_folder(
+            pretrained_model_name_or_path, cache_dir=cache_dir, force_download=force_download,
+            local_files_only=local_files_only, token=token, revision=revision,
+        )  # fmt: skip
+        settings = read_json(folder / PROCESSOR_FILE)
+        processor = cls(*load_parts(folder, settings["fingerprints"]), settings["max_caption_tokens"])
+        processor.folder = folder
+        return processor
+
+
+def _flat(images: Any) -> Any:
+    """A list of the pictures, or the tensor that holds them."""
+    if isinstance(images, Tensor):
+        return images if images.ndim == 4 else images[None]
+    if not isinstance(images, list | tuple):
+        return [images]
+    return [picture for part in images for picture in (part if isinstance(part, list | tuple) else [part])]
+
+
+class _FinishedModelKey(PreTrainedConfig):
+    """Under which `AutoProcessor` finds our processor by its name. No model has this configuration: to register it for
+    that of the language model would give our processor to every model of that architecture."""
+
+
+AutoProcessor.register(_FinishedModelKey, TextToImageProcessor, exist_ok=True)

@@ -1,0 +1,202 @@
+"""The settings of stage two: the model, its training, how codes are drawn. Needs no torch, so that the command line
+can name them quickly."""
+
+import importlib.util
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from vqlm.training.config import TrainingConfig
+from vqlm.training.errors import UserError
+
+OptimizerName = Literal["muon", "adamw"]
+NewRows = Literal["mean", "codebook"]
+SETTINGS_FILE = "text_to_image.json"
+MOST_GUIDANCE = 1000  # beyond any use; keeps fp32 logits precise
+
+
+@dataclass
+class LanguageModelConfig:
+    """Size and kind of the language model.
+
+    Args:
+        architecture: a `model_type` that `AutoModelForCausalLM` knows, such as llama, qwen3 or gpt2.
+        hidden_size: width of the residual stream.
+        intermediate_size: width inside a feed-forward block.
+        num_hidden_layers: decoder layers.
+        num_attention_heads: attention heads a layer, each of hidden_size / num_attention_heads channels.
+        tie_word_embeddings: whether one matrix serves as input and output embedding.
+        extra: further settings of the architecture's own configuration class.
+    """
+
+    architecture: str = "llama"
+    hidden_size: int = 256
+    intermediate_size: int = 640
+    num_hidden_layers: int = 6
+    num_attention_heads: int = 4
+    tie_word_embeddings: bool = True
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.hidden_size % self.num_attention_heads:
+            raise UserError(
+                f"model.hidden_size {self.hidden_size} must be divisible by model.num_attention_heads "
+                f"{self.num_attention_heads}."
+            )
+        if clash := sorted({*vars(self), "vocab_size", "max_position_embeddings"} & set(self.extra)):
+            raise UserError(f"model.extra must not hold {clash[0]}; it follows from the other settings.")
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How a code is drawn. The defaults draw from the model's own distribution.
+
+    Args:
+        guidance_scale: weight of the prompt, in [0, 1000]: 1 is the plain conditional distribution, above 1 sharpens
+            what the prompt changes (classifier-free guidance, Ho and Salimans 2022).
+        guidance_schedule: "constant", or "cosine" from no guidance at the first code to all of it at the last
+            (Wang et al. 2024, arXiv 2404.13040, where the weight grows along the way).
+        temperature: logits are divided by it; 0 always takes the most likely code.
+        top_k: keep this many of the likeliest candidates; 0 keeps all.
+        top_p: keep the smallest set of candidates that holds this probability; 1 keeps all.
+        min_p: keep candidates of at least this share of the likeliest one's probability; 0 keeps all.
+    """
+
+    guidance_scale: float = 1.0
+    guidance_schedule: Literal["constant", "cosine"] = "constant"
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    def __post_init__(self):
+        if not 0 <= self.guidance_scale <= MOST_GUIDANCE:
+            raise UserError(
+                f"guidance_scale must lie in [0, {MOST_GUIDANCE}], found {self.guidance_scale}; 1 means no guidance."
+            )
+        if self.guidance_schedule not in ("constant", "cosine"):
+            raise UserError(f"guidance_schedule must be constant or cosine, found {self.guidance_schedule!r}.")
+        if not 0 <= self.temperature < math.inf:
+            raise UserError(f"temperature must not be negative, found {self.temperature}; 0 takes the likeliest code.")
+        if self.top_k < 0:
+            raise UserError(f"top_k must not be negative, found {self.top_k}; 0 keeps all.")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p must lie in (0, 1], found {self.top_p}; 1 keeps all.")
+        if not 0 <= self.min_p <= 1:
+            raise UserError(f"min_p must lie in [0, 1], found {self.min_p}; 0 keeps all.")
+
+    @property
+    def is_guided(self) -> bool:
+        return self.guidance_scale != 1.0
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether some codes may be no candidates."""
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+
+    def at(self, step: int, steps: int) -> "SamplingConfig":
+        """The settings of one of `steps` codes, by the schedule."""
+        if self.guidance_schedule == "constant":
+            return self
+        share = (1 - math.cos(math.pi * step / max(1, steps - 1))) / 2
+        return replace(self, guidance_scale=1 + (self.guidance_scale - 1) * share)
+
+
+@dataclass(kw_only=True)
+class LMTrainingConfig(TrainingConfig):
+    """Stage two's own settings.
+
+    Args:
+        optimizer: "muon" for the hidden matrices, with AdamW for the rest, or "adamw" for all.
+        embedding_dropout: rate of the dropout on the input embeddings.
+        image_weight: weight of codes in the loss.
+        text_weight: weight in the loss of captions that stand before their picture, and of brackets.
+        caption_weight: weight of captions that stand behind their picture, see sequences.captioning. Short captions of
+            a share of the rows need a high one to be more than a few percent of the loss.
+        max_caption_tokens: longest caption, in tokens.
+        long_captions: whether longer ones are cut, or the training refused.
+        label_smoothing: share of a code's target that is spread over all codes, against overconfidence.
+        neighbor_smoothing: share of a code's target that is spread over the codes nearest to it in the codebook.
+        init_from: where the training starts: a finished model's folder, for whose tokenizers the data were prepared
+            (--for-model); or folder or hub name of a causal language model of text, with whose tokenizer they were
+            (--text.pretrained).
+        lora: train low-rank adapters of the finished model in init_from in place of its weights, with PEFT; they are
+            merged at the end.
+        lora_rank: rank of the adapters; a higher one can change the model more.
+        new_rows: with init_from, whether the embeddings of the image codes start at the "mean" of the old ones, or
+            apart from it as the "codebook" has them.
+        compile: whether torch.compile builds parts of a step; auto: where it works and the run is long enough.
+    """
+
+    default_steps: ClassVar[int] = 1400
+
+    optimizer: OptimizerName = "muon"
+    batch_size: int = 48
+    learning_rate: float = 6e-3
+    weight_decay: float = 0.5
+    embedding_dropout: float = 0.0
+    image_weight: float = 1.0
+    text_weight: float = 0.1
+    caption_weight: float = 6.0
+    label_smoothing: float = 0.05
+    neighbor_smoothing: float = 0.15
+    max_caption_tokens: int = 64
+    long_captions: Literal["cut", "refuse"] = "cut"
+    init_from: str | None = None
+    lora: bool = False
+    lora_rank: int = 16
+    new_rows: NewRows = "codebook"
+    compile: Literal["auto", "yes", "no"] = "auto"
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("embedding_dropout", "label_smoothing", "neighbor_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} must lie in [0, 1), found {getattr(self, name)}.")
+        if self.label_smoothing + self.neighbor_smoothing >= 1:
+            raise UserError(
+                f"label_smoothing {self.label_smoothing} and neighbor_smoothing {self.neighbor_smoothing} must sum to "
+                "less than 1: the rest stays with the code itself."
+            )
+        if min(self.image_weight, self.text_weight) < 0 or self.image_weight + self.text_weight == 0:
+            raise UserError(
+                f"image_weight and text_weight must not be negative, nor both 0; found {self.image_weight} and "
+                f"{self.text_weight}."
+            )
+        if self.caption_weight < 0:
+            raise UserError(f"caption_weight must not be negative, found {self.caption_weight}.")
+        if self.max_caption_tokens < 1:
+            raise UserError(f"max_caption_tokens must be at least 1, found {self.max_caption_tokens}.")
+        self._check_start()
+
+    def _check_start(self) -> None:
+        """Raises UserError for settings of a start that have no effect or cannot work."""
+        starts_finished = self.init_from is not None and is_finished(self.init_from)
+        if starts_finished and self.new_rows != LMTrainingConfig.new_rows:
+            raise UserError(f"new_rows has no effect with init_from {self.init_from!r}: a finished model gets none.")
+        if self.lora_rank < 1:
+            raise UserError(f"lora_rank must be at least 1, found {self.lora_rank}.")
+        if not self.lora:
+            if self.lora_rank != LMTrainingConfig.lora_rank:
+                raise UserError(f"lora_rank {self.lora_rank} has no effect without lora; add --lora.")
+            return
+        if self.init_from is None:
+            raise UserError("lora adapts a finished model; name its folder with --init-from.")
+        require_peft()
+        if not starts_finished:
+            raise UserError(
+                f"lora needs a finished model, which init_from {self.init_from!r} is not: adapters leave embeddings as "
+                "they are, and those of the image codes have yet to be learned. Train without lora first."
+            )
+
+
+def is_finished(name: str) -> bool:
+    """Whether `name` is a folder that `train_lm.py` finished, rather than a language model of text."""
+    return (Path(name) / SETTINGS_FILE).is_file()
+
+
+def require_peft() -> None:
+    """Raises UserError if the package is not installed."""
+    if importlib.util.find_spec("peft") is None:
+        raise UserError("lora needs the package peft: pip install peft, or pip install -e '.[lora]'.")

@@ -1,0 +1,57 @@
+"""Stage two from a finished model folder: checked against the prepared set, changed in nothing but its context."""
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+from vqlm.data_prep.prepared_set import PreparedSet
+from vqlm.lm.pipeline import TextToImagePipeline
+from vqlm.lm.settings import SamplingConfig
+from vqlm.training.errors import UserError
+
+
+def load_start(folder: str, prepared: PreparedSet) -> TextToImagePipeline:
+    """The finished model in `folder`, on the CPU.
+
+    Raises UserError as `from_pretrained` does, and if `prepared` has another vocabulary or image tokenizer: what an id
+    means to the model it must mean in the rows.
+    """
+    pipeline = TextToImagePipeline.from_pretrained(folder, "cpu")
+    for what, own, other in (
+        ("vocabulary", pipeline.vocabulary.fingerprint(), prepared.manifest["vocabulary"]),
+        ("image tokenizer", pipeline.image_tokenizer.fingerprint(), prepared.manifest["made_from"]["image_tokenizer"]),
+    ):
+        if own != other:
+            raise UserError(
+                f"The {what} of init_from {folder!r} is {own}, that of the data in {prepared.folder} is {other}; "
+                f"prepare the data with --for-model {folder}."
+            )
+    return pipeline
+
+
+def lengthen_context(pipeline: TextToImagePipeline, folder: str, max_length: int) -> None:
+    """Give the model in `folder` a context of at least `max_length` ids; one is as long as its own rows were.
+
+    Raises UserError for an architecture that has learned an embedding for each position.
+    """
+    context = getattr(pipeline.model.config, "max_position_embeddings", None)
+    if context is None or context >= max_length:
+        return
+    config = AutoConfig.from_pretrained(folder)
+    config.max_position_embeddings = max_length
+    try:
+        pipeline.model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32)
+    except RuntimeError:  # a table of another size
+        raise UserError(
+            f"Rows have up to {max_length} ids, the context of init_from {folder!r} {context}, and {config.model_type} "
+            f"cannot lengthen it; lower max_caption_tokens by {max_length - context} or more, so that captions are cut."
+        ) from None
+
+
+def inherit(pipeline: TextToImagePipeline, base: TextToImagePipeline) -> None:
+    """What `base` reads, does and owes, `pipeline`, which was trained from it, does too: the longest captions of the
+    two, captioning, the licence lines of both collections, and the sampling of `base` where no other was set."""
+    pipeline.max_caption_tokens = max(pipeline.max_caption_tokens, base.max_caption_tokens)
+    pipeline.can_caption = pipeline.can_caption or base.can_caption
+    if pipeline.sampling == SamplingConfig():
+        pipeline.sampling = base.sampling
+    lines = [line for text in (base.attribution, pipeline.attribution) if text for line in text.splitlines()]
+    pipeline.attribution = "\n".join(dict.fromkeys(lines)) or None

@@ -1,0 +1,365 @@
+"""Prepared sets: what is written, continued, refused."""
+
+import errno
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from vqlm.data_prep import (
+    Collection,
+    CollectionConfig,
+    PreparedSet,
+    TextConfig,
+    ViewConfig,
+    Vocabulary,
+    load_collection,
+    load_pictures,
+    prepare,
+)  # fmt: skip
+from vqlm.data_prep import encoding as encoding_module
+from vqlm.data_prep.encoding import ShardEncoder, code_type
+from vqlm.data_prep.prepared_set import pictures_of
+from vqlm.data_prep.rows import Row, Shard
+from vqlm.training.errors import UserError
+from vqlm.training.files import read_json
+from vqlm.vq import VQVAE
+from vqlm.vq.pixels import to_pixel_values
+
+TEXT = TextConfig(size=280)
+
+
+def make(
+    collection: Collection, image_tokenizer: VQVAE, output: Path, data: str = "pictures", **settings
+) -> PreparedSet:
+    return prepare(collection, image_tokenizer, output, data, **({"text": TEXT, "num_workers": 0} | settings))
+
+
+@pytest.fixture
+def prepared(collection, tiny_vqvae, tmp_path) -> PreparedSet:
+    return make(collection, tiny_vqvae, tmp_path / "data")
+
+
+@pytest.fixture
+def in_parts(picture_folder) -> Collection:
+    """The 24 pictures in 6 shards of 4."""
+    whole = load_collection(str(picture_folder))
+    rows = list(whole.rows())
+    whole.shards = [
+        Shard(f"part {start}", lambda start=start: iter(rows[start : start + 4]), str(start))
+        for start in range(0, 24, 4)
+    ]
+    return whole
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def shards_of(folder: Path) -> dict[str, bytes]:
+    return {name: content for name, content in contents(folder).items() if name.startswith("shards/")}
+
+
+def collection_of(train: list[str], held_out: list[str]) -> Collection:
+    picture = np.full((3, 16, 16), 200, np.uint8)
+    rows = [Row(caption, picture, (caption,)) for caption in train + held_out]
+    splits = {caption: "held_out" if caption in held_out else "train" for caption in train + held_out}
+    shard = Shard("hand", lambda: iter(rows), "")
+    return Collection([shard], splits=splits, array_shape=(3, 16, 16), attribution="Drawn by hand.")
+
+
+# What is written
+
+
+def test_manifest(prepared, collection, tiny_vqvae):
+    manifest = read_json(prepared.folder / "manifest.json")
+    made_from = manifest["made_from"]
+    assert made_from["data"] == "pictures"
+    assert made_from["collection"] == collection.fingerprint()
+    assert made_from["image_tokenizer"] == tiny_vqvae.fingerprint()
+    assert made_from["text"]["size"] == 280
+    assert made_from["codebook_sizes"] == {"image": 16}
+    assert made_from["views"] == {"views": 1, "flip": 0.0, "crop": 1.0}
+    assert manifest["vocabulary"] == prepared.vocabulary.fingerprint()
+    assert manifest["splits"] == {split: len(list(collection.rows(split))) for split in ("train", "held_out")}
+    assert (manifest["code_shape"], manifest["tokens_per_image"], manifest["skipped"]) == ([4, 4], 16, 0)
+    lengths = list(map(len, prepared.vocabulary.encode_text([row.captions[0] for row in collection.rows()])))
+    assert manifest["longest_caption_tokens"] == max(lengths)
+    assert manifest["caption_lengths"] == {str(length): lengths.count(length) for length in sorted(set(lengths))}
+    assert manifest["attribution"] is None
+    assert manifest["seconds"]["prepare_data"] >= 0
+    assert (prepared.folder / "skipped.jsonl").read_text() == ""
+
+
+def test_the_attribution_is_carried(tiny_vqvae, tmp_path):
+    prepared = make(collection_of(["one", "two"], ["three"]), tiny_vqvae, tmp_path / "data")
+    assert prepared.manifest["attribution"] == "Drawn by hand."
+
+
+def test_rows_hold_the_codes_row_by_row(prepared, collection, tiny_vqvae):
+    loaded = load_pictures(collection, (16, 16))
+    for split, pictures in (("train", loaded.train), ("held_out", loaded.held_out)):
+        codes = tiny_vqvae.encode(to_pixel_values(pictures))  # (N, 4, 4)
+        by_hand = [[code for line in picture for code in line] for picture in codes.tolist()]
+        rows = list(collection.rows(split))
+        assert prepared.rows[split]["codes"][:] == by_hand
+        assert prepared.codes_of(prepared.rows[split]).tolist() == by_hand
+        assert prepared.rows[split]["captions"][:] == [list(row.captions) for row in rows]
+        assert prepared.rows[split]["key"][:] == [row.key for row in rows]
+        counted = prepared.vocabulary.encode_text([row.captions[0] for row in rows])
+        assert prepared.rows[split]["caption_tokens"][:] == [[len(ids)] for ids in counted]
+    assert prepared.tokens_per_image == 16
+
+
+def test_codes_are_as_diverse_as_the_pictures(prepared):
+    assert len({tuple(codes) for codes in prepared.train["codes"][:]}) > 5
+
+
+def test_only_held_out_rows_keep_their_picture(prepared, collection):
+    assert "image" not in prepared.train.column_names
+    kept = pictures_of(prepared.held_out["held_out"])
+    assert torch.equal(kept, load_pictures(collection, (16, 16)).held_out)
+
+
+def test_of_many_held_out_rows_some_keep_their_picture(in_parts, tiny_vqvae, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoding_module, "KEPT_PICTURES", 6)
+    in_parts.splits = {row.key: "held_out" if number % 4 else "train" for number, row in enumerate(in_parts.rows())}
+    prepared = make(in_parts, tiny_vqvae, tmp_path / "data")
+    assert len(prepared.held_out["held_out"]) == 18
+    shown = prepared.pictured("held_out", 100)
+    assert len(shown) == 6  # one a shard
+    assert shown["key"][:] == prepared.held_out["held_out"]["key"][::3]
+    assert len(prepared.pictured("held_out", 4)) == 4
+
+
+def test_every_view_is_encoded_and_the_first_is_the_plain_one(collection, prepared, tiny_vqvae, tmp_path):
+    views = ViewConfig(views=3, crop=0.5)
+    several = make(collection, tiny_vqvae, tmp_path / "views", views=views)
+    assert several.num_views == 3
+    codes = np.array(several.train["codes"][:]).reshape(len(several.train), 3, 16)
+    assert codes[:, 0].tolist() == prepared.train["codes"][:]
+    assert (codes[:, 1] != codes[:, 0]).any()
+    assert (codes[:, 1] != codes[:, 2]).any()
+    assert several.codes_of(several.train).tolist() == codes[:, 0].tolist()
+
+
+@pytest.mark.parametrize(("size", "kind"), [(256, "uint8"), (257, "uint16"), (2**16, "uint16"), (2**16 + 1, "uint32")])
+def test_codes_take_the_smallest_type(size, kind):
+    assert code_type(size) == kind
+
+
+def test_the_image_tokenizer_is_kept(prepared, tiny_vqvae):
+    assert prepared.load_image_tokenizer().fingerprint() == tiny_vqvae.fingerprint()
+
+
+def test_held_out_captions_teach_no_tokens(tiny_vqvae, tmp_path):
+    collection = collection_of(["red red red", "red red"], ["zebra zebra zebra zebra"])
+    prepared = make(collection, tiny_vqvae, tmp_path / "data")
+    known, unknown = prepared.vocabulary.encode_text(["red", "zebra"])
+    assert len(known) == 1
+    assert len(unknown) == len(" zebra")
+    assert len(prepared.vocabulary.encode_text(["zebra"])[0]) <= prepared.manifest["longest_caption_tokens"]
+
+
+def test_workers_make_the_same_rows(in_parts, picture_folder, tiny_vqvae, tmp_path):
+    make(in_parts, tiny_vqvae, tmp_path / "alone")
+    make(in_parts, tiny_vqvae, tmp_path / "workers", num_workers=2)
+    assert shards_of(tmp_path / "alone") == shards_of(tmp_path / "workers")
+    assert len(shards_of(tmp_path / "alone")) > 12
+
+
+def test_more_workers_than_shards_make_the_same_rows(collection, tiny_vqvae, tmp_path):
+    make(collection, tiny_vqvae, tmp_path / "alone")
+    make(collection, tiny_vqvae, tmp_path / "workers", num_workers=3)
+    assert shards_of(tmp_path / "alone") == shards_of(tmp_path / "workers")
+    assert len(collection.shards) < 3
+
+
+def test_further_modalities_have_ranges_of_their_own(collection, tiny_vqvae, tmp_path):
+    prepared = make(collection, tiny_vqvae, tmp_path / "data", modalities={"series": 8})
+    assert prepared.vocabulary.modalities["series"].size == 8
+    with pytest.raises(UserError, match="modalities must not name 'image'"):
+        make(collection, tiny_vqvae, tmp_path / "other", modalities={"image": 8})
+
+
+# Again, and elsewhere
+
+
+def test_resume_returns_the_same(prepared, collection, tiny_vqvae):
+    before = contents(prepared.folder)
+    again = make(collection, tiny_vqvae, prepared.folder, resume=True)
+    assert again.manifest == prepared.manifest
+    assert again.train["codes"][:] == prepared.train["codes"][:]
+    assert contents(prepared.folder) == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [({"text": TextConfig(size=270)}, "text"), ({"data": "others"}, "data"), ({"views": ViewConfig(2, 0.5)}, "views")],
+)
+def test_resume_with_other_settings(prepared, collection, tiny_vqvae, changed, named):
+    before = contents(prepared.folder)
+    with pytest.raises(UserError, match=f"holds another run: its {named} is"):
+        make(collection, tiny_vqvae, prepared.folder, resume=True, **changed)
+    assert contents(prepared.folder) == before
+
+
+def test_resume_with_another_image_tokenizer(prepared, collection, other_vqvae):
+    with pytest.raises(UserError, match="its image_tokenizer is"):
+        make(collection, other_vqvae, prepared.folder, resume=True)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_of_other_files_is_untouched(collection, tiny_vqvae, tmp_path, resume):
+    output = tmp_path / "data"
+    output.mkdir()
+    (output / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="already holds files"):
+        make(collection, tiny_vqvae, output, resume=resume)
+    assert contents(output) == {"thesis.txt": b"years of work"}
+
+
+def test_a_finished_set_is_not_written_over(prepared, collection, tiny_vqvae):
+    before = contents(prepared.folder)
+    with pytest.raises(UserError, match="already holds files"):
+        make(collection, tiny_vqvae, prepared.folder)
+    assert contents(prepared.folder) == before
+
+
+class Killed(BaseException):
+    """Ends everything at once, as SIGKILL does."""
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 6])
+def test_a_killed_preparation_goes_on(in_parts, tiny_vqvae, tmp_path, monkeypatch, count):
+    """Killed when `count` files of rows have been begun."""
+    make(in_parts, tiny_vqvae, tmp_path / "whole")
+    begun = iter(range(100))
+
+    class Dying(encoding_module._SplitFile):
+        def __init__(self, *arguments):
+            if next(begun) == count:
+                raise Killed
+            super().__init__(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encoding_module, "_SplitFile", Dying)
+        with pytest.raises(Killed):
+            make(in_parts, tiny_vqvae, tmp_path / "parts")
+    with pytest.raises(UserError, match=r"parts is not finished; run prepare_data\.py again with --resume"):
+        PreparedSet.load(tmp_path / "parts")
+    kept = {path.name: path.stat().st_ino for path in (tmp_path / "parts" / "shards").glob("??????")}
+    make(in_parts, tiny_vqvae, tmp_path / "parts", resume=True)
+    assert shards_of(tmp_path / "parts") == shards_of(tmp_path / "whole")
+    assert {name: (tmp_path / "parts" / "shards" / name).stat().st_ino for name in kept} == kept  # not made twice
+
+
+def test_killed_before_the_first_shard(collection, tiny_vqvae, tmp_path, monkeypatch):
+    def die(*_):
+        raise Killed
+
+    for part in ("build", "save_pretrained"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Vocabulary, part, die)
+            with pytest.raises(Killed):
+                make(collection, tiny_vqvae, tmp_path / "data", resume=True)
+    assert len(make(collection, tiny_vqvae, tmp_path / "data", resume=True).train) > 0
+
+
+def test_a_full_disk_loses_nothing(in_parts, tiny_vqvae, tmp_path, monkeypatch):
+    written = iter(range(1000))
+
+    def write(file, content):
+        if next(written) > 60:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        file.digest.update(content)
+        return file.file.write(content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encoding_module._SplitFile, "write", write)
+        with pytest.raises(
+            UserError, match=r"disk of .*shards is full\. .* free some space and continue with --resume"
+        ):
+            make(in_parts, tiny_vqvae, tmp_path / "data")
+    shards = tmp_path / "data" / "shards"
+    assert list(shards.glob("*.tmp")) == []
+    kept = {path.name: path.stat().st_ino for path in shards.iterdir()}
+    assert 0 < len(kept) < 6
+    prepared = make(in_parts, tiny_vqvae, tmp_path / "data", resume=True)
+    assert sum(prepared.manifest["splits"].values()) == 24
+    assert {name: (shards / name).stat().st_ino for name in kept} == kept
+
+
+# What cannot be used
+
+
+@pytest.fixture
+def damaged(picture_folder) -> Path:
+    """Two of 24 pictures cannot be used."""
+    (picture_folder / "red-square-2.png").write_text("no picture")
+    (picture_folder / "blue-circle-4.png").write_bytes(b"")
+    return picture_folder
+
+
+def test_what_is_unusable_is_skipped_and_listed(damaged, tiny_vqvae, tmp_path):
+    collection = load_collection(str(damaged), config=CollectionConfig(max_skipped=0.1))
+    prepared = make(collection, tiny_vqvae, tmp_path / "data")
+    assert sum(prepared.manifest["splits"].values()) == 22
+    assert prepared.manifest["skipped"] == 2
+    lines = [json.loads(line) for line in (prepared.folder / "skipped.jsonl").read_text().splitlines()]
+    assert lines == [
+        {"key": "blue-circle-4.png", "reason": "the file is empty (0 bytes)"},
+        {"key": "red-square-2.png", "reason": "it is no picture in a format that Pillow reads"},
+    ]
+
+
+def test_too_much_that_is_unusable_is_found_before_anything_is_written(damaged, tiny_vqvae, tmp_path):
+    with pytest.raises(UserError, match=r"2 of 24 pictures cannot be used.*blue-circle-4\.png: the file is empty"):
+        make(load_collection(str(damaged)), tiny_vqvae, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_too_much_that_the_sample_missed_stops_and_may_be_allowed(damaged, tiny_vqvae, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["vqlm.data_prep.preparation"], "check_sample", lambda *_: None)
+    with pytest.raises(UserError, match=r"2 of 24 pictures cannot be used, .*All are listed in .*skipped\.jsonl"):
+        make(load_collection(str(damaged)), tiny_vqvae, tmp_path / "data")
+    assert len((tmp_path / "data" / "skipped.jsonl").read_text().splitlines()) == 2
+    allowed = load_collection(str(damaged), config=CollectionConfig(max_skipped=0.1))
+    assert make(allowed, tiny_vqvae, tmp_path / "data", resume=True).manifest["skipped"] == 2
+
+
+def test_a_key_that_comes_twice_is_kept_once(tiny_vqvae, tmp_path):
+    collection = collection_of(["one", "two", "one"], ["three"])
+    collection.config = CollectionConfig(max_skipped=0.5)
+    prepared = make(collection, tiny_vqvae, tmp_path / "data")
+    assert prepared.train["key"][:] == ["one", "two"]
+    assert "another row has the same key" in (prepared.folder / "skipped.jsonl").read_text()
+
+
+def test_the_background_of_transparent_pictures(tiny_vqvae, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in "abc":
+        Image.new("RGBA", (16, 16), (0, 0, 0, 0)).save(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text(name)
+    for colour in ("red", "blue"):
+        collection = load_collection(str(folder), config=CollectionConfig(background=colour))
+        with pytest.raises(UserError, match=f"laid on {colour} .* learned them on {tiny_vqvae.config.background}"):
+            make(collection, tiny_vqvae, tmp_path / colour)
+        tiny_vqvae.config.background = colour
+        prepared = make(collection, tiny_vqvae, tmp_path / colour)
+        assert prepared.load_image_tokenizer().image_processor.background == colour
+        assert prepared.held_out["held_out"][0]["image"].getpixel((3, 3)) == Image.new("RGB", (1, 1), colour).getpixel(
+            (0, 0)
+        )
+
+
+def test_an_encoder_of_pictures_in_one_batch_equals_single_ones(collection, tiny_vqvae, prepared):
+    encoder = ShardEncoder(collection, tiny_vqvae, prepared.vocabulary, prepared.folder)
+    values = torch.randint(0, 256, (5, 1, 3, 16, 16), dtype=torch.uint8)
+    together = encoder.codes_of(values)
+    assert together.dtype == np.uint8
+    assert together.tolist() == [encoder.codes_of(value[None])[0].tolist() for value in values]

@@ -1,0 +1,116 @@
+"""Log-likelihoods of pictures and captions against whole forwards by hand."""
+
+import pytest
+import torch
+from vqlm.data_prep.sequences import prompt_ids
+from vqlm.lm.decoding.captioning import draw_captions
+from vqlm.lm.decoding.likelihood import caption_log_likelihoods, code_log_likelihoods, log_likelihoods_of_captions
+from vqlm.training.errors import UserError
+
+CAPTIONS = ["red square", "a green circle beside a blue one", "red"]
+
+
+@pytest.fixture(params=["llama", "gpt2"])
+def model(request, build_tiny):
+    return build_tiny(request.param)
+
+
+@pytest.fixture
+def codes(vocabulary) -> torch.Tensor:
+    return torch.randint(vocabulary.image.size, (3, 5))
+
+
+def picture_row(vocabulary, codes: torch.Tensor) -> list[int]:
+    return [vocabulary.bos, vocabulary.boi, *vocabulary.codes_to_ids(codes).tolist(), vocabulary.eoi]
+
+
+def next_log_probs(model, row: list[int], legal: slice) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([row]), use_cache=False).logits[0, -1, legal].float()
+
+
+def test_pictures_by_hand(model, vocabulary, codes):
+    prompts = prompt_ids(vocabulary, CAPTIONS, 20)
+    image = slice(vocabulary.image.offset, vocabulary.image.stop)
+    found = code_log_likelihoods(model, vocabulary, prompts, codes)
+    for prompt, own, values in zip(prompts, codes, found, strict=True):
+        row = list(prompt)
+        for code, value in zip(own.tolist(), values, strict=True):
+            expected = next_log_probs(model, row, image).log_softmax(-1)[code].item()
+            assert value.item() == pytest.approx(expected, abs=1e-3)
+            row.append(image.start + code)
+
+
+def test_captions_by_hand(model, vocabulary, codes):
+    ids = vocabulary.encode_text(CAPTIONS)
+    assert len({len(own) for own in ids}) == 3
+    text = slice(0, vocabulary.image.offset)
+    for picture in codes:
+        found = log_likelihoods_of_captions(model, vocabulary, picture, ids)
+        for own, value in zip(ids, found, strict=True):
+            row, expected = picture_row(vocabulary, picture), 0.0
+            for place, target in enumerate([*own, vocabulary.eos]):
+                logits = next_log_probs(model, row, text)
+                if place == 0:
+                    logits[vocabulary.eos] = -torch.inf
+                expected += logits.log_softmax(-1)[target].item()
+                row.append(target)
+            assert value.item() == pytest.approx(expected, abs=1e-3)
+
+
+def test_many_captions_equal_few(build_tiny, vocabulary, codes):
+    ids = vocabulary.encode_text(CAPTIONS) * 30
+    found = log_likelihoods_of_captions(build_tiny(), vocabulary, codes[0], ids)
+    assert found.shape == (90,)
+    torch.testing.assert_close(found[:3], found[87:])
+
+
+def test_a_caption_each_equals_all_of_one_picture(model, vocabulary, codes, monkeypatch):
+    ids = vocabulary.encode_text(CAPTIONS)
+    monkeypatch.setattr("vqlm.lm.decoding.likelihood.ROWS_AT_ONCE", 2)
+    found = caption_log_likelihoods(model, vocabulary, codes, ids)
+    expected = [
+        log_likelihoods_of_captions(model, vocabulary, *pair)[0] for pair in zip(codes, [[i] for i in ids], strict=True)
+    ]
+    torch.testing.assert_close(found, torch.stack(expected), atol=1e-3, rtol=0)
+
+
+def test_another_picture_changes_the_captions_likelihood(build_tiny, vocabulary, codes):
+    model, ids = build_tiny(), vocabulary.encode_text(CAPTIONS)
+    first, second = (log_likelihoods_of_captions(model, vocabulary, own, ids) for own in codes[:2])
+    assert (first - second).abs().min() > 1e-3
+
+
+def test_greedy_captions_by_hand(model, vocabulary, codes):
+    drawn = draw_captions(model, vocabulary, codes, 4)
+    specials = set(vocabulary.tokenizer.all_special_ids)
+    for own, caption in zip(codes, drawn, strict=True):
+        row, made = picture_row(vocabulary, own), []
+        for place in range(4):
+            logits = next_log_probs(model, row, slice(0, vocabulary.text_size))
+            forbidden = specials - ({vocabulary.eos} if place else set())
+            logits[[id for id in forbidden if id < vocabulary.text_size]] = -torch.inf
+            best = logits.argmax().item()
+            if best == vocabulary.eos:
+                break
+            made.append(best)
+            row.append(best)
+        assert caption == vocabulary.decode_text(made)
+
+
+def test_captions_of_a_batch_equal_captions_alone(build_tiny, vocabulary, codes):
+    model = build_tiny()
+    generators = [torch.Generator().manual_seed(seed) for seed in range(3)]
+    together = draw_captions(model, vocabulary, codes, 6, 1.0, generators)
+    alone = [
+        draw_captions(model, vocabulary, codes[seed : seed + 1], 6, 1.0, [torch.Generator().manual_seed(seed)])[0]
+        for seed in range(3)
+    ]
+    assert together == alone
+
+
+def test_captions_of_a_damaged_model(build_tiny, vocabulary, codes):
+    model = build_tiny()
+    model.get_output_embeddings().weight.data[5] = float("nan")
+    with pytest.raises(UserError, match="not finite at token 0"):
+        draw_captions(model, vocabulary, codes, 4)

@@ -1,0 +1,35 @@
+"""From a folder of captioned pictures to a model that draws a prompt.
+
+    from vqlm import TextToImagePipeline
+
+    picture = TextToImagePipeline.from_pretrained("outputs/demo/model")("red heart").images[0]
+
+Names are loaded when they are first used, so that `import vqlm` and `vqlm --help` take no time.
+"""
+
+import importlib
+import sys
+from functools import partial
+
+import lazy_loader
+import wrapt
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+# Each of ours registers itself with the Auto class of transformers that it belongs to when it is imported. Whoever
+# imports such an Auto class gets ours with it; to import them here would cost seconds and need torch.
+_REGISTERED_WITH = {
+    "transformers.models.auto.modeling_auto": "vqlm.vq.model",
+    "transformers.models.auto.image_processing_auto": "vqlm.vq.image_processor",
+    "transformers.models.auto.processing_auto": "vqlm.lm.model_folder.processor",
+    "transformers.pipelines": "vqlm.lm.transformers_task",
+}
+
+
+def _import(ours: str, _theirs: object) -> None:
+    if ours not in sys.modules:  # else it is being imported, and registers itself at its end
+        importlib.import_module(ours)
+
+
+for theirs, ours in _REGISTERED_WITH.items():
+    wrapt.register_post_import_hook(partial(_import, ours), theirs)
