@@ -30,10 +30,11 @@ from accelerate.utils import DataLoaderConfiguration, broadcast, set_seed
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
+from vqlm.training.allocator import keep_freed_memory
 from vqlm.training.config import TrainingConfig
+from vqlm.training.device import is_bf16_fast
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json, require_empty, require_same_settings, write_json
-from vqlm.training.machine import is_bf16_fast, keep_freed_memory
 from vqlm.training.progress import Progress
 
 BUDGET_SETTINGS = (
