@@ -35,6 +35,7 @@ from vqlm.training.config import TrainingConfig
 from vqlm.training.device import is_bf16_fast
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json, require_empty, require_same_settings, write_json
+from vqlm.training.old_names import with_new_names
 from vqlm.training.progress import Progress
 
 BUDGET_SETTINGS = (
@@ -103,7 +104,8 @@ class Run:
             if old.exists() and not final.exists():  # stopped between the two renames of `checkpoint`
                 os.replace(old, final)
             if resume and (self.folder / "settings.json").exists():
-                require_same_settings(self.output, read_json(self.folder / "settings.json"), wanted)
+                earlier = with_new_names(read_json(self.folder / "settings.json"))
+                require_same_settings(self.output, earlier, wanted)
             else:
                 require_empty(self.output)
                 write_json(self.folder / "settings.json", wanted)
@@ -200,7 +202,7 @@ class Run:
             raise UserError(
                 f"{MAX_SKIPPED_IN_A_ROW} steps in a row gave a gradient that is not finite, the last at step "
                 f"{self.state.step + 1}; stopped. Start anew with a lower learning_rate (it is "
-                f"{self.config.learning_rate:g}), a longer warmup_share, lower weights of the losses added last, or "
+                f"{self.config.learning_rate:g}), a longer warmup_ratio, lower weights of the losses added last, or "
                 "mixed_precision no, into another folder."
             )
 
@@ -313,9 +315,9 @@ class _NotedSignals:
 
 def schedule(share: float, config: TrainingConfig) -> float:
     """The learning rate's factor at a share of the budget: rises over the warm-up, then falls to zero or stays."""
-    if share < config.warmup_share:
-        return share / config.warmup_share
-    return 1.0 if config.schedule == "constant" else (1 - share) / (1 - config.warmup_share)
+    if share < config.warmup_ratio:
+        return share / config.warmup_ratio
+    return 1.0 if config.schedule == "constant" else (1 - share) / (1 - config.warmup_ratio)
 
 
 def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
