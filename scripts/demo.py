@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     if (output / "report.json").exists():
         print(f"All is done: {output / 'report.md'}. Remove {output} to start again.", flush=True)
         return
-    from vqlm.training.machine import describe_machine
+    from vqlm.training.matrix_peak import describe_machine
 
     start = time.monotonic()
     machine = describe_machine()

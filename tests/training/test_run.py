@@ -12,9 +12,11 @@ import torch
 import vqlm.training.run
 from torch import nn
 from torch.utils.data import DataLoader
+from vqlm.training.budget import schedule
 from vqlm.training.config import TrainingConfig
 from vqlm.training.errors import UserError
-from vqlm.training.run import Interrupted, Run, schedule
+from vqlm.training.run import Run
+from vqlm.training.stop_signals import Interrupted
 
 ROWS = 6
 

@@ -8,7 +8,8 @@ import torch
 import vqlm.vq.train
 from transformers import ResNetBackbone, ResNetConfig
 from vqlm.training.errors import UserError
-from vqlm.training.run import Interrupted, Run
+from vqlm.training.run import Run
+from vqlm.training.stop_signals import Interrupted
 from vqlm.vq import VQVAE, VQConfig, to_pixel_values
 from vqlm.vq.settings import LossConfig, VQTrainingConfig
 from vqlm.vq.train import check_values, train_vq
