@@ -42,7 +42,7 @@ class CollectionConfig:
             ImageColor.getrgb(self.background)
         except ValueError:
             raise UserError(
-                f"background must be a colour such as white or #ff8800, found {self.background!r}."
+                f"`background` must be a colour such as white or #ff8800, found {self.background!r}."
             ) from None
 
     @property
@@ -95,9 +95,9 @@ class ViewConfig:
 
     def __post_init__(self):
         if self.views < 1:
-            raise UserError(f"views must be at least 1, the picture itself; found {self.views}.")
+            raise UserError(f"`views` must be at least 1, the picture itself; found {self.views}.")
         if not 0 <= self.flip <= 1 or not 0 < self.crop <= 1:
-            raise UserError(f"flip must lie in [0, 1] and crop in (0, 1], found {self.flip} and {self.crop}.")
+            raise UserError(f"`flip` must lie in [0, 1] and `crop` in (0, 1], found {self.flip} and {self.crop}.")
         if self.views > 1 and not self.flip and self.crop == 1:
             raise UserError(f"{self.views} views are all alike without `flip` or `crop`; set one of them.")
 
@@ -126,4 +126,4 @@ class SequenceConfig:
     def __post_init__(self):
         for name, value in vars(self).items():
             if not 0 <= value <= 1:
-                raise UserError(f"{name} must lie in [0, 1], found {value}.")
+                raise UserError(f"`{name}` must lie in [0, 1], found {value}.")

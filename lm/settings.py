@@ -74,18 +74,20 @@ class SamplingConfig:
     def __post_init__(self):
         if not 0 <= self.guidance_scale <= MOST_GUIDANCE:
             raise UserError(
-                f"guidance_scale must lie in [0, {MOST_GUIDANCE}], found {self.guidance_scale}; 1 means no guidance."
+                f"`guidance_scale` must lie in [0, {MOST_GUIDANCE}], found {self.guidance_scale}; 1 means no guidance."
             )
         if self.guidance_schedule not in ("constant", "cosine"):
-            raise UserError(f"guidance_schedule must be constant or cosine, found {self.guidance_schedule!r}.")
+            raise UserError(f"`guidance_schedule` must be constant or cosine, found {self.guidance_schedule!r}.")
         if not 0 <= self.temperature < math.inf:
-            raise UserError(f"temperature must not be negative, found {self.temperature}; 0 takes the likeliest code.")
+            raise UserError(
+                f"`temperature` must not be negative, found {self.temperature}; 0 takes the likeliest code."
+            )
         if self.top_k < 0:
-            raise UserError(f"top_k must not be negative, found {self.top_k}; 0 keeps all.")
+            raise UserError(f"`top_k` must not be negative, found {self.top_k}; 0 keeps all.")
         if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p must lie in (0, 1], found {self.top_p}; 1 keeps all.")
+            raise UserError(f"`top_p` must lie in (0, 1], found {self.top_p}; 1 keeps all.")
         if not 0 <= self.min_p <= 1:
-            raise UserError(f"min_p must lie in [0, 1], found {self.min_p}; 0 keeps all.")
+            raise UserError(f"`min_p` must lie in [0, 1], found {self.min_p}; 0 keeps all.")
 
     @property
     def is_guided(self) -> bool:

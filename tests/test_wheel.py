@@ -105,9 +105,10 @@ def test_modules_of_the_user_are_left_alone(kind, environment, littered_folder):
     assert (littered_folder / "vq_model" / "model.safetensors").exists()
 
 
-def test_the_configs_of_the_demo_are_installed(environment):
+def test_the_configs_of_the_demo_are_installed(environment, tmp_path):
     program = (
         "from vqlm.scripts.demo import CONFIGS; print(*sorted(path.name for path in (CONFIGS / 'demo').iterdir()))"
     )
-    done = subprocess.run([environment / "bin" / "python", "-c", program], capture_output=True, text=True, check=True)
+    command = [environment / "bin" / "python", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.split() == ["lm.yaml", "vq.yaml"]

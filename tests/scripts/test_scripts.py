@@ -141,6 +141,19 @@ def test_a_finished_run_may_be_resumed(call_script, picture_folder, vq_yaml, tmp
     assert (tmp_path / "vq" / "model.safetensors").read_bytes() == before
 
 
+def test_a_run_under_old_names_is_resumed(call_script, picture_folder, vq_yaml, tmp_path):
+    arguments = ["--config", vq_yaml, "--data", picture_folder, "--output", tmp_path / "vq"]
+    call_script("train_vq", *arguments)
+    settings = tmp_path / "vq" / "run" / "settings.json"
+    text = settings.read_text().replace("warmup_ratio", "warmup_share").replace("size_mismatch", "misfit")
+    assert "network.misfit" in text
+    settings.write_text(text)
+    call_script("train_vq", *arguments, "--resume", "--max-steps", 4)
+    assert read_json(tmp_path / "vq" / "run" / "summary.json")["steps"] == 4
+    with pytest.raises(UserError, match=r"its network.size_mismatch is 'refuse', now 'pad'"):
+        call_script("train_vq", *arguments, "--resume", "--network.misfit", "pad")
+
+
 @pytest.fixture
 def demo(call_script, picture_folder, vq_yaml, lm_yaml, tmp_path, monkeypatch):
     """The demo on the folder of pictures, with tiny networks; returns its output folder."""
