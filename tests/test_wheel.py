@@ -74,12 +74,15 @@ def test_an_installation_adds_one_name_and_one_command(environment):
     assert (environment / "bin" / "vqlm").exists()
 
 
-@pytest.mark.parametrize("kind", ["installed", "installed module", "checkout"])
+@pytest.mark.parametrize("kind", ["installed", "installed module", "installed, accelerate launch", "checkout"])
 def test_modules_of_the_user_are_left_alone(kind, environment, littered_folder):
     """Help, an import, and a tiny stage, from the wheel and from the checkout by path."""
     python = str(environment / "bin" / "python") if kind.startswith("installed") else sys.executable
     vqlm = {"installed": [str(environment / "bin" / "vqlm")], "installed module": [python, "-m", "vqlm"]}.get(kind)
     train_vq = [python, str(ROOT / "scripts" / "train_vq.py")] if vqlm is None else [*vqlm, "train-vq"]
+    if kind.endswith("accelerate launch"):
+        launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=1"]
+        train_vq = [python, *launch, "-m", "vqlm.scripts.train_vq"]
 
     def run(*command: object) -> str:
         done = subprocess.run(
