@@ -26,7 +26,7 @@ class LanguageModelConfig:
         hidden_size: width of the residual stream.
         intermediate_size: width inside a feed-forward block.
         num_hidden_layers: decoder layers.
-        num_attention_heads: attention heads a layer, each of hidden_size / num_attention_heads channels.
+        num_attention_heads: attention heads per layer, each of hidden_size / num_attention_heads channels.
         tie_word_embeddings: whether one matrix serves as input and output embedding.
         extra: further settings of the architecture's own configuration class.
     """

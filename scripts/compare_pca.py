@@ -1,4 +1,4 @@
-"""PCA against a finished VQ-VAE at equal bits a picture: eigen-pictures, both reconstructions, PSNR against bits.
+"""PCA against a finished VQ-VAE at equal bits per picture: eigen-pictures, both reconstructions, PSNR against bits.
 
 vqlm compare-pca --model runs/vq --data openmoji --output runs/pca
 """
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
         "pca_psnr_db": by_bits,
     }
     write_json(settings.output / "comparison.json", figures)
-    print(f"{bits} bits a picture, held out: VQ-VAE {vq_psnr:.2f} dB, PCA {curve[bits]:.2f} dB")
+    print(f"{bits} bits per picture, held out: VQ-VAE {vq_psnr:.2f} dB, PCA {curve[bits]:.2f} dB")
     for budget, db in curve.items():
         print(f"PCA at {budget} bits: {db:.2f} dB")
 
@@ -88,13 +88,13 @@ def draw(eigen_pictures: "torch.Tensor", rows: "list[torch.Tensor]", curve: dict
     names = ["eigen-pictures", "held out", "VQ-VAE", "PCA"]
     pictures.set_yticks([(row + 0.5) * height for row in range(len(names))], names)
     pictures.set_xticks([])
-    pictures.set_title(f"{bits} bits a picture")
+    pictures.set_title(f"{bits} bits per picture")
     plot.plot(*zip(*curve.items(), strict=True), marker="o", label="PCA")
     plot.plot([bits], [vq_psnr], marker="*", markersize=14, linestyle="", label="VQ-VAE")
     plot.set_xscale("log", base=2)
     plot.set_xticks(list(curve), [str(budget) for budget in curve], rotation=45)
     plot.set_xticks([], minor=True)
-    plot.set(xlabel="bits a picture", ylabel="held-out PSNR, dB")
+    plot.set(xlabel="bits per picture", ylabel="held-out PSNR, dB")
     plot.legend()
     return figure
 

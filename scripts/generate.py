@@ -11,9 +11,14 @@ from jsonargparse import Namespace
 from vqlm.scripts.options import run_script, script_parser
 from vqlm.training.errors import UserError
 
+FIRST = (
+    "model", "prompt", "output", "num_images", "seed", "guidance_scale", "temperature", "negative_prompt", "rerank",
+    "image",
+)  # fmt: skip
+
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = script_parser(__doc__)
+    parser = script_parser(__doc__, FIRST)
     parser.add_argument("--model", type=Path, required=True, help="Folder that vqlm train-lm finished.")
     parser.add_argument("--prompt", type=str, help="What to draw; without it the model draws what it likes.")
     parser.add_argument("--output", type=Path, required=True, help="Picture file to write.")

@@ -45,7 +45,13 @@ class ScriptParser(ArgumentParser):
     def parse_args(self, args=None, **kwargs):  # type: ignore[override]
         ScriptParser.in_use = self
         self.given = sys.argv[1:] if args is None else list(args)
-        parsed = super().parse_args([self._spelled_out(argument) for argument in self.given], **kwargs)
+        words: list[str] = []
+        for argument in self.given:
+            if argument in ("true", "false") and words and words[-1].endswith("=true"):  # as `--lora true` was said
+                words[-1] = words[-1].removesuffix("true") + argument
+            else:
+                words.append(self._spelled_out(argument))
+        parsed = super().parse_args(words, **kwargs)
         return self.instantiate(parsed)
 
     def parse_string(self, content, *args, **kwargs):  # a --config file

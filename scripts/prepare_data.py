@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--resume", type=bool, default=False, help="Continue the prepared set in --output, if it is this one."
     )
     parser.add_argument(
-        "--num_workers", type=int, help="Processes that decode, on a CPU encode too; by default one a core."
+        "--num_workers", type=int, help="Processes that decode, on a CPU encode too; by default one per core."
     )
     parser.add_argument(
         "--mixed_precision",

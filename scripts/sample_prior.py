@@ -18,7 +18,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="Folder that vqlm train-lm finished.")
     parser.add_argument("--data", type=Path, required=True, help="Folder that vqlm prepare wrote.")
-    parser.add_argument("--output", type=Path, required=True, help="Picture file to write, a row of pictures each.")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="Picture file to write, one row of pictures per kind."
+    )
     parser.add_argument("--num_images", type=int, default=8, help="Pictures of each kind.")
     parser.add_argument("--seed", type=int, default=0, help="Decides the pictures.")
     settings = parser.parse_args(arguments)

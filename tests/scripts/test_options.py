@@ -55,7 +55,7 @@ def test_help_holds_the_line_of_a_setting(capsys):
     assert ended.value.code == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "optimizer steps to train for" in printed
-    assert "rows a step and process" in printed
+    assert "rows per step and process" in printed
 
 
 @pytest.mark.parametrize(
@@ -126,6 +126,7 @@ class Switches:
         (["--part.mirror"], (True, True)),
         (["--no-part.tied"], (False, False)),
         (["--part.mirror=true", "--part.tied=false"], (True, False)),
+        (["--part.mirror", "true", "--part.tied", "false"], (True, False)),
         (["--config", "on.yaml", "--no-part.mirror"], (False, True)),
         (["--config", "on.yaml"], (True, True)),
     ],
