@@ -73,6 +73,7 @@ class ScriptParser(ArgumentParser):
             message = f"required, and not given: {', '.join(map(_option, missing[1].split(', ')))}"
         message = re.sub(r'Parser key "([\w.]+)":', lambda key: f"{_option(key[1])}:", message)
         message = re.sub(r"Expected a typing.Literal\[(.*?)\]. Got value: ", r"expected one of \1, found ", message)
+        message = re.sub(r"Expected a <class '(\w+)'>. Got value: ", r"expected \1, found ", message)
         raise UserError(f"{message}{' ' if message.endswith('?') else '; '}--help lists every setting.") from ex
 
     def _unknown(self, name: str) -> str:
@@ -160,9 +161,9 @@ def add_typed_settings(
     last one counts.
     """
     search = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    search.add_argument("--config", dest="found", action="append", type=lambda text: _type_in(text, name))
-    search.add_argument(f"--{name}", dest="found", action="append", type=lambda text: _type_in(text))
-    search.add_argument(f"--{name}.type", dest="found", action="append")
+    search.add_argument("--config", dest="found", action="append", nargs="?", type=lambda text: _type_in(text, name))
+    search.add_argument(f"--{name}", dest="found", action="append", nargs="?", type=lambda text: _type_in(text))
+    search.add_argument(f"--{name}.type", dest="found", action="append", nargs="?")
     known, _ = search.parse_known_args(sys.argv[1:] if arguments is None else arguments)
     chosen = next((kind for kind in reversed(known.found or []) if kind is not None), default)
     if chosen not in kinds:
@@ -180,7 +181,7 @@ def add_typed_settings(
 def _type_in(text: str, name: str | None = None) -> str | None:
     """The type in settings that are a file or stand in `text`; in the part `name` of them, where that is given."""
     path = Path(text)
-    is_file = path.is_file()
+    is_file = os.path.isfile(text)  # unlike Path.is_file, it takes text of any length
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8") if is_file else text)
     except yaml.YAMLError:

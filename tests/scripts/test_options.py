@@ -182,6 +182,8 @@ def test_every_way_to_say_which_quantizer(arguments, tmp_path, monkeypatch):
         (["--quantizer", '{"type": "fsq", "level": 3}'], "of type fsq has no setting 'level'; it knows type, levels;"),
         (["--quantizer.type=fsq", "--quantizer.level=3"], "of type fsq has no setting 'level'; it knows type, levels;"),
         (["--quantizer", "nowhere.yaml"], "nowhere.yaml"),
+        (["--quantizer"], "expected one argument"),
+        (["--config"], "expected one argument"),
     ],
     ids=str,
 )
@@ -247,3 +249,8 @@ def test_the_first_options_stand_first(capsys):
     parser.print_help()
     shown = capsys.readouterr().out
     assert shown.index("--seed") < shown.index("--batch-size") < shown.index("--help") < shown.index("--max-steps")
+
+
+def test_settings_longer_than_a_file_name():
+    text = '{"type": "fsq", "levels": [' + ", ".join(["8"] * 200) + "]}"
+    assert quantizer_of("--quantizer", text) == FSQConfig(levels=[8] * 200)
