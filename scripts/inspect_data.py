@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", required=True, help=DATA_HELP)
     parser.add_argument("--output", type=Path, required=True, help="Folder for inspection.md and its pictures.")
     parser.add_argument("--image_size", type=int, default=64, help="Side of the model's pictures, in pixels.")
-    parser.add_argument("--max_captiontokens", type=int, default=64, help="The longest caption of stage two.")
+    parser.add_argument("--max_caption_tokens", type=int, default=64, help="The longest caption of stage two.")
     parser.add_argument("--num_workers", type=int, help="Processes that decode; by default one fewer than cores.")
     parser.add_class_arguments(CollectionConfig)
     parser.add_class_arguments(TextConfig, "text")
