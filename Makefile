@@ -7,7 +7,7 @@ BENCHMARKS := roofline drawing lm_training lm_step vq_training data_loading near
 # These ask a finished model: where `make demo` has made one.
 OF_THE_DEMO := speculative quantized
 
-.PHONY: demo test test-cuda lint smoke bench bench-quick clean
+.PHONY: demo test test-cuda lint docs links smoke bench bench-quick clean
 
 demo: .venv/installed-demo
 	$(BIN)/python scripts/demo.py --output outputs/demo
@@ -42,9 +42,16 @@ bench-quick: .venv/installed-bench
 	$(BIN)/python benchmarks/report.py --results outputs/bench-quick --page outputs/bench-quick/benchmarks.md \
 		--images outputs/bench-quick
 
-# Type checkers do not see through an editable installation: they get the package as a folder of links.
-lint: .venv/installed-dev
-	mkdir -p build/links/vqlm && ln -sfn $(addprefix $(CURDIR)/,vq data_prep lm training scripts vqlm/__init__.py vqlm/__init__.pyi) build/links/vqlm/
+# The site of docs/, which opens from the disk.
+docs: .venv/installed-docs links
+	$(BIN)/python -m mkdocs build --quiet
+	@echo "Open site/index.html"
+
+# Tools that read the source do not see through an editable installation: they get the package as a folder of links.
+links:
+	@mkdir -p build/links/vqlm && ln -sfn $(addprefix $(CURDIR)/,vq data_prep lm training scripts vqlm/__init__.py vqlm/__init__.pyi) build/links/vqlm/
+
+lint: .venv/installed-dev links
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright --pythonpath $(BIN)/python
 
 .venv/bin/python:
@@ -56,4 +63,4 @@ lint: .venv/installed-dev
 	touch $@
 
 clean:
-	rm -rf .venv outputs
+	rm -rf .venv outputs site
