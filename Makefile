@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # killed.py and image_tokenizers.py answer other questions than of speed, and are run by hand.
 BENCHMARKS := roofline drawing lm_training lm_step vq_training data_loading nearest_codes encoding_rate \
-	encoding_memory opening growth
+	encoding_memory opening startup growth
 # These ask a finished model: where `make demo` has made one.
 OF_THE_DEMO := speculative quantized
 
@@ -30,7 +30,8 @@ smoke: .venv/installed-dev
 bench: .venv/installed-bench
 	rm -rf outputs/bench
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py; done
-	set -e; if [ -e outputs/demo/report.json ]; then for name in $(OF_THE_DEMO); do \
+	set -e; if [ -e outputs/demo/report.json ]; then $(BIN)/python benchmarks/startup.py --model outputs/demo/model; \
+		for name in $(OF_THE_DEMO); do \
 		$(BIN)/python benchmarks/$$name.py --model outputs/demo/model --data outputs/demo/data; done; \
 		else echo "$(OF_THE_DEMO) are left out: they ask the model of make demo"; fi
 	$(BIN)/python benchmarks/report.py
