@@ -6,7 +6,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 from vqlm.data_prep.vocabulary import Vocabulary
 
-# Outside of a picture text may stand, inside codes must, behind its last code its end must, behind a row padding must.
+# What may follow: outside a picture text, inside it codes, after its last code its end, after the end of a row padding.
 OUTSIDE, INSIDE, FULL, OVER = range(4)
 
 
