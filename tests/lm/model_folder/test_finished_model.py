@@ -27,7 +27,9 @@ TRAINED_ON = {"data": "/home/anna/secret/pictures", "pictures": {"train": 3555, 
 @pytest.fixture
 def described(pipeline) -> TextToImagePipeline:
     attribution = "Emoji by Anna, CC BY-SA 4.0."
-    pipeline.settings = replace(pipeline.settings, trained_on=TRAINED_ON, attribution=attribution)
+    pipeline.settings = replace(
+        pipeline.settings, trained_on=TRAINED_ON, attribution=attribution, max_caption_tokens=16
+    )
     pipeline.image_tokenizer.config.attribution = attribution
     return pipeline
 
