@@ -134,9 +134,11 @@ class DecodingOptions:
         self, batch_size: int | None = None, compile: bool | None = None, quantize: str | None = None
     ) -> "DecodingOptions":
         """These options with what is given instead; `quantize="none"` takes the model's own weights."""
-        given = {"batch_size": batch_size, "compile": compile, "quantize": quantize}
-        options = vars(self) | {name: value for name, value in given.items() if value is not None}
-        return DecodingOptions(**options | ({"quantize": None} if quantize == "none" else {}))
+        return DecodingOptions(
+            self.batch_size if batch_size is None else batch_size,
+            self.compile if compile is None else compile,
+            self.quantize if quantize is None else None if quantize == "none" else quantize,
+        )
 
 
 @dataclass(kw_only=True)

@@ -33,8 +33,8 @@ def draw_rows_speculatively(
     """Codes (B, num_codes) that continue each prompt, one row after another; see `draw_speculatively`."""
     random, negative = generators_of(generator, len(prompts)), negative_prompts or [None] * len(prompts)
     drawn = [
-        draw_speculatively(model, vocabulary, prompt, num_codes, settings, window, *each)[0]
-        for prompt, *each in zip(prompts, random, negative, strict=True)
+        draw_speculatively(model, vocabulary, prompt, num_codes, settings, window, each, away_from)[0]
+        for prompt, each, away_from in zip(prompts, random, negative, strict=True)
     ]
     return torch.stack(drawn) if drawn else torch.empty(0, num_codes, dtype=torch.int64)
 

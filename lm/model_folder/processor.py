@@ -60,7 +60,15 @@ class TextToImageProcessor(ProcessorMixin):
 
     @classmethod
     def get_attributes(cls) -> list[str]:
-        """The names of the parts that transformers knows."""
+        """The names of the parts that transformers knows.
+
+        Returns:
+            list of str: names of attributes.
+
+        Example:
+            >>> vqlm.TextToImageProcessor.get_attributes()
+            ['image_processor', 'tokenizer']
+        """
         return ["image_processor", "tokenizer"]
 
     # To ids
@@ -201,7 +209,16 @@ class TextToImageProcessor(ProcessorMixin):
     # Files
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of `processor_config.json`; the parts are saved beside it."""
+        """The content of `processor_config.json`; the parts are saved beside it.
+
+        Returns:
+            dict: values of JSON.
+
+        Example:
+            >>> processor = vqlm.TextToImageProcessor.from_pretrained("outputs/demo/model")
+            >>> processor.to_dict()["processor_class"]
+            'TextToImageProcessor'
+        """
         return {
             "processor_class": type(self).__name__,
             "image_processor": self.image_processor.to_dict(),

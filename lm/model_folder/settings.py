@@ -42,5 +42,6 @@ class ModelFolderSettings:
             raise UserError(
                 f"{SETTINGS_FILE} has version {version}, this vqlm reads versions up to {VERSION}; install a newer one."
             )
-        known = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
-        return cls(**known | {"sampling": SamplingConfig(**content["sampling"])})
+        known: dict[str, Any] = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
+        known["sampling"] = SamplingConfig(**content["sampling"])
+        return cls(**known)
