@@ -17,8 +17,8 @@ from vqlm.lm.model_folder.finished_model import FinishedModel, load_finished, pu
 from vqlm.lm.model_folder.settings import ModelFolderSettings
 from vqlm.lm.model_folder.tokenizers import local_folder
 from vqlm.lm.settings import DecodingOptions, SamplingConfig
+from vqlm.training.device import best_device, usable_device
 from vqlm.training.errors import UserError
-from vqlm.training.machine import best_device, usable_device
 from vqlm.vq import VQVAE
 
 Loaded = TypeVar("Loaded", bound="LoadedModel")
