@@ -11,6 +11,7 @@ from vqlm.lm.decoding.draw import UNKNOWN, draw_codes
 from vqlm.lm.decoding.inpainting import fill_codes
 from vqlm.lm.decoding.likelihood import caption_log_likelihoods
 from vqlm.lm.decoding.minimum_bayes_risk import minimum_bayes_risk_index
+from vqlm.lm.decoding.sampling import guided_logits
 from vqlm.lm.evaluate.gallery import decode_flat
 from vqlm.lm.evaluate.other_tasks import _mean, completed_better, directions_markdown, evaluate_directions
 from vqlm.lm.model_folder.settings import ModelFolderSettings
@@ -64,15 +65,18 @@ def test_all_codes_known(build_tiny, vocabulary):
     assert torch.equal(draw_codes(build_tiny(), vocabulary, prompts, 6, SamplingConfig(), known=known), known)
 
 
-def test_a_negative_prompt_takes_the_place_of_none(captioner):
+def test_a_negative_prompt_takes_the_place_of_none(captioner, monkeypatch):
     seen = []
+
+    def recorded(conditional, unconditional, settings):
+        seen.append(unconditional)
+        return guided_logits(conditional, unconditional, settings)
+
+    monkeypatch.setattr("vqlm.lm.decoding.draw.guided_logits", recorded)
     vocabulary = captioner.vocabulary
     negative = [[vocabulary.bos, *vocabulary.encode_text(["blue"])[0], vocabulary.boi]]
     prompt = [[vocabulary.bos, *vocabulary.encode_text(["red square"])[0], vocabulary.boi]]
-    draw_codes(
-        captioner.model, vocabulary, prompt, 3, SamplingConfig(2.0), seeded(), lambda *step: seen.append(step[2]),
-        negative_prompts=negative,
-    )  # fmt: skip
+    draw_codes(captioner.model, vocabulary, prompt, 3, SamplingConfig(2.0), seeded(), negative_prompts=negative)
     image = slice(vocabulary.image.offset, vocabulary.image.stop)
     expected = captioner.model(input_ids=torch.tensor(negative)).logits[:, -1, image].detach()
     torch.testing.assert_close(seen[0], expected, atol=1e-4, rtol=0)
