@@ -67,6 +67,10 @@ def on_post_page(output: str, page: Page, **_: object) -> str:
     return output.replace(WORKER, posixpath.relpath("javascripts/iframe-worker.js", here))
 
 
+def on_post_template(output_content: str, **_: object) -> str:
+    return output_content.replace(WORKER, "/javascripts/iframe-worker.js")
+
+
 def commit() -> str:
     """The commit that the site is built of, or nothing outside a repository."""
     answer = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
