@@ -11,8 +11,8 @@ from vqlm.data_prep import Collection, PreparedSet, RowCollator, SequenceConfig,
 from vqlm.data_prep.batching import PackedRows
 from vqlm.data_prep.rows import Shard
 from vqlm.lm import SamplingConfig, TextToImagePipeline
-from vqlm.lm import train as lm_train
 from vqlm.lm.settings import LMTrainingConfig
+from vqlm.lm.train import loop as lm_train
 from vqlm.lm.train.loop import train_lm
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json
