@@ -110,7 +110,9 @@ def _describe(name: str, model: VQVAE, train: torch.Tensor, held_out: torch.Tens
         usage.add(model.encode(to_pixel_values(part)))
     error = (_reconstructed(model, held_out) - held_out).square().flatten(1).mean(1)
     psnr = (10 * (4 / error).log10()).mean()
-    print(f"{name}: {100 * usage.usage:.0f}% of the codes used, perplexity {usage.perplexity:.0f}, {psnr:.1f} dB held out")
+    print(
+        f"{name}: {100 * usage.usage:.0f}% of the codes used, perplexity {usage.perplexity:.0f}, {psnr:.1f} dB held out"
+    )
 
 
 def _reconstructed(model: VQVAE, pixel_values: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ LOG_FILE = "training_log.jsonl"
 
 def stage_seconds(pipeline: TextToImagePipeline) -> dict[str, float | None]:
     """Seconds of the stages that led to the model; empty where the model does not record them."""
-    recorded = (pipeline.trained_on or {}).get("seconds")
+    recorded = (pipeline.settings.trained_on or {}).get("seconds")
     earlier = _file_of_run(Path(pipeline.model.config.name_or_path or ""), "stages.json")
     return recorded or (read_json(earlier) if earlier.exists() else {})
 

@@ -15,6 +15,7 @@ from vqlm.lm.evaluate.metrics import evaluate_nll
 from vqlm.lm.evaluate.training_record import LOG_FILE
 from vqlm.lm.loss import WeightedCrossEntropy
 from vqlm.lm.model import add_embedding_dropout
+from vqlm.lm.model_folder.settings import ModelFolderSettings
 from vqlm.lm.pipeline import TextToImagePipeline
 from vqlm.lm.settings import LanguageModelConfig, LMTrainingConfig, SamplingConfig
 from vqlm.lm.train.from_finished_model import inherit
@@ -121,10 +122,11 @@ def train_lm(
     if run.accelerator.is_main_process:
         if start.adapters is not None:
             model = save_and_merge(start.adapters, output / "adapter")
-        pipeline = TextToImagePipeline(
-            model, vocabulary, image_tokenizer, sampling, caption_tokens, prepared.manifest["attribution"],
-            sequences.captioning > 0, _trained_on(prepared, run),
+        settings = ModelFolderSettings(
+            sampling, caption_tokens, sequences.captioning > 0, prepared.manifest["attribution"],
+            _trained_on(prepared, run),
         )  # fmt: skip
+        pipeline = TextToImagePipeline(model, vocabulary, image_tokenizer, settings)
         if base is not None:
             inherit(pipeline, base)
         pipeline.save_pretrained(output)
