@@ -6,6 +6,7 @@ An example finds a finished model in outputs/demo/model, a picture in picture.pn
 
 import doctest
 import inspect
+import pkgutil
 import re
 import warnings
 from pathlib import Path
@@ -22,7 +23,33 @@ from vqlm.lm.settings import LanguageModelConfig
 import vqlm
 
 # By their names in `vqlm`: a function, a class, a method (`VQVAE.encode`), or a class with all public methods (`.*`).
-DOCUMENTED = ["TextToImagePipeline.*", "TextToImageProcessor.*", "MixedRowLogitsProcessor.*"]
+# Functions of a module that `vqlm` does not name: `module:function`.
+DOCUMENTED = [
+    "TextToImagePipeline.*",
+    "TextToImageProcessor.*",
+    "MixedRowLogitsProcessor.*",
+    "VQVAE",
+    "VQVAE.encode",
+    "VQVAE.decode_codes",
+    "VQVAE.from_pretrained",
+    "VQVAE.save_pretrained",
+    "VQVAEImageProcessor",
+    "VQVAEImageProcessor.preprocess",
+    "load_image_tokenizer",
+    "train_vq",
+    "load_collection",
+    "load_pictures",
+    "prepare",
+    "PreparedSet",
+    "PreparedSet.load",
+    "Vocabulary",
+    "Vocabulary.build",
+    "Vocabulary.encode_text",
+    "Vocabulary.codes_to_ids",
+    "Vocabulary.from_pretrained",
+    "train_lm",
+    "vqlm.lm.evaluate.report:evaluate",
+]
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -30,6 +57,9 @@ def documented_callables() -> dict[str, object]:
     """The functions, classes and methods of our package behind `DOCUMENTED`, by name."""
     callables = {}
     for entry in DOCUMENTED:
+        if ":" in entry:
+            callables[entry] = pkgutil.resolve_name(entry)
+            continue
         name, _, method = entry.partition(".")
         thing = getattr(vqlm, name)
         if method not in ("", "*"):

@@ -2,8 +2,8 @@
 
 from torch import nn
 from torch.optim import Optimizer
+from vqlm.training.config import OptimizerName
 from vqlm.training.optimizers import muon_and_adamw
-from vqlm.vq.settings import OptimizerName
 
 MATRIX_DIMS = 2
 
