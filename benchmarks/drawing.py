@@ -85,10 +85,10 @@ def main(arguments: list[str] | None = None) -> dict | None:
         tasks = {engine: drawer(case, rows, engine, options.device) for engine in engines.values()}
         if case.dalle:
             tasks |= dalle_drawers(case, rows, report, options.device)
-        found = in_turns(tasks, case.rounds)
-        for name, seconds in found.items():
+        seconds_by_task = in_turns(tasks, case.rounds)
+        for name, seconds in seconds_by_task.items():
             rates = Spread.of(case.pictures / value for value in seconds)
-            table.row(case.title, name, Spread.of(seconds), rates, ratio(seconds, found[OURS]))
+            table.row(case.title, name, Spread.of(seconds), rates, ratio(seconds, seconds_by_task[OURS]))
     if options.device.type != "cpu":
         return report.save()
     table = report.table(
@@ -153,15 +153,15 @@ def dalle_drawers(case: Case, rows: Rows, report: Report, device: torch.device) 
     if isinstance(package, str):
         report.remark(f"dalle-pytorch's DALLE is left out: {package}.")
         return {}
-    made = {}
+    tasks = {}
     for name, dtype in (("DALLE, bf16", torch.bfloat16), ("DALLE, fp32", torch.float32)):
         side = round(case.codes**0.5)
         model = build_dalle(package, TEXT_SIZE + 1, rows.longest, side, CODEBOOK_SIZE, *case.dalle)
         model.to(device, dtype)
         texts = pad_texts(rows.tokens[: case.pictures], rows.longest).to(device)
         options = {"filter_thres": 0.0, "cond_scale": case.guidance, "use_cache": True}
-        made[name] = functools.partial(model.generate_images, texts, **options)
-    return made
+        tasks[name] = functools.partial(model.generate_images, texts, **options)
+    return tasks
 
 
 def memory_of(case: Case, engine: str) -> tuple[float, float, float]:

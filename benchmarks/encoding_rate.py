@@ -62,14 +62,14 @@ def main(arguments: list[str] | None = None) -> dict:
                 for start in range(0, rounds * settings.shards, settings.shards)
             ]
         )
-        found = in_turns(
+        seconds_by_task = in_turns(
             {ALONE: lambda: encode_all(plain, pictures), OURS: lambda: list(encoder.encode(next(numbers)))},
             settings.rounds,
         )
     table = report.table(f"Pictures of {settings.side}x{settings.side}", ["", "pictures/s", "share of the encoder's"])
-    table.row(ALONE, Spread.of(len(pictures) / seconds for seconds in found[ALONE]), None)
-    ours = [count / seconds for seconds in found[OURS]]
-    table.row(OURS, Spread.of(ours), ratio(ours, [len(pictures) / seconds for seconds in found[ALONE]]))
+    table.row(ALONE, Spread.of(len(pictures) / seconds for seconds in seconds_by_task[ALONE]), None)
+    ours = [count / seconds for seconds in seconds_by_task[OURS]]
+    table.row(OURS, Spread.of(ours), ratio(ours, [len(pictures) / seconds for seconds in seconds_by_task[ALONE]]))
     return report.save()
 
 

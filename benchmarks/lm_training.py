@@ -71,14 +71,24 @@ def main(arguments: list[str] | None = None) -> dict:
                 report.remark(f"{DALLE} is left out: {package}.")
             else:
                 tasks[DALLE], sizes[DALLE] = dalle_trainer(package, rows, settings.dalle, steps)
-        found = in_turns(tasks, settings.rounds)
+        seconds_by_task = in_turns(tasks, settings.rounds)
         tokens = dict.fromkeys(sizes, BATCH * rows.tokens_a_row)
         tokens[OURS] = tasks[OURS].tokens  # type: ignore[attr-defined]
         for trainer, parameters in sizes.items():
-            rates = [tokens[trainer] / seconds for seconds in found[trainer]]
-            ours = [tokens[OURS] / seconds for seconds in found[OURS]]
-            share = Spread.of(6 * parameters * r / peak / 1e9 for r, peak in zip(rates, found[PEAK], strict=True))
-            table.row(name, trainer, parameters, Spread.of(found[trainer]), Spread.of(rates), share, ratio(ours, rates))
+            rates = [tokens[trainer] / seconds for seconds in seconds_by_task[trainer]]
+            ours = [tokens[OURS] / seconds for seconds in seconds_by_task[OURS]]
+            share = Spread.of(
+                6 * parameters * r / peak / 1e9 for r, peak in zip(rates, seconds_by_task[PEAK], strict=True)
+            )
+            table.row(
+                name,
+                trainer,
+                parameters,
+                Spread.of(seconds_by_task[trainer]),
+                Spread.of(rates),
+                share,
+                ratio(ours, rates),
+            )
     report.remark(
         "Here: packed rows, code noise and smoothed targets as scripts/train_lm.py has them by "
         "default, but AdamW in place of Muon and no row without its caption. The Trainer: rows padded to the longest "
@@ -154,11 +164,11 @@ def trainer_rows(rows: Rows) -> list[dict]:
     """`bos caption boi codes eoi eos`."""
     vocabulary = rows.vocabulary
     ids = vocabulary.codes_to_ids(torch.from_numpy(rows.codes.astype("int64"))).tolist()
-    made = [
+    row_ids = [
         [vocabulary.bos, *text, vocabulary.boi, *codes, vocabulary.eoi, vocabulary.eos]
         for text, codes in zip(rows.tokens, ids, strict=True)
     ]
-    return [{"input_ids": row, "attention_mask": [1] * len(row)} for row in made]
+    return [{"input_ids": row, "attention_mask": [1] * len(row)} for row in row_ids]
 
 
 # dalle-pytorch's DALLE

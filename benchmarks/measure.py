@@ -42,14 +42,14 @@ class Spread(NamedTuple):
 
 def parser(question: str | None) -> argparse.ArgumentParser:
     """The options of every benchmark."""
-    made = argparse.ArgumentParser(description=question, formatter_class=argparse.RawDescriptionHelpFormatter)
-    size = made.add_mutually_exclusive_group()
+    options = argparse.ArgumentParser(description=question, formatter_class=argparse.RawDescriptionHelpFormatter)
+    size = options.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="a small form, for a first look")
     size.add_argument(
         "--tiny", action="store_true", help="seconds long: shows that the program works, measures nothing"
     )
-    made.add_argument("--output", type=Path, default=RESULTS, help="folder for the result as JSON")
-    return made
+    options.add_argument("--output", type=Path, default=RESULTS, help="folder for the result as JSON")
+    return options
 
 
 def choose(arguments: argparse.Namespace, full: Settings, quick: Settings, tiny: Settings) -> Settings:
@@ -64,15 +64,15 @@ def in_turns(tasks: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int =
 
     A task that returns a float has measured something itself, and that is taken. The first `warm_up` rounds are not.
     """
-    found: dict[str, list[float]] = {name: [] for name in tasks}
+    seconds_by_task: dict[str, list[float]] = {name: [] for name in tasks}
     for number in range(warm_up + rounds):
         for name, task in tasks.items():
             start = time.perf_counter()
-            made = task()
+            result = task()
             seconds = time.perf_counter() - start
             if number >= warm_up:
-                found[name].append(made if isinstance(made, float) else seconds)
-    return found
+                seconds_by_task[name].append(result if isinstance(result, float) else seconds)
+    return seconds_by_task
 
 
 def ratio(above: list[float], below: list[float]) -> Spread:

@@ -51,14 +51,19 @@ def main(arguments: list[str] | None = None) -> dict:
         codes = {name: search() for name, search in searches.items()}
         memory: dict[str, list[float]] = {name: [] for name in searches}
         tasks = {name: functools.partial(_watched, search, memory[name]) for name, search in searches.items()}
-        found = in_turns(tasks, settings.rounds)
-        cells: list = [Spread.of(found[OURS]), max(memory[OURS]), None, None, None, None]
+        seconds_by_task = in_turns(tasks, settings.rounds)
+        cells: list = [Spread.of(seconds_by_task[OURS]), max(memory[OURS]), None, None, None, None]
         if PEER in searches:
             differ = int((codes[OURS] != codes[PEER]).sum())
-            cells[2:] = [Spread.of(found[PEER]), max(memory[PEER]), ratio(found[PEER], found[OURS]), differ]
+            cells[2:] = [
+                Spread.of(seconds_by_task[PEER]),
+                max(memory[PEER]),
+                ratio(seconds_by_task[PEER], seconds_by_task[OURS]),
+                differ,
+            ]
         table.row(size, dim, *cells)
         if dim == settings.sizes[-1][1]:
-            for name, seconds in found.items():
+            for name, seconds in seconds_by_task.items():
                 grown[name].append((size, Spread.of(settings.vectors / value for value in seconds)))
     report.plot("codebook", "Nearest codes by the size of the codebook", "K", "vectors/s", grown)
     return report.save()

@@ -146,12 +146,12 @@ class TokenizerStep:
         pixel_values = to_pixel_values(next(self.batches)).contiguous(memory_format=torch.channels_last)
         self.waited = time.perf_counter() - start
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_bf16_fast(torch.device("cpu"))):
-            made = self.model(pixel_values)
-        loss = reconstruction_loss(self.loss.reconstruction, made.reconstruction, pixel_values, self.data_variance)
+            output = self.model(pixel_values)
+        loss = reconstruction_loss(self.loss.reconstruction, output.reconstruction, pixel_values, self.data_variance)
         weights = self.model.quantizer.loss_weights()
-        loss = loss + sum(weights[name] * value for name, value in made.losses.items())
+        loss = loss + sum(weights[name] * value for name, value in output.losses.items())
         update(loss, self.model, self.optimizers, self.max_norm)
-        self.model.quantizer.update(made.z_e, made.codes)
+        self.model.quantizer.update(output.z_e, output.codes)
 
 
 def repeated(loader: Iterable[Any]) -> Iterator[Any]:

@@ -63,10 +63,10 @@ def main(arguments: list[str] | None = None) -> dict:
     prompts: list[list[int]] = []
     for split in prepared.held_out:
         rows = prepared.pictured(split, most)
-        own = prompt_ids(vocabulary, [captions[0] for captions in rows["captions"]], longest)
-        prompts += own[: -(-pictures // len(prepared.held_out))]
+        split_prompts = prompt_ids(vocabulary, [captions[0] for captions in rows["captions"]], longest)
+        prompts += split_prompts[: -(-pictures // len(prepared.held_out))]
         for name, (dtype, way) in ways.items():
-            nlls[name].append(nll_of(models[dtype], vocabulary, own, prepared.codes_of(rows), way))
+            nlls[name].append(nll_of(models[dtype], vocabulary, split_prompts, prepared.codes_of(rows), way))
     for name, values in nlls.items():
         table.row(
             name, *(f"{nll:.4f} ({nll / plain - 1:+.2%})" for nll, plain in zip(values, nlls[PLAIN], strict=True))
@@ -85,11 +85,11 @@ def main(arguments: list[str] | None = None) -> dict:
         )
         for name, (dtype, way) in ways.items()
     }
-    found = in_turns(tasks, rounds)
+    seconds_by_task = in_turns(tasks, rounds)
     title = f"Drawing {len(prompts)} pictures of {codes} codes, guidance {settings.guidance_scale:g}"
     table = report.table(title, ["drawn with", "s", "fp32 / it"])
-    for name, seconds in found.items():
-        table.row(name, Spread.of(seconds), ratio(found[PLAIN], seconds))
+    for name, seconds in seconds_by_task.items():
+        table.row(name, Spread.of(seconds), ratio(seconds_by_task[PLAIN], seconds))
     return report.save()
 
 
@@ -108,13 +108,13 @@ def nll_of(model: PreTrainedModel, vocabulary: Vocabulary, prompts: list[list[in
     """Mean over all codes (B, n), each given its prompt and the codes before it."""
     image, total = vocabulary.image, 0.0
     for start in range(0, len(prompts), ROWS_AT_ONCE):
-        own = codes[start : start + ROWS_AT_ONCE]
+        part_codes = codes[start : start + ROWS_AT_ONCE]
         input_ids, mask, _ = left_pad(prompts[start : start + ROWS_AT_ONCE], vocabulary.pad)
         decoder = build_decoder(model, slice(image.offset, image.stop), DecodingOptions(**way))
-        logits = decoder.read(input_ids, mask, own.shape[1])
-        for step, targets in enumerate(own.unbind(1)):
+        logits = decoder.read(input_ids, mask, part_codes.shape[1])
+        for step, targets in enumerate(part_codes.unbind(1)):
             total += torch.nn.functional.cross_entropy(logits, targets, reduction="sum").item()
-            if step + 1 < own.shape[1]:
+            if step + 1 < part_codes.shape[1]:
                 logits = decoder.step(targets + image.offset)
     return total / codes.numel()
 

@@ -31,12 +31,16 @@ def main(arguments: list[str] | None = None) -> dict:
     options.add_argument("--rounds", type=int, default=3, help="rounds over all prompts")
     options = options.parse_args(arguments)
     pipeline, prepared = TextToImagePipeline.from_pretrained(options.model), PreparedSet.load(options.data)
-    captions = [own[0] for split in prepared.held_out for own in prepared.pictured(split, options.prompts)["captions"]]
+    captions = [
+        row_captions[0]
+        for split in prepared.held_out
+        for row_captions in prepared.pictured(split, options.prompts)["captions"]
+    ]
     rows = prompt_ids(pipeline.vocabulary, captions, pipeline.max_caption_tokens)
     report = Report("speculative", __doc__, options)
     table = report.table("One picture at a time", ["drawn", "by", "forwards a picture", "s a picture", "plain / it"])
-    own = pipeline.sampling
-    for title, settings in {"as saved": own, "as saved, temperature 1": replace(own, temperature=1.0)}.items():
+    saved = pipeline.sampling
+    for title, settings in {"as saved": saved, "as saved, temperature 1": replace(saved, temperature=1.0)}.items():
         counts: dict[str, list[int]] = {}
         tasks = {PLAIN: partial(draw_plainly, pipeline, rows, settings, False)}
         if not options.tiny:
@@ -45,11 +49,11 @@ def main(arguments: list[str] | None = None) -> dict:
             name = f"{window} at a time"
             counts[name] = []
             tasks[name] = partial(draw_guessing, pipeline, rows, settings, window, counts[name])
-        found = in_turns(tasks, options.rounds)
-        for name, seconds in found.items():
+        seconds_by_task = in_turns(tasks, options.rounds)
+        for name, seconds in seconds_by_task.items():
             forwards = sum(counts[name]) / len(counts[name]) if name in counts else prepared.tokens_per_image
             spread = Spread.of(value / len(rows) for value in seconds)
-            table.row(title, name, forwards, spread, ratio(found[PLAIN], seconds))
+            table.row(title, name, forwards, spread, ratio(seconds_by_task[PLAIN], seconds))
     return report.save()
 
 
@@ -63,9 +67,9 @@ def draw_guessing(
     pipeline: TextToImagePipeline, rows: list[list[int]], settings: SamplingConfig, window: int, counts: list[int]
 ) -> list[Tensor]:
     codes = pipeline.image_tokenizer.config.tokens_per_image
-    made = [draw_speculatively(pipeline.model, pipeline.vocabulary, row, codes, settings, window) for row in rows]
-    counts += [forwards for _, forwards in made]
-    return [drawn for drawn, _ in made]
+    pairs = [draw_speculatively(pipeline.model, pipeline.vocabulary, row, codes, settings, window) for row in rows]
+    counts += [forwards for _, forwards in pairs]
+    return [drawn for drawn, _ in pairs]
 
 
 if __name__ == "__main__":

@@ -70,13 +70,13 @@ def main(arguments: list[str] | None = None) -> dict:
         for name in (PEER, PEER_LAST):
             peer = PeerStep(build_vae(package, SIDE, CODEBOOK_SIZE, width=settings.width), train, name == PEER_LAST)
             tasks[name], sizes[name] = several(peer, settings.steps), trainable(peer.model)
-    found = in_turns(tasks, settings.rounds)
+    seconds_by_task = in_turns(tasks, settings.rounds)
     table = report.table(
         "Training steps of stage one", ["", "parameters", "step, s", "pictures/s", "here / it", "here, AdamW / it"]
     )
-    rates = {name: [BATCH / seconds for seconds in values] for name, values in found.items()}
-    for name, values in found.items():
-        ours_to_it = [ratio(rates[own], rates[name]) for own in OPTIMIZERS]
+    rates = {name: [BATCH / seconds for seconds in values] for name, values in seconds_by_task.items()}
+    for name, values in seconds_by_task.items():
+        ours_to_it = [ratio(rates[optimizer], rates[name]) for optimizer in OPTIMIZERS]
         table.row(name, sizes[name], Spread.of(values), Spread.of(rates[name]), *ours_to_it)
 
     if minutes:
@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> dict:
         for name, optimizer in OPTIMIZERS.items():
             table.row(name, *our_quality(train, held_out, settings, minutes, optimizer))
         if not isinstance(package, str):
-            faster = min((PEER, PEER_LAST), key=lambda name: Spread.of(found[name]).median)
+            faster = min((PEER, PEER_LAST), key=lambda name: Spread.of(seconds_by_task[name]).median)
             vae = build_vae(package, SIDE, CODEBOOK_SIZE, width=settings.width)
             table.row(faster, *peer_quality(PeerStep(vae, train, faster == PEER_LAST), held_out, minutes))
     return report.save()
@@ -93,8 +93,8 @@ def main(arguments: list[str] | None = None) -> dict:
 def pictures(settings: Settings) -> tuple[Tensor, Tensor]:
     """Trained on and held out, (N, 3, 64, 64) uint8."""
     if settings.generated:
-        made = torch.from_numpy(coloured_blocks(settings.generated, SIDE)).permute(0, 3, 1, 2).contiguous()
-        return made, made[:8]
+        generated = torch.from_numpy(coloured_blocks(settings.generated, SIDE)).permute(0, 3, 1, 2).contiguous()
+        return generated, generated[:8]
     loaded = load_pictures(load_collection("openmoji", SIDE), (SIDE, SIDE))
     return loaded.train, loaded.held_out
 
@@ -149,8 +149,10 @@ def peer_quality(step: PeerStep, held_out: Tensor, minutes: float) -> tuple[int,
     values = []
     with torch.no_grad():
         for part in held_out.split(64):
-            made = step.model.eval().decode(step.model.get_codebook_indices(part.float() / 255))  # in [-1, 1]
-            values.append(psnr(made, to_pixel_values(part)))
+            reconstructions = step.model.eval().decode(
+                step.model.get_codebook_indices(part.float() / 255)
+            )  # in [-1, 1]
+            values.append(psnr(reconstructions, to_pixel_values(part)))
     return step.steps, torch.cat(values).mean().item()
 
 

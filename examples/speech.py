@@ -32,8 +32,8 @@ def main(output: str) -> None:
 def speak(text: str, voice: str, words_a_minute: int) -> np.ndarray:
     """One second in [-1, 1], (RATE,) float32."""
     command = ["espeak-ng", "-v", voice, "-s", str(words_a_minute), "--stdout", text]
-    made = subprocess.run(command, capture_output=True, check=True).stdout
-    with wave.open(io.BytesIO(made)) as file:
+    wav = subprocess.run(command, capture_output=True, check=True).stdout
+    with wave.open(io.BytesIO(wav)) as file:
         rate = file.getframerate()
         samples = np.frombuffer(file.readframes(file.getnframes()), dtype="<i2").astype(np.float32) / 2**15
     # Means over windows remove what the lower rate can't hold.

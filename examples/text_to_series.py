@@ -31,8 +31,8 @@ def main(arguments: list[str] | None = None) -> None:
     train, train_captions = real(collection.rows("train"))
     held_out, captions = real(collection.rows("held_out"))
     generator = torch.Generator().manual_seed(settings.seed)
-    made = pipeline(captions, generator=generator)  # one for each held-out series, so that classes are as frequent
-    drawn = torch.stack(list(made.images))
+    output = pipeline(captions, generator=generator)  # one for each held-out series, so that classes are as frequent
+    drawn = torch.stack(list(output.images))
     codes = pipeline.encode(held_out)
     rebuilt = torch.stack(list(pipeline.decode(pipeline.image_tokenizer.unflatten_codes(codes))))
     train_codes = {tuple(row) for row in pipeline.encode(train).tolist()}
@@ -40,9 +40,9 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{len(train)} series trained on, {len(held_out)} held out, {len(set(captions))} captions")
     print(f"the commonest caption, always: {max(Counter(captions).values()) / len(captions):.1%}")
     for name, series in (("real, held out", held_out), ("reconstructed", rebuilt), ("drawn", drawn)):
-        found = nearest(series, train, train_captions)
-        print(f"{name}: {np.mean([one == other for one, other in zip(found, captions, strict=True)]):.1%}")
-    repeated = [tuple(row) in train_codes for row in made.codes.flatten(1).tolist()]
+        nearest_captions = nearest(series, train, train_captions)
+        print(f"{name}: {np.mean([one == other for one, other in zip(nearest_captions, captions, strict=True)]):.1%}")
+    repeated = [tuple(row) in train_codes for row in output.codes.flatten(1).tolist()]
     print(f"drawn with the very codes of a training series: {np.mean(repeated):.1%}")
     plot(settings.output, captions, held_out, drawn)
 

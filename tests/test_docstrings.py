@@ -14,11 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from PIL import Image
-from vqlm.data_prep import Vocabulary
-from vqlm.lm.model import build_language_model
-from vqlm.lm.model_folder.settings import ModelFolderSettings
-from vqlm.lm.settings import LanguageModelConfig
 
 import vqlm
 
@@ -83,18 +78,10 @@ CALLABLES = documented_callables()
 
 
 @pytest.fixture
-def names(tmp_path, tiny_vqvae, picture_folder, monkeypatch) -> dict[str, object]:
+def names(demo_pipeline, picture_folder) -> dict[str, object]:
     """What the examples may use, in a working folder that holds what they read."""
-    vocabulary = Vocabulary.train(["red heart", "blue square"] * 3, 300, {"image": 16})
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    model = build_language_model(LanguageModelConfig(**sizes), vocabulary, 64)
-    settings = ModelFolderSettings(can_caption=True)
-    pipe = vqlm.TextToImagePipeline(model, vocabulary, tiny_vqvae, settings)
-    pipe.save_pretrained(tmp_path / "outputs" / "demo" / "model")
-    Image.new("RGB", (16, 16), "red").save(tmp_path / "picture.png")
-    monkeypatch.chdir(tmp_path)
     assert Path("pictures").is_dir()  # `picture_folder`
-    return {"pipe": pipe, "vqlm": vqlm, "torch": torch, "transformers": transformers}
+    return {"pipe": demo_pipeline, "vqlm": vqlm, "torch": torch, "transformers": transformers}
 
 
 @pytest.mark.parametrize("name", CALLABLES)
