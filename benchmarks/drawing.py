@@ -6,7 +6,7 @@ Codes only, by untrained models of the same weights; one of ours rounds them to 
 `guidance_scale`, the negative prompt that guidance here leads away from, and what a model folder's
 generation_config.json restricts it to; in bf16 and fp32, the faster counts. All sample at temperature 1 from all codes.
 `--device cuda` measures time on a GPU.
-Memory: in a process of its own that has drawn with another model of the size before, so that torch and its compiler are
+Memory: in a separate process that has drawn with another model of the size before, so that torch and its compiler are
 not counted, the peak of a second call beyond what the process held before the first, which a kept copy of the weights
 is part of.
 """
@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> dict | None:
     report.remark(
         "int8: weights and inputs of the products are rounded; quantized.py says what that costs. Memory: weights as "
         "the model was loaded (bf16 here), cache: keys and values of all rows, twins of guidance among them, at their "
-        "full length, in bf16, or fp32 here where nothing is compiled. DALLE's own cache serves guided drawing only, "
+        "full length, in bf16, or fp32 here where nothing is compiled. DALLE's cache serves guided drawing only, "
         "and its time includes a VAE of a few weights."
     )
     return report.save()

@@ -2,7 +2,7 @@
 
     python benchmarks/encoding_memory.py
 
-Runs scripts/prepare_data.py in a process of its own on generated WebDatasets of several sizes and tells the largest
+Runs scripts/prepare_data.py in a separate process on generated WebDatasets of several sizes and tells the largest
 memory that the process or one of its workers held.
 """
 

@@ -1,4 +1,4 @@
-"""How much of the encoder's own speed does encoding a collection reach? Decoding, reading and writing should be hidden.
+"""How much of the encoder's speed does encoding a collection reach? Decoding, reading and writing should be hidden.
 
     python benchmarks/encoding_rate.py
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from generated import PICTURES_A_TAR, write_image_tokenizer, write_webdataset
+from generated import PICTURES_PER_TAR, write_image_tokenizer, write_webdataset
 from measure import Report, Spread, choose, in_turns, parser, ratio
 from torch import Tensor
 from vqlm.data_prep import Vocabulary, load_collection, load_pictures
@@ -31,7 +31,7 @@ class Settings(NamedTuple):
     shards: int = 20
     rounds: int = 4
     side: int = 64
-    pictures_a_shard: int = PICTURES_A_TAR
+    pictures_per_shard: int = PICTURES_PER_TAR
     workers: int | None = None
 
 
@@ -44,10 +44,10 @@ def main(arguments: list[str] | None = None) -> dict:
     settings = choose(options, Settings(), QUICK, TINY)
     keep_freed_memory()
     report = Report("encoding_rate", __doc__, options)
-    rounds, count = settings.rounds + 1, settings.shards * settings.pictures_a_shard  # the first warms up
+    rounds, count = settings.rounds + 1, settings.shards * settings.pictures_per_shard  # the first warms up
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        write_webdataset(folder / "tars", rounds * count, settings.side, settings.pictures_a_shard)
+        write_webdataset(folder / "tars", rounds * count, settings.side, settings.pictures_per_shard)
         model = write_image_tokenizer(folder / "vq", settings.side)
         plain = copy.deepcopy(model).to(memory_format=torch.channels_last)
         collection = load_collection(str(folder / "tars" / "*.tar"))

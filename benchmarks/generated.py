@@ -12,16 +12,16 @@ from vqlm.training.files import checksum_of
 from vqlm.vq import VQVAE, NetworkConfig, VQVAEConfig
 
 WORDS = ("red", "blue", "green", "small", "large", "heart", "square", "circle", "flag", "cat", "dog", "moon")
-PICTURES_A_TAR = 1000
+PICTURES_PER_TAR = 1000
 
 
-def write_webdataset(folder: Path, pictures: int, side: int, pictures_a_tar: int = PICTURES_A_TAR) -> None:
-    """`pictures` JPEG files of coloured blocks with a caption each, in tars of `pictures_a_tar`."""
+def write_webdataset(folder: Path, pictures: int, side: int, pictures_per_tar: int = PICTURES_PER_TAR) -> None:
+    """`pictures` JPEG files of coloured blocks with a caption each, in tars of `pictures_per_tar`."""
     folder.mkdir(parents=True)
-    for start in range(0, pictures, pictures_a_tar):
+    for start in range(0, pictures, pictures_per_tar):
         random = np.random.default_rng(start)
-        with tarfile.open(folder / f"{start // pictures_a_tar:06}.tar", "w") as archive:
-            for number in range(start, min(start + pictures_a_tar, pictures)):
+        with tarfile.open(folder / f"{start // pictures_per_tar:06}.tar", "w") as archive:
+            for number in range(start, min(start + pictures_per_tar, pictures)):
                 file = io.BytesIO()
                 Image.fromarray(coloured_blocks(1, side, random)[0]).save(file, "JPEG")
                 caption = " ".join(random.choice(WORDS, random.integers(2, 7)))
@@ -45,7 +45,7 @@ def write_image_tokenizer(folder: Path, side: int = 64) -> VQVAE:
     return model
 
 
-def write_shards(folder: Path, rows: int, rows_a_shard: int, tokens_per_image: int, codebook_size: int) -> list[dict]:
+def write_shards(folder: Path, rows: int, rows_per_shard: int, tokens_per_image: int, codebook_size: int) -> list[dict]:
     """Shards of random codes and captions as a prepared set's; what its manifest says of them."""
     features = Features(
         {
@@ -56,8 +56,8 @@ def write_shards(folder: Path, rows: int, rows_a_shard: int, tokens_per_image: i
         }
     )
     random, described = np.random.default_rng(0), []
-    for start in range(0, rows, rows_a_shard):
-        count = min(rows_a_shard, rows - start)
+    for start in range(0, rows, rows_per_shard):
+        count = min(rows_per_shard, rows - start)
         lengths = random.integers(2, 7, count)
         words = random.choice(WORDS, lengths.sum())
         captions = [" ".join(part) for part in np.split(words, lengths.cumsum()[:-1])]
@@ -72,7 +72,7 @@ def write_shards(folder: Path, rows: int, rows_a_shard: int, tokens_per_image: i
             ],
             schema=features.arrow_schema,
         )
-        name = f"{start // rows_a_shard:06}"
+        name = f"{start // rows_per_shard:06}"
         (folder / name).mkdir(parents=True)
         path = folder / name / "train.arrow"
         with path.open("wb") as file, pyarrow.ipc.new_stream(file, features.arrow_schema) as writer:

@@ -2,7 +2,7 @@
 
     python benchmarks/lm_step.py
 
-Tokens are those of rows, without padding. Share of the peak: 6 * parameters * tokens a second over the bf16 matrix
+Tokens are those of rows, without padding. Share of the peak: 6 * parameters * tokens per second over the bf16 matrix
 peak. The first steps, which compile, are told apart.
 """
 
@@ -16,13 +16,13 @@ from vqlm.training.allocator import keep_freed_memory
 
 PLAIN = {"compile": False, "whole_vocabulary": True, "is_packed": False}
 VARIANTS = {
-    "plain: a row a pack, padded to the longest": PLAIN,
+    "plain: one row per pack, padded to the longest": PLAIN,
     "packed": {"compile": False, "whole_vocabulary": True},
     "packed, logits of ids that can occur": {"compile": False},
     "the same, compiled, fused attention": {"attention": "sdpa"},
     "the same, compiled, explicit attention (the default)": {},
     "the default with dropout on the embeddings": {"dropout": 0.1},
-    "the default, a row a pack": {"is_packed": False},
+    "the default, one row per pack": {"is_packed": False},
 }
 WARM_UP = 2
 

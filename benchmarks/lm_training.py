@@ -4,7 +4,7 @@
 
 OpenMoji's names with 64 random codes, batches of about 32 rows, fused AdamW and bf16 for all, in turns. Tokens are
 those of rows, without padding: what a Trainer's row predicts is counted for every trainer, so that their ratio is that
-of rows. Share of the peak: 6 * parameters * tokens a second (2 for the forward, 4 for the backward, attention not
+of rows. Share of the peak: 6 * parameters * tokens per second (2 for the forward, 4 for the backward, attention not
 counted) over the bf16 matrix peak, which is measured in every round too.
 """
 
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> dict:
     report = Report("lm_training", __doc__, options, [PACKAGE])
     rows = Rows(most=settings.most_rows)
     table = report.table(
-        f"Training steps of stage two, {rows.tokens_a_row:.1f} tokens a row in the mean",
+        f"Training steps of stage two, {rows.tokens_per_row:.1f} tokens per row in the mean",
         ["model", "trainer", "parameters", "step, s", "tokens/s", "share of bf16 matrix peak", "here / it"],
     )
     for name, steps in settings.steps.items():
@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> dict:
             else:
                 tasks[DALLE], sizes[DALLE] = dalle_trainer(package, rows, settings.dalle, steps)
         seconds_by_task = in_turns(tasks, settings.rounds)
-        tokens = dict.fromkeys(sizes, BATCH * rows.tokens_a_row)
+        tokens = dict.fromkeys(sizes, BATCH * rows.tokens_per_row)
         tokens[OURS] = tasks[OURS].tokens  # type: ignore[attr-defined]
         for trainer, parameters in sizes.items():
             rates = [tokens[trainer] / seconds for seconds in seconds_by_task[trainer]]
@@ -91,8 +91,8 @@ def main(arguments: list[str] | None = None) -> dict:
             )
     report.remark(
         "Here: packed rows, code noise and smoothed targets as scripts/train_lm.py has them by "
-        "default, but AdamW in place of Muon and no row without its caption. The Trainer: rows padded to the longest "
-        "of a batch, its model's own loss. DALLE: its own network and loss, autocast."
+        "default, but AdamW instead of Muon and no row without its caption. The Trainer: rows padded to the longest "
+        "of a batch, the loss of its model. DALLE: its network and loss, autocast."
     )
     return report.save()
 
@@ -114,7 +114,7 @@ class Steps:
 
     @property
     def tokens(self) -> float:
-        """Of a step so far, in the mean."""
+        """Mean seconds per step so far."""
         return sum(self.seen) / len(self.seen)
 
 

@@ -101,7 +101,7 @@ def _status(name: str) -> float:
 
 
 def in_child(file: str, *arguments: Any) -> list[float]:
-    """The numbers in the last line that this benchmark prints in a process of its own."""
+    """The numbers in the last line that this benchmark prints in a separate process."""
     done = subprocess.run([sys.executable, file, *map(str, arguments)], capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)

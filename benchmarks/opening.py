@@ -3,7 +3,7 @@
     python benchmarks/opening.py
 
 Opens generated sets in a fresh process, with every checksum verified and without, and draws one batch through stage
-two's own loader.
+loader of the two.
 """
 
 import tempfile

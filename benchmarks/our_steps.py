@@ -1,6 +1,6 @@
 """One training step of each stage, as vq/train.py and lm/train/loop.py take it, for who measures steps.
 
-Left out is what a step does not always do: logs, evaluations, checkpoints. Batches are read and built within a step;
+Logs, evaluations and checkpoints are left out, since not every step has them. Batches are read and built within a step;
 `waited` tells what that took.
 """
 
@@ -59,8 +59,8 @@ class Rows:
         return max(map(len, self.tokens))
 
     @property
-    def tokens_a_row(self) -> float:
-        """Ids of a row that are predicted, in the mean: its caption, boi, codes, eoi, eos."""
+    def tokens_per_row(self) -> float:
+        """Mean number of ids of a row that are predicted: its caption, boi, codes, eoi, eos."""
         return self.num_codes + ROW_OVERHEAD + float(np.mean([len(ids) for ids in self.tokens]))
 
     def dataset(self) -> Dataset:

@@ -2,7 +2,7 @@
 
     python benchmarks/quantized.py --model outputs/demo/model --data outputs/demo/data
 
-NLL: nats a code of held-out pictures given their first captions, each code asked of the decoder that draws, step by
+NLL: nats per code of held-out pictures given their first captions, each code asked of the decoder that draws, step by
 step. Time: drawing with the settings that the model was saved with, in turns. int8 rounds the weights of a bf16 model.
 What is compiled has a cache in the model's precision, else it is fp32. drawing.py has the times of a larger model.
 """
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> dict:
         report.remark(f"int8 is left out: {why}")
         ways = {name: way for name, way in ways.items() if "quantize" not in way[1]}
 
-    table = report.table("Held-out NLL, nats a code", ["drawn with", *prepared.held_out])
+    table = report.table("Held-out NLL, nats per code", ["drawn with", *prepared.held_out])
     nlls: dict[str, list[float]] = {name: [] for name in ways}
     prompts: list[list[int]] = []
     for split in prepared.held_out:

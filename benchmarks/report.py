@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from measure import RESULTS, table_head, table_row
 from vqlm.training.files import read_json
 
-# As a reader wants them; what is not named comes behind.
+# In the order of the page; benchmarks that are not named come last.
 ORDER = ("roofline", "drawing", "lm_training", "lm_step", "vq_training", "data_loading", "nearest_codes",
          "encoding_rate", "encoding_memory", "opening", "startup", "growth", "speculative", "quantized")  # fmt: skip
 INTRODUCTION = """# Benchmarks

@@ -32,11 +32,11 @@ from vqlm.vq.train import Pictures, train_vq
 SIDE, BATCH = 64, 32
 OURS, PLAIN, PEER, PEER_LAST = "here", "here, AdamW", "DiscreteVAE", "DiscreteVAE, channels-last"
 OPTIMIZERS: dict[str, dict] = {OURS: {}, PLAIN: {"optimizer": "adamw", "learning_rate": 1e-3}}
-TEMPERATURES, COOLING = (1.0, 0.5), 1e-6  # of its train_vae.py: first, last, and the rate a step
+TEMPERATURES, COOLING = (1.0, 0.5), 1e-6  # of its train_vae.py: first, last, and the rate per step
 
 
 class Settings(NamedTuple):
-    """steps: of a round. width: of the peer. generated: pictures in place of OpenMoji, so many."""
+    """steps: of a round. width: of the peer. generated: number of generated pictures, instead of OpenMoji."""
 
     steps: int = 20
     rounds: int = 7

@@ -4,7 +4,7 @@
     python examples/appliances.py appliances.npz
 
 1,074 measurements in 56 households (PLAID, Gao et al. 2014), which ship inside the package sktime. Each is the first
-192 samples, scaled to its own peak: the units differ between households.
+192 samples, scaled to its peak: the units differ between households.
 """
 
 import sys
@@ -13,7 +13,7 @@ import numpy as np
 from sktime.datasets import load_plaid
 
 LENGTH = 192
-# By class number, as the data set's own header lists them.
+# By class number, as the header of the data set lists them.
 KINDS = (
     "air conditioner", "compact fluorescent lamp", "fan", "fridge", "hairdryer", "heater", "incandescent light bulb",
     "laptop", "microwave", "vacuum", "washing machine",

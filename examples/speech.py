@@ -15,7 +15,7 @@ import numpy as np
 NUMBERS = range(100)
 VOICES = ("en-us+m1", "en-us+m3", "en-us+f1", "en-us+f3")
 WORDS_A_MINUTE = (150, 190)
-RATE = 8192  # samples a second; a power of two, so that every stride divides it
+RATE = 8192  # samples per second; a power of two, so that every stride divides it
 
 
 def main(output: str) -> None:

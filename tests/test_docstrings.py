@@ -49,7 +49,7 @@ OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
 def documented_callables() -> dict[str, object]:
-    """The functions, classes and methods of our package behind `DOCUMENTED`, by name."""
+    """The functions, classes and methods of our package that `DOCUMENTED` names, by name."""
     callables = {}
     for entry in DOCUMENTED:
         if ":" in entry:

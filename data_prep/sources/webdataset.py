@@ -64,7 +64,7 @@ def _plain_members(file: BufferedIOBase) -> Iterator[tuple[str, bytes]]:
         header = file.read(BLOCK)
         if not any(header) and len(header) == BLOCK:
             return
-        if len(header) < BLOCK:  # a cut right behind a member is silent: only the end mark's absence tells
+        if len(header) < BLOCK:  # a cut right after a member is silent: only the end mark's absence tells
             raise EOFError(f"{len(header)} bytes where a header of {BLOCK} or the end mark must be")
         # The checksum's own eight bytes count as spaces.
         checksum = sum(header) - sum(header[148:156]) + 8 * ord(" ")

@@ -19,7 +19,7 @@ EVALUATION_BATCH = 64
 def evaluate_nll(
     model: PreTrainedModel, vocabulary: Vocabulary, rows: Dataset, max_caption_tokens: int, tokens_per_image: int
 ) -> float:
-    """Mean negative log-likelihood of the first view's codes given the first caption, in nats a code."""
+    """Mean negative log-likelihood of the first view's codes given the first caption, in nats per code."""
     was_training = model.training
     objective = WeightedCrossEntropy(model.eval(), vocabulary, text_weight=0.0, image_weight=1.0)
     collate = RowCollator(vocabulary, max_caption_tokens, None)

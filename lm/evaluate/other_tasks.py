@@ -1,4 +1,4 @@
-"""Figures of what a pipeline does beside drawing one picture a prompt: describe, choose among its own, continue."""
+"""Figures of what a pipeline does besides drawing one picture per prompt: describe, choose, continue."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +17,8 @@ from vqlm.vq import to_pixel_values
 
 CAPTIONS = 100  # the right one and 99 others
 RERANK = 8
-# How the pictures are drawn among which to choose: from the model's own distribution, and guided. Near a greedy default
-# several pictures of a prompt would be one.
+# How the pictures are drawn from which one is chosen: from the model's distribution, and guided. Near a greedy default
+# several pictures of a prompt would be the same.
 DRAWS = {"plain": SamplingConfig(), "guided": SamplingConfig(guidance_scale=2.0, temperature=1.5, min_p=0.05)}
 ALL = "all held out"
 
@@ -59,7 +59,7 @@ def evaluate_other_tasks(pipeline: TextToImagePipeline, prepared: PreparedSet, s
 
 
 def _mean(figures: list[dict[str, Any]], counts: list[int]) -> dict[str, Any]:
-    """Of figures that are numbers, or dicts of numbers, over `counts` pictures each."""
+    """The mean of figures that are numbers, or dicts of numbers, weighted by `counts` pictures each."""
     mean = {}
     for name, first in figures[0].items():
         values = [part[name] for part in figures]

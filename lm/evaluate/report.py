@@ -178,7 +178,7 @@ def report_markdown(figures: dict[str, Any], attribution: str | None) -> str:
         )
         + " as the saved default.",
         "",
-        "| held-out set | image NLL, nats a code | guidance | R@1 | R@10 |",
+        "| held-out set | image NLL, nats per code | guidance | R@1 | R@10 |",
         "|---|---|---|---|---|",
     ]
     for split, by_scale in figures["retrieval"].items():

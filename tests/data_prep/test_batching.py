@@ -75,7 +75,7 @@ def test_lengths_by_hand():
 
 
 def test_packs_by_hand():
-    """5 finds room behind nothing, 3 fits behind 5 better than behind 4, 1 behind 7."""
+    """5 fits after nothing, 3 fits after 5 better than after 4, 1 after 7."""
     assert pack_rows([7, 5, 4, 3, 1], 8) == [[0, 4], [1, 3], [2]]
     assert pack_rows([3, 3, 3, 3], 6) == [[0, 1], [2, 3]]
     assert pack_rows([], 6) == []

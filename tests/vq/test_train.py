@@ -1,4 +1,4 @@
-"""Training stage one: augmentation, what a run leaves behind, that it learns, stops, continues, is not overwritten."""
+"""Training stage one: augmentation, what a run saves, that it learns, stops, continues, is not overwritten."""
 
 import json
 import signal

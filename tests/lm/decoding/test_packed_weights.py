@@ -19,7 +19,7 @@ INPUTS = {
     "rows": lambda: torch.randn(3, 32),
     "one id of one row": lambda: torch.randn(1, 1, 32),
     "an id a row": lambda: torch.randn(3, 1, 32),
-    "five ids a row": lambda: torch.randn(3, 5, 32),
+    "five ids per row": lambda: torch.randn(3, 5, 32),
     "the last id a row": lambda: torch.randn(3, 5, 32)[:, -1:],
     "turned": lambda: torch.randn(5, 3, 32).transpose(0, 1),
 }

@@ -1,4 +1,4 @@
-"""What a pipeline does beside drawing prompts: continue, mend, vary, describe, score, choose."""
+"""What a pipeline does beside drawing prompts: continue, fill in, vary, describe, score, choose."""
 
 from dataclasses import replace
 
@@ -192,7 +192,7 @@ def test_captions_and_scores(captioner, pictures):
     assert captioner.score(pictures, [None] * 3).prompt is None
 
 
-def test_a_model_that_never_saw_a_caption_behind_a_picture(pipeline, pictures):
+def test_a_model_that_never_saw_a_caption_after_a_picture(pipeline, pictures):
     for ask in (lambda: pipeline.caption(pictures), lambda: pipeline("red", rerank=2)):
         with pytest.raises(UserError, match="`sequences.captioning` above 0"):
             ask()
