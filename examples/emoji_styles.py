@@ -297,7 +297,8 @@ def things_of(pictures: list[Picture]) -> dict[str, str]:
 
 
 def write_tars(pictures: list[Picture], splits: list[str], image_size: int, folder: Path) -> dict[str, dict[str, int]]:
-    """`SPLIT-0000.tar` and so on in `folder`. Returns the number of pictures by style, then by split."""
+    """`train-0000.tar`, `held_out-SET-0000.tar` and so on in `folder`. Returns the number of pictures by style, then by
+    split."""
     counts: dict[str, dict[str, int]] = {}
     progress, start_time, written = Progress("draw"), time.monotonic(), 0
     for split in ("train", "pairs_tone", "pairs_new", "things"):
@@ -310,9 +311,10 @@ def write_tars(pictures: list[Picture], splits: list[str], image_size: int, fold
                 counts.setdefault(style, {}).setdefault(split, 0)
                 counts[style][split] += 1
         for number, start in enumerate(range(0, len(own), ROWS_PER_TAR)):
-            with tarfile.open(folder / f"{split}-{number:04}.tar", "w", format=tarfile.USTAR_FORMAT) as archive:
-                for name, content in files_of(own[start : start + ROWS_PER_TAR], image_size):
-                    member = tarfile.TarInfo(name)
+            name = f"{split if split == 'train' else f'held_out-{split}'}-{number:04}.tar"
+            with tarfile.open(folder / name, "w", format=tarfile.USTAR_FORMAT) as archive:
+                for file_name, content in files_of(own[start : start + ROWS_PER_TAR], image_size):
+                    member = tarfile.TarInfo(file_name)
                     member.size = len(content)
                     archive.addfile(member, io.BytesIO(content))
             written += len(own[start : start + ROWS_PER_TAR])
