@@ -26,7 +26,7 @@ from typing import NamedTuple
 from vqlm.data_prep.picture_files import draw_svg
 from vqlm.data_prep.sources.openmoji import MIN_TRAINED_TONES, SKIN_TONE, captions_by_code_points
 from vqlm.data_prep.splits import hash_share
-from vqlm.training.cli import run_script, script_parser
+from vqlm.scripts.options import run_script, script_parser
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json, write_json
 from vqlm.training.progress import Progress
@@ -275,7 +275,7 @@ def things_of(pictures: list[Picture]) -> dict[str, str]:
 
     def root(node: str) -> str:
         while parents.setdefault(node, node) != node:
-            node = parents[node]
+            parents[node] = node = parents[parents[node]]  # halves the way for the next one
         return node
 
     for picture in pictures:
