@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from vqlm.data_prep.captions import normalize_caption
 
 CAPTION_COLUMNS = ("caption", "captions", "text", "texts")
 PICTURE_COLUMNS = ("image", "file_name", "file", "picture", "img")
@@ -63,7 +64,7 @@ def row_or_reason(key: str, image: bytes | Path | np.ndarray, captions: object) 
                 return Unusable(key, f"its caption is not UTF-8 (byte {error.start})")
         if not isinstance(text, str | None):
             return Unusable(key, f"its caption must be text, found {text!r:.40}")
-        if text := " ".join((text or "").split()):
+        if text := normalize_caption(text or ""):
             cleaned.append(text)
     if not cleaned:
         return Unusable(key, "its caption is empty")
