@@ -25,9 +25,10 @@ from vqlm.data_prep.rows import Unusable
 from vqlm.data_prep.settings import TextConfig, ViewConfig
 from vqlm.data_prep.skipped import SkippedRows
 from vqlm.data_prep.vocabulary import NAMES, Vocabulary
+from vqlm.training.allocator import keep_freed_memory
+from vqlm.training.device import best_device, is_bf16_fast
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json, require_empty, require_same_settings, write_json
-from vqlm.training.machine import best_device, is_bf16_fast, keep_freed_memory
 from vqlm.training.progress import Progress
 from vqlm.vq import VQVAE
 

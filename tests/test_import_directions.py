@@ -51,7 +51,8 @@ def modules(package: str) -> list[Path]:
 
 def test_the_search_sees_every_form_of_import():
     source = (
-        "import os, vqlm.lm.model\nfrom vq import VQVAE\nfrom . import x\ndef f():\n    from scripts.demo import main\n"
+        "import os, vqlm.lm.model\nfrom vqlm.vq import VQVAE\nfrom . import x\n"
+        "def f():\n    from vqlm.scripts.demo import main\n"
     )
     assert imported_packages(source) == {"lm", "vq", "scripts"}
 

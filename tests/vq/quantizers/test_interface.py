@@ -9,7 +9,7 @@ from vqlm.training.errors import UserError
 from vqlm.vq import VQVAE, VQVAEConfig
 from vqlm.vq.quantizers import Quantizer
 from vqlm.vq.quantizers.build import QUANTIZERS, build_quantizer
-from vqlm.vq.quantizers.settings import QuantizerConfig, quantizer_config
+from vqlm.vq.quantizers.settings import CONFIGS, QuantizerConfig, quantizer_config
 
 SETTINGS = {
     "vq": {"type": "vq", "codebook_size": 16, "codebook_dim": 4},
@@ -58,8 +58,8 @@ def z_e(config, shape) -> torch.Tensor:
 
 
 def test_every_type_is_here():
-    assert {settings["type"] for settings in SETTINGS.values()} == set(QUANTIZERS)
-    for name, (config, _) in QUANTIZERS.items():
+    assert {settings["type"] for settings in SETTINGS.values()} == set(QUANTIZERS) == set(CONFIGS)
+    for name, config in CONFIGS.items():
         assert config().type == name
 
 
