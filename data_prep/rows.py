@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from vqlm.data_prep.captions import normalize_caption
+from vqlm.training.errors import UserError
 
 CAPTION_COLUMNS = ("caption", "captions", "text", "texts")
 PICTURE_COLUMNS = ("image", "file_name", "file", "picture", "img")
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".svg")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,12 @@ class Unusable:
 
     key: str
     reason: str
+
+    def __post_init__(self):
+        # Both are written as UTF-8, which cannot hold every name and every error.
+        for name in ("key", "reason"):
+            text = getattr(self, name).encode("utf-8", "backslashreplace").decode()
+            object.__setattr__(self, name, text)
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,10 @@ def row_or_reason(key: str, image: bytes | Path | np.ndarray, captions: object) 
                 return Unusable(key, f"its caption is not UTF-8 (byte {error.start})")
         if not isinstance(text, str | None):
             return Unusable(key, f"its caption must be text, found {text!r:.40}")
+        if text and "\0" in text:
+            return Unusable(key, "its caption holds a NUL byte; is it text in UTF-8?")
+        if text and (half := next((letter for letter in text if "\ud800" <= letter <= "\udfff"), None)):
+            return Unusable(key, f"its caption holds {ascii(half)}, half of a character, which UTF-8 cannot hold")
         if text := normalize_caption(text or ""):
             cleaned.append(text)
     if not cleaned:
@@ -71,12 +81,31 @@ def row_or_reason(key: str, image: bytes | Path | np.ndarray, captions: object) 
     return Row(key, image, tuple(cleaned))
 
 
+def require_template(template: str) -> None:
+    """Raises UserError for a caption of classes that has no place for the class."""
+    if "{}" not in template:
+        raise UserError(
+            f'`class_template` must hold {{}} where the class goes, as "a photo of a {{}}"; found {template!r}.'
+        )
+
+
+def caption_of_class(template: str, name: str) -> str:
+    """The caption of a class: its name, with spaces for underscores, stands for `{}`."""
+    return template.replace("{}", name.replace("_", " "))
+
+
 def digest_of(parts: Iterable[object]) -> str:
     """16 hex digits of a hash of the parts, in order."""
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(str(part).encode() + b"\0")
+        digest.update(str(part).encode("utf-8", "backslashreplace") + b"\0")
     return digest.hexdigest()[:16]
+
+
+def stamp_of_file(name: str, path: Path, *parts: object) -> str:
+    """A stamp for `Shard`: 16 hex digits of the name, size and modification time of a file, and further parts."""
+    status = path.stat()
+    return digest_of([name, status.st_size, status.st_mtime_ns, *parts])
 
 
 # The files of a prepared set stay open while it is used, which limits their number.
