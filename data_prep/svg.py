@@ -11,6 +11,7 @@ from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 from vqlm.data_prep.file_kinds import readable_formats
 from vqlm.data_prep.settings import MAX_PIXELS
+from vqlm.training.extras import install_hint
 
 # The renderer recurses; deeper drawings would overflow its stack.
 MAX_DEPTH = 200
@@ -37,7 +38,7 @@ def draw_svg(svg: str, width: int, background: str, max_pixels: int = MAX_PIXELS
     try:
         import resvg_py
     except ImportError:
-        raise UnsafeDrawing("SVG drawings need resvg-py: pip install 'vqlm[demo]'") from None
+        raise UnsafeDrawing(f"SVG drawings need resvg-py; install it: {install_hint('demo')}") from None
     _Check(svg, width, max_pixels)
     drawn = resvg_py.svg_to_bytes(
         svg_string=svg, width=width, background=background, skip_system_fonts=True, dpi=float(DPI)
