@@ -110,15 +110,9 @@ def nll_of(model: PreTrainedModel, vocabulary: Vocabulary, prompts: list[list[in
     for start in range(0, len(prompts), ROWS_AT_ONCE):
         part = codes[start : start + ROWS_AT_ONCE]
         input_ids, mask, _ = left_pad(prompts[start : start + ROWS_AT_ONCE], vocabulary.pad)
-<<<<<<< HEAD
-        decoder = build_decoder(model, slice(image.offset, image.stop), **way)
+        decoder = build_decoder(model, slice(image.offset, image.stop), DecodingOptions(**way))
         logits = decoder.read(input_ids, mask, part.shape[1])
         for step, targets in enumerate(part.unbind(1)):
-=======
-        decoder = build_decoder(model, slice(image.offset, image.stop), DecodingOptions(**way))
-        logits = decoder.read(input_ids, mask, own.shape[1])
-        for step, targets in enumerate(own.unbind(1)):
->>>>>>> main
             total += torch.nn.functional.cross_entropy(logits, targets, reduction="sum").item()
             if step + 1 < part.shape[1]:
                 logits = decoder.step(targets + image.offset)

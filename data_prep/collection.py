@@ -13,7 +13,7 @@ from typing import Any
 from datasets import Features, Image, IterableDataset, List, Value
 from PIL import Image as PILImage
 from vqlm.data_prep.file_kinds import is_picture, is_system_file
-from vqlm.data_prep.rows import Row, Shard, Unusable, digest_of, join_shards, read_all
+from vqlm.data_prep.rows import TABLE_ROWS, Row, Shard, Unusable, digest_of, join_shards, kind_of_other, read_all
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
 from vqlm.data_prep.sources.arrays import array_shards
 from vqlm.data_prep.sources.folder import METADATA, files_below, read_folder, shards_of_content
@@ -192,7 +192,7 @@ def _of_files(paths: list[Path], config: CollectionConfig, is_chosen: bool = Tru
     if not tars and not tables:
         return None
     used = tars or tables
-    others = Counter(f"other files, {path.suffix.lower() or 'without a suffix'}" for path in paths if path not in used)
+    others = Counter(kind_of_other(path.name) for path in set(paths).difference(used))
     rule = split_rule(config.held_out, _given_splits(unique_names(used)))
     if tars:
         shards = tar_shards(tars, config.caption_column, config.class_template)
@@ -208,7 +208,7 @@ def _count_archives(paths: list[Path], others: Counter[str]) -> Counter[str]:
 
 
 def _count_tables(paths: list[Path], others: Counter[str]) -> Counter[str]:
-    return Counter({"tables": len(paths), "rows of tables": count_rows(paths)}) + others
+    return Counter({"tables": len(paths), TABLE_ROWS: count_rows(paths)}) + others
 
 
 def _given_splits(names: dict[str, Path]) -> dict[str, str]:

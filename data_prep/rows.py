@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from vqlm.data_prep.captions import normalize_caption
@@ -12,6 +12,18 @@ from vqlm.training.errors import UserError
 
 CAPTION_COLUMNS = ("caption", "captions", "text", "texts")
 PICTURE_COLUMNS = ("image", "file_name", "file", "picture", "img")
+
+
+# Kinds of files that sources count, beside others.
+LEFT_OUT = "pictures that no file with captions names, left out"
+OTHER = "other files, "  # and their suffix
+SYSTEM = "hidden files and folders, files of the system"
+TABLE_ROWS = "rows of tables"
+
+
+def kind_of_other(name: str) -> str:
+    """The kind of a file that is neither picture nor caption."""
+    return f"{OTHER}{PurePosixPath(name).suffix.lower() or 'without a suffix'}"
 
 
 @dataclass(frozen=True)

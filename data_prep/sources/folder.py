@@ -15,11 +15,14 @@ from typing import Any, NamedTuple
 
 from vqlm.data_prep.file_kinds import is_picture, is_system_file, key_of, picture_suffixes
 from vqlm.data_prep.rows import (
+    LEFT_OUT,
+    SYSTEM,
     Row,
     Shard,
     Unusable,
     caption_of_class,
     digest_of,
+    kind_of_other,
     require_template,
     row_or_reason,
     rows_per_shard,
@@ -120,7 +123,7 @@ def _files_by_key(folder: Path, content: FolderContent, names: Iterable[str]) ->
     for name in names:
         key = key_of(name)
         if is_system_file(name):
-            content.kinds["hidden files and folders, files of the system"] += 1
+            content.kinds[SYSTEM] += 1
         elif key in files:
             content.entries[f"{key} (again)"] = Entry(
                 name, NoCaption("another file has the same name in another Unicode form; rename one of them")
@@ -253,7 +256,7 @@ def _add_texts(
     for key in set(pictures).difference(described):
         # A table speaks for its folder and those below it: it leaves out what it does not name.
         if places & {str(parent) for parent in PurePosixPath(key).parents}:
-            content.kinds["pictures that no file with captions names, left out"] += 1
+            content.kinds[LEFT_OUT] += 1
         else:
             reason = NoCaption("it has no caption: there is no .txt of its name beside it")
             content.entries[key] = Entry(files[key], reason)
@@ -268,7 +271,7 @@ def _count(
     content.kinds["texts beside pictures"] = len(texts)
     for key in files:
         if key not in known:
-            content.kinds[f"other files, {PurePosixPath(key).suffix.lower() or 'without a suffix'}"] += 1
+            content.kinds[kind_of_other(key)] += 1
 
 
 def _stem(key: str) -> str:

@@ -6,15 +6,17 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from vqlm.data_prep.file_kinds import is_picture, is_system_file, key_of
 from vqlm.data_prep.rows import (
     CAPTION_COLUMNS,
+    SYSTEM,
     Row,
     Shard,
     Unusable,
     caption_of_class,
+    kind_of_other,
     require_template,
     row_or_reason,
     stamp_of_file,
@@ -49,12 +51,11 @@ def count_members(paths: list[Path]) -> Counter[str]:
             if isinstance(member, Damage):
                 kinds["damaged places in archives"] += 1
             elif is_system_file(member.name):
-                kinds["hidden files, files of the system"] += 1
+                kinds[SYSTEM] += 1
             elif is_picture(member.name):
                 kinds["pictures"] += 1
             else:
-                suffix = PurePosixPath(member.name).suffix.lower()
-                kinds[f"other files, {suffix or 'without a suffix'}"] += 1
+                kinds[kind_of_other(member.name)] += 1
     return kinds
 
 

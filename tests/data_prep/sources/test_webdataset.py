@@ -188,7 +188,7 @@ def test_files_of_the_system_are_no_data(tmp_path, picture, read):
     assert read(tar_shards([path])) == ({"x.tar/0": ("red",)}, {})
     kinds = count_members([path])
     assert kinds == {
-        "archives": 1, "pictures": 1, "other files, .txt": 1, "hidden files, files of the system": 5,
+        "archives": 1, "pictures": 1, "other files, .txt": 1, "hidden files and folders, files of the system": 5,
     }  # fmt: skip
 
 
