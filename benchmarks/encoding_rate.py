@@ -1,9 +1,9 @@
-"""How much of the encoder's speed does encoding a collection reach? Decoding, reading and writing should be hidden.
+"""How close does encoding a collection come to the speed of the encoder alone?
 
     python benchmarks/encoding_rate.py
 
-Shards of a generated WebDataset are encoded by `ShardEncoder`, which is what prepare_data.py runs, in turns with the
-encoder alone (`VQVAE.encode`) on the same pictures as tensors in memory.
+`ShardEncoder`, which prepare_data.py runs, encodes shards of a generated WebDataset, in turns with `VQVAE.encode` on
+the same pictures as tensors in memory. Decoding, reading and writing should cost no time of their own.
 """
 
 import copy
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from generated import PICTURES_PER_TAR, write_image_tokenizer, write_webdataset
+from generated import PICTURES_A_TAR, write_image_tokenizer, write_webdataset
 from measure import Report, Spread, choose, in_turns, parser, ratio
 from torch import Tensor
 from vqlm.data_prep import Vocabulary, load_collection, load_pictures
@@ -26,12 +26,12 @@ IS_BF16 = is_bf16_fast(torch.device("cpu"))  # what prepare_data.py does by defa
 
 
 class Settings(NamedTuple):
-    """shards: of a round, each a tar. side: pixels of the JPEG files and of the model. workers: of ShardEncoder."""
+    """shards: tar files per round. side: pixels of the JPEG files and of the model. workers: of ShardEncoder."""
 
     shards: int = 20
     rounds: int = 4
     side: int = 64
-    pictures_per_shard: int = PICTURES_PER_TAR
+    pictures_a_shard: int = PICTURES_A_TAR
     workers: int | None = None
 
 
@@ -44,10 +44,10 @@ def main(arguments: list[str] | None = None) -> dict:
     settings = choose(options, Settings(), QUICK, TINY)
     keep_freed_memory()
     report = Report("encoding_rate", __doc__, options)
-    rounds, count = settings.rounds + 1, settings.shards * settings.pictures_per_shard  # the first warms up
+    rounds, count = settings.rounds + 1, settings.shards * settings.pictures_a_shard  # the first warms up
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        write_webdataset(folder / "tars", rounds * count, settings.side, settings.pictures_per_shard)
+        write_webdataset(folder / "tars", rounds * count, settings.side, settings.pictures_a_shard)
         model = write_image_tokenizer(folder / "vq", settings.side)
         plain = copy.deepcopy(model).to(memory_format=torch.channels_last)
         collection = load_collection(str(folder / "tars" / "*.tar"))
@@ -62,19 +62,19 @@ def main(arguments: list[str] | None = None) -> dict:
                 for start in range(0, rounds * settings.shards, settings.shards)
             ]
         )
-        seconds_by_task = in_turns(
+        timings = in_turns(
             {ALONE: lambda: encode_all(plain, pictures), OURS: lambda: list(encoder.encode(next(numbers)))},
             settings.rounds,
         )
     table = report.table(f"Pictures of {settings.side}x{settings.side}", ["", "pictures/s", "share of the encoder's"])
-    table.row(ALONE, Spread.of(len(pictures) / seconds for seconds in seconds_by_task[ALONE]), None)
-    ours = [count / seconds for seconds in seconds_by_task[OURS]]
-    table.row(OURS, Spread.of(ours), ratio(ours, [len(pictures) / seconds for seconds in seconds_by_task[ALONE]]))
+    table.row(ALONE, Spread.of(len(pictures) / seconds for seconds in timings[ALONE]), None)
+    ours = [count / seconds for seconds in timings[OURS]]
+    table.row(OURS, Spread.of(ours), ratio(ours, [len(pictures) / seconds for seconds in timings[ALONE]]))
     return report.save()
 
 
 def encode_all(model: VQVAE, pictures: Tensor) -> None:
-    """As `ShardEncoder` does it, without decoding, reading and writing."""
+    """The work of `ShardEncoder` without decoding, reading and writing."""
     for part in pictures.split(128):
         pixel_values = to_pixel_values(part).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=IS_BF16):

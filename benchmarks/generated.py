@@ -12,16 +12,16 @@ from vqlm.training.files import checksum_of
 from vqlm.vq import VQVAE, NetworkConfig, VQVAEConfig
 
 WORDS = ("red", "blue", "green", "small", "large", "heart", "square", "circle", "flag", "cat", "dog", "moon")
-PICTURES_PER_TAR = 1000
+PICTURES_A_TAR = 1000
 
 
-def write_webdataset(folder: Path, pictures: int, side: int, pictures_per_tar: int = PICTURES_PER_TAR) -> None:
-    """`pictures` JPEG files of coloured blocks with a caption each, in tars of `pictures_per_tar`."""
+def write_webdataset(folder: Path, pictures: int, side: int, pictures_a_tar: int = PICTURES_A_TAR) -> None:
+    """`pictures` JPEG files of coloured blocks with a caption each, in tars of `pictures_a_tar`."""
     folder.mkdir(parents=True)
-    for start in range(0, pictures, pictures_per_tar):
+    for start in range(0, pictures, pictures_a_tar):
         random = np.random.default_rng(start)
-        with tarfile.open(folder / f"{start // pictures_per_tar:06}.tar", "w") as archive:
-            for number in range(start, min(start + pictures_per_tar, pictures)):
+        with tarfile.open(folder / f"{start // pictures_a_tar:06}.tar", "w") as archive:
+            for number in range(start, min(start + pictures_a_tar, pictures)):
                 file = io.BytesIO()
                 Image.fromarray(coloured_blocks(1, side, random)[0]).save(file, "JPEG")
                 caption = " ".join(random.choice(WORDS, random.integers(2, 7)))
@@ -32,21 +32,21 @@ def write_webdataset(folder: Path, pictures: int, side: int, pictures_per_tar: i
 
 
 def coloured_blocks(pictures: int, side: int, random: np.random.Generator | None = None) -> np.ndarray:
-    """(N, H, W, 3) uint8, 8x8 colours each, smoothed."""
+    """(N, H, W, 3) uint8: 8x8 random colours each, smoothed."""
     random = random or np.random.default_rng(0)
     blocks = [Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)) for _ in range(pictures)]
     return np.stack([np.asarray(block.resize((side, side), Image.Resampling.BICUBIC)) for block in blocks])
 
 
 def write_image_tokenizer(folder: Path, side: int = 64) -> VQVAE:
-    """The default network, untrained: as fast as a trained one."""
+    """The default network, untrained, which is as fast as a trained one."""
     model = VQVAE(VQVAEConfig(network=NetworkConfig(input_shape=[side, side]))).eval()
     model.save_pretrained(folder)
     return model
 
 
 def write_shards(folder: Path, rows: int, rows_per_shard: int, tokens_per_image: int, codebook_size: int) -> list[dict]:
-    """Shards of random codes and captions as a prepared set's; what its manifest says of them."""
+    """Write shards of random codes and captions; returns their entries in the manifest."""
     features = Features(
         {
             "key": Value("string"),

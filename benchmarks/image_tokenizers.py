@@ -3,9 +3,9 @@
     python benchmarks/image_tokenizers.py --minutes 3 --output runs/tokenizers
 
 Prints the machine, the date and a table: PSNR and SSIM of held-out pictures, perplexity and usage of the codes of all
-pictures trained on. Needs the extra `demo`. Nothing else should run meanwhile. Pictures per second include
-the network, which is the same but for `residual` and `grouped`: they name a position by four codes, so their network
-has 4x4 positions instead of 8x8.
+training pictures. Needs the extra `demo`. Nothing else should run on the machine meanwhile. Pictures per second include
+the network, which is the same for all except `residual` and `grouped`: they give a position four codes, so their
+network has 4x4 positions instead of 8x8.
 """
 
 import argparse
@@ -39,8 +39,8 @@ TOKENIZERS: dict[str, tuple[dict, dict, dict]] = {
     "SimVQ, rotation": ({}, {"codebook_training": "simvq", "gradient_estimator": "rotation"}, {}),
     "fsq 8 5 5 5": ({}, {"type": "fsq"}, {}),
     "lfq": ({}, {"type": "lfq"}, {}),
-    "residual, 4 codes per position": (FOUR_BY_FOUR, {"type": "residual", "num_quantizers": 4}, {}),
-    "grouped, 4 codes per position": (FOUR_BY_FOUR, {"type": "grouped", "num_groups": 4, "codebook_dim": 32}, {}),
+    "residual, 4 codes a position": (FOUR_BY_FOUR, {"type": "residual", "num_quantizers": 4}, {}),
+    "grouped, 4 codes a position": (FOUR_BY_FOUR, {"type": "grouped", "num_groups": 4, "codebook_dim": 32}, {}),
     "vq of 16,384, EMA, 8 channels": ({}, {"codebook_size": 16384, "codebook_dim": 8}, {}),
 }  # fmt: skip
 

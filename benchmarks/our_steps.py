@@ -1,7 +1,7 @@
-"""One training step of each stage, as vq/train.py and lm/train/loop.py take it, for who measures steps.
+"""One training step of each stage, as in vq/train.py and lm/train/loop.py, for the benchmarks.
 
-Logs, evaluations and checkpoints are left out, since not every step has them. Batches are read and built within a step;
-`waited` tells what that took.
+Logs, evaluations and checkpoints are left out, since not every step has them. A step reads and builds its batch;
+`waited` is the time for that.
 """
 
 import time
@@ -43,7 +43,7 @@ EQUAL = SequenceConfig(caption_dropout=0.0)  # rows of the same length as a peer
 
 
 class Rows:
-    """OpenMoji's names and random codes as rows of a prepared set; at most `most` of them."""
+    """At most `most` rows of OpenMoji's names and random codes, as in a prepared set."""
 
     def __init__(self, num_codes: int = 64, most: int | None = None):
         self.captions = [names[0] for names in captions_by_code_points(["en"]).values()][:most]
@@ -55,12 +55,12 @@ class Rows:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest caption."""
+        """Number of tokens of the longest caption."""
         return max(map(len, self.tokens))
 
     @property
-    def tokens_per_row(self) -> float:
-        """Mean number of ids of a row that are predicted: its caption, boi, codes, eoi, eos."""
+    def tokens_a_row(self) -> float:
+        """Mean number of predicted ids per row: caption, boi, codes, eoi, eos."""
         return self.num_codes + ROW_OVERHEAD + float(np.mean([len(ids) for ids in self.tokens]))
 
     def dataset(self) -> Dataset:
@@ -69,7 +69,7 @@ class Rows:
 
 
 class LanguageStep:
-    """Stage two with AdamW. `waited`: seconds that the last step spent on its batch; `tokens`: of its rows."""
+    """A step of stage two with AdamW. waited: seconds the last step spent on its batch. tokens: of its rows."""
 
     waited = 0.0
     tokens = 0
@@ -122,7 +122,7 @@ class LanguageStep:
 
 
 class TokenizerStep:
-    """Stage one, as its defaults have it but for what `changed` names."""
+    """A step of stage one with its default settings, except for `changed`."""
 
     waited = 0.0
 
@@ -155,7 +155,7 @@ class TokenizerStep:
 
 
 def repeated(loader: Iterable[Any]) -> Iterator[Any]:
-    """Epoch after epoch."""
+    """Yields batches, one epoch after the other."""
     while True:
         yield from loader
 

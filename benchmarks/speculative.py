@@ -2,8 +2,8 @@
 
     python benchmarks/speculative.py --model outputs/demo/model --data outputs/demo/data
 
-Prompts of the held-out splits, one picture at a time, in turns with plain and compiled drawing. It depends on how sure
-the model is of its codes, so an untrained one would tell nothing.
+Prompts of the held-out splits, one picture at a time, in turns with plain and with compiled drawing. The saving depends
+on how sure the model is of its codes, so an untrained model would say nothing.
 """
 
 from dataclasses import replace
@@ -32,15 +32,11 @@ def main(arguments: list[str] | None = None) -> dict:
     options = options.parse_args(arguments)
     pipeline, prepared = TextToImagePipeline.from_pretrained(options.model), PreparedSet.load(options.data)
     captions = [
-        row_captions[0]
-        for split in prepared.held_out
-        for row_captions in prepared.pictured(split, options.prompts)["captions"]
+        texts[0] for split in prepared.held_out for texts in prepared.pictured(split, options.prompts)["captions"]
     ]
     rows = prompt_ids(pipeline.vocabulary, captions, pipeline.max_caption_tokens)
     report = Report("speculative", __doc__, options)
-    table = report.table(
-        "One picture at a time", ["drawn", "by", "forwards per picture", "s per picture", "plain / it"]
-    )
+    table = report.table("One picture at a time", ["drawn", "by", "forwards a picture", "s a picture", "plain / it"])
     saved = pipeline.sampling
     for title, settings in {"as saved": saved, "as saved, temperature 1": replace(saved, temperature=1.0)}.items():
         counts: dict[str, list[int]] = {}
@@ -51,11 +47,11 @@ def main(arguments: list[str] | None = None) -> dict:
             name = f"{window} at a time"
             counts[name] = []
             tasks[name] = partial(draw_guessing, pipeline, rows, settings, window, counts[name])
-        seconds_by_task = in_turns(tasks, options.rounds)
-        for name, seconds in seconds_by_task.items():
+        timings = in_turns(tasks, options.rounds)
+        for name, seconds in timings.items():
             forwards = sum(counts[name]) / len(counts[name]) if name in counts else prepared.tokens_per_image
             spread = Spread.of(value / len(rows) for value in seconds)
-            table.row(title, name, forwards, spread, ratio(seconds_by_task[PLAIN], seconds))
+            table.row(title, name, forwards, spread, ratio(timings[PLAIN], seconds))
     return report.save()
 
 
@@ -69,9 +65,9 @@ def draw_guessing(
     pipeline: TextToImagePipeline, rows: list[list[int]], settings: SamplingConfig, window: int, counts: list[int]
 ) -> list[Tensor]:
     codes = pipeline.image_tokenizer.config.tokens_per_image
-    pairs = [draw_speculatively(pipeline.model, pipeline.vocabulary, row, codes, settings, window) for row in rows]
-    counts += [forwards for _, forwards in pairs]
-    return [drawn for drawn, _ in pairs]
+    drawings = [draw_speculatively(pipeline.model, pipeline.vocabulary, row, codes, settings, window) for row in rows]
+    counts += [forwards for _, forwards in drawings]
+    return [drawn for drawn, _ in drawings]
 
 
 if __name__ == "__main__":

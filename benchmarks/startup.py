@@ -2,7 +2,7 @@
 
     python benchmarks/startup.py --model outputs/demo/model
 
-Each program runs in a separate process, in turns with the others. Help stands against the import of the parser's
+Each program runs in a process of its own, in turns with the others. Help stands against the import of the parser's
 libraries, a drawn picture against loading the same folder with stock transformers.
 """
 

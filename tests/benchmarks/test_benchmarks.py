@@ -125,10 +125,10 @@ def test_quantizers_are_compared(picture_folder, tmp_path, unchecked_types):
 def test_turns_go_round_and_leave_the_warm_up_out():
     measure = importlib.import_module("measure")
     order = []
-    seconds = measure.in_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b") or 2.5}, 2, warm_up=1)
+    found = measure.in_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b") or 2.5}, 2, warm_up=1)
     assert order == ["a", "b"] * 3
-    assert seconds["b"] == [2.5, 2.5]
-    assert len(seconds["a"]) == 2
+    assert found["b"] == [2.5, 2.5]
+    assert len(found["a"]) == 2
     assert measure.ratio([2.0, 9.0, 4.0], [1.0, 3.0, 4.0]) == (2.0, 1.0, 3.0)
 
 
