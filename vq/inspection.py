@@ -149,12 +149,12 @@ def findings(inspection: Inspection, model: VQVAE, log: list[dict]) -> list[str]
     if len(held_out) > 1 and held_out[-1] - held_out[-2] > STILL_RISING_DB:
         sentences.append(
             f"Held-out PSNR was still rising when training ended ({held_out[-2]:.2f} to {held_out[-1]:.2f} dB over the "
-            "last evaluation): train longer with --max-steps or --max-minutes."
+            "last evaluation): train longer, with a larger `max_steps` or `max_minutes`."
         )
     if len(held_out) > 1 and max(held_out) - held_out[-1] > STILL_RISING_DB:
         sentences.append(
             f"Held-out PSNR fell from {max(held_out):.2f} to {held_out[-1]:.2f} dB: stop earlier, lower the learning "
-            "rate, or show the pictures mirrored and moved (--flip 0.5 --max-shift 4)."
+            "rate, or show the pictures mirrored and moved (`flip` 0.5, `max_shift` 4)."
         )
     return sentences
 

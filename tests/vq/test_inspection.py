@@ -217,9 +217,9 @@ def test_sound_measurements_give_no_finding(sound, small_model):
     ],
 )
 def test_each_finding_has_its_limit(sound, small_model, changes, said):
-    finding = findings(replace(sound, **changes), small_model, [])
-    assert len(finding) == (said is not None)
-    assert said is None or said in finding[0]
+    sentences = findings(replace(sound, **changes), small_model, [])
+    assert len(sentences) == (said is not None)
+    assert said is None or said in sentences[0]
 
 
 @pytest.mark.parametrize(
@@ -235,9 +235,9 @@ def test_each_finding_has_its_limit(sound, small_model, changes, said):
 )
 def test_held_out_psnr_tells_when_training_ended_too_early_or_too_late(sound, small_model, values, said):
     log = [line for value in values for line in ({"step": 1, "psnr": 30.0}, {"step": 1, "held_out_psnr_db": value})]
-    finding = findings(sound, small_model, log)
-    assert len(finding) == (said is not None)
-    assert said is None or said in finding[0]
+    sentences = findings(sound, small_model, log)
+    assert len(sentences) == (said is not None)
+    assert said is None or said in sentences[0]
 
 
 @pytest.mark.parametrize(
@@ -292,8 +292,8 @@ def test_edges_are_repeated_in_a_neighbourhood():
 def page_of(tmp_path):
     """page_of(model, pictures): the text of the page, whose pictures are all there and can be opened."""
 
-    def write(model: VQVAE, pictures: Tensor, finding: list[str] | None = None) -> str:
-        write_page(inspect_tokenizer(model, pictures), finding or [], model, pictures, tmp_path)
+    def write(model: VQVAE, pictures: Tensor, sentences: list[str] | None = None) -> str:
+        write_page(inspect_tokenizer(model, pictures), sentences or [], model, pictures, tmp_path)
         page = (tmp_path / "inspection.md").read_text(encoding="utf-8")
         shown = re.findall(r"\]\((\w+\.png)\)", page)
         assert {*shown, "inspection.md"} == {path.name for path in tmp_path.iterdir()}
