@@ -30,7 +30,7 @@ def save_tokenizer(folder: Path, **specials: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-# Options of our own BPE
+# Options of our BPE
 
 
 def test_lowercase_and_normalisation():

@@ -215,7 +215,7 @@ def test_compiled_equals_plain(build_tiny, collate, objective_of):
 
 
 def smoothed(log_probs: torch.Tensor, expected_of) -> torch.Tensor:
-    """The mean over the codes of ROWS[0] of 0.75 of a code's own term and 0.25 of `expected_of(place, code)`."""
+    """The mean over the codes of ROWS[0] of 0.75 of a code's term and 0.25 of `expected_of(place, code)`."""
     codes = ROWS[0]["codes"]
     terms = [0.75 * log_probs[place, code] + 0.25 * expected_of(place, code) for place, code in enumerate(codes)]
     return -sum(terms) / len(codes)

@@ -1,4 +1,4 @@
-"""Muon moves weights of any shape, and many of one, as torch's own moves a matrix alone."""
+"""Muon moves weights of any shape, and many of one shape, as torch's Muon moves a single matrix."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Reconstruction losses: by hand, with networks of one's own, against a discriminator."""
+"""Reconstruction losses: by hand, with the user's networks, against a discriminator."""
 
 import sys
 from types import SimpleNamespace

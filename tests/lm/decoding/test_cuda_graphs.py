@@ -13,7 +13,7 @@ VOCABULARY, LEGAL, STEPS = 60, slice(20, 55), 6
 def test_a_cuda_graph_equals_the_stock_forward(llama_like, padded_prompts, logits_of):
     llama_like, (ids, mask) = llama_like.to("cuda"), (tensor.cuda() for tensor in padded_prompts)
     following = torch.randint(3, VOCABULARY, (3, STEPS), device="cuda")
-    for rows in (3, 1):  # each batch has a graph of its own
+    for rows in (3, 1):  # each batch has its graph
         ours = build_decoder(llama_like, LEGAL, DecodingOptions(compile=rows == 1))
         logits = logits_of(ours, ids[:rows], mask[:rows], following[:rows])
         assert ours.graph is not None

@@ -1,4 +1,4 @@
-"""The decoder that runs a model's layers itself gives what the model's own forward gives."""
+"""The decoder that runs a model's layers itself gives what the model's forward gives."""
 
 import warnings
 

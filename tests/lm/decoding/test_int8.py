@@ -1,4 +1,4 @@
-"""Int8 weights stay near the model's own, and a row does not depend on the rows beside it."""
+"""Int8 weights stay near the weights of the model, and a row does not depend on the rows beside it."""
 
 import weakref
 

@@ -1,4 +1,4 @@
-"""Gradient estimators against values by hand and the rotation's own matrix."""
+"""Gradient estimators against values by hand and the matrix of the rotation."""
 
 import math
 
