@@ -92,8 +92,13 @@ class Collection:
 
     def fingerprint(self) -> str:
         """16 hex digits that depend on the content of the shards and on how they are read."""
-        # A result depends on what is held out, not on how that is written down.
-        settings = asdict(self.config) | {"max_skipped": None, "held_out": described_rule(self.rule)}
+        settings = asdict(self.config) | {"max_skipped": None}
+        # Settings that came later are left out at their defaults, so that earlier runs are recognised.
+        if not settings["allow_outside_files"]:
+            del settings["allow_outside_files"]
+        if settings.pop("held_out") is not None:
+            # A result depends on what is held out, not on how that is written down.
+            settings["held_out"] = described_rule(self.rule)
         return digest_of([settings, *((shard.name, shard.stamp) for shard in self.shards)])
 
 
