@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 from vqlm.data_prep.vocabulary import Vocabulary
-from vqlm.lm.decoding.draw import UNKNOWN, require_finite
-from vqlm.lm.decoding.sampling import guided_logits, sample
+from vqlm.lm.decoding.draw import UNKNOWN
+from vqlm.lm.decoding.sampling import guided_logits, require_finite, sample
 from vqlm.lm.decoding.slots import build_slots
 from vqlm.lm.settings import SamplingConfig
 from vqlm.training.errors import UserError
