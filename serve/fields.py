@@ -115,7 +115,7 @@ FIELDS = [
         "size", _text(), "honoured", "`auto`, or `WIDTHxHEIGHT` of the model's own shape, which is scaled to", "auto"
     ),
     Field("output_format", _choice("png", "jpeg", "webp"), "honoured", "file format of the pictures", "png"),
-    Field("output_compression", _integer(0, 100), "honoured", "quality of `jpeg` and `webp`; refused with `png`"),
+    Field("output_compression", _integer(0, 100), "honoured", "quality of `jpeg` and `webp`; has to be 100 for `png`"),
     Field("background", _choice("auto", "opaque"), "honoured", "pictures are opaque; `transparent` is refused", "auto"),
     Field("response_format", _choice("b64_json", "url"), "honoured", "a `url` is kept for ten minutes", "b64_json"),
     Field("stream", {"type": "boolean"}, "honoured", "server-sent events instead of one answer", False),
@@ -133,15 +133,15 @@ FIELDS = [
     Field("frame_duration_ms", {"type": "integer"}, "refused", "pictures do not move"),
     Field("seed", _integer(0, MOST_SEED), "honoured", "picture i of the n is drawn with `seed + i`; by default random"),
     Field("negative_prompt", _text(), "honoured", "what guidance leads away from"),
-    Field("guidance_scale", _number(0, 1000), "honoured", "weight of the prompt; by default the model's"),
+    Field("guidance_scale", _number(0.0, 1000.0), "honoured", "weight of the prompt; by default the model's"),
     Field("guidance_schedule", _choice("constant", "cosine"), "honoured", "see `SamplingConfig`"),
-    Field("temperature", _number(0, 1000), "honoured", "0 takes the likeliest code; by default the model's"),
+    Field("temperature", _number(0.0, 1000.0), "honoured", "0 takes the likeliest code; by default the model's"),
     Field("top_k", _integer(0, 10**9), "honoured", "0 keeps all; by default the model's"),
-    Field("top_p", _number(0, 1), "honoured", "in (0, 1], 1 keeps all; by default the model's"),
-    Field("min_p", _number(0, 1), "honoured", "0 keeps all; by default the model's"),
+    Field("top_p", _number(0.0, 1.0), "honoured", "in (0, 1], 1 keeps all; by default the model's"),
+    Field("min_p", _number(0.0, 1.0), "honoured", "0 keeps all; by default the model's"),
     Field("rerank", _integer(1, 16), "honoured", "pictures drawn for each that is kept", 1, "generations"),
     Field("candidates", _integer(1, 16), "honoured", "fillings drawn for each that is kept", 8, "edits"),
-    Field("share", _number(0, 1), "honoured", "without a mask: share of the codes drawn again, above 0", 0.5, "edits"),
+    Field("share", _number(0.0, 1.0), "honoured", "without a mask: share of codes drawn again, above 0", 0.5, "edits"),
 ]
 FILES = ("image", "mask")
 SAMPLING = ("guidance_scale", "guidance_schedule", "temperature", "top_k", "top_p", "min_p")
@@ -167,8 +167,8 @@ def read_fields(body: Mapping[str, Any], endpoint: str, is_form: bool = False) -
         raise wrong("prompt", "`prompt` is empty; say what to draw.", "empty_prompt")
     if values["partial_images"] and not values["stream"]:
         raise wrong("partial_images", "`partial_images` has no effect without `stream`; set it to true.")
-    if values["output_compression"] is not None and values["output_format"] == "png":
-        raise wrong("output_compression", "`output_compression` has no effect on png; take jpeg or webp.")
+    if values["output_compression"] not in (None, 100) and values["output_format"] == "png":
+        raise wrong("output_compression", "`output_compression` below 100 has no effect on png; take jpeg or webp.")
     return values
 
 
@@ -196,5 +196,5 @@ def _values(schema: Mapping[str, Any]) -> str:
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     if "minimum" in schema and schema["maximum"] < 10**6:
-        return f"{schema['type']}, {schema['minimum']} to {schema['maximum']}"
+        return f"{schema['type']}, {schema['minimum']:g} to {schema['maximum']:g}"
     return schema["type"]

@@ -33,7 +33,7 @@ async def read_form(request: Request, endpoint: str) -> tuple[dict[str, Any], by
         raise wrong(None, f"The body is not a multipart form: {error.detail}", "invalid_form") from None
     except (ValueError, KeyError, AssertionError):
         raise wrong(None, "The body is not a multipart form.", "invalid_form") from None
-    async with form:
+    try:
         images = [part for name in IMAGES for part in form.getlist(name)]
         masks = form.getlist("mask")
         if not images:
@@ -48,6 +48,8 @@ async def read_form(request: Request, endpoint: str) -> tuple[dict[str, Any], by
         values = read_fields({name: form[name] for name in sent}, endpoint, is_form=True)
         image = await _file(images[0], "image")
         return values, image, await _file(masks[0], "mask") if masks else None
+    finally:
+        await form.close()
 
 
 async def _file(part: Any, name: str) -> bytes:

@@ -19,7 +19,7 @@ from transformers.cache_utils import DynamicLayer
 from vqlm.data_prep.sequences import left_pad
 from vqlm.lm.decoding.llama_decoder import attend, is_llama_like, run_step
 from vqlm.lm.decoding.packed_weights import can_pack, packed_maps, plain_maps, using
-from vqlm.lm.model import read_into
+from vqlm.lm.decoding.stock_forward import read_into
 from vqlm.training.errors import UserError
 
 
