@@ -16,13 +16,15 @@ from vqlm.data_prep.sources.folder import folder_shards
 from vqlm.data_prep.sources.openmoji import ATTRIBUTION, SPLITS, openmoji_shards
 from vqlm.data_prep.sources.tables import hub_shards, parquet_shards
 from vqlm.data_prep.sources.webdataset import tar_shards
-from vqlm.data_prep.splits import hash_share, is_held_out
+from vqlm.data_prep.splits import hash_share, is_held_out, named_set
 from vqlm.training.errors import UserError
 
 TRAIN = "train"
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 # With fewer rows than this the hash may hold out none of them.
 SMALL = 200
+# The licence lines of the pictures, in the folder that holds them.
+NOTICE_FILE = "NOTICE"
 
 
 @dataclass
@@ -90,6 +92,9 @@ def _examples(shards: list[Shard], split: str | None, split_of: Callable[[str], 
 def load_collection(data: str, image_size: int = 64, config: CollectionConfig | None = None) -> Collection:
     """Open a collection. Only names, captions and sizes are read.
 
+    A file `NOTICE` beside the pictures holds their licence lines, which every model trained on them carries. Tars named
+    `held_out-NAME-0000.tar` are held out as the set NAME.
+
     Args:
         data: one of the forms in `DATA_HELP`.
         image_size: side in pixels at which OpenMoji is drawn; other pictures keep their size.
@@ -112,7 +117,12 @@ def load_collection(data: str, image_size: int = 64, config: CollectionConfig | 
         >>> [(row.key, row.captions) for row in load_collection(str(folder)).rows()]
         [('cat.png', ('a cat',)), ('dog.png', ('a dog',)), ('owl.png', ('a owl',))]
     """
-    config = config or CollectionConfig()
+    collection = _open(data, image_size, config or CollectionConfig())
+    collection.attribution = collection.attribution or _notice_beside(data)
+    return collection
+
+
+def _open(data: str, image_size: int, config: CollectionConfig) -> Collection:
     PILImage.MAX_IMAGE_PIXELS = config.max_pixels
     # Pillow would warn of pictures that are refused here with a reason.
     warnings.simplefilter("ignore", PILImage.DecompressionBombWarning)
@@ -133,10 +143,27 @@ def load_collection(data: str, image_size: int = 64, config: CollectionConfig | 
         if any(path.name.startswith("metadata.") for path in inside) or not files:
             return Collection(folder_shards(place, config.class_template, config.columns), config)
     if tars := [path for path in files if path.name.endswith(TAR_SUFFIXES)]:
-        return Collection(join_shards(tar_shards(tars, config.caption_column)), config)
+        shards = join_shards(tar_shards(tars, config.caption_column))
+        if sets := {path.name: name for path in tars if (name := named_set(path.name))}:
+            return Collection(shards, config, tuple(dict.fromkeys(sets.values())), SplitsByArchive(sets))
+        return Collection(shards, config)
     if tables := [path for path in files if path.suffix == ".parquet"]:
         return Collection(join_shards(parquet_shards(tables, config.columns)), config)
     raise UserError(f"`data` must be {DATA_HELP[:-1]}; {data!r} is none of them.")
+
+
+class SplitsByArchive(dict[str, str]):
+    """The split of every key, by the archive's name before its slash; of the archives that are not named, "train"."""
+
+    def __missing__(self, key: str) -> str:
+        archive, slash, _ = key.partition("/")
+        return self[archive] if slash and archive in self else TRAIN
+
+
+def _notice_beside(data: str) -> str | None:
+    place = Path(data)
+    notice = (place if place.is_dir() else place.parent) / NOTICE_FILE
+    return notice.read_text(encoding="utf-8").strip() or None if notice.is_file() else None
 
 
 def _splits_of_few(collection: Collection) -> dict[str, str] | None:

@@ -1,8 +1,10 @@
 """Which pictures are held out: no stage trains on them."""
 
 import hashlib
+import re
 
 HELD_OUT_SHARE = 0.1
+NAMED_SET = re.compile(r"held_out-(\w+?)-\d+\.")
 
 
 def hash_share(key: str) -> float:
@@ -13,3 +15,9 @@ def hash_share(key: str) -> float:
 def is_held_out(key: str) -> bool:
     """Whether the picture with this key belongs to the held-out tenth."""
     return hash_share(key) < HELD_OUT_SHARE
+
+
+def named_set(file_name: str) -> str | None:
+    """The held-out set that a file is for: "things" for "held_out-things-0000.tar"; None for other names."""
+    found = NAMED_SET.match(file_name)
+    return found and found[1]
