@@ -35,6 +35,7 @@ bench: .venv/installed-bench
 	rm -rf outputs/bench
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py; done
 	set -e; if [ -e outputs/demo/report.json ]; then $(BIN)/python benchmarks/startup.py --model outputs/demo/model; \
+		$(BIN)/python benchmarks/serve.py --model outputs/demo/model; \
 		for name in $(OF_THE_DEMO); do \
 		$(BIN)/python benchmarks/$$name.py --model outputs/demo/model --data outputs/demo/data; done; \
 		else echo "$(OF_THE_DEMO) are left out: they ask the model of make demo"; fi

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from vqlm.serve.answers import Answer, PictureStore, base64_of, error_event
 from vqlm.serve.engine import Engine
 from vqlm.serve.errors import ApiError
-from vqlm.serve.fields import MOST_SEED, schema_of
+from vqlm.serve.fields import schema_of
 from vqlm.serve.jobs import Event, Job, Partial, ServedModel, make_pictures
 from vqlm.serve.metrics import Metrics
 from vqlm.serve.middleware import PICTURE_PATH, Counted, Guard
@@ -47,13 +47,18 @@ def create_app(models: Sequence[ServedModel], config: ServeConfig | None = None)
         yield
         await asyncio.to_thread(service.engine.stop)
 
-    app = FastAPI(title="vqlm", description="Pictures from prompts, by OpenAI's image API.", lifespan=lifespan)
+    # FastAPI's own pages about the API fetch scripts from elsewhere; the description itself is at /openapi.json.
+    app = FastAPI(
+        title="vqlm", description="Pictures from prompts, by OpenAI's image API.", lifespan=lifespan, docs_url=None,
+        redoc_url=None,
+    )  # fmt: skip
     app.state.service = service
     app.add_middleware(Guard, api_key=service.config.api_key, max_body=service.config.max_body)
     if service.config.cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=service.config.cors_origins, allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type"],
+            expose_headers=["X-Seed", "X-Size-Revised", "Retry-After"],
         )  # fmt: skip
     app.add_middleware(Counted, requests=service.metrics.requests)
     _add_error_handlers(app)
@@ -96,7 +101,7 @@ class Service:
         """Answer a request whose fields are read."""
         began, model = time.monotonic(), self.model(values["model"])
         size = size_of(values["size"], model.size, self.config.strict_sizes, self.config.max_pixels)
-        seed = secrets.randbelow(MOST_SEED) if values["seed"] is None else values["seed"]
+        seed = secrets.randbelow(2**32) if values["seed"] is None else values["seed"]
         events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
@@ -143,10 +148,11 @@ class Drawing:
     async def whole(self, answer: Answer, headers: dict[str, str]) -> Response:
         """One answer with all pictures."""
         files: dict[int, bytes] = {}
-        async for number, event in self._events():
-            if isinstance(event, ApiError):
-                raise event
-            files[number] = await asyncio.to_thread(answer.encode, event.picture)
+        async with aclosing(self._events()) as events:
+            async for number, event in events:
+                if isinstance(event, ApiError):
+                    raise event
+                files[number] = await asyncio.to_thread(answer.encode, event.picture)
         if len(files) < len(self.job.pictures):
             return Response(status_code=GONE)
         data = [self._datum(answer, files[number]) for number in range(len(files))]
@@ -154,15 +160,13 @@ class Drawing:
 
     async def stream(self, answer: Answer) -> AsyncIterator[str]:
         """Server-sent events, each picture as soon as it is there."""
-        try:
-            async for _, event in self._events():
+        async with aclosing(self._events()) as events:
+            async for _, event in events:
                 if isinstance(event, ApiError):
                     yield error_event(event)
                     return
                 file = await asyncio.to_thread(answer.encode, event.picture)
                 yield answer.partial(event.number, file) if isinstance(event, Partial) else answer.completed(file)
-        finally:
-            self.job.cancel()  # has no effect on one that is finished
 
     def _datum(self, answer: Answer, file: bytes) -> dict[str, str]:
         if answer.values["response_format"] == "b64_json":
@@ -173,16 +177,17 @@ class Drawing:
     async def _events(self) -> AsyncIterator[tuple[int, Event]]:
         """Until all pictures are finished, an error, or the client has left."""
         missing, leaves = len(self.job.pictures), asyncio.create_task(self._left())
+        is_answered = False
         try:
             while missing:
                 get = asyncio.create_task(self.events.get())
                 await asyncio.wait((get, leaves), return_when=asyncio.FIRST_COMPLETED)
                 if not get.done():
                     get.cancel()
-                    self.service.metrics.disconnects.inc()
                     return
                 number, event = get.result()
                 missing -= not isinstance(event, Partial)
+                is_answered = not missing or isinstance(event, ApiError)
                 yield number, event
                 if isinstance(event, ApiError):
                     return
@@ -192,7 +197,9 @@ class Drawing:
             self.service.metrics.pictures.labels(self.job.model.name).inc(len(self.job.pictures))
         finally:
             leaves.cancel()
-            self.job.cancel()
+            self.job.cancel()  # has no effect on one that is finished
+            if not is_answered:
+                self.service.metrics.disconnects.inc()
 
     async def _left(self) -> None:
         while (await self.request.receive())["type"] != "http.disconnect":

@@ -174,11 +174,9 @@ def _sampling(pipe: TextToImagePipeline, values: Mapping[str, Any]) -> SamplingC
 def _caption(pipe: TextToImagePipeline, text: str, name: str) -> list[int]:
     if not text.strip():
         raise wrong(name, f"`{name}` is empty; leave it out, or write something.")
-    (ids,) = tokenize_prompts(pipe.vocabulary, [text], pipe.max_caption_tokens, truncation=True)
-    # Cut at the longest, so that a text of megabytes is not in the message; told apart by one id more.
-    (longer,) = tokenize_prompts(pipe.vocabulary, [text], pipe.max_caption_tokens + 1, truncation=True)
-    if len(longer or []) > pipe.max_caption_tokens:
-        most = pipe.max_caption_tokens
+    most = pipe.max_caption_tokens
+    (ids,) = tokenize_prompts(pipe.vocabulary, [text], most + 1, truncation=True)
+    if len(ids or []) > most:
         raise ApiError(
             400, "string_above_max_length", f"`{name}` has more than {most} tokens, the most that this model knows; "
             "shorten it.", name,

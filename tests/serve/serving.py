@@ -23,7 +23,7 @@ from vqlm.serve.server import uvicorn_config
 from vqlm.serve.settings import ServeConfig
 from vqlm.vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig
 
-SIDE, MAX_TOKENS = 16, 8
+SIDE, MAX_TOKENS = 16, 24
 
 
 def build_pipeline(seed: int = 0, can_caption: bool = False) -> TextToImagePipeline:
