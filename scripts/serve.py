@@ -16,7 +16,7 @@ from vqlm.training.extras import install_hint
 FIRST = ("model", "host", "port", "api_key", "served_model_name", "aliases", "strict_sizes", "dtype")
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, page: bool = False) -> None:
     parser = script_parser(__doc__, FIRST)
     parser.add_argument(
         "--model",
@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
         help="Precision of the language model's weights; bfloat16 is faster where the machine multiplies it fast.",
     )  # fmt: skip
     parser.add_class_arguments(ServeConfig)
+    parser.set_defaults(page=page)
     settings = parser.parse_args(arguments)
     for package in ("fastapi", "uvicorn", "multipart", "prometheus_client"):
         if importlib.util.find_spec(package) is None:

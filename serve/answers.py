@@ -37,13 +37,13 @@ class Answer:
         """The body of an answer that is not streamed."""
         return {"created": self.created, "data": data, "usage": self.usage(len(data)), **self._common()}
 
-    def partial(self, number: int, file: bytes) -> str:
-        """The event of an unfinished picture."""
-        return self._event("partial_image", file, {"partial_image_index": number})
+    def partial(self, index: int, number: int, file: bytes) -> str:
+        """The event of an unfinished picture: of `index` among the n, after `number` others of it."""
+        return self._event("partial_image", index, file, {"partial_image_index": number})
 
-    def completed(self, file: bytes) -> str:
+    def completed(self, index: int, file: bytes) -> str:
         """The event of a finished picture, with its own tokens."""
-        return self._event("completed", file, {"usage": self.usage(1)})
+        return self._event("completed", index, file, {"usage": self.usage(1)})
 
     def usage(self, pictures: int) -> dict[str, Any]:
         """Tokens that were read and drawn. An edited picture counts as read."""
@@ -67,9 +67,11 @@ class Answer:
         identifier = self.values["safety_identifier"] or self.values["user"]
         return common if not identifier else {**common, "safety_identifier": identifier}
 
-    def _event(self, kind: str, file: bytes, more: Mapping[str, Any]) -> str:
+    def _event(self, kind: str, index: int, file: bytes, more: Mapping[str, Any]) -> str:
         name = f"{'image_edit' if self.endpoint == 'edits' else 'image_generation'}.{kind}"
         data = {"type": name, "b64_json": base64_of(file), "created_at": self.created, **self._common(), **more}
+        if self.values["n"] > 1:  # OpenAI's events do not tell the pictures of a request apart
+            data["index"] = index
         return f"event: {name}\ndata: {json.dumps(data)}\n\n"
 
 

@@ -18,6 +18,7 @@ from vqlm.serve.fields import schema_of
 from vqlm.serve.jobs import Event, Job, Partial, ServedModel, make_pictures
 from vqlm.serve.metrics import Metrics
 from vqlm.serve.middleware import PICTURE_PATH, Counted, Guard
+from vqlm.serve.page import add_page
 from vqlm.serve.pictures import prepare_edit, read_picture, size_of
 from vqlm.serve.requests import read_form, read_json
 from vqlm.serve.settings import ServeConfig
@@ -63,6 +64,8 @@ def create_app(models: Sequence[ServedModel], config: ServeConfig | None = None)
     app.add_middleware(Counted, requests=service.metrics.requests)
     _add_error_handlers(app)
     _add_routes(app, service)
+    if service.config.page:
+        add_page(app)
     return app
 
 
@@ -161,12 +164,15 @@ class Drawing:
     async def stream(self, answer: Answer) -> AsyncIterator[str]:
         """Server-sent events, each picture as soon as it is there."""
         async with aclosing(self._events()) as events:
-            async for _, event in events:
+            async for index, event in events:
                 if isinstance(event, ApiError):
                     yield error_event(event)
                     return
                 file = await asyncio.to_thread(answer.encode, event.picture)
-                yield answer.partial(event.number, file) if isinstance(event, Partial) else answer.completed(file)
+                if isinstance(event, Partial):
+                    yield answer.partial(index, event.number, file)
+                else:
+                    yield answer.completed(index, file)
 
     def _datum(self, answer: Answer, file: bytes) -> dict[str, str]:
         if answer.values["response_format"] == "b64_json":

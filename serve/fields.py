@@ -120,6 +120,7 @@ FIELDS = [
     Field("response_format", _choice("b64_json", "url"), "honoured", "a `url` is kept for ten minutes", "b64_json"),
     Field("stream", {"type": "boolean"}, "honoured", "server-sent events instead of one answer", False),
     Field("partial_images", _integer(0, 3), "honoured", "with `stream`: unfinished pictures that are sent", 0),
+    Field("partial_rows", {"type": "boolean"}, "honoured", "with `stream`: one more after each row of codes", False),
     Field("user", _text(), "honoured", "returned as `safety_identifier`, and nothing else"),
     Field("safety_identifier", _text(), "honoured", "returned as it is, and nothing else"),
     Field("quality", _choice(*QUALITIES), "no effect", "a model has one quality; the answer says `high`"),
@@ -165,8 +166,11 @@ def read_fields(body: Mapping[str, Any], endpoint: str, is_form: bool = False) -
         raise ApiError(400, "missing_required_parameter", "`prompt` is missing; say what to draw.", "prompt")
     if not values["prompt"].strip():
         raise wrong("prompt", "`prompt` is empty; say what to draw.", "empty_prompt")
-    if values["partial_images"] and not values["stream"]:
-        raise wrong("partial_images", "`partial_images` has no effect without `stream`; set it to true.")
+    for name in ("partial_images", "partial_rows"):
+        if values[name] and not values["stream"]:
+            raise wrong(name, f"`{name}` has no effect without `stream`; set it to true.")
+    if values["partial_images"] and values["partial_rows"]:
+        raise wrong("partial_rows", "`partial_rows` shows every row; leave out `partial_images`.")
     if values["output_compression"] not in (None, 100) and values["output_format"] == "png":
         raise wrong("output_compression", "`output_compression` below 100 has no effect on png; take jpeg or webp.")
     return values

@@ -130,6 +130,9 @@ def make_pictures(
     begun = None if image is None else pipe.encode([image])[0].cpu()
     tries = values["candidates"] if image is not None else values["rerank"]
     partial_at = partial_steps(values["partial_images"], num_codes)
+    if values["partial_rows"]:
+        row = num_codes // pipe.image_tokenizer.config.code_shape[0]
+        partial_at = list(range(row, num_codes, row))
     pictures = []
     for number in range(values["n"]):
         generator = torch.Generator().manual_seed(seed + number)

@@ -16,6 +16,7 @@ class ServeConfig:
             variable VQLM_API_KEY sets it too, and does not show it in the list of processes.
         served_model_name: names of the models, one per model in their order; by default those of their folders.
         aliases: further names, as ALIAS=NAME, for clients that have a name built in.
+        page: whether the server also has a page to draw on, at its root.
         strict_sizes: refuse every size but the model's own, instead of scaling the picture.
         max_slots: rows of the KV cache per model; a picture takes one, with guidance two.
         max_queue: requests that may wait for a free slot; more are refused with status 429.
@@ -31,6 +32,7 @@ class ServeConfig:
     api_key: str | None = None
     served_model_name: list[str] = field(default_factory=list)
     aliases: list[str] = field(default_factory=list)
+    page: bool = False
     strict_sizes: bool = False
     max_slots: int = 64
     max_queue: int = 256
@@ -45,6 +47,8 @@ class ServeConfig:
             raise UserError(f"`port` must lie in [0, 65535], found {self.port}.")
         if self.api_key == "":
             raise UserError("`api_key` must not be empty; leave it out to need none.")
+        if self.api_key is not None and self.page:
+            raise UserError("`page` has no field for a key; leave out `api_key`, or the page.")
         if self.max_slots < 2:
             raise UserError(
                 f"`max_slots` must be at least 2, which a picture with guidance takes; found {self.max_slots}."

@@ -45,6 +45,7 @@ def test_help_lists_every_subcommand_in_the_order_of_use(monkeypatch, capsys):
         "train-lm",
         "generate",
         "caption",
+        "app",
         "serve",
         "evaluate",
     ]

@@ -55,7 +55,7 @@ class Running:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, **more)
 
     def post(self, path: str = "generations", **given) -> httpx.Response:
-        return httpx.post(f"{self.url}/v1/images/{path}", timeout=60, **given)
+        return httpx.post(f"{self.url}/v1/images/{path}", timeout=300, **given)
 
     def metric(self, name: str) -> float:
         lines = httpx.get(f"{self.url}/metrics").text.splitlines()

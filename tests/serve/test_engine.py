@@ -103,7 +103,9 @@ def test_a_client_that_leaves_frees_its_rows(slow_model, until, stream):
     with running([slow_model], ServeConfig(port=0)) as server:
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(
-                f"{server.url}/v1/images/generations", json={"prompt": "red", "n": 4, "stream": stream}, timeout=0.5
+                f"{server.url}/v1/images/generations",
+                json={"prompt": "red", "n": 4, "stream": stream},
+                timeout=httpx.Timeout(60, read=0.5),
             )
         until(lambda: server.service.engine.load.used_slots == 0)
         until(lambda: server.metric("vqlm_disconnects_total") == 1)
