@@ -34,11 +34,10 @@ from vqlm.data_prep.splits import (
 from vqlm.training.errors import UserError
 
 SAVED_DATASET = ("state.json", "dataset_dict.json")
+NOTICE_FILE = "NOTICE"
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 # With fewer rows than this the hash may hold out none of them.
 SMALL = 200
-# The licence lines of the pictures, in the folder that holds them.
-NOTICE_FILE = "NOTICE"
 
 
 @dataclass
@@ -93,8 +92,13 @@ class Collection:
 
     def fingerprint(self) -> str:
         """16 hex digits that depend on the content of the shards and on how they are read."""
-        # A result depends on what is held out, not on how that is written down.
-        settings = asdict(self.config) | {"max_skipped": None, "held_out": described_rule(self.rule)}
+        settings = asdict(self.config) | {"max_skipped": None}
+        # Settings that came later are left out at their defaults, so that earlier runs are recognised.
+        if not settings["allow_outside_files"]:
+            del settings["allow_outside_files"]
+        if settings.pop("held_out") is not None:
+            # A result depends on what is held out, not on how that is written down.
+            settings["held_out"] = described_rule(self.rule)
         return digest_of([settings, *((shard.name, shard.stamp) for shard in self.shards)])
 
 
@@ -164,6 +168,12 @@ def _open(data: str, image_size: int, config: CollectionConfig) -> Collection:
     raise UserError(f"`data` must be {DATA_HELP[:-1]}; {data!r} is none of them.")
 
 
+def _notice_beside(data: str) -> str | None:
+    place = Path(data)
+    notice = (place if place.is_dir() else place.parent) / NOTICE_FILE
+    return notice.read_text(encoding="utf-8").strip() or None if notice.is_file() else None
+
+
 def _of_dataset(name: str, config: CollectionConfig) -> Collection:
     shards, given = hub_shards(name, config.columns, config.class_template)
     return Collection(shards, config, rule=split_rule(config.held_out, given))
@@ -229,12 +239,6 @@ def _given_splits(names: dict[str, Path]) -> dict[str, str]:
         if split := given_split(path.name.partition(".")[0], *folders):
             given[name] = split
     return given
-
-
-def _notice_beside(data: str) -> str | None:
-    place = Path(data)
-    notice = (place if place.is_dir() else place.parent) / NOTICE_FILE
-    return notice.read_text(encoding="utf-8").strip() or None if notice.is_file() else None
 
 
 def _splits_of_few(collection: Collection) -> dict[str, str] | None:

@@ -30,6 +30,7 @@ from vqlm.training.allocator import keep_freed_memory
 from vqlm.training.device import best_device, is_bf16_fast
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json, require_empty, require_same_settings, write_json
+from vqlm.training.old_names import COLLECTION_FORM, comparable
 from vqlm.training.progress import Progress
 from vqlm.vq import VQVAE
 
@@ -104,6 +105,7 @@ def prepare(
     made_from = {
         "data": data,
         "collection": collection.fingerprint(),
+        "collection_form": COLLECTION_FORM,
         "image_tokenizer": image_tokenizer.fingerprint(),
         "views": asdict(views),
         "encoded_in": "bf16" if is_bf16 else "fp32",
@@ -171,7 +173,7 @@ def _check_given(vocabulary: Vocabulary, image_tokenizer: VQVAE, text: TextConfi
 def _claim(output: Path, made_from: dict[str, Any], resume: bool) -> None:
     if resume and (output / BEGUN).exists():
         # The fingerprint says whether it is the same collection; a path may be written in several ways.
-        begun = read_json(output / BEGUN)
+        begun = comparable(read_json(output / BEGUN), made_from)
         require_same_settings(output, begun | {"data": made_from["data"]}, made_from)
     else:
         (output / f"{BEGUN}.tmp").unlink(missing_ok=True)  # left by a run that was killed while it wrote this file

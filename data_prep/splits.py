@@ -21,7 +21,7 @@ GIVEN_NAMES = {
     "train": TRAIN, "training": TRAIN, "val": "validation", "valid": "validation", "validation": "validation",
     "dev": "validation", "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
 }  # fmt: skip
-NAMED_SET = re.compile(r"held_out-(\w+?)(?:-\d+)?")
+NAMED_SET = re.compile(r"held_out-(\w+?)-\d+$")
 REPEATED = re.compile(r" \(row \d+\)$")  # of a key whose id several rows have: they belong to one split
 
 
@@ -130,10 +130,10 @@ def split_rule(held_out: str | float | None, given: Mapping[str, str]) -> SplitR
 def given_split(*names: str) -> str | None:
     """The split that the first of these names speaks of, such as `shard-train-000`; None if none does.
 
-    `held_out-NAME-000` speaks of a held-out set NAME of its own.
+    `held_out-things-000` is the held-out set `things`: several sets that differ in kind are never averaged.
     """
     for name in names:
-        if named := NAMED_SET.fullmatch(name):
+        if named := NAMED_SET.match(name):
             return named[1]
         for word in re.split(r"[^a-z]+", name.lower()):
             if word in GIVEN_NAMES:
