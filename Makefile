@@ -7,10 +7,22 @@ BENCHMARKS := roofline drawing lm_training lm_step vq_training data_loading near
 # These ask a finished model: where `make demo` has made one.
 OF_THE_DEMO := speculative quantized
 
-.PHONY: demo test test-fast test-cuda lint docs links smoke bench bench-quick clean
+.PHONY: demo base test test-fast test-cuda lint docs links smoke bench bench-quick clean
 
 demo: .venv/installed-demo
 	$(BIN)/python scripts/demo.py --output outputs/demo
+
+# The model of four styles of emoji in models/emoji, in an evening. Stopped and started again, it continues.
+BASE := outputs/base
+base: .venv/installed-demo
+	$(BIN)/python examples/emoji_styles.py --output $(BASE)/styles --image-size 128 --packages $(BASE)/npm
+	$(BIN)/vqlm train-vq --config configs/base/vq.yaml --data $(BASE)/styles --output $(BASE)/image_tokenizer --resume
+	$(BIN)/vqlm prepare --data $(BASE)/styles --image-tokenizer $(BASE)/image_tokenizer --output $(BASE)/data --resume
+	$(BIN)/vqlm train-lm --config configs/base/lm.yaml --data $(BASE)/data --output $(BASE)/model --resume
+	$(BIN)/python -c "import torch, vqlm; model = vqlm.TextToImagePipeline.from_pretrained('$(BASE)/model', 'cpu'); \
+		model.save_pretrained('models/emoji', dtype=torch.bfloat16)"
+	$(BIN)/vqlm prepare --data $(BASE)/styles --for-model models/emoji --output $(BASE)/data-bf16 --resume
+	$(BIN)/python benchmarks/emoji_styles.py --model models/emoji --data $(BASE)/data-bf16 --output $(BASE)
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest

@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> dict:
     sizes = [len(own) for own in captions.values()]
     for split, own, in_style in zip(captions, ranks.split(sizes), is_in_style.split(sizes), strict=True):
         share = in_style.double().mean().item()
-        chance = 1000 / len(gallery_styles)
+        chance = 100 * min(1, 10 / len(gallery_styles))
         table.row(split, len(own), 100 * recall_at(own, 1), 100 * recall_at(own, 10), chance, 100 * share)
     table.row("all prompts", len(prompts), None, None, None, 100 * is_in_style.double().mean().item())
 

@@ -23,9 +23,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from vqlm.data_prep.picture_files import draw_svg
 from vqlm.data_prep.sources.openmoji import MIN_TRAINED_TONES, SKIN_TONE, captions_by_code_points
 from vqlm.data_prep.splits import hash_share
+from vqlm.data_prep.svg import draw_svg
 from vqlm.scripts.options import run_script, script_parser
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json, write_json

@@ -157,7 +157,12 @@ def test_no_held_out_picture_is_trained_on_in_any_form(styles, picture):
 
 def make_package(styles: ModuleType, folder: Path, style: str, colour: str, license: str) -> None:
     """A tarball of four pictures in place of the family's, pinned."""
-    icons = {"icons": {name: {"body": SQUARE.replace("#f00", colour)} for name in NAMED.values()}}
+    icons = {  # each drawn as no other
+        "icons": {
+            name: {"body": f'{SQUARE.replace("#f00", colour)}<path d="M0 0h{number}"/>'}
+            for number, name in enumerate(NAMED.values())
+        }
+    }
     info = {
         "name": style.title(), "author": {"name": "Anna", "url": "https://a.example"},
         "license": {"spdx": license, "title": license.replace("-", " "), "url": "https://l.example"},
