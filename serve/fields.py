@@ -179,7 +179,7 @@ def read_fields(body: Mapping[str, Any], endpoint: str, is_form: bool = False) -
 def schema_of(endpoint: str) -> dict[str, Any]:
     """The JSON schema of a request's fields."""
     properties = {
-        field.name: {**field.schema, "nullable": True, "description": field.note}
+        field.name: {**field.schema, "description": field.note}
         for field in fields_of(endpoint).values()
         if field.policy != "refused"
     }
