@@ -46,13 +46,17 @@ class Field:
             raise wrong(self.name, f"`{self.name}` must be one of {known}; found {_shown(value)}.")
         if "minimum" in self.schema and value < self.schema["minimum"]:
             raise wrong(
-                self.name, f"`{self.name}` must be at least {self.schema['minimum']}, found {value}.", "below_minimum"
+                self.name,
+                f"`{self.name}` must be at least {self.schema['minimum']:g}, found {_shown(value)}.",
+                "below_minimum",
             )
         if "maximum" in self.schema and value > self.schema["maximum"]:
             raise wrong(
-                self.name, f"`{self.name}` must be at most {self.schema['maximum']}, found {value}.", "above_maximum"
+                self.name,
+                f"`{self.name}` must be at most {self.schema['maximum']:g}, found {_shown(value)}.",
+                "above_maximum",
             )
-        return value
+        return float(value) if self.schema["type"] == "number" else value
 
     def _typed(self, value: Any, is_form: bool) -> Any:
         kind = self.schema["type"]
@@ -179,7 +183,7 @@ def read_fields(body: Mapping[str, Any], endpoint: str, is_form: bool = False) -
 def schema_of(endpoint: str) -> dict[str, Any]:
     """The JSON schema of a request's fields."""
     properties = {
-        field.name: {**field.schema, "nullable": True, "description": field.note}
+        field.name: {**field.schema, "description": field.note}
         for field in fields_of(endpoint).values()
         if field.policy != "refused"
     }

@@ -17,6 +17,7 @@ NOT_RUN = {
     "compile=True": "compiles a model, which takes minutes",
     "PeftModel": "loads adapters, which only a training leaves",
     "push_to_hub": "writes to the hub",
+    "client.images": "needs a server; tests/serve has one, and the same calls",
 }
 # The lecture quotes lines of our code, see test_lecture.py.
 PYTHON = {path: blocks(path, "python") for path in DOCUMENTS if path.name != "lecture.md"}
