@@ -98,12 +98,50 @@ class SamplingConfig:
         """Whether some codes may be no candidates."""
         return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
 
+    def override(self, **given: Any) -> "SamplingConfig":
+        """These settings with those of `given` that are not None. Raises UserError for an unknown name."""
+        if unknown := sorted(given.keys() - vars(self).keys()):
+            raise UserError(f"There is no sampling setting {unknown[0]!r}; there are {', '.join(vars(self))}.")
+        return replace(self, **{name: value for name, value in given.items() if value is not None})
+
     def at(self, step: int, steps: int) -> "SamplingConfig":
         """The settings of one of `steps` codes, by the schedule."""
         if self.guidance_schedule == "constant":
             return self
         share = (1 - math.cos(math.pi * step / max(1, steps - 1))) / 2
         return replace(self, guidance_scale=1 + (self.guidance_scale - 1) * share)
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """How this machine computes codes. The codes that are drawn are the same, but for rounding.
+
+    Args:
+        batch_size: pictures drawn at a time, at least 1; fewer where memory is short.
+        compile: whether torch.compile builds the step, in every process: for hundreds of pictures on a CPU.
+        quantize: "int8" multiplies with int8 weights, for large models on a CPU, with `compile`; None with the model's
+            own.
+    """
+
+    batch_size: int = 64
+    compile: bool = False
+    quantize: str | None = None
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise UserError(f"`batch_size` must be at least 1, found {self.batch_size}.")
+        if self.quantize not in (None, "int8"):
+            raise UserError(f"`quantize` must be 'int8' or left out, found {self.quantize!r}.")
+
+    def override(
+        self, batch_size: int | None = None, compile: bool | None = None, quantize: str | None = None
+    ) -> "DecodingOptions":
+        """These options with what is given instead; `quantize="none"` takes the model's own weights."""
+        return DecodingOptions(
+            self.batch_size if batch_size is None else batch_size,
+            self.compile if compile is None else compile,
+            self.quantize if quantize is None else None if quantize == "none" else quantize,
+        )
 
 
 @dataclass(kw_only=True)

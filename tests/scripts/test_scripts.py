@@ -78,11 +78,11 @@ def test_from_pictures_to_a_report(call_script, picture_folder, vq_yaml, lm_yaml
         (["--image", one, "--rerank", 2], "`rerank` has no effect with `image`"),
         (["--image", one, "--mask", mask, "--keep-rows", 1], "give one of the two"),
         (["--image", tmp_path / "none.png"], "none.png cannot be used"),
-        (["--prompt", "red", "--rerank", 2], "sequences.captioning"),
+        (["--prompt", "red", "--rerank", 2], "`sequences.captioning`"),
     ):
         with pytest.raises(UserError, match=message):
             call_script("generate", "--model", model, "--output", again, *wrong)
-    with pytest.raises(UserError, match="sequences.captioning"):
+    with pytest.raises(UserError, match="`sequences.captioning`"):
         call_script("caption", "--model", model, "--image", one)
     settings_file = model / "text_to_image.json"
     settings_file.write_text(settings_file.read_text().replace('"can_caption": false', '"can_caption": true'))
