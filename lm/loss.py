@@ -27,7 +27,8 @@ class WeightedCrossEntropy(nn.Module):
     """A causal LM with its loss on packed rows; see `vqlm.data_prep.sequences.Batch`.
 
     Logits are computed for image codes where the target is a code, and for text and brackets elsewhere: at these sizes
-    the head is a third of a training step. Drawing takes codes from the image range only and needs no other logit there.
+    the head is a third of a training step. Drawing takes codes from the image range only and needs no
+    other logit there.
     """
 
     similar_codes: Tensor

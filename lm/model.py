@@ -58,8 +58,8 @@ def build_language_model(config: LanguageModelConfig, vocabulary: Vocabulary, ma
 def choose_attention(model: PreTrainedModel, device: torch.device, length: int) -> None:
     """Explicit attention for packs of `length` ids where it is faster than the fused kernel that transformers takes.
 
-    On a CPU the fused kernel is slower for short packs, most of all where the rest is compiled. From `LONG` ids it is as
-    fast, and its memory does not grow with the square of the length (benchmarks/growth.py).
+    On a CPU the fused kernel is slower for short packs, most of all where the rest is compiled. From `LONG` ids it is
+    as fast, and its memory does not grow with the square of the length (benchmarks/growth.py).
     """
     if device.type == "cpu" and length < LONG:
         model.set_attn_implementation("eager")

@@ -157,7 +157,7 @@ def test_a_finished_run_goes_on_with_a_larger_budget(prepared, base, tmp_path):
 
 
 def test_what_lora_needs(base, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="lora adapts a finished model; name its folder with --init-from"):
+    with pytest.raises(UserError, match="lora adapts a finished model; name its folder in `init_from`"):
         LMTrainingConfig(lora=True)
     with pytest.raises(UserError, match="lora_rank must be at least 1, found 0"):
         LMTrainingConfig(lora=True, init_from=str(base), lora_rank=0)
