@@ -79,7 +79,7 @@ def add_embedding_dropout(model: PreTrainedModel, rate: float) -> None:
 
 
 def checkpoint_gradients(model: PreTrainedModel) -> None:
-    """Keep the input of each block only and compute the rest again in the backward pass: less memory, a third slower.
+    """Keep the input of each block only and compute the rest again in the backward pass: less memory, slower.
 
     Raises UserError for an architecture without it.
     """

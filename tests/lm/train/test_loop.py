@@ -59,7 +59,7 @@ def test_the_finished_folder(train, prepared, tmp_path):
     summary = read_json(tmp_path / "model" / "run" / "summary.json")
     assert summary["steps"] == 4
     assert summary["held_out_image_nll"] > 0
-    assert pipeline.trained_on["seconds"].keys() == {"train_vq", "prepare_data", "train_lm"}
+    assert pipeline.settings.trained_on["seconds"].keys() == {"train_vq", "prepare_data", "train_lm"}
     assert pipeline.sampling == SamplingConfig(guidance_scale=1.5)
     assert pipeline.max_caption_tokens == prepared.manifest["longest_caption_tokens"]
     assert pipeline("red square").images[0].size == (16, 16)
