@@ -27,6 +27,7 @@ from vqlm.training.allocator import keep_freed_memory
 from vqlm.training.device import is_bf16_fast, require_precision, training_device
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json, require_empty, require_same_settings, write_json
+from vqlm.training.processes import decided_by_main
 from vqlm.training.progress import Progress
 from vqlm.vq import VQVAE
 
@@ -109,18 +110,21 @@ def prepare(
         _check_given(vocabulary, image_tokenizer, text, modalities or {})
         made_from |= {"vocabulary": vocabulary.fingerprint()}
     state = PartialState(cpu=device.type == "cpu", timeout=PATIENCE)
-    if state.is_main_process:
+
+    def begin() -> None:
         if not (output / BEGUN).exists():
             check_sample(collection, image_tokenizer.config.network.input_shape)
         _claim(output, made_from, resume)
         if not (output / "vocabulary").exists():
             if vocabulary is None:
                 captions = [] if text.pretrained else _captions(collection)
-                vocabulary = Vocabulary.build(captions, text, codebook_sizes)
-            _save_whole(vocabulary, output / "vocabulary")
+                _save_whole(Vocabulary.build(captions, text, codebook_sizes), output / "vocabulary")
+            else:
+                _save_whole(vocabulary, output / "vocabulary")
         if not (output / "image_tokenizer").exists():
             _save_whole(image_tokenizer, output / "image_tokenizer")
-    state.wait_for_everyone()
+
+    decided_by_main(state, begin)
     if (output / MANIFEST).exists():
         return PreparedSet.load(output, verify=state.is_main_process)
 

@@ -84,5 +84,7 @@ def checkpoint_gradients(model: PreTrainedModel) -> None:
     Raises UserError for an architecture without it.
     """
     if not model.supports_gradient_checkpointing:
-        raise UserError(f"{model.config.model_type} has no gradient checkpointing; set `gradient_checkpointing` to false.")
+        raise UserError(
+            f"{model.config.model_type} has no gradient checkpointing; set `gradient_checkpointing` to false."
+        )
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

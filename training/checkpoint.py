@@ -1,4 +1,4 @@
-"""The checkpoints of a run: weights, optimizers, random states and counters, each one folder that is whole or absent."""
+"""The checkpoints of a run: weights, optimizers, random states and counters, in folders that are whole or absent."""
 
 import os
 import shutil

@@ -39,7 +39,7 @@ def with_launcher(config: Config) -> Config:
         if parse_flag_from_env(variable):
             raise UserError(
                 f"The launcher asks for {name}; here every process holds the whole model (DDP). Start it with torchrun "
-                "or `accelerate launch --multi_gpu`; gradient_checkpointing and gradient_accumulation_steps save memory."
+                "or `accelerate launch --multi_gpu`; to save memory, set `gradient_accumulation_steps`."
             )
     if (backend := os.environ.get("ACCELERATE_DYNAMO_BACKEND", "NO").upper()) != "NO":
         raise UserError(f"The launcher asks for dynamo_backend {backend}; leave it out, and set `compile` instead.")

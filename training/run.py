@@ -32,6 +32,7 @@ from vqlm.training.allocator import keep_freed_memory
 from vqlm.training.budget import schedule, share_of_budget
 from vqlm.training.checkpoint import Checkpoint, RunState
 from vqlm.training.config import TrainingConfig
+from vqlm.training.distributed import mean_over_processes, sum_over_processes
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json, write_json
 from vqlm.training.gradients import Gradients
@@ -106,8 +107,8 @@ class Run:
         said = decided_by_main(self.accelerator, lambda: self._run_folder.claim(deciding, self.config, resume))
         for sentence in said:
             self.progress.say(sentence)
-        everywhere = torch.tensor(float((self.folder / "settings.json").exists()), device=self.accelerator.device)
-        if self.accelerator.reduce(everywhere).item() < self.accelerator.num_processes:
+        sees_it = torch.tensor(float((self.folder / "settings.json").exists()), device=self.accelerator.device)
+        if sum_over_processes(sees_it).item() < self.accelerator.num_processes:
             raise UserError(f"{self.output} is not on a disk that all machines share; choose an `output` that is.")
 
     def _was_finished(self) -> bool:
@@ -226,16 +227,16 @@ class Run:
             return True
         norm = gradients.finish(model, optimizers, self.config.max_grad_norm)
         is_finite = bool(torch.isfinite(norm))
-        if is_finite:
-            gradients.skipped_in_a_row = 0
-            learning_rate = self.config.learning_rate * schedule(self.share, self.config)
+        learning_rate = self.config.learning_rate * schedule(self.share, self.config)
         for optimizer in optimizers:
             if is_finite:
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate
                 optimizer.step()
             optimizer.zero_grad()
-        if not is_finite:
+        if is_finite:
+            gradients.skipped_in_a_row = 0
+        else:
             self._count_skipped(gradients)
         gradients.update_scale()
         return is_finite
@@ -281,6 +282,9 @@ class Run:
 
     def _write_log(self) -> None:
         figures = self._log.close_window(self.state, rows_per_step(self.accelerator, self.config))
+        if self.accelerator.num_processes > 1:
+            values = torch.tensor(list(figures.values()), device=self.accelerator.device)
+            figures = dict(zip(figures, mean_over_processes(values).tolist(), strict=True))
         self._log.write(figures, self.state.step, self.state.seconds)
         seconds_left = self.state.seconds * (1 - self.share) / max(self.share, 1e-9)
         self.progress.show(self.share, seconds_left, f"step {self.state.step}  " + format_figures(figures))

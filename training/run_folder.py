@@ -70,12 +70,13 @@ class RunFolder:
     def _take_lock(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / LOCK_FILE
+        owner = path.read_text() if path.exists() else ""  # before a try to lock, which empties the file
         lock = FileLock(path, timeout=LOCK_PATIENCE, is_singleton=True)
         try:
             lock.acquire()
         except Timeout:
             raise UserError(
-                f"Another program ({path.read_text() or 'unknown'}) writes to {self.output}; wait until it has ended, "
+                f"Another program{f' ({owner})' if owner else ''} writes to {self.output}; wait until it has ended, "
                 "or choose another `output`."
             ) from None
         except OSError:  # a file system without locks

@@ -90,7 +90,9 @@ def train_lm(
     """
     config = with_launcher(config)
     base = load_base(config, model_config, prepared)
-    run = Run(output, "train_lm", config, _deciding(prepared, model_config, config, sequences), resume, len(prepared.train))
+    run = Run(
+        output, "train_lm", config, _deciding(prepared, model_config, config, sequences), resume, len(prepared.train)
+    )
     if run.is_finished:
         run.progress.say(f"{output} is finished already")
         return TextToImagePipeline.from_pretrained(output)
