@@ -52,8 +52,7 @@ class Checkpoint:
         Returns a sentence where that is not the newest. Raises UserError if none is whole.
         """
         shutil.rmtree(self.new, ignore_errors=True)
-        if self.previous.exists() and not self.folder.exists():  # stopped between the two renames of `save`
-            os.replace(self.previous, self.folder)
+        self._undo_rename()
         if not self.folder.exists() or (damage := find_damage(self.folder)) is None:
             return None
         if not self.previous.exists() or find_damage(self.previous) is not None:
@@ -101,12 +100,18 @@ class Checkpoint:
         os.replace(self.new, self.folder)
         flush_to_disk(self.folder.parent)
 
+    def _undo_rename(self) -> None:
+        """Where `save` stopped between its two renames, put the last checkpoint back."""
+        if self.previous.exists() and not self.folder.exists():
+            os.replace(self.previous, self.folder)
+
     def _require_written(self, failure: str | None, state: RunState) -> None:
         failures = gather_object([failure]) if self.accelerator.num_processes > 1 else [failure]
         if (reason := next(filter(None, failures), None)) is None:
             return
         if self.accelerator.is_main_process:
             shutil.rmtree(self.new, ignore_errors=True)
+            self._undo_rename()
         kept = "the last one is kept. Make room and continue with `resume`" if self.exists else "there is none yet"
         raise UserError(
             f"The checkpoint of step {state.step} could not be written to {self.folder.parent} ({reason}); {kept}."
