@@ -24,6 +24,10 @@ class CollectionConfig:
         background: colour behind transparent pictures.
         max_pixels: larger pictures are refused, since a small file can hold one that fills the memory.
         max_skipped: share of the pictures that may be unusable; they are skipped and listed.
+        held_out: pictures that are never trained on: a share such as 0.1, the name of a split that the collection comes
+            with, a file with one key per line, or a pattern of keys such as test/*. By default the splits that the
+            collection comes with, else a tenth.
+        allow_outside_files: whether metadata and tables may name pictures outside their folder.
     """
 
     class_template: str | None = None
@@ -32,6 +36,8 @@ class CollectionConfig:
     background: str = "white"
     max_pixels: int = MAX_PIXELS
     max_skipped: float = 0.01
+    held_out: float | str | None = None
+    allow_outside_files: bool = False
 
     def __post_init__(self):
         if not 0 <= self.max_skipped <= 1:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
 from vqlm.scripts.options import add_typed_settings, run_script, script_parser, values_of
+from vqlm.training.old_names import COLLECTION_FORM
 from vqlm.vq.quantizers.settings import CONFIGS
 from vqlm.vq.settings import NetworkConfig, VQTrainingConfig
 
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
         network=settings.network, quantizer=settings.quantizer,
         background=collection.config.background, attribution=collection.attribution,
     )  # fmt: skip
-    provenance = {"data": settings.data, "collection": collection.fingerprint()}
+    provenance = {"collection": collection.fingerprint(), "collection_form": COLLECTION_FORM}
     train_vq(pictures.train, pictures.held_out, settings.output, model_config, config, provenance, settings.resume)
 
 

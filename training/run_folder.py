@@ -11,7 +11,7 @@ from vqlm.training.checkpoint import Checkpoint
 from vqlm.training.config import TrainingConfig
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json, require_empty, require_same_settings, write_json
-from vqlm.training.old_names import with_new_names
+from vqlm.training.old_names import comparable
 
 LOCK_FILE = "lock"
 # The workers of a killed program hold its lock until they notice.
@@ -55,7 +55,7 @@ class RunFolder:
             return said
         if not resume or not (self.folder / "settings.json").exists():
             require_empty(self.output)
-        earlier = with_new_names(read_json(self.folder / "settings.json"))
+        earlier = comparable(read_json(self.folder / "settings.json"), deciding)
         require_same_settings(self.output, _defaults(config, deciding) | earlier, deciding)
         if (sentence := self.checkpoint.recover()) is not None:
             said.append(sentence)

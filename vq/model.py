@@ -252,7 +252,7 @@ def load_image_tokenizer(folder: Path | str) -> VQVAE:
     """
     if not (Path(folder) / "model.safetensors").exists():
         raise UserError(f"{folder} holds no finished image tokenizer; train one there with `train_vq`.")
-    model = VQVAE.from_pretrained(str(folder)).eval()
+    model = VQVAE.from_pretrained(str(folder), dtype=torch.float32).eval()  # whatever it was saved in
     model.config.training_record = model.config.training_record or _record_of_run(Path(folder))
     return model
 

@@ -1,5 +1,6 @@
 """What an inspection finds in a collection, and what it says of it."""
 
+import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -108,3 +109,59 @@ def test_arrays_are_not_looked_at(tmp_path):
     np.savez(tmp_path / "x.npz", values=np.zeros((3, 1, 8)), captions=["a", "b", "c"])
     with pytest.raises(UserError, match="Only pictures can be inspected"):
         inspect_collection(load_collection(str(tmp_path / "x.npz")), SIZE)
+
+
+# Files and rows
+
+
+def test_every_file_of_a_folder_is_accounted_for(folder):
+    (folder / "000.txt").unlink()
+    (folder / "notes.eps").write_text("%!PS")
+    (folder / "README").write_text("x")
+    (folder / "._001.png").write_text("x")
+    (folder / "__MACOSX").mkdir()
+    write(folder / "inner", "named.png", noise())
+    write(folder / "inner", "left-out.png", noise())
+    (folder / "inner" / "left-out.txt").unlink()
+    (folder / "inner" / "metadata.csv").write_text("file_name,caption\nnamed.png,x\ngone.png,y\n")
+    inspection, wrong, remarks = inspect(folder)
+    assert inspection.files == {
+        "pictures with an entry": 221,
+        "pictures that no file with captions names, left out": 1,
+        "files with captions": 1,
+        "texts beside pictures": 220,
+        "other files, .eps": 1,
+        "other files, without a suffix": 1,
+        "hidden files and folders, files of the system": 2,
+    }
+    text = page(inspection, wrong, remarks)
+    assert "447 files in all; 222 rows came of them, of which 220 can be used." in text
+    assert "| 1 | it has no caption: there is no .txt of its name beside it |" in text
+    assert "| 1 | it is named in the captions and is not in" in text
+    assert any("1 pictures are left out" in remark for remark in remarks)
+    assert any("not read: 1 .eps" in remark for remark in remarks)
+
+
+def test_every_file_of_an_archive_is_accounted_for(tmp_path, folder):
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for path in sorted(folder.iterdir())[:40]:
+            archive.add(path, path.name)
+        archive.add(folder / "000.png", "._000.png")
+        archive.add(folder / "000.png", "thing.heic")
+    inspection = inspect_collection(load_collection(str(tmp_path / "x.tar")), SIZE, num_workers=0)
+    assert inspection.files == {
+        "archives": 1, "pictures": 20, "other files, .txt": 20, "other files, .heic": 1,
+        "hidden files and folders, files of the system": 1,
+    }  # fmt: skip
+    assert "43 files in all; 21 rows came of them, of which 20 can be used." in page(inspection, [], [])
+
+
+def test_a_held_out_caption_that_is_trained_on_is_no_new_prompt(folder):
+    for number in range(220):
+        (folder / f"{number:03}.txt").write_text("a cat")
+    inspection, _, remarks = inspect(folder)
+    held_out = inspection.num_held_out
+    assert inspection.seen_captions == held_out
+    assert any(
+        f"{held_out} of {held_out} held-out pictures have captions that are also trained on" in r for r in remarks
+    )
