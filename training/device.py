@@ -3,7 +3,6 @@
 from typing import Literal
 
 import torch
-from accelerate.utils import parse_flag_from_env
 from vqlm.training.errors import UserError
 
 Precision = Literal["bf16", "fp16", "no"]
@@ -22,6 +21,8 @@ def training_device() -> torch.device:
 
     It only looks. accelerate's own state would choose too, and could not be told the number of processes afterwards.
     """
+    from accelerate.utils import parse_flag_from_env  # here, so that opening a model does not load accelerate
+
     return torch.device("cpu") if parse_flag_from_env("ACCELERATE_USE_CPU") else best_device()
 
 
