@@ -53,7 +53,7 @@ class TrainingLog:
             os.replace(new, self.path)
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: str) -> int | float:
     try:
         return json.loads(line)["step"]
     except json.JSONDecodeError:

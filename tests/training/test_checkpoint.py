@@ -16,7 +16,9 @@ from vqlm.training.config import TrainingConfig
 from vqlm.training.errors import UserError
 from vqlm.training.run import Run
 
-HOLD_LOCK = "import sys, filelock; filelock.FileLock(sys.argv[1]).acquire(); print('held', flush=True); input()"
+HOLD_LOCK = (
+    "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); input()"
+)
 
 
 @pytest.fixture
