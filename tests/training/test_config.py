@@ -3,7 +3,7 @@
 import pytest
 from vqlm.training.config import TrainingConfig
 from vqlm.training.errors import UserError
-from vqlm.vq.settings import VQTrainingConfig
+from vqlm.vq.settings import LossConfig, VQTrainingConfig
 
 
 @pytest.mark.parametrize("kind", [TrainingConfig, VQTrainingConfig])
@@ -36,3 +36,11 @@ def test_minutes_alone_bring_no_steps():
 def test_wrong_settings_are_named(settings, message):
     with pytest.raises(UserError, match=message):
         TrainingConfig(**settings)
+
+
+def test_an_adversary_that_would_never_begin_is_refused():
+    loss = LossConfig(adversarial_weight=0.5)
+    with pytest.raises(UserError, match="begins at step 1000 .loss.adversarial_start. of 1000; lower"):
+        VQTrainingConfig(max_steps=1000, loss=loss)
+    VQTrainingConfig(max_steps=1001, loss=loss)
+    VQTrainingConfig(max_minutes=1.0, loss=loss)
