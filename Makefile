@@ -39,6 +39,7 @@ bench: .venv/installed-bench
 	rm -rf outputs/bench
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py; done
 	set -e; if [ -e outputs/demo/report.json ]; then $(BIN)/python benchmarks/startup.py --model outputs/demo/model; \
+		$(BIN)/python benchmarks/serve.py --model outputs/demo/model; \
 		for name in $(OF_THE_DEMO); do \
 		$(BIN)/python benchmarks/$$name.py --model outputs/demo/model --data outputs/demo/data; done; \
 		else echo "$(OF_THE_DEMO) are left out: they ask the model of make demo"; fi
@@ -57,7 +58,7 @@ docs: .venv/installed-docs links
 
 # Tools that read the source do not see through an editable installation: they get the package as a folder of links.
 links:
-	@mkdir -p build/links/vqlm && ln -sfn $(addprefix $(CURDIR)/,vq data_prep lm training scripts vqlm/__init__.py vqlm/__init__.pyi) build/links/vqlm/
+	@mkdir -p build/links/vqlm && ln -sfn $(addprefix $(CURDIR)/,vq data_prep lm training serve scripts vqlm/__init__.py vqlm/__init__.pyi) build/links/vqlm/
 
 lint: .venv/installed-dev links
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright --pythonpath $(BIN)/python

@@ -35,36 +35,36 @@ def folder(tmp_path) -> Path:
 
 
 def inspect(folder: Path, max_caption_tokens: int = 64):
-    found = inspect_collection(load_collection(str(folder)), SIZE, num_workers=0)
-    return found, *findings(found, SIZE, max_caption_tokens)
+    inspection = inspect_collection(load_collection(str(folder)), SIZE, num_workers=0)
+    return inspection, *findings(inspection, SIZE, max_caption_tokens)
 
 
 def test_nothing_wrong(folder):
-    found, wrong, remarks = inspect(folder)
+    inspection, wrong, remarks = inspect(folder)
     assert (wrong, remarks) == ([], [])
-    assert found.usable == found.num_captions == 220
-    assert found.splits["held_out"] == sum(is_held_out(f"{number:03}.png") for number in range(220))
-    assert dict(found.kinds) == {"PNG RGB": 220}
-    assert dict(found.sizes) == {(16, 16): 220}
-    assert "Nothing is wrong." in page(found, wrong, remarks)
-    assert 0 < len(found.samples) <= 24
+    assert inspection.usable == inspection.num_captions == 220
+    assert inspection.splits["held_out"] == sum(is_held_out(f"{number:03}.png") for number in range(220))
+    assert dict(inspection.kinds) == {"PNG RGB": 220}
+    assert dict(inspection.sizes) == {(16, 16): 220}
+    assert "Nothing is wrong." in page(inspection, wrong, remarks)
+    assert 0 < len(inspection.samples) <= 24
 
 
 def test_unusable_pictures_beyond_the_stated_share(folder):
     for number in range(3):
         (folder / f"{number:03}.png").write_bytes(b"")
-    found, wrong, remarks = inspect(folder)
+    inspection, wrong, remarks = inspect(folder)
     assert len(wrong) == 1
     assert "3 of 220 pictures cannot be used, more than the share `max_skipped` 0.01" in wrong[0]
-    assert "| 3 | the file is empty (0 bytes) |" in page(found, wrong, remarks)
+    assert "| 3 | the file is empty (0 bytes) |" in page(inspection, wrong, remarks)
 
 
 def test_a_picture_that_is_held_out_and_trained_on(folder):
     names = [f"{number:03}.png" for number in range(220)]
     held_out, trained = (next(name for name in names if is_held_out(name) == kind) for kind in (True, False))
     (folder / held_out).write_bytes((folder / trained).read_bytes())
-    found, wrong, _ = inspect(folder)
-    assert (found.leaked, found.copies) == (1, 1)
+    inspection, wrong, _ = inspect(folder)
+    assert (inspection.leaked, inspection.copies) == (1, 1)
     assert f"(such as {held_out} as {trained})" in wrong[0]
 
 
@@ -76,7 +76,7 @@ def test_remarks(folder):
     noise().save(folder / "flat.webp")
     first, second = (name for name in ("100.png", "101.png"))
     (folder / second).write_bytes((folder / first).read_bytes())
-    found, _, remarks = inspect(folder)
+    inspection, _, remarks = inspect(folder)
     text = "\n".join(remarks)
     for said in (
         "1 pictures are copies of another (such as 100.png and 101.png)",
@@ -89,20 +89,20 @@ def test_remarks(folder):
 
 
 def test_long_captions(folder):
-    found, _, _ = inspect(folder)
-    found.lengths.update([3, 3, 70, 80])
+    inspection, _, _ = inspect(folder)
+    inspection.lengths.update([3, 3, 70, 80])
     assert any(
-        "2 captions are longer than 64 tokens, the longest has 80" in text for text in findings(found, SIZE, 64)[1]
+        "2 captions are longer than 64 tokens, the longest has 80" in text for text in findings(inspection, SIZE, 64)[1]
     )
-    assert "| caption length in tokens: median, 99%, longest | 70, 80, 80 |" in page(found, [], [])
+    assert "| caption length in tokens: median, 99%, longest | 70, 80, 80 |" in page(inspection, [], [])
 
 
 def test_tables_of_sizes():
-    found = Counter({(10, 10): 3, (10, 30): 1, (40, 10): 2, (0, 0): 5})
-    assert size_summary(found) == {
+    sizes = Counter({(10, 10): 3, (10, 30): 1, (40, 10): 2, (0, 0): 5})
+    assert size_summary(sizes) == {
         "smallest": "10x10", "median": "10x10", "largest": "40x10", "most common": "10x10",
     }  # fmt: skip
-    assert aspect_table(found) == {"taller than 1:2": 1, "about square": 3, "wider than 2:1": 2}
+    assert aspect_table(sizes) == {"taller than 1:2": 1, "about square": 3, "wider than 2:1": 2}
 
 
 def test_arrays_are_not_looked_at(tmp_path):

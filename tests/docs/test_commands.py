@@ -9,24 +9,13 @@ from pathlib import Path
 
 import jsonargparse
 import pytest
+from vqlm.scripts.commands import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(Path(__file__).parent))
 from documents import DOCUMENTS, blocks, commands  # noqa: E402
 
-SCRIPTS = {
-    "train-vq": "train_vq",
-    "prepare": "prepare_data",
-    "train-lm": "train_lm",
-    "generate": "generate",
-    "caption": "caption",
-    "evaluate": "evaluate",
-    "inspect-data": "inspect_data",
-    "inspect-vq": "inspect_vq",
-    "compare-pca": "compare_pca",
-    "sample-prior": "sample_prior",
-    "demo": "demo",
-}
+SCRIPTS = {name: command.module for group in COMMANDS.values() for name, command in group.items()}
 # Programs of others: not ours to check.
 OTHERS = {"pip", "python3", ".", "apt", "npm", "tar", "pytest", "pre-commit", ".venv/bin/pip"}
 

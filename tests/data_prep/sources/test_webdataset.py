@@ -65,7 +65,7 @@ def test_every_form_of_headers(tmp_path, picture, read, form):
     assert reasons == {}
 
 
-def test_one_shard_a_tar_in_the_order_of_names(tmp_path, picture):
+def test_one_shard_per_tar_in_the_order_of_names(tmp_path, picture):
     for name in ("2.tar", "1.tar"):
         write_tar(
             tmp_path / name, ("0.png", picture()), ("0.txt", name.encode()), ("1.png", picture()), ("1.txt", b"x")
@@ -124,7 +124,7 @@ def whole(tmp_path, picture) -> Path:
 @pytest.mark.parametrize(
     ("length", "kept"),
     [(6 * 1024, 3), (5 * 1024, 2), (4 * 1024, 2), (4 * 1024 + 100, 2), (4 * 1024 + 512 + 10, 2), (100, 0)],
-    ids=["no end mark", "behind a picture", "behind a sample", "in a header", "in a picture", "at once"],
+    ids=["no end mark", "after a picture", "after a sample", "in a header", "in a picture", "at once"],
 )
 def test_a_tar_that_is_cut_gives_what_is_before_the_cut(whole, read, length, kept):
     whole.write_bytes(whole.read_bytes()[:length])

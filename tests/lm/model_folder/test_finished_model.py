@@ -95,8 +95,8 @@ def test_the_figures_come_into_the_card_and_stay_with_their_weights(folder, tmp_
     assert read_json(folder / "evaluation.json") == {"weights": weights_checksum(folder)} | FIGURES
     card = ModelCard.load(folder / "README.md")
     assert "| held_out | 1.234 | 37.5% | 75.0% |" in card.text
-    found = {(result.dataset_split, result.metric_type): result.metric_value for result in card.data.eval_results}
-    assert found == {
+    results = {(result.dataset_split, result.metric_type): result.metric_value for result in card.data.eval_results}
+    assert results == {
         ("held_out", "psnr"): 24.78, ("held_out", "nll"): 1.234,
         ("held_out", "recall@1"): 0.375, ("held_out", "recall@10"): 0.75,
     }  # fmt: skip
