@@ -1,13 +1,13 @@
 # Two commands do everything: `make demo` and `make test`. Both make .venv on their first run.
 PYTHON ?= python3
 BIN := .venv/bin
-# killed.py and image_tokenizers.py answer other questions than of speed, and are run by hand.
+# killed.py, chaos.py and image_tokenizers.py answer other questions than of speed, and are run by hand.
 BENCHMARKS := roofline drawing lm_training lm_step vq_training data_loading nearest_codes encoding_rate \
 	encoding_memory opening startup growth
 # These ask a finished model: where `make demo` has made one.
 OF_THE_DEMO := speculative quantized
 
-.PHONY: demo base test test-fast test-cuda lint docs links smoke bench bench-quick clean
+.PHONY: chaos demo base test test-fast test-cuda lint docs links smoke bench bench-quick clean
 
 demo: .venv/installed-demo
 	$(BIN)/python scripts/demo.py --output outputs/demo
@@ -34,6 +34,10 @@ test-fast: .venv/installed-dev
 # What a GPU does; `make test` runs on the CPU.
 test-cuda: .venv/installed-dev
 	$(BIN)/python -m pytest -m cuda
+
+# Both trainings and preparing, killed a hundred times at random moments.
+chaos: .venv/installed-dev
+	$(BIN)/python benchmarks/chaos.py
 
 # The demo in seconds, then one more picture: shows that the scripts fit together, not that they learn.
 smoke: .venv/installed-dev

@@ -15,9 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
 from vqlm.data_prep.collection import TRAIN, Collection
 from vqlm.data_prep.encoding import SHARD_FILE, ShardEncoder
 from vqlm.data_prep.loading import decode_rows, require_shape
@@ -27,10 +25,11 @@ from vqlm.data_prep.settings import TextConfig, ViewConfig
 from vqlm.data_prep.skipped import SkippedRows
 from vqlm.data_prep.vocabulary import NAMES, Vocabulary
 from vqlm.training.allocator import keep_freed_memory
-from vqlm.training.device import best_device, is_bf16_fast
+from vqlm.training.device import is_bf16_fast, require_precision, training_device
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json, require_empty, require_same_settings, write_json
 from vqlm.training.old_names import COLLECTION_FORM, comparable
+from vqlm.training.processes import decided_by_main
 from vqlm.training.progress import Progress
 from vqlm.vq import VQVAE
 
@@ -96,11 +95,9 @@ def prepare(
     start, views, text = time.monotonic(), views or ViewConfig(), text or TextConfig()
     name = NAMES[image_tokenizer.config.network.spatial_dims]
     codebook_sizes = {name: image_tokenizer.config.codebook_size} | _checked(modalities or {}, name)
-    # PartialState does not see by itself that several processes run on a CPU, as Accelerator does.
-    is_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or best_device().type == "cpu"
-    is_bf16 = mixed_precision == "bf16"
+    device, is_bf16 = training_device(), mixed_precision == "bf16"
+    require_precision(mixed_precision, device)
     if mixed_precision == "auto":
-        device = torch.device("cpu") if is_cpu else best_device()
         is_bf16 = is_bf16_fast(device) and image_tokenizer.config.network.spatial_dims <= 2
     made_from = {
         "data": data,
@@ -115,19 +112,22 @@ def prepare(
     else:
         _check_given(vocabulary, image_tokenizer, text, modalities or {})
         made_from |= {"vocabulary": vocabulary.fingerprint()}
-    state = PartialState(cpu=is_cpu, timeout=PATIENCE)
-    if state.is_main_process:
+    state = PartialState(cpu=device.type == "cpu", timeout=PATIENCE)
+
+    def begin() -> None:
         if not (output / BEGUN).exists():
             check_sample(collection, image_tokenizer.config.network.input_shape)
         _claim(output, made_from, resume)
         if not (output / "vocabulary").exists():
             if vocabulary is None:
                 captions = [] if text.pretrained else _captions(collection)
-                vocabulary = Vocabulary.build(captions, text, codebook_sizes)
-            _save_whole(vocabulary, output / "vocabulary")
+                _save_whole(Vocabulary.build(captions, text, codebook_sizes), output / "vocabulary")
+            else:
+                _save_whole(vocabulary, output / "vocabulary")
         if not (output / "image_tokenizer").exists():
             _save_whole(image_tokenizer, output / "image_tokenizer")
-    state.wait_for_everyone()
+
+    decided_by_main(state, begin)
     if (output / MANIFEST).exists():
         return PreparedSet.load(output, verify=state.is_main_process)
 

@@ -40,6 +40,11 @@ class PackShape:
     tokens_per_image: int
 
     @property
+    def num_ids(self) -> int:
+        """Ids of a batch, padding among them."""
+        return self.packs * self.pack_length
+
+    @property
     def code_places(self) -> int:
         """Maximum number of positions in a batch that predict codes."""
         return self.packs * self.max_rows * self.tokens_per_image

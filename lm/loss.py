@@ -16,11 +16,12 @@ from vqlm.lm.probes import has_plain_head
 
 class ObjectiveOutput(NamedTuple):
     """Scalars. loss: the weighted mean over all labelled ids. image_nll, text_nll: plain means in nats, over the
-    codes, and over captions and brackets."""
+    codes, and over captions and brackets. weight: the sum of the weights that `loss` is a mean over."""
 
     loss: Float[Tensor, ""]
     image_nll: Float[Tensor, ""]
     text_nll: Float[Tensor, ""]
+    weight: Float[Tensor, ""]
 
 
 class WeightedCrossEntropy(nn.Module):
@@ -115,6 +116,7 @@ class WeightedCrossEntropy(nn.Module):
             loss=(self.image_weight * smoothed_nll.sum() + (text_weights * text_nll).sum()) / weight.clamp(min=1e-9),
             image_nll=image_nll.sum() / num_codes.clamp(min=1),
             text_nll=text_nll.sum() / num_texts.clamp(min=1),
+            weight=weight,
         )
 
     def _smoothed(self, nll: Tensor, logits: Tensor, targets: Tensor) -> Tensor:

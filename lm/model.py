@@ -76,3 +76,15 @@ def add_embedding_dropout(model: PreTrainedModel, rate: float) -> None:
 
     if rate:
         model.get_input_embeddings().register_forward_hook(drop)
+
+
+def checkpoint_gradients(model: PreTrainedModel) -> None:
+    """Keep the input of each block only and compute the rest again in the backward pass: less memory, slower.
+
+    Raises UserError for an architecture without it.
+    """
+    if not model.supports_gradient_checkpointing:
+        raise UserError(
+            f"{model.config.model_type} has no gradient checkpointing; set `gradient_checkpointing` to false."
+        )
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

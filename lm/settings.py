@@ -165,6 +165,8 @@ class LMTrainingConfig(TrainingConfig):
         lora_rank: rank of the adapters; a higher one can change the model more.
         new_rows: with init_from, whether the embeddings of the image codes start at the "mean" of the old ones, or
             apart from it as the "codebook" has them.
+        gradient_checkpointing: keep the input of each block only and compute the rest again in the backward pass: less
+            memory, slower, the same loss.
         compile: whether torch.compile builds parts of a step; auto: where it works and the run is long enough.
     """
 
@@ -186,6 +188,7 @@ class LMTrainingConfig(TrainingConfig):
     lora: bool = False
     lora_rank: int = 16
     new_rows: NewRows = "codebook"
+    gradient_checkpointing: bool = False
     compile: Literal["auto", "yes", "no"] = "auto"
 
     def __post_init__(self):

@@ -5,9 +5,11 @@ A script parses before it imports anything heavy, so that `--help` and a wrong o
 
 import argparse
 import difflib
+import errno
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -199,14 +201,34 @@ def values_of(kind: type[Config], settings: Any) -> Config:
 
 
 def run_script(main: Callable[[list[str] | None], Any], arguments: list[str] | None = None) -> None:
-    """Run a script's `main`; a UserError becomes one line and exit status 2."""
+    """Run a script's `main`; a UserError or a full disk becomes one line and exit status 2, Ctrl-C one line and 130.
+
+    Of several processes of one machine the first one says it.
+    """
     _quiet_libraries()
     try:
         main(arguments)
     except UserError as error:
-        text = ScriptParser.in_use.in_options(str(error)) if ScriptParser.in_use else str(error)
-        print(f"error: {text}", file=sys.stderr)
-        sys.exit(2)
+        _end(f"error: {ScriptParser.in_use.in_options(str(error)) if ScriptParser.in_use else error}", 2)
+    except KeyboardInterrupt:
+        _end("stopped by Ctrl-C", 128 + signal.SIGINT)
+    except Exception as error:
+        if not _is_disk_full(error):
+            raise
+        _end(
+            f"error: the disk is full ({' '.join(str(error).split())[:200]}); make room and continue with --resume.", 2
+        )
+
+
+def _end(text: str, status: int) -> NoReturn:
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(text, file=sys.stderr)
+    sys.exit(status)
+
+
+def _is_disk_full(error: Exception) -> bool:
+    """safetensors says it in its own kind of exception."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
 
 
 def _quiet_libraries() -> None:

@@ -1,5 +1,7 @@
 """How much of a training budget is spent, and the learning rate's factor at that share."""
 
+import math
+
 from vqlm.training.config import TrainingConfig
 
 
@@ -14,7 +16,12 @@ def share_of_budget(config: TrainingConfig, steps: int, seconds: float) -> float
 
 
 def schedule(share: float, config: TrainingConfig) -> float:
-    """The learning rate's factor at a share of the budget: rises over the warm-up, then falls to zero or stays."""
+    """The learning rate's factor at a share of the budget: rises over the warm-up, then falls to its least or stays."""
     if share < config.warmup_ratio:
         return share / config.warmup_ratio
-    return 1.0 if config.schedule == "constant" else (1 - share) / (1 - config.warmup_ratio)
+    if config.schedule == "constant":
+        return 1.0
+    left = (1 - share) / (1 - config.warmup_ratio)
+    if config.schedule == "cosine":
+        left = (1 - math.cos(math.pi * left)) / 2
+    return config.min_learning_rate_ratio + (1 - config.min_learning_rate_ratio) * left

@@ -1,4 +1,4 @@
-"""The checkpoint of a run: weights, optimizers, random states and counters, as one folder that is whole or absent."""
+"""The checkpoints of a run: weights, optimizers, random states and counters, in folders that are whole or absent."""
 
 import os
 import shutil
@@ -6,9 +6,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
-from vqlm.training.files import read_json, write_json
+from accelerate.utils import gather_object
+from safetensors import SafetensorError
+from vqlm.training.errors import UserError
+from vqlm.training.files import checksum_of, flush_to_disk, read_json, write_json
 
-STATE_FILE = "state.json"
+STATE_FILE, CHECKSUMS_FILE = "state.json", "checksums.json"
+# How torch words an OSError of the disk: it raises a RuntimeError, as for everything else.
+TORCH_WRITE_ERRORS = ("PytorchStreamWriter", "iostream error", "file write failed")
 
 
 @dataclass
@@ -27,36 +32,112 @@ class RunState:
 
 
 class Checkpoint:
-    """`checkpoint/` in the folder of a run. A new one is written beside the last one, then replaces it."""
+    """`checkpoint/` in the folder of a run, and the one before it, `checkpoint.old/`.
+
+    A new one is written beside them with checksums of its files, reaches the disk, and only then takes its name.
+    """
 
     def __init__(self, run_folder: Path, accelerator: Accelerator):
-        names = ("checkpoint", "checkpoint.tmp", "checkpoint.old")
-        self.folder, self.new, self.previous = (run_folder / name for name in names)
+        names = ("checkpoint", "checkpoint.tmp", "checkpoint.old", "checkpoint.damaged")
+        self.folder, self.new, self.previous, self.damaged = (run_folder / name for name in names)
         self.accelerator = accelerator
 
     @property
     def exists(self) -> bool:
         return (self.folder / STATE_FILE).exists()
 
-    def recover(self) -> None:
-        """Restore the previous checkpoint if the run stopped between the two renames of `save`. One process only."""
-        if self.previous.exists() and not self.folder.exists():
-            os.replace(self.previous, self.folder)
+    def recover(self) -> str | None:
+        """Put the newest whole checkpoint in its place, whatever a killed run or a disk left. One process only.
+
+        Returns a sentence where that is not the newest. Raises UserError if none is whole.
+        """
+        shutil.rmtree(self.new, ignore_errors=True)
+        self._undo_rename()
+        if not self.folder.exists() or (damage := find_damage(self.folder)) is None:
+            return None
+        if not self.previous.exists() or find_damage(self.previous) is not None:
+            raise UserError(
+                f"The checkpoint {self.folder} is damaged ({damage}), and there is no whole one before it; remove "
+                f"{self.folder.parent} to start the training again."
+            )
+        shutil.rmtree(self.damaged, ignore_errors=True)
+        os.replace(self.folder, self.damaged)
+        os.replace(self.previous, self.folder)
+        return f"the last checkpoint is damaged ({damage}), now {self.damaged}; continues from the one before it"
 
     def save(self, state: RunState) -> None:
-        """Write the state of all that the accelerator has prepared, and `state`. All processes call it."""
-        self.accelerator.save_state(str(self.new))
-        self.accelerator.wait_for_everyone()  # each process has written its random state
+        """Write the state of all that the accelerator has prepared, and `state`. All processes call it.
+
+        Raises UserError, on all of them, where it cannot be written; the last checkpoint then stays.
+        """
+        failure = None
+        try:
+            self.accelerator.save_state(str(self.new))
+        except (OSError, RuntimeError, SafetensorError) as error:
+            failure = _write_failure(error)
+        self._require_written(failure, state)  # each process has written its random state
         if self.accelerator.is_main_process:
-            write_json(self.new / STATE_FILE, asdict(state))
-            shutil.rmtree(self.previous, ignore_errors=True)
-            if self.folder.exists():
-                os.replace(self.folder, self.previous)
-            os.replace(self.new, self.folder)
-            shutil.rmtree(self.previous, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
+            try:
+                self._finish(state)
+            except OSError as error:
+                failure = _write_failure(error)
+        self._require_written(failure, state)
 
     def load(self) -> RunState:
         """Restore what the accelerator has prepared. Returns the counters."""
         self.accelerator.load_state(str(self.folder))
         return RunState(**read_json(self.folder / STATE_FILE))
+
+    def _finish(self, state: RunState) -> None:
+        write_json(self.new / STATE_FILE, asdict(state))
+        files = sorted(path for path in self.new.rglob("*") if path.is_file())
+        sums = {str(path.relative_to(self.new)): checksum_of(path) for path in files}
+        write_json(self.new / CHECKSUMS_FILE, sums)
+        flush_to_disk(*files, self.new)
+        shutil.rmtree(self.previous, ignore_errors=True)
+        if self.folder.exists():
+            os.replace(self.folder, self.previous)
+        os.replace(self.new, self.folder)
+        flush_to_disk(self.folder.parent)
+
+    def _undo_rename(self) -> None:
+        """Where `save` stopped between its two renames, put the last checkpoint back."""
+        if self.previous.exists() and not self.folder.exists():
+            os.replace(self.previous, self.folder)
+
+    def _require_written(self, failure: str | None, state: RunState) -> None:
+        failures = gather_object([failure]) if self.accelerator.num_processes > 1 else [failure]
+        if (reason := next(filter(None, failures), None)) is None:
+            return
+        if self.accelerator.is_main_process:
+            shutil.rmtree(self.new, ignore_errors=True)
+            self._undo_rename()
+        kept = "the last one is kept. Make room and continue with `resume`" if self.exists else "there is none yet"
+        raise UserError(
+            f"The checkpoint of step {state.step} could not be written to {self.folder.parent} ({reason}); {kept}."
+        )
+
+
+def find_damage(folder: Path) -> str | None:
+    """What is wrong with the files of a checkpoint, or None. One of an older version has no checksums to compare."""
+    if not (folder / STATE_FILE).exists():
+        return f"{STATE_FILE} is missing"
+    if not (folder / CHECKSUMS_FILE).exists():
+        return None
+    try:
+        sums = read_json(folder / CHECKSUMS_FILE)
+    except (UserError, UnicodeDecodeError):
+        return f"{CHECKSUMS_FILE} is not JSON"
+    for name, expected in sums.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if checksum_of(folder / name) != expected:
+            return f"{name} has changed"
+    return None
+
+
+def _write_failure(error: Exception) -> str:
+    """The reason in one line. What is no failure to write is raised again."""
+    if isinstance(error, RuntimeError) and not any(words in str(error) for words in TORCH_WRITE_ERRORS):
+        raise error
+    return getattr(error, "strerror", None) or str(error).strip().splitlines()[0][:200]

@@ -15,14 +15,18 @@ class TrainingConfig:
     Args:
         max_steps: optimizer steps to train for.
         max_minutes: minutes to train for.
-        batch_size: rows per step and process.
+        batch_size: rows per process that are computed at once.
+        gradient_accumulation_steps: batches per optimizer step, which learns from all of them as from one larger batch.
         learning_rate: peak of the schedule.
         warmup_ratio: share of the budget over which the learning rate rises to its peak.
-        schedule: after the warm-up the learning rate falls to zero ("linear") or stays ("constant").
+        schedule: after the warm-up the learning rate falls in a straight line ("linear") or along half a cosine
+            ("cosine"), or stays ("constant").
+        min_learning_rate_ratio: share of its peak to which the learning rate falls.
         weight_decay: decoupled weight decay.
         beta2: AdamW's decay of the second moment.
         max_grad_norm: gradients are scaled down to this norm.
-        mixed_precision: "bf16", "no", or "auto" for bf16 where the device multiplies it fast.
+        mixed_precision: "bf16", "fp16", "no" for fp32, or "auto": bf16 where the device multiplies it fast, else fp16
+            on a GPU that multiplies that fast, else "no".
         seed: decides initial weights, order of rows, dropout and noise.
         num_workers: processes that load rows ahead; 0 loads in the training process.
         log_every: steps between log lines.
@@ -35,13 +39,15 @@ class TrainingConfig:
     max_steps: int | None = None
     max_minutes: float | None = None
     batch_size: int = 32
+    gradient_accumulation_steps: int = 1
     learning_rate: float = 1e-3
     warmup_ratio: float = 0.03
-    schedule: Literal["linear", "constant"] = "linear"
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    min_learning_rate_ratio: float = 0.0
     weight_decay: float = 0.0
     beta2: float = 0.99
     max_grad_norm: float = 1.0
-    mixed_precision: Literal["auto", "bf16", "no"] = "auto"
+    mixed_precision: Literal["auto", "bf16", "fp16", "no"] = "auto"
     seed: int = 0
     num_workers: int = 0
     log_every: int = 50
@@ -55,6 +61,7 @@ class TrainingConfig:
             "max_steps",
             "max_minutes",
             "batch_size",
+            "gradient_accumulation_steps",
             "learning_rate",
             "max_grad_norm",
             "log_every",
@@ -63,5 +70,11 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"{name} must be above 0, found {value}.")
-        if not 0 <= self.warmup_ratio < 1:
-            raise UserError(f"warmup_ratio must lie in [0, 1), found {self.warmup_ratio}.")
+        for name in ("warmup_ratio", "min_learning_rate_ratio"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} must lie in [0, 1), found {getattr(self, name)}.")
+        if self.schedule == "constant" and self.min_learning_rate_ratio:
+            raise UserError(
+                f"min_learning_rate_ratio {self.min_learning_rate_ratio} has no effect with the constant schedule; "
+                "leave it out, or take linear or cosine."
+            )

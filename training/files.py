@@ -10,11 +10,22 @@ from vqlm.training.errors import UserError
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` under a temporary name, then rename: a reader never sees half a file."""
+    """Write `value` under a temporary name, then rename: nobody sees half a file, after a power cut either."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    flush_to_disk(temporary)
     os.replace(temporary, path)
+
+
+def flush_to_disk(*paths: Path) -> None:
+    """Return once the content of files and the names in folders are on the disk."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_notice(folder: Path, attribution: str | None) -> None:

@@ -1,6 +1,8 @@
 """The log of a run: one JSON line every few steps, with the means of the figures since the last line."""
 
 import json
+import math
+import os
 from pathlib import Path
 
 from torch import Tensor
@@ -43,10 +45,19 @@ class TrainingLog:
                 file.write(json.dumps(line) + "\n")
 
     def cut_after(self, step: int) -> None:
-        """Remove the lines after `step`, which a continued run writes again."""
+        """Remove the lines after `step`, which a continued run writes again, and what a killed run left of a line."""
         if self.writes and self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            self.path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+            new = self.path.with_name(self.path.name + ".tmp")
+            new.write_text("".join(line for line in lines if _step_of(line) <= step), encoding="utf-8")
+            os.replace(new, self.path)
+
+
+def _step_of(line: str) -> int | float:
+    try:
+        return json.loads(line)["step"]
+    except json.JSONDecodeError:
+        return math.inf
 
 
 def format_figures(figures: dict[str, float]) -> str:

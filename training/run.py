@@ -11,9 +11,10 @@ A stage keeps its loop in plain view and asks the run for batches, for a step an
     run.finish(**figures)
 
 Inside the stage's folder, `run/` holds what belongs to the run and not to the model: `settings.json`, `log.jsonl`,
-`checkpoint/` and, once finished, `summary.json`.
+`checkpoint/`, the one before it, and, once finished, `summary.json`. While it goes on, `lock` keeps other programs out.
 """
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator
@@ -21,21 +22,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState, skip_first_batches
-from accelerate.utils import DataLoaderConfiguration, broadcast, set_seed
+from accelerate import skip_first_batches
+from accelerate.utils import broadcast, set_seed
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from vqlm.training.allocator import keep_freed_memory
 from vqlm.training.budget import schedule, share_of_budget
 from vqlm.training.checkpoint import Checkpoint, RunState
 from vqlm.training.config import TrainingConfig
-from vqlm.training.device import is_bf16_fast
+from vqlm.training.distributed import mean_over_processes, sum_over_processes
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json, require_empty, require_same_settings, write_json
+from vqlm.training.files import read_json, write_json
+from vqlm.training.gradients import Gradients
 from vqlm.training.log import TrainingLog, format_figures
-from vqlm.training.old_names import comparable
+from vqlm.training.processes import decided_by_main, describe_processes, rows_per_step, start_accelerator
 from vqlm.training.progress import Progress
+from vqlm.training.run_folder import RunFolder
 from vqlm.training.stop_signals import Interrupted, StopSignals
 
 # A run may continue with other values of these.
@@ -61,43 +65,51 @@ class Run:
         config: budget, schedule, seed and the like.
         settings: everything that decides the result. Only a run of the same settings is continued.
         resume: continue the run in `output`, if there is one.
+        num_rows: rows to train on, where they are known before.
 
     Raises:
-        UserError: if `output` holds a run of other settings, or any files without `resume`.
+        UserError: if `output` holds a run of other settings, or any files without `resume`, or a run of another
+            program that goes on; for a precision or a number of processes that do not fit the machine or the rows.
     """
 
-    def __init__(self, output: Path, name: str, config: TrainingConfig, settings: dict[str, Any], resume: bool):
+    def __init__(
+        self,
+        output: Path,
+        name: str,
+        config: TrainingConfig,
+        settings: dict[str, Any],
+        resume: bool,
+        num_rows: int | None = None,
+    ):
         self.output, self.folder, self.config = Path(output), Path(output) / "run", config
-        self.accelerator = Accelerator(
-            mixed_precision=_mixed_precision(config.mixed_precision),
-            dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=config.seed),
-        )
+        self.accelerator = start_accelerator(config)
+        if num_rows is not None and num_rows < self.accelerator.num_processes:
+            raise UserError(_too_few(num_rows, self.accelerator.num_processes))
+        self.progress = Progress(name, self.accelerator.is_main_process)
         self.state, self._checkpoint = RunState(), Checkpoint(self.folder, self.accelerator)
+        self._run_folder = RunFolder(self.output, self._checkpoint)
         self._claim_folder(settings, resume)
         set_seed(config.seed, device_specific=True)
         keep_freed_memory()
         self.is_finished = self._was_finished()
         self.is_resumed = self._checkpoint.exists
-        self.progress = Progress(name, self.accelerator.is_main_process)
         self._log = TrainingLog(self.folder / "log.jsonl", self.accelerator.is_main_process)
         self._stop_signals = StopSignals()
         self._last_mark = self._last_checkpoint = time.monotonic()
-        self._skipped_in_a_row = 0
+        self._batches_of_step = 0
+        self._gradients: dict[int, Gradients] = {}
 
     # Set-up
 
     def _claim_folder(self, settings: dict[str, Any], resume: bool) -> None:
+        settings = settings | {"num_processes": self.accelerator.num_processes}
         deciding = {key: value for key, value in _flatten(settings).items() if key not in BUDGET_SETTINGS}
-        with self.accelerator.main_process_first():
-            if not self.accelerator.is_main_process:
-                return
-            self._checkpoint.recover()
-            if resume and (self.folder / "settings.json").exists():
-                earlier = comparable(read_json(self.folder / "settings.json"), deciding)
-                require_same_settings(self.output, earlier, deciding)
-            else:
-                require_empty(self.output)
-                write_json(self.folder / "settings.json", deciding)
+        said = decided_by_main(self.accelerator, lambda: self._run_folder.claim(deciding, self.config, resume))
+        for sentence in said:
+            self.progress.say(sentence)
+        sees_it = torch.tensor(float((self.folder / "settings.json").exists()), device=self.accelerator.device)
+        if sum_over_processes(sees_it).item() < self.accelerator.num_processes:
+            raise UserError(f"{self.output} is not on a disk that all machines share; choose an `output` that is.")
 
     def _was_finished(self) -> bool:
         """Whether the run in the folder has spent the budget that is given now, which may be a larger one."""
@@ -109,12 +121,25 @@ class Run:
     def prepare(self, *objects: Any) -> Any:
         """`Accelerator.prepare`, then, for a run that is continued, the state of its checkpoint."""
         prepared = self.accelerator.prepare(*objects)
+        for part in prepared if len(objects) > 1 else [prepared]:
+            if isinstance(part, nn.Module):
+                self._gradients[id(part)] = Gradients(self.config.gradient_accumulation_steps, self._new_scaler())
         if self.is_resumed:
             self.state = self._checkpoint.load()
-            self._log.cut_after(self.state.step)
-            self.progress.say(f"continues at step {self.state.step}")
+        self._log.cut_after(self.state.step if self.is_resumed else -1)
         self._log.start_window(self.state)
+        self.progress.say(describe_processes(self.accelerator, self.config))
+        if self.is_resumed:
+            self.progress.say(f"continues at step {self.state.step}")
         return prepared
+
+    def _new_scaler(self) -> GradScaler | None:
+        """A scaler of fp16 gradients, whose state is part of the checkpoint."""
+        if self.accelerator.mixed_precision != "fp16":
+            return None
+        scaler = GradScaler(self.accelerator.device.type)
+        self.accelerator.register_for_checkpointing(scaler)
+        return scaler
 
     # The loop
 
@@ -125,21 +150,36 @@ class Run:
             while self.share < 1:
                 loader.set_epoch(self.state.epoch)  # type: ignore[attr-defined]
                 remaining = skip_first_batches(loader, self.state.batch) if self.state.batch else loader
-                steps_before = self.state.step
                 for batch in remaining:
-                    yield batch
+                    with self._exchange():
+                        yield batch
                     self._advance()
                     if self.share >= 1:
                         return
-                if self.state.step == steps_before and not self.state.batch:
-                    raise UserError(
-                        f"{len(loader.dataset)} rows are too few for {self.accelerator.num_processes} processes; "  # type: ignore[arg-type]
-                        "use fewer processes or a smaller `batch_size`."
-                    )
+                if not self.state.batch:
+                    raise UserError(_too_few(len(loader.dataset), self.accelerator.num_processes))  # type: ignore[arg-type]
                 self.state.epoch, self.state.batch = self.state.epoch + 1, 0
 
+    @property
+    def is_accumulating(self) -> bool:
+        """Whether more batches follow the one at hand before the weights move."""
+        return self._batches_of_step + 1 < self.config.gradient_accumulation_steps
+
+    def _exchange(self) -> contextlib.AbstractContextManager:
+        """Processes exchange gradients at the last batch of a step only, when they are summed."""
+        stack = contextlib.ExitStack()
+        if self.is_accumulating:
+            for model in self.accelerator._models:
+                stack.enter_context(self.accelerator.no_sync(model))
+        return stack
+
     def _advance(self) -> None:
-        """Count the step that the loop has just done; log, save and stop where that is due."""
+        """Count the batch that the loop has just done, and the step it ends; log, save and stop where that is due."""
+        self.state.batch += 1
+        self._batches_of_step += 1
+        if self._batches_of_step < self.config.gradient_accumulation_steps:
+            return
+        self._batches_of_step = 0
         now = time.monotonic()
         seconds = self.state.seconds + now - self._last_mark
         is_checkpoint_due = now - self._last_checkpoint > 60 * self.config.checkpoint_minutes
@@ -149,7 +189,6 @@ class Run:
             seconds, float(is_checkpoint_due), float(self._stop_signals.received or 0)
         )
         self.state.step += 1
-        self.state.batch += 1
         if self.due(self.config.log_every):
             self._write_log()
         if is_checkpoint_due or stop_signal:
@@ -166,31 +205,46 @@ class Run:
         broadcast(agreed)  # in place
         return agreed.tolist()
 
-    def step(self, loss: Tensor, model: nn.Module, *optimizers: Optimizer) -> bool:
-        """Backward, clip, set the learning rate by the share of the budget spent, step.
+    def step(self, loss: Tensor, model: nn.Module, *optimizers: Optimizer, weight: Tensor | None = None) -> bool:
+        """Backward; at the last batch of a step, clip, set the learning rate by the share of the budget spent, step.
 
-        A step whose gradient is not finite is skipped and counted, and False returned. Raises UserError after
-        `MAX_SKIPPED_IN_A_ROW` of them.
+        Args:
+            loss: a mean over the batch.
+            model: as `prepare` returned it.
+            *optimizers: of the model.
+            weight: what `loss` is a mean over, such as the number of labels, in any unit; where it differs between
+                batches, the gradient of several batches or processes is that of their joint mean.
+
+        Returns:
+            False for a step whose gradient is not finite, which is skipped and counted.
+
+        Raises:
+            UserError: after `MAX_SKIPPED_IN_A_ROW` such steps.
         """
-        self.accelerator.backward(loss)
-        norm = self.accelerator.clip_grad_norm_(model.parameters(), self.config.max_grad_norm)
-        if norm is not None and not torch.isfinite(norm):
-            self._skip(optimizers)
-            return False
-        self._skipped_in_a_row = 0
+        gradients = self._gradients.setdefault(id(model), Gradients(self.config.gradient_accumulation_steps, None))
+        gradients.add(loss, weight)
+        if self.is_accumulating:
+            return True
+        norm = gradients.finish(model, optimizers, self.config.max_grad_norm)
+        is_finite = bool(torch.isfinite(norm))
+        learning_rate = self.config.learning_rate * schedule(self.share, self.config)
         for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = self.config.learning_rate * schedule(self.share, self.config)
-            optimizer.step()
+            if is_finite:
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate
+                optimizer.step()
             optimizer.zero_grad()
-        return True
+        if is_finite:
+            gradients.skipped_in_a_row = 0
+        else:
+            self._count_skipped(gradients)
+        gradients.update_scale()
+        return is_finite
 
-    def _skip(self, optimizers: tuple[Optimizer, ...]) -> None:
-        for optimizer in optimizers:
-            optimizer.zero_grad()
+    def _count_skipped(self, gradients: Gradients) -> None:
         self.state.skipped += 1
-        self._skipped_in_a_row += 1
-        if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+        gradients.skipped_in_a_row += not gradients.can_lower_scale
+        if gradients.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise UserError(
                 f"{MAX_SKIPPED_IN_A_ROW} steps in a row gave a gradient that is not finite, the last at step "
                 f"{self.state.step + 1}; the training stopped. Start it again in another folder with a lower "
@@ -209,6 +263,8 @@ class Run:
 
     def is_next_due(self, every: int) -> bool:
         """As `due`, asked inside the loop's body, before the step is counted."""
+        if self.is_accumulating:
+            return False
         step = self.state.step + 1
         return step % every == 0 or share_of_budget(self.config, step, self.state.seconds) >= 1
 
@@ -225,13 +281,16 @@ class Run:
         self.progress.say(f"step {step}: " + format_figures(figures))
 
     def _write_log(self) -> None:
-        figures = self._log.close_window(self.state, self.config.batch_size * self.accelerator.num_processes)
+        figures = self._log.close_window(self.state, rows_per_step(self.accelerator, self.config))
+        if self.accelerator.num_processes > 1:
+            values = torch.tensor(list(figures.values()), device=self.accelerator.device)
+            figures = dict(zip(figures, mean_over_processes(values).tolist(), strict=True))
         self._log.write(figures, self.state.step, self.state.seconds)
         seconds_left = self.state.seconds * (1 - self.share) / max(self.share, 1e-9)
         self.progress.show(self.share, seconds_left, f"step {self.state.step}  " + format_figures(figures))
 
     def checkpoint(self) -> None:
-        """Save the whole state; it replaces the last checkpoint."""
+        """Save the whole state. The last checkpoint is kept beside it, in case the disk damages the new one."""
         self._checkpoint.save(self.state)
         self._last_checkpoint = time.monotonic()
 
@@ -246,6 +305,7 @@ class Run:
         if self.accelerator.is_main_process:
             write_json(self.folder / "summary.json", self.summary(**figures))
         self.progress.close()
+        self._run_folder.release()
 
 
 def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -256,7 +316,8 @@ def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return json.loads(json.dumps(flat))
 
 
-def _mixed_precision(setting: str) -> str:
-    if setting == "auto":
-        return "bf16" if is_bf16_fast(torch.device(PartialState().device or "cpu")) else "no"
-    return setting
+def _too_few(num_rows: int, num_processes: int) -> str:
+    return (
+        f"{num_rows} rows are too few for {num_processes} processes; start at most one process per row, or give more "
+        "rows."
+    )

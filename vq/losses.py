@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoConfig
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from vqlm.training.distributed import mean_over_processes
 from vqlm.training.errors import UserError
 from vqlm.vq.layers import CONV
 from vqlm.vq.model import VQVAE
@@ -163,9 +164,13 @@ class Adversary:
 def adaptive_weight(
     others: Float[Tensor, ""], adversarial: Float[Tensor, ""], weight: Tensor, maximum: float
 ) -> Float[Tensor, ""]:
-    """Norm of the other terms' gradient at `weight` over that of the adversarial term, at most `maximum`."""
+    """Norm of the other terms' gradient at `weight` over that of the adversarial term, at most `maximum`.
+
+    The gradients are those of all processes together.
+    """
     (ours,) = torch.autograd.grad(others, weight, retain_graph=True)
     (theirs,) = torch.autograd.grad(adversarial, weight, retain_graph=True)
+    ours, theirs = mean_over_processes(ours), mean_over_processes(theirs)
     return (ours.norm() / (theirs.norm() + 1e-4)).clamp(max=maximum).detach()
 
 

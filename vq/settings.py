@@ -140,3 +140,12 @@ class VQTrainingConfig(TrainingConfig):
     flip: float = 0.0
     max_shift: int = 0
     loss: LossConfig = field(default_factory=LossConfig)
+
+    def __post_init__(self):
+        super().__post_init__()
+        start = self.loss.adversarial_start
+        if self.loss.adversarial_weight and self.max_steps is not None and start >= self.max_steps:
+            raise UserError(
+                f"loss.adversarial_weight has no effect: the discriminator begins at step {start} "
+                f"(loss.adversarial_start) of {self.max_steps}; lower loss.adversarial_start."
+            )

@@ -10,8 +10,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
-from vqlm.training.device import best_device
+from vqlm.training.device import training_device
 from vqlm.training.errors import UserError
+from vqlm.training.processes import with_launcher
 from vqlm.training.run import Run
 from vqlm.vq.config import VQVAEConfig
 from vqlm.vq.inspection import usage_findings
@@ -96,8 +97,9 @@ def train_vq(
         (2, 2)
     """
     data_variance = check_values(pictures, held_out)
-    config = _with_precision(config, model_config)
-    run = Run(output, "train_vq", config, _deciding(model_config, config, pictures, provenance), resume)
+    config = _with_precision(with_launcher(config), model_config)
+    deciding = _deciding(model_config, config, pictures, provenance)
+    run = Run(output, "train_vq", config, deciding, resume, len(pictures))
     if run.is_finished:
         run.progress.say(f"{output} is finished already")
         return VQVAE.from_pretrained(output)
@@ -111,20 +113,27 @@ def train_vq(
     if not run.is_resumed:
         initialize_codebook(run.accelerator.unwrap_model(model), pictures)
 
+    seen: list[tuple[Tensor, Tensor]] = []  # by the quantizer, since its last update
     for batch in run.batches(loader):
         pixel_values = _in_fast_memory_format(augment(to_pixel_values(batch), config.flip, config.max_shift))
         result = model(pixel_values)
         loss, figures = objective(result.reconstruction, pixel_values, result.losses, run.state.step)
         if not run.step(loss, model, *optimizers):
+            seen.clear()
+            if adversary is not None:
+                adversary.optimizer.zero_grad()
             continue
-        revived = quantizer.update(result.z_e, result.codes)
+        seen.append((result.z_e.detach(), result.codes))
+        if not run.is_accumulating:
+            figures = {"revived": float(quantizer.update(*map(torch.cat, zip(*seen, strict=True))))} | figures
+            seen.clear()
         if adversary is not None and adversary.judges(run.state.step):
             figures["discriminator_loss"] = adversary.discriminator_loss(result.reconstruction, pixel_values)
             run.step(figures["discriminator_loss"], adversary.discriminator, adversary.optimizer)
 
         mse = F.mse_loss(result.reconstruction.detach(), pixel_values)
         figures |= {f"{name}_loss": value for name, value in result.losses.items()}
-        run.log(psnr=10 * torch.log10(4 / mse), revived=float(revived), **figures)
+        run.log(psnr=10 * torch.log10(4 / mse), **figures)
         code_usage.add(*quantizer.by_codebook(result.codes))
         if run.is_next_due(config.log_every):
             code_usage.log(run)
@@ -140,7 +149,7 @@ def train_vq(
 def _with_precision(config: VQTrainingConfig, model_config: VQVAEConfig) -> VQTrainingConfig:
     """On a CPU the weight gradient of bf16 convolutions in three dimensions is sometimes not finite: "auto" is fp32."""
     is_volume = model_config.network.spatial_dims == 3
-    if config.mixed_precision == "auto" and is_volume and best_device().type == "cpu":
+    if config.mixed_precision == "auto" and is_volume and training_device().type == "cpu":
         return replace(config, mixed_precision="no")
     return config
 

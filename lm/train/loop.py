@@ -14,7 +14,7 @@ from vqlm.lm.code_embeddings import similar_codes
 from vqlm.lm.evaluate.metrics import evaluate_nll
 from vqlm.lm.evaluate.training_record import LOG_FILE
 from vqlm.lm.loss import WeightedCrossEntropy
-from vqlm.lm.model import add_embedding_dropout
+from vqlm.lm.model import add_embedding_dropout, checkpoint_gradients
 from vqlm.lm.model_folder.settings import ModelFolderSettings
 from vqlm.lm.pipeline import TextToImagePipeline
 from vqlm.lm.settings import LanguageModelConfig, LMTrainingConfig, SamplingConfig
@@ -25,6 +25,7 @@ from vqlm.lm.train.packs import Packs, limit_captions, longest_row
 from vqlm.lm.train.start import choose_start, load_base
 from vqlm.training.compiling import compile_failure
 from vqlm.training.log import format_figures
+from vqlm.training.processes import with_launcher
 from vqlm.training.run import Run
 from vqlm.vq import VQVAE
 
@@ -87,8 +88,11 @@ def train_lm(
         >>> pipeline.image_tokenizer.config.code_shape
         (2, 2)
     """
+    config = with_launcher(config)
     base = load_base(config, model_config, prepared)
-    run = Run(output, "train_lm", config, _deciding(prepared, model_config, config, sequences), resume)
+    run = Run(
+        output, "train_lm", config, _deciding(prepared, model_config, config, sequences), resume, len(prepared.train)
+    )
     if run.is_finished:
         run.progress.say(f"{output} is finished already")
         return TextToImagePipeline.from_pretrained(output)
@@ -98,6 +102,8 @@ def train_lm(
     length = longest_row(prepared, sequences, caption_tokens)
     start = choose_start(base, config, model_config, vocabulary, length, codebook)
     add_embedding_dropout(start.model, config.embedding_dropout)
+    if config.gradient_checkpointing:
+        checkpoint_gradients(start.model)
     objective = _objective(start.model, prepared, config, codebook)
     optimizers = build_optimizers(
         config.optimizer, start.model, config.learning_rate, config.weight_decay, config.beta2
@@ -112,7 +118,7 @@ def train_lm(
 
     for rows in run.batches(loader):
         losses = objective(**vars(packs.collate(rows)))
-        if not run.step(losses.loss, objective, *optimizers):
+        if not run.step(losses.loss, objective, *optimizers, weight=losses.weight / packs.shape.num_ids):
             continue
         run.log(image_nll=losses.image_nll, text_nll=losses.text_nll)
         if run.is_next_due(config.eval_every):

@@ -3,7 +3,7 @@
 import pytest
 from vqlm.training.config import TrainingConfig
 from vqlm.training.errors import UserError
-from vqlm.vq.settings import VQTrainingConfig
+from vqlm.vq.settings import LossConfig, VQTrainingConfig
 
 
 @pytest.mark.parametrize("kind", [TrainingConfig, VQTrainingConfig])
@@ -26,6 +26,9 @@ def test_minutes_alone_bring_no_steps():
         ({"learning_rate": 0.0}, "learning_rate must be above 0, found 0.0"),
         ({"log_every": 0}, "log_every must be above 0, found 0"),
         ({"eval_every": -5}, "eval_every must be above 0, found -5"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps must be above 0, found 0"),
+        ({"min_learning_rate_ratio": 1.5}, r"min_learning_rate_ratio must lie in \[0, 1\), found 1.5"),
+        ({"schedule": "constant", "min_learning_rate_ratio": 0.1}, "0.1 has no effect with the constant schedule"),
         ({"warmup_ratio": 1.0}, r"warmup_ratio must lie in \[0, 1\), found 1.0"),
         ({"warmup_ratio": -0.1}, "found -0.1"),
     ],
@@ -33,3 +36,11 @@ def test_minutes_alone_bring_no_steps():
 def test_wrong_settings_are_named(settings, message):
     with pytest.raises(UserError, match=message):
         TrainingConfig(**settings)
+
+
+def test_an_adversary_that_would_never_begin_is_refused():
+    loss = LossConfig(adversarial_weight=0.5)
+    with pytest.raises(UserError, match="begins at step 1000 .loss.adversarial_start. of 1000; lower"):
+        VQTrainingConfig(max_steps=1000, loss=loss)
+    VQTrainingConfig(max_steps=1001, loss=loss)
+    VQTrainingConfig(max_minutes=1.0, loss=loss)

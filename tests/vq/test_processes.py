@@ -1,6 +1,7 @@
-"""Two processes with half the batch each hold the codebook that one process with all of it would hold."""
+"""Two processes with half the batch each train what one process with all of it would train."""
 
 import importlib.util
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,14 @@ import pytest
 import torch
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
+TRAININGS = SCRIPT.with_name("two_trainings.py")
+
+
+def module_of(path: Path):
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +41,48 @@ def test_the_sum_is_the_same_everywhere(ranks):
 
 
 def test_one_codebook_revival_included(ranks):
-    specification = importlib.util.spec_from_file_location("two_processes", SCRIPT)
-    two_processes = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(two_processes)
+    two_processes = module_of(SCRIPT)
     alone = two_processes.train(rank=0, processes=1)
     assert sum(alone["revived"]) > 0
     for results in ranks:
         assert results["revived"] == alone["revived"]
         for name, tensor in alone["state"].items():
             assert torch.equal(results["state"][name], tensor), name
+
+
+def free_port() -> str:
+    with socket.socket() as meeting:
+        meeting.bind(("127.0.0.1", 0))
+        return str(meeting.getsockname()[1])
+
+
+def test_every_quantizer_learns_the_same_on_two_processes(tmp_path):
+    done = subprocess.run(
+        [sys.executable, TRAININGS, tmp_path, "2", free_port()],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    trainings = module_of(TRAININGS)
+    alone = trainings.train_all(tmp_path / "alone", processes=1, rank=0)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert alone.keys() == first.keys() == second.keys()
+    for name, weights in alone.items():
+        assert torch.equal(first[name], second[name]), name
+        losses = [trainings.losses_of(tmp_path / folder / name) for folder in ("several", "alone")]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-3), name
+        assert (first[name] - weights).norm() < 1e-2 * weights.norm(), name
+
+
+def test_accumulated_batches_are_one_larger_batch(tmp_path):
+    trainings = module_of(TRAININGS)
+    whole = trainings.train_all(tmp_path / "whole", processes=1, rank=0)
+    parts = trainings.train_all(tmp_path / "parts", processes=1, rank=0, accumulation=2)
+    for name, weights in whole.items():
+        if name in ("lfq-plain", "lfq-adversary") or name.endswith("adversary"):
+            continue  # the entropy of a mean over the batch, and a scale by the batch's gradient, are no sums over it
+        losses = [trainings.losses_of(tmp_path / folder / name) for folder in ("parts", "whole")]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-3), name
+        assert (parts[name] - weights).norm() < 1e-2 * weights.norm(), name

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from vqlm.training.distributed import differentiable_mean
 from vqlm.vq.quantizers.base import Quantizer, QuantizerOutput, as_vectors
 from vqlm.vq.quantizers.estimators import straight_through
 from vqlm.vq.quantizers.settings import LFQConfig
@@ -44,14 +45,16 @@ class LookupFreeQuantizer(Quantizer):
 
         The soft choice is softmax(-|z - c|^2 / temperature) over all codes c. It is a product over the channels, so
         that its entropy is the sum of theirs, and the mean over vectors is one product of two halves of the channels:
-        exact, in N * sqrt(K) + K numbers. The mean is that of this process's batch.
+        exact, in N * sqrt(K) + K numbers. In training the mean is that of all processes.
         """
         logits = 4 * vectors / self.config.temperature  # of bit 1 against bit 0
         certainty = _binary_entropy(logits).sum(1).mean()
         log_share = torch.stack([F.logsigmoid(-logits), F.logsigmoid(logits)], -1)  # (N, D, 2)
         half = log_share.shape[1] // 2
         high, low = _joint(log_share[:, :half]), _joint(log_share[:, half:])
-        mean = (high.T @ low / len(vectors)).clamp(min=torch.finfo(torch.float32).tiny)  # entr has no slope at 0
+        mean = high.T @ low / len(vectors)
+        mean = differentiable_mean(mean) if self.training else mean
+        mean = mean.clamp(min=torch.finfo(torch.float32).tiny)  # entr has no slope at 0
         return certainty - self.config.diversity * torch.special.entr(mean).sum()
 
 
