@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from vqlm.training.files import write_json
-from vqlm.training.machine import describe_machine
+from vqlm.training.matrix_peak import describe_machine
 
 RESULTS = Path("outputs/bench")
 Settings = TypeVar("Settings")

@@ -22,7 +22,7 @@ from vqlm.lm.loss import WeightedCrossEntropy
 from vqlm.lm.model import add_embedding_dropout, build_language_model
 from vqlm.lm.settings import LanguageModelConfig, LMTrainingConfig
 from vqlm.lm.train.optimizers import build_optimizers
-from vqlm.training.machine import is_bf16_fast
+from vqlm.training.device import is_bf16_fast
 from vqlm.vq import VQVAE, VQVAEConfig, to_pixel_values
 from vqlm.vq.losses import reconstruction_loss
 from vqlm.vq.optimizers import build_optimizers as build_vq_optimizers

@@ -22,8 +22,8 @@ from peer_dalle import PACKAGE, build_vae, load, trainable
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from vqlm.data_prep import load_collection, load_pictures
+from vqlm.training.allocator import keep_freed_memory
 from vqlm.training.files import read_json
-from vqlm.training.machine import keep_freed_memory
 from vqlm.vq import NetworkConfig, VQVAEConfig, to_pixel_values
 from vqlm.vq.metrics import psnr
 from vqlm.vq.settings import VQTrainingConfig

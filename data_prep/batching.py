@@ -2,7 +2,7 @@
 
     one pack:  bos caption boi codes eoi | bos caption boi codes eoi | padding
 
-Packed rows never attend to one another: transformers finds where each begins from the position ids, which restart.
+Rows of one pack never attend to one another: transformers sees where each begins from the position ids, which restart.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,21 +15,22 @@ from datasets import Dataset
 from torch.utils.data import Sampler
 from vqlm.data_prep.sequences import PackShape
 
-# Rows that are permuted at once. A smaller set is one pool; of a larger one neighbouring rows are, so that memory does
-# not grow with it and reading stays in one place of the disk.
+# Rows that are shuffled together. A smaller set is one pool; a larger set is shuffled pool by pool, so that memory does
+# not grow with the set and reads stay close together on the disk.
 POOL_ROWS = 2**20
-# Packs are chosen among the rows of so many batches.
+# How many batches' rows are packed together.
 WINDOW_BATCHES = 64
-# Short packs are quicker, since attention grows with them; this share of padding is short of the 5% that we allow.
+# The first pack length with at most this share of padding is taken: short packs are faster, since the cost of attention
+# grows with their length.
 GOOD_PADDING = 0.03
 SAMPLE_ROWS = 2048
-LONGEST_PACK = 4  # of the longest row
-FINENESS = 64  # lengths that are tried between one and two of the longest row
+LONGEST_PACK = 4  # times the longest row
+FINENESS = 64  # pack lengths that are tried between one and two times the longest row
 NO_CAPTION = -1
 
 
 class DrawnRow(NamedTuple):
-    """A row of the set, and which of its captions (`NO_CAPTION` for none) and views an epoch shows."""
+    """A row number, and which of its captions (`NO_CAPTION` for none) and which of its views this epoch shows."""
 
     row: int
     caption: int
@@ -40,7 +41,7 @@ Pack = list[DrawnRow]
 
 
 class CaptionLengths:
-    """Tokens of every caption of `rows`, cut to `max_tokens`, in memory as 2 bytes a caption."""
+    """Number of tokens of every caption of `rows`, at most `max_tokens`, 2 bytes per caption in memory."""
 
     def __init__(self, rows: Dataset, max_tokens: int):
         table = rows.select_columns(["caption_tokens"]).with_format("arrow")[:]
@@ -55,23 +56,23 @@ class CaptionLengths:
         return len(self.counts)
 
     def of(self, indices: np.ndarray, captions: np.ndarray) -> np.ndarray:
-        """Tokens of these captions of these rows; 0 for `NO_CAPTION`."""
+        """Number of tokens of these captions of these rows; 0 for `NO_CAPTION`."""
         chosen = self.tokens[self.first[indices] + np.maximum(captions, 0)].astype(np.int64)
         return np.where(captions == NO_CAPTION, 0, chosen)
 
 
 class RowOrder:
-    """Windows of row numbers, every row once an epoch, in an order that `seed` and the epoch decide."""
+    """Windows of row numbers: every row once per epoch, in an order that `seed` and the epoch decide."""
 
     def __init__(self, count: int, seed: int, pool_rows: int = POOL_ROWS):
         self.count, self.seed, self.pool_rows, self.epoch = count, seed, pool_rows, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """What accelerate calls."""
+        """Called by accelerate before each epoch."""
         self.epoch = epoch
 
     def windows(self, size: int) -> Iterator[np.ndarray]:
-        """At most `size` numbers at a time."""
+        """Yields at most `size` row numbers at a time."""
         draw = np.random.default_rng((self.seed, self.epoch))
         starts = draw.permutation(np.arange(0, self.count, self.pool_rows))
         for start in starts:
@@ -82,9 +83,9 @@ class RowOrder:
 def choose_shape(
     lengths: CaptionLengths, batch_size: int, row_overhead: int, tokens_per_image: int, is_packed: bool = True
 ) -> PackShape:
-    """Packs of about `batch_size` rows together: the shortest with little padding, or those with the least.
+    """The shape of batches of about `batch_size` rows: the shortest pack with little padding, or the one with least.
 
-    Where rows are not to be packed, each is as long as the longest.
+    With `is_packed=False` a pack holds one row and is as long as the longest row.
     """
     every = max(1, len(lengths) // SAMPLE_ROWS)
     sample = np.arange(0, len(lengths), every)
@@ -106,10 +107,10 @@ def choose_shape(
 
 
 def pack_rows(lengths: Sequence[int] | np.ndarray, pack_length: int) -> list[list[int]]:
-    """Numbers of rows by pack: best fit, the longest first.
+    """Row numbers of each pack, by best fit with the longest rows first.
 
-    Open packs are kept by the room that is left in them, and the rooms that occur as the bits of one number, so that
-    a row costs a microsecond however many packs are open.
+    Open packs are grouped by the room left in them; the bits of one integer say which rooms occur. A row costs a
+    microsecond, however many packs are open.
     """
     lengths = np.asarray(lengths)
     sizes = lengths.tolist()
@@ -133,7 +134,7 @@ def pack_rows(lengths: Sequence[int] | np.ndarray, pack_length: int) -> list[lis
 
 
 class PackedBatches(Sampler[list[Pack]]):
-    """Batches of `shape.packs` packs. `sampler` is what accelerate tells the epoch."""
+    """Batches of `shape.packs` packs. accelerate sets the epoch on `sampler`."""
 
     def __init__(
         self,
@@ -147,8 +148,8 @@ class PackedBatches(Sampler[list[Pack]]):
         self.lengths, self.shape, self.seed = lengths, shape, seed
         self.caption_dropout, self.num_views = caption_dropout, num_views
         self.sampler = order or RowOrder(len(lengths), seed)
-        # Whole batches only, what is left of an epoch is left out; accelerate then makes the batches of several
-        # processes even by repeating some of the epoch's first.
+        # Whole batches only: the remainder of an epoch is dropped. accelerate then gives several processes equally many
+        # batches by repeating some of the epoch's first.
         self.batch_size, self.drop_last = shape.packs, False
 
     def __iter__(self) -> Iterator[list[Pack]]:
@@ -161,7 +162,7 @@ class PackedBatches(Sampler[list[Pack]]):
             views = draw.integers(self.num_views, size=len(indices))
             drawn = np.stack([indices, captions, views], 1)
             lengths = self.shape.row_overhead + self.lengths.of(indices, captions)
-            # One row a pack where no two may share it: then every pack is full with one.
+            # No two rows fit into one pack: every row is a pack.
             if self.shape.max_rows == 1:
                 packs = [[number] for number in range(len(drawn))]
             else:
@@ -171,12 +172,12 @@ class PackedBatches(Sampler[list[Pack]]):
                 if len(batch) == self.shape.packs:
                     yield batch
                     batch, is_first = [], False
-        if is_first:  # fewer rows than a batch holds: each comes more than once
+        if is_first:  # fewer rows than one batch: rows repeat
             yield [batch[number % len(batch)] for number in range(self.shape.packs)]
 
 
 class PackedRows(torch.utils.data.Dataset):
-    """Captions and codes of drawn rows, read from the memory-mapped `rows` a batch at a time."""
+    """Captions and codes of drawn rows, read from the memory-mapped `rows` one batch at a time."""
 
     def __init__(self, rows: Dataset, tokens_per_image: int):
         self.rows = rows.select_columns(["captions", "codes"]).with_format("arrow")
@@ -189,17 +190,17 @@ class PackedRows(torch.utils.data.Dataset):
         return self.__getitems__([pack])[0]
 
     def __getitems__(self, packs: list[Pack]) -> list[list[dict[str, Any]]]:
-        """For each pack its rows {caption: text or None, codes: (tokens_per_image,)}."""
+        """The rows of each pack, as {caption: text or None, codes: (tokens_per_image,)}."""
         drawn = [row for pack in packs for row in pack]
         table = self.rows[[row.row for row in drawn]]
         assert isinstance(table, pyarrow.Table)
         codes = table["codes"].combine_chunks().flatten().to_numpy().reshape(len(drawn), -1, self.tokens_per_image)
         captions = table["captions"].to_pylist()
-        made = iter(
+        examples = iter(
             {
                 "caption": None if row.caption == NO_CAPTION else captions[number][row.caption],
                 "codes": codes[number, row.view],
             }
             for number, row in enumerate(drawn)
         )
-        return [[next(made) for _ in pack] for pack in packs]
+        return [[next(examples) for _ in pack] for pack in packs]

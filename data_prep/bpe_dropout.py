@@ -1,7 +1,7 @@
 """BPE dropout (Provilkov et al. 2020, arXiv 1910.13267): a word is split differently each time it is read.
 
-The `tokenizers` library has it too, with a generator of its own that cannot be seeded; a continued training would then
-not draw what an uninterrupted one does. Here the draws are torch's.
+The `tokenizers` library offers it too, but its random generator cannot be seeded: a resumed training would differ from
+an uninterrupted one. Here torch's generator draws.
 """
 
 import json
@@ -13,9 +13,9 @@ from vqlm.training.errors import UserError
 
 
 class BPEDropout:
-    """`encode_text` with every merge left out with probability `rate`, anew at each step of each word.
+    """Encodes captions as `Vocabulary.encode_text` does, but skips each possible merge with probability `rate`.
 
-    Raises UserError for a tokenizer that is no BPE.
+    Raises UserError for a tokenizer that is not BPE.
     """
 
     def __init__(self, vocabulary: Vocabulary, rate: float):
@@ -23,13 +23,13 @@ class BPEDropout:
         self.backend: Tokenizer = vocabulary.tokenizer.backend_tokenizer  # type: ignore[assignment]
         model = json.loads(self.backend.to_str())["model"]
         if model["type"] != "BPE" or model.get("ignore_merges"):
-            raise UserError(f"bpe_dropout needs a BPE tokenizer, found {model['type']}; leave sequences.bpe_dropout 0.")
+            raise UserError(f"`sequences.bpe_dropout` needs a BPE tokenizer, found {model['type']}; set it to 0.")
         self.ids: dict[str, int] = model["vocab"]
         self.unknown = model.get("unk_token")
         self.ranks = {tuple(pair): rank for rank, pair in enumerate(model["merges"])}
 
     def encode_text(self, texts: list[str]) -> list[list[int]]:
-        """Caption ids, no special tokens, as `Vocabulary.encode_text` gives them."""
+        """Caption ids without special tokens, in the form of `Vocabulary.encode_text`."""
         return [[id for word in self._words(text) for id in self._ids_of(self._merge(list(word)))] for text in texts]
 
     def _words(self, text: str) -> list[str]:
@@ -39,14 +39,14 @@ class BPEDropout:
 
     def _merge(self, parts: list[str]) -> list[str]:
         while len(parts) > 1:
-            known = [(rank, place) for place, pair in enumerate(zip(parts, parts[1:], strict=False))
-                     if (rank := self.ranks.get(pair)) is not None]  # fmt: skip
-            if self.rate and known:
-                kept = torch.rand(len(known)) >= self.rate
-                known = [merge for merge, is_kept in zip(known, kept.tolist(), strict=True) if is_kept]
-            if not known:
+            merges = [(rank, place) for place, pair in enumerate(zip(parts, parts[1:], strict=False))
+                      if (rank := self.ranks.get(pair)) is not None]  # fmt: skip
+            if self.rate and merges:
+                kept = torch.rand(len(merges)) >= self.rate
+                merges = [merge for merge, is_kept in zip(merges, kept.tolist(), strict=True) if is_kept]
+            if not merges:
                 break
-            _, place = min(known)
+            _, place = min(merges)
             parts[place : place + 2] = [parts[place] + parts[place + 1]]
         return parts
 

@@ -1,4 +1,4 @@
-"""From what a user types after --data to captioned rows, split into what is trained on and what is held out."""
+"""Opens the collection that a string names, as captioned rows, and splits it into training and held-out rows."""
 
 import glob
 import warnings
@@ -21,15 +21,22 @@ from vqlm.training.errors import UserError
 
 TRAIN = "train"
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
-# Of fewer rows than this the hash may hold out none.
+# With fewer rows than this the hash may hold out none of them.
 SMALL = 200
 
 
 @dataclass
 class Collection:
-    """Shards of rows, not yet read. Each key belongs to `train` or to one of `held_out_names`: by a hash of the key,
-    or as `splits` says. `array_shape` is None for pictures, else (C, *shape). `attribution` is the licence line that
-    every model trained on it carries."""
+    """Shards of rows, not yet read.
+
+    Attributes:
+        shards: the parts of the collection.
+        config: how it is read.
+        held_out_names: the splits that no stage trains on.
+        splits: the split of each key; None where a hash of the key decides.
+        array_shape: None for pictures, (C, *shape) for arrays.
+        attribution: the licence line that every model trained on this collection carries.
+    """
 
     shards: list[Shard]
     config: CollectionConfig = field(default_factory=CollectionConfig)
@@ -52,19 +59,19 @@ class Collection:
         return self.held_out_names[0] if is_held_out(key) else TRAIN
 
     def rows(self, split: str | None = None) -> Iterator[Row]:
-        """The usable rows of one split, or of all, undecoded, in order."""
+        """The usable rows of one split, or of all, in order and not decoded."""
         return _usable(self.shards, split, self.split_of)
 
     def dataset(self, split: str | None = None) -> IterableDataset:
-        """The same as rows {image, captions, key} of the `datasets` library, streamed, in as many shards as here."""
+        """The same rows {image, captions, key} as a streamed data set of `datasets`, with the same shards."""
         if self.array_shape is not None:
-            raise UserError("Only pictures come as a data set of `datasets`; read arrays from their .npz file.")
+            raise UserError("A data set holds pictures only; read arrays from their .npz file.")
         features = Features({"image": Image(), "captions": List(Value("string")), "key": Value("string")})
         arguments = {"shards": self.shards, "split": split, "split_of": self.split_of}
         return IterableDataset.from_generator(_examples, features=features, gen_kwargs=arguments)  # type: ignore[return-value]
 
     def fingerprint(self) -> str:
-        """16 hex digits that name its shards' contents and how they are read."""
+        """16 hex digits that depend on the content of the shards and on how they are read."""
         settings = asdict(self.config) | {"max_skipped": None}
         return digest_of([settings, *((shard.name, shard.stamp) for shard in self.shards)])
 
@@ -81,14 +88,33 @@ def _examples(shards: list[Shard], split: str | None, split_of: Callable[[str], 
 
 
 def load_collection(data: str, image_size: int = 64, config: CollectionConfig | None = None) -> Collection:
-    """What `data` names; see `DATA_HELP`. Nothing but names, captions and sizes is read.
+    """Open a collection. Only names, captions and sizes are read.
 
-    `image_size` is the side, in pixels, at which OpenMoji is drawn; other pictures keep their own size.
-    Raises UserError for anything else, or for fewer than two usable rows.
+    Args:
+        data: one of the forms in `DATA_HELP`.
+        image_size: side in pixels at which OpenMoji is drawn; other pictures keep their size.
+        config: how the collection is read.
+
+    Returns:
+        The collection, its rows not yet read.
+
+    Raises:
+        UserError: `data` is none of the forms, or has fewer than two usable rows.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from PIL import Image
+        >>> from vqlm import load_collection
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> for name in ("cat", "dog", "owl"):
+        ...     Image.new("RGB", (40, 30)).save(folder / f"{name}.png")
+        ...     _ = (folder / f"{name}.txt").write_text(f"a {name}", encoding="utf-8")
+        >>> [(row.key, row.captions) for row in load_collection(str(folder)).rows()]
+        [('cat.png', ('a cat',)), ('dog.png', ('a dog',)), ('owl.png', ('a owl',))]
     """
     config = config or CollectionConfig()
     PILImage.MAX_IMAGE_PIXELS = config.max_pixels
-    # Pillow warns of pictures that are refused in a sentence of our own.
+    # Pillow would warn of pictures that are refused here with a reason.
     warnings.simplefilter("ignore", PILImage.DecompressionBombWarning)
     kind, _, rest = data.partition(":")
     if kind == "openmoji":
@@ -110,11 +136,11 @@ def load_collection(data: str, image_size: int = 64, config: CollectionConfig | 
         return Collection(join_shards(tar_shards(tars, config.caption_column)), config)
     if tables := [path for path in files if path.suffix == ".parquet"]:
         return Collection(join_shards(parquet_shards(tables, config.columns)), config)
-    raise UserError(f"--data must be {DATA_HELP[:-1]}; {data!r} is none of them.")
+    raise UserError(f"`data` must be {DATA_HELP[:-1]}; {data!r} is none of them.")
 
 
 def _splits_of_few(collection: Collection) -> dict[str, str] | None:
-    """The splits of a collection so small that the hash may hold out none of it or all; None for others."""
+    """The splits of a collection so small that the hash might hold out none or all of it; None for larger ones."""
     rows: list[Row] = []
     unusable: list[Unusable] = []
     for row in read_all(collection.shards):
@@ -129,7 +155,7 @@ def _splits_of_few(collection: Collection) -> dict[str, str] | None:
         reason = f"; {unusable[0].key}: {unusable[0].reason}" if unusable else ""
         raise UserError(
             f"The collection holds {len(keys)} captioned picture{'' if len(keys) == 1 else 's'} that can be used; at "
-            f"least 2 are needed, one is held out{reason}."
+            f"least 2 are needed, since one is held out{reason}."
         )
     held_out = {key for key in keys if is_held_out(key)} or {min(keys, key=hash_share)}
     if len(held_out) == len(keys):

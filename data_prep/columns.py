@@ -5,18 +5,18 @@ from vqlm.training.errors import UserError
 
 
 def pick_columns(
-    place: str, found: list[str], image_column: str | None = None, caption_column: str | None = None
+    place: str, names: list[str], image_column: str | None = None, caption_column: str | None = None
 ) -> tuple[str, str]:
-    """The names of the picture's and the captions' column: those asked for, or the first of the usual names.
+    """The names of the picture column and the caption column: the given ones, or the first usual ones among `names`.
 
-    Raises UserError that lists the columns which were found.
+    Raises UserError that lists the columns of `place`.
     """
-    picture = image_column or next((name for name in PICTURE_COLUMNS if name in found), None)
-    caption = caption_column or next((name for name in CAPTION_COLUMNS if name in found), None)
-    if picture not in found or caption not in found:
+    picture = image_column or next((name for name in PICTURE_COLUMNS if name in names), None)
+    caption = caption_column or next((name for name in CAPTION_COLUMNS if name in names), None)
+    if picture not in names or caption not in names:
         raise UserError(
             f"{place} must have the columns {image_column or 'file_name (or image)'} and "
-            f"{caption_column or 'caption (or text)'}, found {', '.join(map(str, found))}; rename them, or say which "
-            "with --image-column and --caption-column."
+            f"{caption_column or 'caption (or text)'}, found {', '.join(map(str, names))}; rename them, or name them "
+            "with `image_column` and `caption_column`."
         )
     return picture, caption

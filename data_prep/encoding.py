@@ -1,9 +1,9 @@
-"""One shard of a collection to one folder of Arrow files: captions as text, pictures as codes.
+"""Encodes each shard of a collection to one folder of Arrow files: captions as text, pictures as codes.
 
-    000017/train.arrow, held_out.arrow     rows {key, captions, caption_tokens, codes}; of held-out ones the picture too
-           shard.json                      counts, checksums, what was skipped and why
+    000017/train.arrow, held_out.arrow     rows {key, captions, caption_tokens, codes}, held-out rows also {image}
+           shard.json                      counts, checksums, skipped rows and the reasons
 
-Written as `000017.tmp` and renamed, so that a shard is whole or absent.
+A shard is written to `000017.tmp` and renamed, so that a shard on disk is always complete.
 """
 
 import errno
@@ -34,8 +34,8 @@ from vqlm.training.files import write_json
 from vqlm.vq import VQVAE, to_pixel_values
 
 SHARD_FILE = "shard.json"
-ROWS_A_RECORD_BATCH = 4096
-# Originals that a report can show; the pictures of a large held-out set would outweigh all codes.
+ROWS_PER_RECORD_BATCH = 4096
+# Held-out rows that keep their picture, for reports: all pictures of a large set would take more space than its codes.
 KEPT_PICTURES = 1024
 ARRAY = {2: Array2D, 3: Array3D, 4: Array4D}
 MAX_UINT16 = 2**16 - 1
@@ -43,8 +43,12 @@ MAX_UINT16 = 2**16 - 1
 
 @dataclass
 class EncodedBatch:
-    """rows, the split of each, the tokens of each one's captions, codes (B, views * tokens_per_image) in the smallest
-    integer type, the pictures (H, C, *shape) of those that are held out; skipped: what could not be used."""
+    """Rows with their codes.
+
+    splits: of each row. caption_tokens: number of tokens of each caption of each row. codes: (B, views *
+    tokens_per_image) in the smallest integer type. held_out: pictures (H, C, *shape) of the held-out rows in order.
+    skipped: rows that could not be used.
+    """
 
     rows: list[Row]
     splits: list[str]
@@ -56,11 +60,11 @@ class EncodedBatch:
 
 @dataclass
 class ShardEncoder:
-    """What all shards of a prepared set have in common; `encode` makes those with these numbers.
+    """Encodes shards of a collection to `folder`.
 
-    `num_workers` processes decode, and on a CPU encode too; by default as many as torch has threads there, and one
-    fewer than there are cores beside a GPU. 0 works in this process. `is_bf16` runs the encoder in bf16 by autocast,
-    which changes a code in fifty on OpenMoji and not the reconstructions' PSNR; the search stays fp32.
+    `num_workers` processes decode pictures, and on a CPU also encode them; 0 works in this process. The default on a
+    CPU is torch's number of threads, with a GPU the number of cores less one. `is_bf16` runs the encoder in bf16 by
+    autocast; the search for the nearest code stays fp32.
     """
 
     collection: Collection
@@ -72,7 +76,7 @@ class ShardEncoder:
     is_bf16: bool = False
 
     def encode(self, numbers: list[int]) -> Iterator[dict[str, Any]]:
-        """Write the shards of these numbers to `folder`; gives what each one's `shard.json` holds, as they are done.
+        """Write the shards with these numbers; yields the content of each `shard.json` when it is written.
 
         Raises UserError when the disk is full.
         """
@@ -90,9 +94,11 @@ class ShardEncoder:
                     yield opened.pop(number).close()
 
     def _encoded_batches(self, shards: list[Shard]) -> Iterator[tuple[int, EncodedBatch, bool]]:
-        """On a CPU every worker encodes what it decodes, on a core of its own: no core waits for another, and codes
-        are all that has to be passed on. Beside a GPU, or where shards are fewer than cores, workers decode, and a
-        batch is encoded here while the last is written.
+        """Yields (place of the shard in `shards`, batch, whether it is the shard's last).
+
+        On a CPU each worker decodes and encodes on one core: no core waits for another, and only codes are passed
+        between processes. With a GPU, or with fewer shards than workers, workers decode, and this process encodes one
+        batch while it writes the one before.
         """
         workers = torch.get_num_threads() if self.num_workers is None else self.num_workers
         if self.image_tokenizer.device.type == "cpu" and len(shards) >= workers:
@@ -103,13 +109,13 @@ class ShardEncoder:
             for place, decoded, is_last in mapped_shards(shards, self._decode, self.num_workers):
                 waiting.append((place, pool.submit(self._encode, decoded), is_last))
                 if len(waiting) > 2:
-                    place, made, is_last = waiting.popleft()
-                    yield place, made.result(), is_last
-            for place, made, is_last in waiting:
-                yield place, made.result(), is_last
+                    place, encoded, is_last = waiting.popleft()
+                    yield place, encoded.result(), is_last
+            for place, encoded, is_last in waiting:
+                yield place, encoded.result(), is_last
 
     def encode_rows(self, chunk: Sequence[Row | Unusable]) -> EncodedBatch:
-        """One batch, in this thread."""
+        """Decode and encode one batch in this thread."""
         return self._encode(self._decode(chunk))
 
     def _decode(self, chunk: Sequence[Row | Unusable]) -> DecodedBatch:
@@ -127,7 +133,7 @@ class ShardEncoder:
         if not len(values):
             return np.empty((0, self.views.views * self.image_tokenizer.config.tokens_per_image))
         flat = to_pixel_values(values.flatten(0, 1).to(self.image_tokenizer.device))
-        if flat.ndim == 4:  # a twentieth to a tenth faster
+        if flat.ndim == 4:  # 5% to 10% faster
             flat = flat.contiguous(memory_format=torch.channels_last)
         with torch.autocast(flat.device.type, torch.bfloat16, enabled=self.is_bf16):
             codes = self.image_tokenizer.flatten_codes(self.image_tokenizer.encode(flat)).cpu().numpy()
@@ -138,7 +144,7 @@ class ShardEncoder:
         return [[min(next(counts), MAX_UINT16) for _ in row.captions] for row in rows]
 
     def picture(self, value: np.ndarray) -> Any:
-        """(C, *shape) as a data set keeps it."""
+        """(C, *shape) in the form in which `datasets` stores it."""
         if self.collection.array_shape is not None:
             return value
         file = io.BytesIO()
@@ -172,7 +178,7 @@ class _OpenShard:
         shutil.rmtree(self.temporary, ignore_errors=True)
         self.temporary.mkdir(parents=True)
         self.files: dict[str, _SplitFile] = {}
-        self.known: set[str] = set()
+        self.keys: set[str] = set()
         self.seen, self.skipped, self.lengths = 0, [], Counter()
 
     def add(self, batch: EncodedBatch) -> None:
@@ -181,10 +187,10 @@ class _OpenShard:
         self.skipped += batch.skipped
         for row, split, tokens, codes in zip(batch.rows, batch.splits, batch.caption_tokens, batch.codes, strict=True):
             picture = None if split == TRAIN else next(held_out)
-            if row.key in self.known:
+            if row.key in self.keys:
                 self.skipped.append(Unusable(row.key, "another row has the same key"))
                 continue
-            self.known.add(row.key)
+            self.keys.add(row.key)
             self.lengths.update(tokens)
             if split not in self.files:
                 self.files[split] = _SplitFile(self.temporary / f"{split}.arrow", encoder.features(split))
@@ -210,7 +216,7 @@ class _OpenShard:
 
 
 class _SplitFile:
-    """An Arrow stream that grows by rows and knows its checksum."""
+    """An Arrow stream of rows that computes its SHA-256 while it is written."""
 
     def __init__(self, path: Path, features: Features):
         self.features, self.count, self.rows = features, 0, []
@@ -218,7 +224,7 @@ class _SplitFile:
         self.file = path.open("wb")
         self.writer = pyarrow.ipc.new_stream(self, features.arrow_schema)
 
-    # What pyarrow asks of a file
+    # The interface of a file, for pyarrow
 
     closed = False
 
@@ -234,7 +240,7 @@ class _SplitFile:
     def add(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
         self.count += 1
-        if len(self.rows) >= ROWS_A_RECORD_BATCH:
+        if len(self.rows) >= ROWS_PER_RECORD_BATCH:
             self._write_rows()
 
     def _write_rows(self) -> None:
@@ -268,7 +274,7 @@ def code_type(codebook_size: int) -> str:
 
 @contextmanager
 def explained_full_disk(folder: Path) -> Iterator[None]:
-    """A full disk becomes a UserError, and what was half written in `folder` is removed."""
+    """Turns a full disk into a UserError and removes half-written shards from `folder`."""
     try:
         yield
     except OSError as error:
@@ -277,5 +283,5 @@ def explained_full_disk(folder: Path) -> Iterator[None]:
         for temporary in folder.glob("*.tmp"):
             shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(
-            f"The disk of {folder} is full. Finished shards are kept: free some space and continue with --resume."
+            f"The disk of {folder} is full. Finished shards are kept: free some space and continue with `resume`."
         ) from None

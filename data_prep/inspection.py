@@ -1,4 +1,4 @@
-"""What is wrong with a collection, before anything is trained on it. One pass; a hash is kept of each picture."""
+"""Looks for faults of a collection before training: one pass, which keeps a hash of each picture."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -19,20 +19,20 @@ from vqlm.data_prep.skipped import SkippedRows
 from vqlm.training.errors import UserError
 from vqlm.vq import scale_and_crop
 
-# Standard deviation of every channel of a picture, 0 to 255, below which there is next to nothing on it.
+# A picture shows next to nothing if each channel's standard deviation (of 0 to 255) is below this.
 NEAR_CONSTANT = 4.0
-# The crop to the middle loses more than half of a picture whose sides differ by more than this factor.
+# Beyond this ratio of its sides, a picture loses more than half to the crop to the middle.
 EXTREME_ASPECT = 2.0
-# Shares from which a remark is worth a reader's time.
+# Share of pictures from which on a remark is made.
 REMARKABLE = 0.01
-LEAK = 0.01
+LEAK = 0.01  # share of held-out pictures that may also be trained on
 SAMPLES = 24
 CAPTIONS_KEPT = 200_000
 
 
 @dataclass
 class PictureFacts:
-    """What one usable row tells."""
+    """What the inspection keeps of one usable row."""
 
     key: str
     captions: tuple[str, ...]
@@ -45,8 +45,11 @@ class PictureFacts:
 
 @dataclass
 class CollectionInspection:
-    """Counts of a collection. sizes: (width, height). lengths: caption length in tokens -> captions, once counted.
-    samples: captions and pictures (3, H, W) uint8 as the model will see them."""
+    """Counts of a collection.
+
+    sizes: pictures by (width, height). lengths: captions by length in tokens, filled in by the caller. samples:
+    captions and pictures (3, H, W) uint8 as the model will see them.
+    """
 
     skipped: SkippedRows
     splits: Counter[str] = field(default_factory=Counter)
@@ -70,7 +73,7 @@ class CollectionInspection:
 
 @dataclass
 class _Alike:
-    """Pictures of the same pixels: how many, and the keys of some."""
+    """Pictures with the same pixels: their number and the keys of some."""
 
     first: str = ""
     second: str = ""
@@ -93,46 +96,46 @@ class _Alike:
 def inspect_collection(
     collection: Collection, size: tuple[int, int], num_workers: int | None = None
 ) -> CollectionInspection:
-    """Read and decode all of a collection of pictures for a model of (height, width) `size`.
+    """Read and decode all pictures of a collection as a model of `size` (height, width) sees them.
 
     Raises UserError for a collection of arrays.
     """
     if collection.array_shape is not None:
-        raise UserError("inspect_data.py looks at pictures; arrays are checked when their .npz file is opened.")
-    found = CollectionInspection(SkippedRows(collection.config.max_skipped))
+        raise UserError("Only pictures can be inspected; arrays are checked when their .npz file is opened.")
+    inspection = CollectionInspection(SkippedRows(collection.config.max_skipped))
     alike: dict[bytes, _Alike] = defaultdict(_Alike)
     stems: dict[str, str] = {}
     examine = partial(_examine, size=size, config=collection.config)
     for _, (facts, skipped), _ in mapped_shards(collection.shards, examine, num_workers):
-        found.skipped.add(len(facts) + len(skipped), skipped)
+        inspection.skipped.add(len(facts) + len(skipped), skipped)
         for fact in facts:
             split = collection.split_of(fact.key)
-            found.splits[split] += 1
-            found.kinds[fact.kind] += 1
-            found.sizes[fact.size] += 1
-            found.num_captions += len(fact.captions)
-            if split == TRAIN and len(found.captions) < CAPTIONS_KEPT:
-                found.captions += fact.captions
+            inspection.splits[split] += 1
+            inspection.kinds[fact.kind] += 1
+            inspection.sizes[fact.size] += 1
+            inspection.num_captions += len(fact.captions)
+            if split == TRAIN and len(inspection.captions) < CAPTIONS_KEPT:
+                inspection.captions += fact.captions
             if fact.deviation < NEAR_CONSTANT:
-                found.near_constant.append(fact.key)
+                inspection.near_constant.append(fact.key)
             alike[fact.digest].add(fact.key, split == TRAIN)
             stem = str(PurePosixPath(fact.key).with_suffix(""))
             if stem != fact.key and stems.setdefault(stem, fact.key) != fact.key:
-                found.twin_stems.append(fact.key)
+                inspection.twin_stems.append(fact.key)
             if fact.thumbnail is not None:
                 picture = torch.from_numpy(fact.thumbnail.copy()).permute(2, 0, 1)
-                found.samples.append((fact.captions[0], picture))
+                inspection.samples.append((fact.captions[0], picture))
     for same in alike.values():
-        found.copies += same.count - 1
+        inspection.copies += same.count - 1
         if same.trained and same.held_out:
-            found.leaked += same.num_held_out
-        if same.count > 1 and not found.example:
-            found.example = (same.first, same.second)
-        if same.trained and same.held_out and not found.leak_example:
-            found.leak_example = (same.held_out, same.trained)
-    every = max(1, len(found.samples) // SAMPLES)
-    found.samples = found.samples[::every][:SAMPLES]
-    return found
+            inspection.leaked += same.num_held_out
+        if same.count > 1 and not inspection.example:
+            inspection.example = (same.first, same.second)
+        if same.trained and same.held_out and not inspection.leak_example:
+            inspection.leak_example = (same.held_out, same.trained)
+    every = max(1, len(inspection.samples) // SAMPLES)
+    inspection.samples = inspection.samples[::every][:SAMPLES]
+    return inspection
 
 
 def _examine(
@@ -146,89 +149,93 @@ def _examine(
         try:
             with explained_picture(row.image, config.max_pixels) as picture:
                 kind = "SVG" if picture is None else f"{picture.format} {picture.mode}"
-                own_size = (0, 0) if picture is None else picture.size
+                full_size = (0, 0) if picture is None else picture.size
             values = scale_and_crop(decode_picture(row.image, size, config.background, config.max_pixels), size)
         except UnreadablePicture as error:
             skipped.append(Unusable(row.key, str(error)))
             continue
         digest = hashlib.sha256(values.tobytes()).digest()[:8]
-        # One in a batch is enough to show what they look like.
+        # One sample per batch is enough.
         shown = None if facts else values
         facts.append(
-            PictureFacts(row.key, row.captions, kind, own_size, digest, float(values.std((0, 1)).max()), shown)
+            PictureFacts(row.key, row.captions, kind, full_size, digest, float(values.std((0, 1)).max()), shown)
         )
     return facts, skipped
 
 
 def findings(
-    found: CollectionInspection, size: tuple[int, int], max_caption_tokens: int
+    inspection: CollectionInspection, size: tuple[int, int], max_caption_tokens: int
 ) -> tuple[list[str], list[str]]:
-    """What stops a training or makes it wrong, and remarks: sentences with a remedy."""
-    wrong, remarks, usable = [], [], max(1, found.usable)
+    """Faults that stop a training or make it wrong, and remarks: sentences, each with a remedy."""
+    wrong, remarks, usable = [], [], max(1, inspection.usable)
     try:
-        found.skipped.require_few(Path("unusable.jsonl"))
+        inspection.skipped.require_few(Path("unusable.jsonl"))
     except UserError as error:
         wrong.append(str(error))
-    if summary := found.skipped.summary():
+    if summary := inspection.skipped.summary():
         remarks.append(f"{summary}. All are listed in unusable.jsonl.")
-    held_out = max(1, usable - found.splits[TRAIN])
-    if found.leak_example:
+    held_out = max(1, usable - inspection.splits[TRAIN])
+    if inspection.leak_example:
         text = (
-            f"{found.leaked} of {held_out} held-out pictures are also trained on under another name (such as "
-            f"{' as '.join(found.leak_example)}): figures on held-out pictures come out too good. Remove the copies."
+            f"{inspection.leaked} of {held_out} held-out pictures are also trained on under another name (such as "
+            f"{' as '.join(inspection.leak_example)}): figures on held-out pictures come out too good. Remove the "
+            "copies."
         )
-        (wrong if found.leaked > LEAK * held_out else remarks).append(text)
-    if found.example:
-        remarks.append(f"{found.copies} pictures are copies of another (such as {' and '.join(found.example)}).")
-    if found.twin_stems:
+        (wrong if inspection.leaked > LEAK * held_out else remarks).append(text)
+    if inspection.example:
         remarks.append(
-            f"{len(found.twin_stems)} pictures share their name with another but for the suffix (such as "
-            f"{found.twin_stems[0]}), and so a .txt beside them."
+            f"{inspection.copies} pictures are copies of another (such as {' and '.join(inspection.example)})."
         )
-    if found.near_constant:
+    if inspection.twin_stems:
         remarks.append(
-            f"{len(found.near_constant)} pictures are of nearly one colour (such as {found.near_constant[0]}); there "
-            "is little to learn from them."
+            f"{len(inspection.twin_stems)} pictures share their name with another but for the suffix (such as "
+            f"{inspection.twin_stems[0]}), and so a .txt beside them."
         )
-    if longer := sum(count for length, count in found.lengths.items() if length > max_caption_tokens):
+    if inspection.near_constant:
         remarks.append(
-            f"{longer} captions are longer than {max_caption_tokens} tokens, the longest has {max(found.lengths)}: "
-            "stage two cuts them; raise its max_caption_tokens, or refuse them with --long-captions refuse."
+            f"{len(inspection.near_constant)} pictures are of nearly one colour (such as "
+            f"{inspection.near_constant[0]}); there is little to learn from them."
         )
-    known = {pair: count for pair, count in found.sizes.items() if min(pair)}
+    if longer := sum(count for length, count in inspection.lengths.items() if length > max_caption_tokens):
+        remarks.append(
+            f"{longer} captions are longer than {max_caption_tokens} tokens, the longest has "
+            f"{max(inspection.lengths)}: stage two cuts them; raise its `max_caption_tokens`, or refuse them with "
+            "`long_captions` refuse."
+        )
+    sizes = {pair: count for pair, count in inspection.sizes.items() if min(pair)}
     extreme = sum(
-        count for (width, height), count in known.items() if max(width, height) > EXTREME_ASPECT * min(width, height)
+        count for (width, height), count in sizes.items() if max(width, height) > EXTREME_ASPECT * min(width, height)
     )
     if extreme > REMARKABLE * usable:
         remarks.append(
             f"{extreme} pictures are more than {EXTREME_ASPECT:g} times as long as wide; the crop to the middle loses "
-            "more than half of each. Cut or pad them, if what is described is at the edge."
+            "more than half of each. Crop or pad them yourself if the caption describes the edges."
         )
-    small = sum(count for (width, height), count in known.items() if height < size[0] or width < size[1])
+    small = sum(count for (width, height), count in sizes.items() if height < size[0] or width < size[1])
     if small > REMARKABLE * usable:
         remarks.append(f"{small} pictures are smaller than {size[0]}x{size[1]} and are scaled up.")
     return wrong, remarks
 
 
 def size_summary(sizes: Counter[tuple[int, int]]) -> dict[str, str]:
-    """Smallest, median and largest picture by area, and the commonest."""
-    known = sorted(((w * h, (w, h), count) for (w, h), count in sizes.items() if w), key=lambda item: item[0])
-    if not known:
+    """Sizes of the smallest, median and largest picture by area, and the most common size."""
+    by_area = sorted(((w * h, (w, h), count) for (w, h), count in sizes.items() if w), key=lambda item: item[0])
+    if not by_area:
         return {}
-    middle, passed = sum(count for *_, count in known) / 2, 0
-    median = known[-1][1]
-    for _, pair, count in known:
+    middle, passed = sum(count for *_, count in by_area) / 2, 0
+    median = by_area[-1][1]
+    for _, pair, count in by_area:
         passed += count
         if passed >= middle:
             median = pair
             break
-    commonest = max(known, key=lambda item: item[2])[1]
-    shown = {"smallest": known[0][1], "median": median, "largest": known[-1][1], "commonest": commonest}
+    commonest = max(by_area, key=lambda item: item[2])[1]
+    shown = {"smallest": by_area[0][1], "median": median, "largest": by_area[-1][1], "most common": commonest}
     return {name: f"{width}x{height}" for name, (width, height) in shown.items()}
 
 
 def aspect_table(sizes: Counter[tuple[int, int]]) -> dict[str, int]:
-    """Pictures by width / height."""
+    """Number of pictures by width / height."""
     table: dict[str, int] = defaultdict(int)
     bounds: Sequence[tuple[float, str]] = (
         (0.5, "taller than 1:2"), (0.8, "1:2 to 4:5"), (1.25, "about square"), (2.0, "5:4 to 2:1"),
@@ -239,30 +246,30 @@ def aspect_table(sizes: Counter[tuple[int, int]]) -> dict[str, int]:
     return {name: table[name] for name in [*(name for _, name in bounds), "wider than 2:1"] if table[name]}
 
 
-def page(found: CollectionInspection, wrong: list[str], remarks: list[str]) -> str:
-    """Markdown: findings first, then figures, the samples' picture beside it as samples.png."""
-    lengths = sorted(found.lengths.elements())
+def page(inspection: CollectionInspection, wrong: list[str], remarks: list[str]) -> str:
+    """The report in Markdown: faults and remarks, then figures; it shows samples.png beside it."""
+    lengths = sorted(inspection.lengths.elements())
     rows = {
-        "pictures that can be used": found.usable,
-        **{f"of them {split}": count for split, count in found.splits.items()},
-        "captions": found.num_captions,
-        "unusable": len(found.skipped.rows),
-        **{f"format {kind}": count for kind, count in found.kinds.most_common()},
-        **{f"size, {name}": text for name, text in size_summary(found.sizes).items()},
-        **aspect_table(found.sizes),
-        "copies of another picture": found.copies,
-        "held out and trained on": found.leaked,
-        "of nearly one colour": len(found.near_constant),
+        "pictures that can be used": inspection.usable,
+        **{f"of them {split}": count for split, count in inspection.splits.items()},
+        "captions": inspection.num_captions,
+        "unusable": len(inspection.skipped.rows),
+        **{f"format {kind}": count for kind, count in inspection.kinds.most_common()},
+        **{f"size, {name}": text for name, text in size_summary(inspection.sizes).items()},
+        **aspect_table(inspection.sizes),
+        "copies of another picture": inspection.copies,
+        "held out and trained on": inspection.leaked,
+        "of nearly one colour": len(inspection.near_constant),
     }
     if lengths:
         middle, most = lengths[len(lengths) // 2], lengths[int(0.99 * len(lengths))]
         rows["caption length in tokens: median, 99%, longest"] = f"{middle}, {most}, {lengths[-1]}"
     lines = ["# Inspection of a collection", ""]
     lines += [f"- **wrong**: {text}" for text in wrong] + [f"- {text}" for text in remarks]
-    lines += ["Nothing found that is wrong."] if not wrong and not remarks else []
+    lines += ["Nothing is wrong."] if not wrong and not remarks else []
     lines += ["", "| figure | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
-    if found.skipped.rows:
-        reasons = Counter(row.reason for row in found.skipped.rows)
+    if inspection.skipped.rows:
+        reasons = Counter(row.reason for row in inspection.skipped.rows)
         lines += ["", "| pictures | why they cannot be used |", "|---|---|"]
         lines += [f"| {count} | {reason} |" for reason, count in reasons.most_common(20)]
     lines += ["", "Some of the pictures, as the model will see them:", "", "![samples](samples.png)"]

@@ -1,4 +1,4 @@
-"""Rows to arrays, read and decoded by processes of their own, ahead of whoever uses them."""
+"""Reads and decodes rows to arrays, in worker processes and ahead of their use."""
 
 import itertools
 import os
@@ -22,17 +22,20 @@ from vqlm.training.errors import UserError
 
 BATCH = 128
 MAX_WORKERS = 8
-# So many held-out pictures tell what a tokenizer is worth; more only cost time.
+# Held-out pictures that stage one measures itself on, where the number of pictures is limited.
 MAX_HELD_OUT = 4096
 
-Made = TypeVar("Made")
+Output = TypeVar("Output")
 PictureTensor = UInt8[Tensor, "_ c *shape"] | Float[Tensor, "_ c *shape"]
 
 
 @dataclass
 class DecodedBatch:
-    """rows: those that could be decoded, their undecoded pictures left out; values: (B, views, C, *shape), uint8 or
-    fp32 in [-1, 1]; skipped: the rest."""
+    """Decoded rows.
+
+    rows: without their undecoded pictures. values: (B, views, C, *shape), uint8 or fp32 in [-1, 1]. skipped: rows that
+    could not be decoded.
+    """
 
     rows: list[Row]
     values: Tensor
@@ -41,7 +44,7 @@ class DecodedBatch:
 
 @dataclass
 class LoadedPictures:
-    """train and held_out: (N, C, *shape) in memory; skipped: what could not be used."""
+    """train, held_out: (N, C, *shape) in memory. skipped: rows that could not be used."""
 
     train: PictureTensor
     held_out: PictureTensor
@@ -51,10 +54,32 @@ class LoadedPictures:
 def load_pictures(
     collection: Collection, input_shape: Sequence[int], max_pictures: int | None = None
 ) -> LoadedPictures:
-    """The pictures of a collection in memory, (N, 3, H, W) uint8 for an `input_shape` of (H, W), or its arrays.
+    """The pictures or arrays of a collection in memory.
 
-    At most `max_pictures` to train on, from shards in random order, and what is held out of the same shards.
-    Raises UserError for a shape that is not theirs, or if more rows are unusable than `max_skipped` allows.
+    Args:
+        collection: what to read.
+        input_shape: (H, W) to scale and crop pictures to; for arrays, their shape without channels.
+        max_pictures: number of training pictures to read at most, from shards in random order. Held-out pictures are
+            those of the same shards.
+
+    Returns:
+        Pictures as (N, 3, H, W) uint8, arrays as (N, C, *shape), and the rows that were skipped.
+
+    Raises:
+        UserError: `input_shape` does not fit; more rows than the collection's `max_skipped` cannot be used; no picture
+            is left to train on or none is held out.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from PIL import Image
+        >>> from vqlm import load_collection, load_pictures
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> for name in ("cat", "dog", "owl"):
+        ...     Image.new("RGB", (40, 30)).save(folder / f"{name}.png")
+        ...     _ = (folder / f"{name}.txt").write_text(f"a {name}", encoding="utf-8")
+        >>> pictures = load_pictures(load_collection(str(folder)), (16, 16))
+        >>> pictures.train.shape, pictures.held_out.shape
+        (torch.Size([2, 3, 16, 16]), torch.Size([1, 3, 16, 16]))
     """
     require_shape(collection, input_shape)
     shards = list(collection.shards)
@@ -80,7 +105,8 @@ def load_pictures(
     skipped.require_few()
     if not counts[True] or not counts[False]:
         raise UserError(
-            f"{counts[True]} pictures to train on and {counts[False]} held out could be read; at least 1 each is needed"
+            f"{counts[True]} pictures to train on and {counts[False]} held out could be read; at least 1 of each is "
+            "needed."
         )
     return LoadedPictures(torch.cat(parts[True]), torch.cat(parts[False]), skipped)
 
@@ -89,29 +115,30 @@ def require_shape(collection: Collection, input_shape: Sequence[int]) -> None:
     """Raises UserError if a network of `input_shape` does not fit the collection."""
     if collection.array_shape is None:
         if len(input_shape) != len(("height", "width")):
-            raise UserError(f"Pictures need a network.input_shape of height and width, found {list(input_shape)}.")
+            raise UserError(f"Pictures need a `network.input_shape` of height and width, found {list(input_shape)}.")
     elif tuple(collection.array_shape[1:]) != tuple(input_shape):
         shape = list(collection.array_shape[1:])
         raise UserError(
-            f"The arrays are of shape {shape} (channels not counted) and network.input_shape is "
-            f"{list(input_shape)}; set network.input_shape to {shape}."
+            f"The arrays have the shape {shape} without channels and `network.input_shape` is "
+            f"{list(input_shape)}; set `network.input_shape` to {shape}."
         )
 
 
 def mapped_shards(
-    shards: Sequence[Shard], function: Callable[[list[Row | Unusable]], Made], num_workers: int | None = None
-) -> Iterator[tuple[int, Made, bool]]:
-    """(number of the shard, what `function` makes of at most `BATCH` of its rows, False), and at a shard's end (number,
-    what it makes of no rows, True); each shard's come in order.
+    shards: Sequence[Shard], function: Callable[[list[Row | Unusable]], Output], num_workers: int | None = None
+) -> Iterator[tuple[int, Output, bool]]:
+    """Apply `function` to all rows of `shards`, `BATCH` at a time, in worker processes.
 
-    Every worker process reads a shard of its own, so that batches of several shards come in turns. They are processes
-    because Python's lock would otherwise stop the caller's network at every step of theirs. `num_workers` is by
-    default one fewer than there are cores; 0 works in this process.
+    Yields (number of the shard, `function(rows)`, False), and at the end of a shard (number, `function([])`, True).
+    The batches of one shard come in order; each worker reads other shards, so that batches of several shards alternate.
+
+    Workers are processes, not threads: Python's lock would stop the caller's network at each step of theirs.
+    `num_workers` is by default the number of cores less one; 0 works in this process.
     """
     if num_workers is None:
         num_workers = max(1, min(MAX_WORKERS, len(shards), (os.cpu_count() or 1) - 1))
     if num_workers:
-        # A tokenizer that has used threads warns at every fork.
+        # A tokenizer that has used threads would warn at every fork.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     return iter(DataLoader(_MappedShards(shards, function), batch_size=None, num_workers=num_workers))
 
@@ -133,7 +160,7 @@ class _MappedShards(IterableDataset):
 def decode_rows(
     chunk: Sequence[Row | Unusable], input_shape: Sequence[int], config: CollectionConfig, views: ViewConfig
 ) -> DecodedBatch:
-    """One batch, in this thread."""
+    """Decode one batch in this thread."""
     rows, values, skipped = [], [], []
     for row in chunk:
         if isinstance(row, Unusable):
@@ -152,6 +179,6 @@ def decode_rows(
         rows.append(replace(row, image=b""))
     if not values:
         return DecodedBatch([], torch.empty(0, views.views, 3, *input_shape, dtype=torch.uint8), skipped)
-    made = torch.from_numpy(np.stack(values))  # (B, views, H, W, 3), or an array's own shape
+    stacked = torch.from_numpy(np.stack(values))  # pictures (B, views, H, W, 3), arrays (B, 1, C, *shape)
     is_picture = isinstance(values[0], list)
-    return DecodedBatch(rows, made.permute(0, 1, 4, 2, 3) if is_picture else made, skipped)  # channels last
+    return DecodedBatch(rows, stacked.permute(0, 1, 4, 2, 3) if is_picture else stacked, skipped)

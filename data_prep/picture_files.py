@@ -1,4 +1,4 @@
-"""Picture files as pictures, damaged or not, and views of them. What becomes of a picture then is `vq`'s to say."""
+"""Opens picture files, explains those that cannot be used, and cuts views. Scaling and cropping is `vq`'s."""
 
 import io
 import random
@@ -17,15 +17,15 @@ from vqlm.vq import draft, scale_and_crop, to_rgb
 
 
 class UnreadablePicture(ValueError):
-    """Why a picture cannot be used, in words for a person."""
+    """Its text says why a picture cannot be used, for people."""
 
 
 def decode_picture(
     image: bytes | Path, size: tuple[int, int], background: str = "white", max_pixels: int = MAX_PIXELS
 ) -> PILImage.Image:
-    """The picture upright, RGB, transparency on `background`; its first frame; an SVG if resvg-py is there.
+    """The first frame of a picture, upright, RGB, transparency on `background`. SVG needs resvg-py.
 
-    `size` (height, width) is what it will be scaled to: decoding need not be finer. Raises UnreadablePicture.
+    `size` (height, width) is what it will be scaled to; decoding may be as coarse. Raises UnreadablePicture.
     """
     with explained_picture(image, max_pixels) as picture:
         if picture is None:
@@ -36,7 +36,7 @@ def decode_picture(
 
 
 def open_picture(path: Path, background: str = "white") -> PILImage.Image:
-    """A picture file at its own size, upright, RGB. Raises UserError for one that cannot be used."""
+    """A picture file at full size, upright, RGB. Raises UserError for a file that cannot be used."""
     try:
         with explained_picture(path) as picture:
             return draw_svg(path.read_text(), 512, background) if picture is None else to_rgb(picture, background)
@@ -46,7 +46,7 @@ def open_picture(path: Path, background: str = "white") -> PILImage.Image:
 
 @contextmanager
 def explained_picture(image: bytes | Path, max_pixels: int = MAX_PIXELS) -> Iterator[PILImage.Image | None]:
-    """The opened, not yet decoded picture; None for an SVG. Whatever goes wrong inside is an UnreadablePicture."""
+    """The opened picture, not yet decoded, or None for an SVG. Every error inside becomes an UnreadablePicture."""
     try:
         if isinstance(image, bytes) and not image or isinstance(image, Path) and not image.stat().st_size:
             raise UnreadablePicture("the file is empty (0 bytes)")
@@ -56,14 +56,14 @@ def explained_picture(image: bytes | Path, max_pixels: int = MAX_PIXELS) -> Iter
         with PILImage.open(io.BytesIO(image) if isinstance(image, bytes) else image) as picture:
             if picture.width * picture.height > max_pixels:
                 raise UnreadablePicture(
-                    f"it is {picture.width}x{picture.height}, more than max_pixels {max_pixels:,}; scale it down, or "
-                    "raise --max-pixels if you trust it"
+                    f"it is {picture.width}x{picture.height}, more than `max_pixels` {max_pixels:,}; scale it down, or "
+                    "raise `max_pixels` if you trust it"
                 )
             yield picture
     except UnidentifiedImageError:
-        raise UnreadablePicture("it is no picture in a format that Pillow reads") from None
+        raise UnreadablePicture("it is not a picture in a format that is read") from None
     except PILImage.DecompressionBombError as error:
-        raise UnreadablePicture(f"{error}; scale it down, or raise --max-pixels if you trust it") from None
+        raise UnreadablePicture(f"{error}; scale it down, or raise `max_pixels` if you trust it") from None
     except UnreadablePicture:
         raise
     except (OSError, SyntaxError, ValueError, EOFError, zlib.error, MemoryError) as error:  # of Pillow's readers
@@ -73,7 +73,7 @@ def explained_picture(image: bytes | Path, max_pixels: int = MAX_PIXELS) -> Iter
 def make_views(
     picture: PILImage.Image, size: tuple[int, int], config: ViewConfig, key: str
 ) -> list[UInt8[np.ndarray, "h w 3"]]:
-    """The picture and its further views, each (H, W, 3). The key alone decides them, on every machine."""
+    """The picture and its further views, each (H, W, 3). Views depend on the key alone, the same on every machine."""
     views = [scale_and_crop(picture, size)]
     if config.views == 1:
         return views
@@ -98,8 +98,8 @@ def _is_svg(image: bytes | Path) -> bool:
 
 
 def draw_svg(svg: str, width: int, background: str) -> PILImage.Image:
-    """An SVG drawing in RGB, without the fonts that a machine happens to have. Raises UnreadablePicture without
-    resvg-py, ValueError for no drawing."""
+    """Render an SVG in RGB, without the fonts of this machine. Raises UnreadablePicture if resvg-py is missing and
+    ValueError for text that is not an SVG."""
     try:
         import resvg_py
     except ImportError:

@@ -1,6 +1,6 @@
 """From a collection and a trained image tokenizer to a prepared set, shard by shard, on any number of processes.
 
-A run that was killed goes on where it was: a shard is whole or absent, and which process makes it does not matter.
+A killed run can be continued: a shard on disk is always complete, and any process may write it.
 """
 
 import itertools
@@ -25,18 +25,19 @@ from vqlm.data_prep.rows import Unusable
 from vqlm.data_prep.settings import TextConfig, ViewConfig
 from vqlm.data_prep.skipped import SkippedRows
 from vqlm.data_prep.vocabulary import NAMES, Vocabulary
+from vqlm.training.allocator import keep_freed_memory
+from vqlm.training.device import best_device, is_bf16_fast
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json, require_empty, require_same_settings, write_json
-from vqlm.training.machine import best_device, is_bf16_fast, keep_freed_memory
 from vqlm.training.progress import Progress
 from vqlm.vq import VQVAE
 
-MAKING = "making.json"  # what a set is being made from
+BEGUN = "making.json"  # the settings of a set, written before its first shard
 SKIPPED = "skipped.jsonl"
 CHECKED_SHARDS, CHECKED_ROWS = 8, 32
-# Captions that the BPE is trained on: more do not change its merges.
+# Rows whose captions the BPE is trained on.
 BPE_ROWS = 200_000
-# A process waits so long for the others' last shards.
+# How long a process waits for the last shards of the others.
 PATIENCE = timedelta(days=7)
 
 
@@ -55,19 +56,45 @@ def prepare(
 ) -> PreparedSet:
     """Encode `collection` with `image_tokenizer` and write a prepared set to `output`.
 
-    `data` is what the user called the collection; `modalities` are further ones and their numbers of codes, which get
-    ranges of ids beside the image tokenizer's own; `num_workers` as in `ShardEncoder`; `mixed_precision` is the
-    encoder's, "auto" for bf16 where the device multiplies it fast and there are at most two dimensions. The BPE is
-    trained on captions of the training split only; a `vocabulary` that is given, a finished model's, takes its place
-    and that of `modalities`. Raises UserError if `output` holds anything else than this same prepared set, whole or
-    begun, if its pictures lie on another background than the tokenizer's, if more of them are unusable than the
-    collection's `max_skipped`, or when the disk is full.
+    Args:
+        collection: captioned pictures or arrays. The BPE is trained on captions of its training split only.
+        image_tokenizer: a trained VQ-VAE.
+        output: folder to write; it must be new, empty, or with `resume` hold this same set.
+        data: the name of the collection, kept in the manifest.
+        text: how captions become ids.
+        modalities: number of codes by name of each further modality; each gets a range of ids.
+        views: further views of each picture to encode.
+        num_workers: worker processes, as in `ShardEncoder`.
+        resume: whether to continue the set in `output`.
+        vocabulary: the vocabulary of a finished model, used instead of `text` and `modalities`.
+        mixed_precision: precision of the encoder; "auto" is bf16 where the device multiplies it fast and the data has
+            at most two dimensions.
+
+    Returns:
+        The prepared set, opened.
+
+    Raises:
+        UserError: `output` holds something else; the collection's background is not the tokenizer's; more pictures
+            than the collection's `max_skipped` cannot be used; a split is empty; the disk is full.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> import numpy as np
+        >>> from vqlm import VQVAE, NetworkConfig, VQVAEConfig, load_collection, prepare
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> np.savez(folder / "series.npz", values=np.zeros((20, 1, 16), np.uint8), captions=["flat"] * 20)
+        >>> network = NetworkConfig(input_shape=[16], in_channels=1, strides=[2, 2])
+        >>> image_tokenizer = VQVAE(VQVAEConfig(network=network))
+        >>> collection = load_collection(str(folder / "series.npz"))
+        >>> prepared = prepare(collection, image_tokenizer, folder / "data", "series", num_workers=0)
+        >>> sum(prepared.manifest["splits"].values()), prepared.tokens_per_image
+        (20, 4)
     """
     _require_background(collection, image_tokenizer)
     start, views, text = time.monotonic(), views or ViewConfig(), text or TextConfig()
-    own = NAMES[image_tokenizer.config.network.spatial_dims]
-    codebook_sizes = {own: image_tokenizer.config.codebook_size} | _checked(modalities or {}, own)
-    # Several processes on a CPU must be told that it is one; Accelerator looks for itself.
+    name = NAMES[image_tokenizer.config.network.spatial_dims]
+    codebook_sizes = {name: image_tokenizer.config.codebook_size} | _checked(modalities or {}, name)
+    # PartialState does not see by itself that several processes run on a CPU, as Accelerator does.
     is_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or best_device().type == "cpu"
     is_bf16 = mixed_precision == "bf16"
     if mixed_precision == "auto":
@@ -87,7 +114,7 @@ def prepare(
         made_from |= {"vocabulary": vocabulary.fingerprint()}
     state = PartialState(cpu=is_cpu, timeout=PATIENCE)
     if state.is_main_process:
-        if not (output / MAKING).exists():
+        if not (output / BEGUN).exists():
             check_sample(collection, image_tokenizer.config.network.input_shape)
         _claim(output, made_from, resume)
         if not (output / "vocabulary").exists():
@@ -115,23 +142,23 @@ def prepare(
 
 
 def _require_background(collection: Collection, image_tokenizer: VQVAE) -> None:
-    found, expected = collection.config.background, image_tokenizer.config.background
-    if collection.array_shape is None and found != expected:
+    background, expected = collection.config.background, image_tokenizer.config.background
+    if collection.array_shape is None and background != expected:
         raise UserError(
-            f"Transparent pictures are to be laid on {found} (--background), the image tokenizer learned them on "
-            f"{expected}; give --background {expected}, or train another image tokenizer."
+            f"The collection puts transparent pictures on {background}, the image tokenizer learned them on "
+            f"{expected}; set `background` to {expected}, or train another image tokenizer."
         )
 
 
-def _checked(modalities: dict[str, int], own: str) -> dict[str, int]:
-    if wrong := {own, "text"} & set(modalities):
-        raise UserError(f"modalities must not name {wrong.pop()!r}, which is there already; found {modalities}.")
+def _checked(modalities: dict[str, int], name: str) -> dict[str, int]:
+    if wrong := {name, "text"} & set(modalities):
+        raise UserError(f"`modalities` must not name {wrong.pop()!r}, which exists already; found {modalities}.")
     return modalities
 
 
 def _check_given(vocabulary: Vocabulary, image_tokenizer: VQVAE, text: TextConfig, modalities: dict[str, int]) -> None:
     if text != TextConfig() or modalities:
-        raise UserError("text and modalities have no effect on the vocabulary of a finished model; leave them out.")
+        raise UserError("`text` and `modalities` have no effect on the vocabulary of a finished model; leave them out.")
     if vocabulary.image.size != image_tokenizer.config.codebook_size:
         raise UserError(
             f"The vocabulary has {vocabulary.image.size} image codes, the image tokenizer "
@@ -140,12 +167,12 @@ def _check_given(vocabulary: Vocabulary, image_tokenizer: VQVAE, text: TextConfi
 
 
 def _claim(output: Path, made_from: dict[str, Any], resume: bool) -> None:
-    if resume and (output / MAKING).exists():
-        require_same_settings(output, read_json(output / MAKING), made_from)
+    if resume and (output / BEGUN).exists():
+        require_same_settings(output, read_json(output / BEGUN), made_from)
     else:
-        (output / f"{MAKING}.tmp").unlink(missing_ok=True)  # killed at its very first file
+        (output / f"{BEGUN}.tmp").unlink(missing_ok=True)  # left by a run that was killed while it wrote this file
         require_empty(output)
-        write_json(output / MAKING, made_from)
+        write_json(output / BEGUN, made_from)
 
 
 def _save_whole(part: Vocabulary | VQVAE, folder: Path) -> None:
@@ -156,9 +183,9 @@ def _save_whole(part: Vocabulary | VQVAE, folder: Path) -> None:
 
 
 def check_sample(collection: Collection, input_shape: list[int]) -> None:
-    """Decodes a few rows of a few shards, so that what is wrong with a collection as a whole is said at once.
+    """Decode a few rows of a few shards, to find before the work what is wrong with a whole collection.
 
-    Raises UserError if so many are unusable that the whole can hardly be within `max_skipped`.
+    Raises UserError if more than four times the share `max_skipped` of them cannot be used.
     """
     require_shape(collection, input_shape)
     every = -(-len(collection.shards) // CHECKED_SHARDS)
@@ -177,12 +204,12 @@ def _captions(collection: Collection) -> list[str]:
 
 
 def _encode_shards(encoder: ShardEncoder, process: int, num_processes: int) -> None:
-    own = range(process, len(encoder.collection.shards), num_processes)
-    made = {number: encoder.folder / f"{number:06}" / SHARD_FILE for number in own}
-    to_do = [number for number in own if not made[number].exists()]
+    numbers = range(process, len(encoder.collection.shards), num_processes)
+    files = {number: encoder.folder / f"{number:06}" / SHARD_FILE for number in numbers}
+    to_do = [number for number in numbers if not files[number].exists()]
     skipped = SkippedRows(encoder.collection.config.max_skipped)
-    for number in set(own) - set(to_do):
-        _count_skipped(skipped, read_json(made[number]))
+    for number in set(numbers) - set(to_do):
+        _count_skipped(skipped, read_json(files[number]))
     progress, start = Progress("prepare_data", process == 0), time.monotonic()
     for done, described in enumerate(encoder.encode(to_do), start=1):
         _count_skipped(skipped, described)
@@ -190,7 +217,7 @@ def _encode_shards(encoder: ShardEncoder, process: int, num_processes: int) -> N
             skipped.write(encoder.folder.parent / SKIPPED)
             skipped.require_few(encoder.folder.parent / SKIPPED)
         left = (time.monotonic() - start) * (len(to_do) - done) / done
-        progress.show((len(own) - len(to_do) + done) / len(own), left, f"{skipped.seen} pictures")
+        progress.show((len(numbers) - len(to_do) + done) / len(numbers), left, f"{skipped.seen} pictures")
     progress.close()
 
 

@@ -1,11 +1,11 @@
-"""A prepared set on disk, each of its parts checked against the manifest.
+"""A prepared set on disk, each part checked against the manifest.
 
 R/data/
-  manifest.json       counts, shapes, the checksum of every shard, the fingerprints of what it was made with
+  manifest.json       counts, shapes, the checksum of every shard, the fingerprints of collection and tokenizers
   vocabulary/         the stock tokenizer and its ranges
-  image_tokenizer/    the VQ-VAE, as it was
-  shards/000000/ ...  rows as Arrow files, one a split; see data_prep/encoding.py
-  skipped.jsonl       what could not be used, and why
+  image_tokenizer/    a copy of the VQ-VAE
+  shards/000000/ ...  rows as Arrow files, one file per split; see data_prep/encoding.py
+  skipped.jsonl       rows that could not be used, with reasons
 """
 
 from collections.abc import Iterable, Iterator
@@ -28,14 +28,34 @@ from vqlm.vq import VQVAE, load_image_tokenizer
 
 MANIFEST = "manifest.json"
 SHARDS = "shards"
-# Of the manifest; a set of another form is to be prepared anew.
+# Version of the manifest. A set of another version must be prepared again.
 FORM = 2
 
 
 @dataclass
 class PreparedSet:
-    """`rows[split]` holds {key, captions, caption_tokens, codes}, held-out splits {image} too, None in most rows of a
-    large set. `codes` are flat, `tokens_per_image` for each of `num_views` views of a picture. All stay on disk."""
+    """Captions and codes of a collection, with the tokenizers that encoded them. Rows stay on disk.
+
+    Attributes:
+        folder: where it lies.
+        manifest: the content of manifest.json.
+        vocabulary: the one vocabulary of captions and codes.
+        rows: by split, a data set of {key, captions, caption_tokens, codes}; `codes` are flat, `tokens_per_image` for
+            each of `num_views` views. Held-out splits also have {image}, which is None in most rows of a large set.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> import numpy as np
+        >>> from vqlm import VQVAE, NetworkConfig, PreparedSet, VQVAEConfig, load_collection, prepare
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> np.savez(folder / "series.npz", values=np.zeros((20, 1, 16), np.uint8), captions=["flat"] * 20)
+        >>> image_tokenizer = VQVAE(VQVAEConfig(network=NetworkConfig(input_shape=[16], in_channels=1, strides=[2, 2])))
+        >>> collection = load_collection(str(folder / "series.npz"))
+        >>> _ = prepare(collection, image_tokenizer, folder / "data", "series", num_workers=0)
+        >>> prepared = PreparedSet.load(folder / "data")
+        >>> prepared.codes_of(prepared.held_out["held_out"]).shape
+        torch.Size([1, 4])
+    """
 
     folder: Path
     manifest: dict[str, Any]
@@ -44,16 +64,21 @@ class PreparedSet:
 
     @classmethod
     def load(cls, folder: Path | str, verify: bool = True) -> "PreparedSet":
-        """Open a prepared set; `verify` reads every shard once and compares its checksum.
+        """Open a prepared set.
 
-        Raises UserError if a part is missing, was changed, or was not made with the others.
+        Args:
+            folder: what `prepare` wrote.
+            verify: whether to read every shard once and compare its checksum with the manifest.
+
+        Raises:
+            UserError: the set is not finished, a part is missing or was changed, or a part belongs to another set.
         """
         folder = Path(folder)
         if not (folder / MANIFEST).exists() and (folder / SHARDS).is_dir():
-            raise UserError(f"{folder} is not finished; run prepare_data.py again with --resume.")
+            raise UserError(f"{folder} is not finished; continue preparing it with `resume`.")
         manifest = read_json(folder / MANIFEST)
         if manifest.get("form") != FORM:
-            raise UserError(f"{folder} was prepared by another version of vqlm; prepare the data anew.")
+            raise UserError(f"{folder} was prepared by another version of vqlm; prepare it again.")
         vocabulary = Vocabulary.from_pretrained(folder / "vocabulary")
         require_match(
             f"{folder / 'vocabulary'} has",
@@ -72,7 +97,7 @@ class PreparedSet:
         return cls(folder, manifest, vocabulary, rows)
 
     def load_image_tokenizer(self) -> VQVAE:
-        """The VQ-VAE that made the codes. Raises UserError if the folder holds another."""
+        """Load the VQ-VAE that encoded the pictures. Raises UserError if the folder holds another one."""
         folder = self.folder / "image_tokenizer"
         image_tokenizer = load_image_tokenizer(folder)
         expected = self.manifest["made_from"]["image_tokenizer"]
@@ -96,17 +121,24 @@ class PreparedSet:
         return self.manifest["made_from"]["views"]["views"]
 
     def codes_of(self, rows: Dataset) -> Int[Tensor, "n tokens_per_image"]:
-        """The codes of the first view of `rows`, (N, tokens_per_image) int64."""
+        """The codes of the first view of each row.
+
+        Args:
+            rows: N rows of one of the splits.
+
+        Returns:
+            (N, tokens_per_image) int64 in [0, K).
+        """
         codes = np.asarray(rows.with_format("numpy")["codes"][:])
         return torch.as_tensor(codes[:, : self.tokens_per_image].astype(np.int64))
 
     def code_parts(self, rows: Dataset, size: int) -> Iterator[Int[Tensor, "n tokens_per_image"]]:
-        """The same, `size` rows at a time."""
+        """Yields `codes_of` of `size` rows at a time."""
         for start in range(0, len(rows), size):
             yield self.codes_of(rows.select(range(start, min(start + size, len(rows)))))
 
     def pictured(self, split: str, most: int) -> Dataset:
-        """Up to `most` rows of a held-out split that keep their picture, evenly over it."""
+        """Up to `most` rows of a held-out split that hold their picture, evenly spaced over it."""
         rows = self.rows[split]
         table = rows.select_columns(["image"]).with_format("arrow")[:]
         assert isinstance(table, pyarrow.Table)
@@ -115,21 +147,21 @@ class PreparedSet:
 
 
 def spread(count: int, wanted: int) -> list[int]:
-    """Up to `wanted` numbers evenly over `count`: a choice that nobody made."""
+    """Up to `wanted` numbers below `count`, evenly spaced."""
     wanted = min(count, wanted)
     return [number * count // wanted for number in range(wanted)]
 
 
 def pictures_of(rows: Dataset) -> UInt8[Tensor, "n c h w"]:
-    """The pictures that held-out `rows` keep, as the tokenizer saw them."""
+    """The pictures of held-out `rows`, as the tokenizer saw them."""
     return torch.stack([torch.from_numpy(np.array(row["image"])).permute(2, 0, 1) for row in rows])  # type: ignore[index]
 
 
 def _require_files(paths: Iterable[Path]) -> None:
     if missing := [path for path in paths if not path.is_file()]:
         raise UserError(
-            f"{missing[0]} is missing, which {MANIFEST} names; copy the folder anew, or remove {MANIFEST} and run "
-            "prepare_data.py with --resume."
+            f"{missing[0]} is missing, which {MANIFEST} names; copy the folder again, or remove {MANIFEST} and "
+            "continue preparing it with `resume`."
         )
 
 
@@ -141,10 +173,10 @@ def _verify(folder: Path, shards: list[dict[str, Any]]) -> None:
     }
     _require_files(expected)
     with ThreadPoolExecutor() as pool:
-        for path, found in zip(expected, pool.map(checksum_of, expected), strict=True):
-            if found != expected[path]:
+        for path, checksum in zip(expected, pool.map(checksum_of, expected), strict=True):
+            if checksum != expected[path]:
                 raise UserError(
-                    f"{path} was changed after it was written: its SHA-256 is {found[:16]}..., {MANIFEST} says "
-                    f"{expected[path][:16]}... Copy it anew, or remove {path.parent} and {MANIFEST} and run "
-                    "prepare_data.py with --resume."
+                    f"{path} was changed after it was written: its SHA-256 is {checksum[:16]}..., {MANIFEST} says "
+                    f"{expected[path][:16]}... Copy it again, or remove {path.parent} and {MANIFEST} and continue "
+                    "preparing with `resume`."
                 )

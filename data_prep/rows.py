@@ -1,4 +1,4 @@
-"""What every source of pictures gives, whatever files it reads: shards of captioned rows."""
+"""The form that every source of pictures gives: shards of captioned rows."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
@@ -15,8 +15,11 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".
 
 @dataclass(frozen=True)
 class Row:
-    """A picture as its source holds it (the bytes of a file, or its path; or an array (C, *shape)), not yet decoded,
-    with at least one caption. `key` names it in its collection, the same on every machine."""
+    """A picture that is not yet decoded, with at least one caption.
+
+    key: names it in its collection, the same on every machine. image: bytes or path of a picture file, or an array
+    (C, *shape).
+    """
 
     key: str
     image: bytes | Path | np.ndarray
@@ -25,7 +28,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Unusable:
-    """A row that cannot be used, and why, in words for a person."""
+    """A row that cannot be used, and the reason, for people."""
 
     key: str
     reason: str
@@ -36,9 +39,9 @@ class Shard:
     """A part of a collection that is read, encoded and written as one.
 
     Args:
-        name: unique within the collection and stable.
-        read: gives the rows in a fixed order; what is wrong with one of them does not end it.
-        stamp: changes when the content does: sizes, captions, hashes.
+        name: unique in the collection and stable.
+        read: yields the rows in a fixed order; an error in one row does not end it.
+        stamp: changes whenever the content changes.
     """
 
     name: str
@@ -47,7 +50,7 @@ class Shard:
 
 
 def row_or_reason(key: str, image: bytes | Path | np.ndarray, captions: object) -> Row | Unusable:
-    """The row, its captions one line each, or what is wrong with them."""
+    """The row with its captions, one line each, or the reason why they cannot be used."""
     texts = [captions] if isinstance(captions, str | bytes) or captions is None else captions
     if not isinstance(texts, list | tuple | np.ndarray):
         return Unusable(key, f"its caption must be text, found {captions!r:.40}")
@@ -68,25 +71,25 @@ def row_or_reason(key: str, image: bytes | Path | np.ndarray, captions: object) 
 
 
 def digest_of(parts: Iterable[object]) -> str:
-    """16 hex digits that name the parts, in order."""
+    """16 hex digits of a hash of the parts, in order."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(str(part).encode() + b"\0")
     return digest.hexdigest()[:16]
 
 
-# Every file of a prepared set stays open while it is used, so that shards may not be many.
+# The files of a prepared set stay open while it is used, which limits their number.
 MAX_SHARDS = 256
 
 
-def rows_a_shard(count: int) -> int:
-    """How many of `count` rows go into one shard: few enough to share a small collection among processes and to lose
-    little when a run is killed, many enough for at most `MAX_SHARDS`."""
+def rows_per_shard(count: int) -> int:
+    """Rows per shard of a collection of `count` rows: few enough to share a small collection among processes and to
+    lose little when a run is killed, many enough for at most `MAX_SHARDS`."""
     return max(256, min(8192, count // 16), -(-count // MAX_SHARDS))
 
 
 def join_shards(shards: list[Shard]) -> list[Shard]:
-    """At most `MAX_SHARDS`: runs of neighbours become one."""
+    """At most `MAX_SHARDS` shards: neighbours are joined."""
     size = -(-len(shards) // MAX_SHARDS)
     if size <= 1:
         return shards
@@ -100,6 +103,6 @@ def join_shards(shards: list[Shard]) -> list[Shard]:
 
 
 def read_all(shards: list[Shard]) -> Iterator[Row | Unusable]:
-    """The rows of one shard after the other."""
+    """The rows of all shards, one shard after the other."""
     for shard in shards:
         yield from shard.read()

@@ -1,4 +1,4 @@
-"""One mixed row: text, pictures, series and whatever else has codes, in any order, and back.
+"""One mixed row of ids from text, pictures, series and other modalities in any order, and back.
 
 bos a cat boi 17 4 ... eoi its heartbeat <series> 3 3 1 ... </series> eos
 """
@@ -16,16 +16,16 @@ TEXT = "text"
 
 @dataclass
 class Segment:
-    """A stretch of one modality. content: text, or codes (n,) int64 in [0, K)."""
+    """A part of a row in one modality. content: text, or codes (n,) int64 in [0, K)."""
 
     modality: str
     content: str | Tensor
 
 
 def row_of(vocabulary: Vocabulary, segments: Sequence[Segment]) -> list[int]:
-    """Vocabulary ids of the segments in order, each but text between its brackets, all between bos and eos.
+    """Vocabulary ids of the segments in order, between bos and eos. Codes stand between their begin and end tokens.
 
-    Raises UserError for a modality that the vocabulary does not have, or a code out of its range.
+    Raises UserError for a modality that the vocabulary does not have, or a code out of range.
     """
     ids = [vocabulary.bos]
     for segment in segments:
@@ -35,15 +35,15 @@ def row_of(vocabulary: Vocabulary, segments: Sequence[Segment]) -> list[int]:
         if segment.modality not in vocabulary.modalities:
             raise UserError(
                 f"The vocabulary has no modality {segment.modality!r}, only {', '.join(vocabulary.modalities)}; "
-                'prepare the data with --modalities {"NAME": number of codes}.'
+                'prepare the data with `modalities` {"NAME": number of codes}.'
             )
-        known = vocabulary.modalities[segment.modality]
-        ids += [known.begin, *vocabulary.codes_to_ids(segment.content, segment.modality).tolist(), known.end]
+        modality = vocabulary.modalities[segment.modality]
+        ids += [modality.begin, *vocabulary.codes_to_ids(segment.content, segment.modality).tolist(), modality.end]
     return [*ids, vocabulary.eos]
 
 
 def segments_of(vocabulary: Vocabulary, ids: Sequence[int]) -> list[Segment]:
-    """The inverse of `row_of`. Raises UserError that names the place at which a row stops being one."""
+    """The inverse of `row_of`. Raises UserError that names the position of the first id that does not fit."""
     ids = list(ids)
     if not ids or ids[0] != vocabulary.bos or ids[-1] != vocabulary.eos:
         raise UserError(
@@ -54,24 +54,25 @@ def segments_of(vocabulary: Vocabulary, ids: Sequence[int]) -> list[Segment]:
     while place < end:
         start = place
         if ids[place] in by_begin:
-            known = by_begin[ids[place]]
+            modality = by_begin[ids[place]]
             place += 1
-            while place < end and known.offset <= ids[place] < known.stop:
+            while place < end and modality.offset <= ids[place] < modality.stop:
                 place += 1
-            if place == end or ids[place] != known.end:
+            if place == end or ids[place] != modality.end:
                 raise UserError(
-                    f"Place {place} of the row holds the id {ids[place]}, where a code of {known.name} or its end "
-                    f"{known.end} must stand."
+                    f"Position {place} of the row must hold a code of {modality.name} or its end token {modality.end}, "
+                    f"found the id {ids[place]}."
                 )
-            codes = vocabulary.ids_to_codes(torch.tensor(ids[start + 1 : place], dtype=torch.int64), known.name)
-            segments.append(Segment(known.name, codes))
+            codes = vocabulary.ids_to_codes(torch.tensor(ids[start + 1 : place], dtype=torch.int64), modality.name)
+            segments.append(Segment(modality.name, codes))
             place += 1
             continue
         while place < end and ids[place] < vocabulary.text_size:
             place += 1
         if place == start:
             raise UserError(
-                f"Place {place} of the row holds the id {ids[place]}, where text or a beginning must stand."
+                f"Position {place} of the row must hold text or the begin token of a modality, found the id "
+                f"{ids[place]}."
             )
         segments.append(Segment(TEXT, vocabulary.decode_text(ids[start:place])))
     return segments

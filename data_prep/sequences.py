@@ -4,7 +4,7 @@
     bos boi codes eoi caption eos      image to text
     bos boi codes eoi eos              a picture without a caption
 
-Every id but bos is predicted, from the ids before it in its row: eos is never read.
+Every id except bos is predicted from the ids before it in its row; eos is never an input.
 """
 
 from collections.abc import Sequence
@@ -20,16 +20,16 @@ from vqlm.data_prep.settings import SequenceConfig
 from vqlm.data_prep.vocabulary import Vocabulary
 
 IGNORED = -100
-LONGER = 32  # ids by which a pack or its texts grow when they must, so that shapes are few
-ROW_OVERHEAD = 3  # bos boi eoi, which a row is read with beside its caption and its codes
+LONGER = 32  # ids by which a pack or its texts grow if needed, so that few different shapes occur
+ROW_OVERHEAD = 3  # bos, boi and eoi: the inputs of a row besides its caption and its codes
 
 
 @dataclass
 class PackShape:
     """The shape of every batch of a run.
 
-    pack_length: ids of a pack. packs: packs of a batch. max_rows: rows that fit into one. longest_caption: in ids.
-    row_overhead: ids of a row beside its caption, `tokens_per_image` codes among them.
+    pack_length: ids per pack. packs: packs per batch. max_rows: rows that fit into one pack. longest_caption: in ids.
+    row_overhead: ids of a row besides its caption, including its `tokens_per_image` codes.
     """
 
     pack_length: int
@@ -41,12 +41,12 @@ class PackShape:
 
     @property
     def code_places(self) -> int:
-        """Places of a batch that predict codes, at most."""
+        """Maximum number of positions in a batch that predict codes."""
         return self.packs * self.max_rows * self.tokens_per_image
 
     @property
     def text_places(self) -> int:
-        """Places of a batch that predict anything else, at most."""
+        """Maximum number of positions in a batch that predict anything else."""
         others = self.row_overhead - self.tokens_per_image + self.longest_caption
         return self.packs * max(
             min(self.pack_length - rows * self.tokens_per_image, rows * others) for rows in range(1, self.max_rows + 1)
@@ -55,14 +55,14 @@ class PackShape:
 
 @dataclass
 class Batch:
-    """Packed rows and what is predicted where.
+    """Packed rows, and which position predicts what.
 
-    input_ids, position_ids: (P, T), positions restart at every row and stay 0 in the padding behind the last. A stock
-    forward keeps the rows of a pack apart only without an attention mask and with `use_cache=False`.
-    code_places: (M,) places in the flattened (P * T) of the ids before each code, code_targets: the codes, [0, K).
-    text_places, text_targets: (N,), the same for vocabulary ids of captions and brackets; is_described: (N,) whether
-    the picture of such a caption stands before it.
-    Targets are IGNORED where M and N are more than there is to predict.
+    input_ids, position_ids: (P, T). Position ids restart at every row and are 0 in the padding after the last row. A
+    stock forward keeps the rows of a pack apart only without an attention mask and with `use_cache=False`.
+    code_places: (M,) positions in the flattened (P * T) of the ids before each code; code_targets: the codes, [0, K).
+    text_places, text_targets: (N,) the same for vocabulary ids of captions and special tokens; is_described: (N,)
+    whether the caption stands after its picture.
+    Targets are IGNORED where M or N exceeds the number of predictions.
     """
 
     input_ids: Int[Tensor, "p t"]
@@ -74,18 +74,19 @@ class Batch:
     is_described: Bool[Tensor, " n"]
 
     def to(self, device: torch.device) -> "Batch":
-        """The same on `device`."""
+        """The same batch on `device`."""
         return Batch(**{name: tensor.to(device, non_blocking=True) for name, tensor in vars(self).items()})
 
     @property
     def num_tokens(self) -> int:
-        """Ids that are read and are no padding."""
+        """Number of input ids without padding."""
         predicted = (self.code_targets != IGNORED).sum() + (self.text_targets != IGNORED).sum()
-        return int(predicted)  # each id of a row but the last is read, each but the first is predicted
+        # The inputs of a row are all ids but the last, its targets all but the first: equally many.
+        return int(predicted)
 
 
 def left_pad(rows: list[list[int]], pad: int) -> tuple[Int[Tensor, "b t"], Bool[Tensor, "b t"], Int[Tensor, "b t"]]:
-    """Rows of different lengths -> input_ids, attention_mask and position_ids, as drawing wants them.
+    """Rows of different lengths -> input_ids, attention_mask and position_ids for drawing, padded on the left.
 
     Positions count from a row's first real token.
     """
@@ -100,22 +101,22 @@ def left_pad(rows: list[list[int]], pad: int) -> tuple[Int[Tensor, "b t"], Bool[
 def prompt_ids(
     vocabulary: Vocabulary, captions: list[str | None], max_tokens: int, bpe_dropout: BPEDropout | None = None
 ) -> list[list[int]]:
-    """`bos caption boi` for each caption, truncated to `max_tokens`; `bos boi` for None or an empty one."""
+    """`bos caption boi` for each caption, truncated to `max_tokens`; `bos boi` for None or an empty caption."""
     texts = iter((bpe_dropout or vocabulary).encode_text([caption for caption in captions if caption]))
     return [[vocabulary.bos, *(next(texts)[:max_tokens] if caption else []), vocabulary.boi] for caption in captions]
 
 
 def picture_ids(vocabulary: Vocabulary, codes: Int[Tensor, "b n"]) -> Int[Tensor, "b t"]:
-    """`bos boi codes eoi` for each picture, behind which its caption stands."""
+    """`bos boi codes eoi` for each picture; its caption follows."""
     ids = vocabulary.codes_to_ids(codes)
     column = ids.new_ones(len(ids), 1)
     return torch.cat([column * vocabulary.bos, column * vocabulary.boi, ids, column * vocabulary.eoi], 1)
 
 
 class Piece(NamedTuple):
-    """A row as it is read: its ids (T,), which of them are codes, which are of a caption behind its picture.
+    """The inputs of one row: ids (T,), which of them are codes, which belong to a caption after its picture.
 
-    Arrays, since a batch takes hundreds of small operations, which torch starts more slowly than numpy.
+    numpy arrays: a batch takes hundreds of small operations, which have less overhead in numpy than in torch.
     """
 
     ids: Int[np.ndarray, " t"]
@@ -124,9 +125,9 @@ class Piece(NamedTuple):
 
 
 class RowCollator:
-    """Packs of rows {caption, codes} -> a `Batch` of text and pictures in either order.
+    """Turns packs of rows {caption, codes} into a `Batch`, text first or picture first.
 
-    A caption may be None. `config=None` changes nothing in a row, which is how held-out rows are read.
+    A caption may be None. With `config=None` rows stay as they are, which is how held-out rows are read.
     """
 
     def __init__(self, vocabulary: Vocabulary, max_caption_tokens: int, config: SequenceConfig | None):
@@ -135,7 +136,7 @@ class RowCollator:
         self.bpe_dropout = BPEDropout(vocabulary, self.config.bpe_dropout) if self.config.bpe_dropout else None
 
     def __call__(self, packs: Sequence[Sequence[dict[str, Any]]], shape: PackShape | None = None) -> Batch:
-        """`shape` is the shape of the batch; without one it is as small as these packs allow."""
+        """Build a batch of `shape`; without a shape it is as small as these packs allow."""
         vocabulary = self.vocabulary
         rows = [row for pack in packs for row in pack]
         captions = [self._thin(row["caption"]) for row in rows]
@@ -163,7 +164,7 @@ class RowCollator:
                 code_places.append(places[predicts_code])
                 text_places.append(places[~predicts_code])
                 text_targets += [ids[1:][~is_code[1:]], [vocabulary.eos]]
-                # Its eos ends a caption too.
+                # The eos of a caption counts as part of it.
                 is_described.append(np.append(described[1:], described[-1])[~predicts_code])
                 start = end
         text = np.concatenate(text_targets)
@@ -182,7 +183,7 @@ class RowCollator:
         )
 
     def _piece(self, prompt: list[int], codes: Int[np.ndarray, " n"]) -> Piece:
-        """A row from `bos caption boi` and the ids of its codes, in one of the two orders."""
+        """The inputs of one row from `bos caption boi` and the ids of its codes, in one of the two orders."""
         before, after = prompt, [self.vocabulary.eoi]
         is_described = self._draw(self.config.captioning)
         if is_described:
@@ -216,7 +217,7 @@ class RowCollator:
 
 
 def _joined(pieces: list[Piece]) -> list[Piece]:
-    """One document of several rows: the first one's bos begins it."""
+    """Several rows as one document: only the first keeps its bos."""
     kept = [Piece(*(part[number > 0 :] for part in piece)) for number, piece in enumerate(pieces)]
     return [Piece(*map(np.concatenate, zip(*kept, strict=True)))] if kept else []
 

@@ -1,4 +1,4 @@
-"""Sheets of captioned pictures for people to look at."""
+"""Contact sheets of captioned pictures."""
 
 import textwrap
 
@@ -10,7 +10,7 @@ CELL, MARGIN, LINE = 128, 8, 15
 
 
 def sample_sheet(cells: list[tuple[str, list[Tensor]]], columns: int = 4) -> Image.Image:
-    """Cells of pictures side by side, (C, H, W) in [-1, 1] each, with the caption under them."""
+    """One picture of many cells: a caption under its pictures, which are (C, H, W) in [-1, 1], side by side."""
     font = ImageFont.load_default(size=LINE - 2)
     per_cell = len(cells[0][1])
     width, height = per_cell * CELL + 2 * MARGIN, CELL + 3 * LINE + 2 * MARGIN

@@ -1,4 +1,4 @@
-"""What of a collection cannot be used: listed with reasons, and a reason to stop beyond a stated share."""
+"""Rows of a collection that cannot be used, with reasons; too large a share of them is an error."""
 
 import json
 from collections import Counter
@@ -13,7 +13,7 @@ SHOWN = 3
 class SkippedRows:
     """Counts the rows of a collection and keeps those that were skipped.
 
-    `max_share` is the share of rows that may be.
+    `max_share` is the share that may be skipped.
     """
 
     def __init__(self, max_share: float):
@@ -21,29 +21,29 @@ class SkippedRows:
         self.rows: list[Unusable] = []
 
     def add(self, seen: int, skipped: list[Unusable]) -> None:
-        """`seen` rows, of which `skipped` were."""
+        """Count `seen` rows, of which `skipped` were skipped."""
         self.seen += seen
         self.rows += skipped
 
     def require_few(self, listed: Path | None = None) -> None:
-        """Raises UserError if more than the stated share was skipped; `listed` is where all of them are written."""
+        """Raises UserError if more than `max_share` was skipped; `listed` is the file that lists all of them."""
         if len(self.rows) > self.max_share * self.seen:
             examples = "; ".join(f"{row.key}: {row.reason}" for row in self.rows[:SHOWN])
-            where = f" All are listed in {listed}." if listed else " scripts/inspect_data.py lists all."
+            where = f" All are listed in {listed}." if listed else " vqlm inspect-data lists all."
             raise UserError(
-                f"{len(self.rows)} of {self.seen} pictures cannot be used, more than the share max_skipped "
+                f"{len(self.rows)} of {self.seen} pictures cannot be used, more than the share `max_skipped` "
                 f"{self.max_share:g}. {examples}{'; ...' if len(self.rows) > SHOWN else '.'}{where} Repair or remove "
-                "them, or skip them with a larger --max-skipped."
+                "them, or skip them with a larger `max_skipped`."
             )
 
     def summary(self) -> str:
-        """One line, empty if nothing was skipped."""
+        """One line for people; empty if nothing was skipped."""
         if not self.rows:
             return ""
         first, count = Counter(row.reason for row in self.rows).most_common(1)[0]
         return f"{len(self.rows)} of {self.seen} pictures skipped, most often ({count}) because {first}"
 
     def write(self, path: Path) -> None:
-        """A line {key, reason} for every row that was skipped."""
+        """Write one JSON line {key, reason} per skipped row."""
         lines = (json.dumps({"key": row.key, "reason": row.reason}, ensure_ascii=False) + "\n" for row in self.rows)
         path.write_text("".join(lines), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The text half of the vocabulary: a BPE trained on the captions, or the tokenizer of a pretrained language model."""
+"""The text part of the vocabulary: a BPE trained on the captions, or the tokenizer of a pretrained language model."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
 
 
 def build_text_tokenizer(captions: Iterable[str], config: TextConfig) -> PreTrainedTokenizerBase:
-    """A stock tokenizer with pad, bos and eos, three different ids, that pads on the left.
+    """A stock tokenizer that pads on the left and has three different ids for pad, bos and eos.
 
     Raises UserError for a size that cannot hold the alphabet, or a pretrained tokenizer that cannot be loaded.
     """
@@ -19,12 +19,12 @@ def build_text_tokenizer(captions: Iterable[str], config: TextConfig) -> PreTrai
 
 
 def train_text_tokenizer(captions: Iterable[str], config: TextConfig) -> PreTrainedTokenizerFast:
-    """BPE on `captions`."""
+    """Train a BPE tokenizer on `captions`."""
     specials = [PAD, BOS, EOS] if config.byte_level else [PAD, BOS, EOS, UNK]
     alphabet = pre_tokenizers.ByteLevel.alphabet() if config.byte_level else []
     if config.size < len(alphabet) + len(specials):
         raise UserError(
-            f"text.size must be at least {len(alphabet) + len(specials)} (the bytes and {', '.join(specials)}), "
+            f"`text.size` must be at least {len(alphabet) + len(specials)} (the bytes and {', '.join(specials)}), "
             f"found {config.size}."
         )
     bpe = Tokenizer(models.BPE(unk_token=None if config.byte_level else UNK))
@@ -54,15 +54,15 @@ def train_text_tokenizer(captions: Iterable[str], config: TextConfig) -> PreTrai
 
 
 def load_text_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a causal language model, with what it lacks of pad, bos and eos added.
+    """The tokenizer of a causal language model; pad, bos and eos are added where it lacks them.
 
-    Where one id serves as two of them, as in GPT-2, the end keeps it: a row must not begin with what ends one.
+    Where one id serves as two of them, as in GPT-2, eos keeps it: a row must not begin with the token that ends one.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-    except Exception as error:  # the hub, the network and every tokenizer raise their own
+    except Exception as error:  # the hub, the network and the tokenizers raise many types
         raise UserError(
-            f"text.pretrained {name!r} holds no tokenizer that can be loaded ({type(error).__name__}: "
+            f"`text.pretrained` {name!r} holds no tokenizer that can be loaded ({type(error).__name__}: "
             f"{' '.join(str(error).split())[:160]}); name the folder of a causal language model, or one on the hub."
         ) from None
     if tokenizer.eos_token_id is None:

@@ -2,11 +2,11 @@
 
     [ text: pad bos eos, bytes, merges | boi eoi, image codes | ... further modalities ]
 
-The range that is called the image's is that of the image tokenizer's codes, whatever it shows: it is named "series",
-"image" or "volume" by its number of dimensions.
+Codes are [0, K) and belong to a modality; ids are vocabulary ids. The tokenizer is a stock one; codes are tokens too.
+The ranges are in `vocabulary.json` beside it and are never read from the names of tokens.
 
-Codes are [0, K) and belong to a modality; ids are vocabulary ids. The tokenizer is a stock one, in which codes are
-tokens too; the ranges stand beside it in `vocabulary.json` and are never read off a token's name.
+The first modality holds the codes of the image tokenizer. It is named "series", "image" or "volume" after the number of
+dimensions; code that works with any of them calls it the image.
 """
 
 import hashlib
@@ -25,13 +25,13 @@ from vqlm.training.errors import UserError
 from vqlm.training.files import read_json, write_json
 
 RANGES_FILE = "vocabulary.json"
-# Of the range of an image tokenizer's codes, by its number of spatial dimensions.
+# Name of the image tokenizer's modality by its number of spatial dimensions.
 NAMES = {1: "series", 2: "image", 3: "volume"}
 
 
 @dataclass(frozen=True)
 class Modality:
-    """One contiguous range of ids: `begin`, `end`, then `size` codes from `offset` on."""
+    """One contiguous range of ids: `begin`, `end`, then `size` codes that start at `offset`."""
 
     name: str
     begin: int
@@ -48,8 +48,21 @@ class Modality:
 class Vocabulary:
     """Text and modalities in one id space, over a stock tokenizer.
 
-    `tokenizer` is what `AutoTokenizer` loads. `text_size` ids are text, special tokens `pad`, `bos`, `eos` among
-    them; `modalities` follow, the image tokenizer's first.
+    Args:
+        tokenizer: a stock tokenizer with one token per id, as `AutoTokenizer` loads it.
+        text_size: number of text ids, including the special tokens pad, bos and eos.
+        modalities: the ranges after the text, the image tokenizer's first.
+
+    Raises:
+        UserError: the tokenizer has more or fewer ids than the ranges describe.
+
+    Example:
+        >>> from vqlm import Vocabulary
+        >>> vocabulary = Vocabulary.train(["red heart", "blue heart"], 300, {"image": 512})
+        >>> vocabulary.decode_text(vocabulary.encode_text(["red heart"])[0])
+        'red heart'
+        >>> vocabulary.size - vocabulary.text_size  # boi, eoi and the codes
+        514
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, text_size: int, modalities: Iterable[Modality]):
@@ -62,27 +75,46 @@ class Vocabulary:
         self.pad, self.bos, self.eos = pad, bos, eos
         if len(tokenizer) != self.size:
             raise UserError(
-                f"The tokenizer has {len(tokenizer)} ids, {RANGES_FILE} describes {self.size}; they are not of one set."
+                f"The tokenizer has {len(tokenizer)} ids, {RANGES_FILE} describes {self.size}; take both from one "
+                "folder."
             )
 
     @classmethod
     def build(cls, captions: Iterable[str], text: TextConfig, codebook_sizes: dict[str, int]) -> "Vocabulary":
-        """Text ids as `text` says, then a range for each modality's codes. Raises UserError as its parts do."""
+        """Train or load the text tokenizer and append a range of ids for each modality.
+
+        Args:
+            captions: what the BPE is trained on; not read where `text` names a pretrained tokenizer.
+            text: how captions become ids.
+            codebook_sizes: number of codes by name of the modality, the image tokenizer's first.
+
+        Raises:
+            UserError: `text.size` is too small, `text.pretrained` cannot be loaded, or a modality is not valid.
+
+        Example:
+            >>> from vqlm import TextConfig, Vocabulary
+            >>> vocabulary = Vocabulary.build(["red heart"], TextConfig(size=280), {"image": 16, "series": 8})
+            >>> list(vocabulary.modalities)
+            ['image', 'series']
+        """
         return cls.extend(build_text_tokenizer(captions, text), codebook_sizes)
 
     @classmethod
     def train(cls, captions: Iterable[str], text_size: int, codebook_sizes: dict[str, int]) -> "Vocabulary":
-        """Byte-level BPE of at most `text_size` ids, then a range for each modality's codes."""
+        """`build` with a byte-level BPE of at most `text_size` ids. Raises UserError as `build` does."""
         return cls.build(captions, TextConfig(size=text_size), codebook_sizes)
 
     @classmethod
     def extend(cls, tokenizer: PreTrainedTokenizerBase, codebook_sizes: dict[str, int]) -> "Vocabulary":
-        """Append a range for each modality to a tokenizer that has pad, bos and eos."""
+        """Append a range for each modality to `tokenizer`, which must have pad, bos and eos.
+
+        Raises UserError for a name that is not a word, a size below 1, or a name that the tokenizer knows already.
+        """
         text_size, modalities = len(tokenizer), []
         for name, size in codebook_sizes.items():
             if not name.isidentifier() or size < 1:
                 raise UserError(
-                    f"A modality is a word and its number of codes, such as series: 512; found {name}: {size}."
+                    f"A modality must be a word and its number of codes, such as series: 512; found {name}: {size}."
                 )
             begin = len(tokenizer)
             contents = [f"<{name}>", f"</{name}>", *(f"<{name}_{code}>" for code in range(size))]
@@ -100,7 +132,7 @@ class Vocabulary:
 
     @property
     def image(self) -> Modality:
-        """The range of the image tokenizer's codes, whatever its name."""
+        """The range of the image tokenizer's codes, whatever its name is."""
         return next(iter(self.modalities.values()))
 
     @property
@@ -116,32 +148,63 @@ class Vocabulary:
         return self.image.offset
 
     def encode_text(self, texts: list[str]) -> list[list[int]]:
-        """Caption ids, no special tokens. A caption that spells a special token stays plain text."""
+        """Caption ids without special tokens. A caption that spells a special token stays plain text.
+
+        Args:
+            texts: captions.
+
+        Returns:
+            One list of ids below `text_size` per caption.
+
+        Example:
+            >>> from vqlm import Vocabulary
+            >>> vocabulary = Vocabulary.train(["ab"], 259, {"image": 16})  # bytes only, no merges
+            >>> vocabulary.encode_text(["ab"])
+            [[223, 67, 68]]
+        """
         if not texts:
             return []
         return self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
     def count_tokens(self, texts: list[str]) -> list[int]:
-        """How many ids `encode_text` gives for each text, without making them Python's."""
+        """Number of ids that `encode_text` gives for each text, without Python lists of them."""
         backend: Tokenizer = self.tokenizer.backend_tokenizer  # type: ignore[assignment]
         backend.encode_special_tokens = True
         return [len(encoded) for encoded in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     def decode_text(self, ids: list[int]) -> str:
-        """The inverse of `encode_text`; special tokens and codes are left out."""
+        """The inverse of `encode_text`. Special tokens and codes are left out."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def codes_to_ids(self, codes: Int[Tensor, "*shape"], modality: str | None = None) -> Int[Tensor, "*shape"]:
-        """[0, K) -> vocabulary ids, by default of the image tokenizer's range. Raises UserError for other codes."""
-        known = self.modalities[modality] if modality else self.image
-        self._check_range(codes, 0, known.size, f"{known.name} codes")
-        return codes.long() + known.offset
+        """Vocabulary ids of codes.
+
+        Args:
+            codes: integers of any shape in [0, K).
+            modality: name of their modality, by default the image tokenizer's.
+
+        Returns:
+            int64 of the same shape.
+
+        Raises:
+            UserError: a code is outside [0, K).
+
+        Example:
+            >>> import torch
+            >>> from vqlm import Vocabulary
+            >>> vocabulary = Vocabulary.train(["ab"], 259, {"image": 16})
+            >>> vocabulary.codes_to_ids(torch.tensor([0, 15]))  # after 259 text ids, boi and eoi
+            tensor([261, 276])
+        """
+        used = self.modalities[modality] if modality else self.image
+        self._check_range(codes, 0, used.size, f"{used.name} codes")
+        return codes.long() + used.offset
 
     def ids_to_codes(self, ids: Int[Tensor, "*shape"], modality: str | None = None) -> Int[Tensor, "*shape"]:
-        """Vocabulary ids -> [0, K). Raises UserError for an id that is no code of this modality."""
-        known = self.modalities[modality] if modality else self.image
-        self._check_range(ids, known.offset, known.stop, f"{known.name} ids")
-        return ids.long() - known.offset
+        """The inverse of `codes_to_ids`. Raises UserError for an id that is not a code of this modality."""
+        used = self.modalities[modality] if modality else self.image
+        self._check_range(ids, used.offset, used.stop, f"{used.name} ids")
+        return ids.long() - used.offset
 
     @staticmethod
     def _check_range(values: Tensor, low: int, high: int, what: str) -> None:
@@ -151,19 +214,36 @@ class Vocabulary:
     # Files
 
     def save_pretrained(self, folder: Path | str) -> None:
-        """The stock tokenizer's files and the ranges, in `folder`."""
+        """Write the stock tokenizer's files and the ranges to `folder`."""
         self.tokenizer.save_pretrained(str(folder))
         write_json(Path(folder) / RANGES_FILE, self._ranges())
 
     @classmethod
     def from_pretrained(cls, folder: Path | str) -> "Vocabulary":
-        """Raises UserError for a folder without a vocabulary, or whose tokenizer is of another."""
+        """Load what `save_pretrained` wrote.
+
+        Args:
+            folder: a finished model's folder, or the `vocabulary` folder of a prepared set.
+
+        Raises:
+            UserError: the folder holds no vocabulary, or a tokenizer of another one.
+
+        Example:
+            >>> import tempfile
+            >>> from vqlm import Vocabulary
+            >>> vocabulary = Vocabulary.train(["red heart"], 280, {"image": 16})
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     vocabulary.save_pretrained(folder)
+            ...     loaded = Vocabulary.from_pretrained(folder)
+            >>> loaded.fingerprint() == vocabulary.fingerprint()
+            True
+        """
         ranges = read_json(Path(folder) / RANGES_FILE)
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
         return cls(tokenizer, ranges["text_size"], [Modality(**modality) for modality in ranges["modalities"]])
 
     def fingerprint(self) -> str:
-        """16 hex digits that name every token, its id and the ranges."""
+        """16 hex digits that depend on every token, its id and the ranges."""
         described = self._ranges() | {"tokens": sorted(self.tokenizer.get_vocab().items(), key=lambda item: item[1])}
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 

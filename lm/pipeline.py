@@ -22,8 +22,8 @@ from vqlm.lm.model_folder.image_codes import Pictures, decode_pictures, decode_p
 from vqlm.lm.model_folder.prompts import checked_prompt_ids, listed, one_each, one_line, require_prompts
 from vqlm.lm.model_folder.tokenizers import local_folder
 from vqlm.lm.settings import SamplingConfig
+from vqlm.training.device import best_device, usable_device
 from vqlm.training.errors import UserError
-from vqlm.training.machine import best_device, usable_device
 from vqlm.vq import VQVAE
 
 OnCodes = Callable[[int, Tensor], None]

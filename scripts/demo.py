@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vqlm.training.cli import run_script, script_parser
 from vqlm.training.files import read_json
-from vqlm.training.machine import describe_machine
+from vqlm.training.matrix_peak import describe_machine
 from vqlm.training.progress import format_seconds
 
 SCRIPTS = Path(__file__).parent

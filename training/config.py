@@ -15,7 +15,7 @@ class TrainingConfig:
         max_minutes: minutes of training time to train for.
         batch_size: rows a step and process.
         learning_rate: peak of the schedule.
-        warmup_share: share of the budget over which the learning rate rises to its peak.
+        warmup_ratio: share of the budget over which the learning rate rises to its peak.
         schedule: after that the learning rate falls to zero ("linear") or stays ("constant").
         weight_decay: decoupled weight decay.
         beta2: AdamW's decay of the second moment.
@@ -34,7 +34,7 @@ class TrainingConfig:
     max_minutes: float | None = None
     batch_size: int = 32
     learning_rate: float = 1e-3
-    warmup_share: float = 0.03
+    warmup_ratio: float = 0.03
     schedule: Literal["linear", "constant"] = "linear"
     weight_decay: float = 0.0
     beta2: float = 0.99
@@ -61,5 +61,5 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"{name} must be above 0, found {value}.")
-        if not 0 <= self.warmup_share < 1:
-            raise UserError(f"warmup_share must lie in [0, 1), found {self.warmup_share}.")
+        if not 0 <= self.warmup_ratio < 1:
+            raise UserError(f"warmup_ratio must lie in [0, 1), found {self.warmup_ratio}.")

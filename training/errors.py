@@ -1,4 +1,4 @@
-"""The one exception that is meant for the person at the keyboard. Knows nothing of what went wrong."""
+"""The one exception that is meant for the user."""
 
 
 class UserError(ValueError):

@@ -1,4 +1,4 @@
-"""JSON files that are either whole or absent, and folders that are not written over."""
+"""JSON files that are either whole or absent, and folders that are not overwritten."""
 
 import hashlib
 import json
@@ -24,22 +24,24 @@ def write_notice(folder: Path, attribution: str | None) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Raises UserError for a file that is missing or not JSON."""
+    """The value in a JSON file. Raises UserError for a file that is missing or not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} is missing; is {path.parent} the folder that you meant?") from None
+        raise UserError(f"{path} is missing; check that {path.parent} is the right folder.") from None
     except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not JSON ({error.msg}, line {error.lineno}); make the folder anew.") from None
+        raise UserError(
+            f"{path} is not JSON ({error.msg}, line {error.lineno}); run the stage that wrote {path.parent} again."
+        ) from None
 
 
-def require_same_settings(folder: Path, found: dict, wanted: dict) -> None:
-    """Raises UserError naming the first setting in which the run in `folder` differs from what is asked for."""
-    for key in {**wanted, **found}:
-        if found.get(key) != wanted.get(key):
+def require_same_settings(folder: Path, earlier: dict, now: dict) -> None:
+    """Raises UserError naming the first setting in which the run in `folder`, with the settings `earlier`, differs."""
+    for key in {**now, **earlier}:
+        if earlier.get(key) != now.get(key):
             raise UserError(
-                f"{folder} holds another run: its {key} is {found.get(key)!r}, now {wanted.get(key)!r}; "
-                "use the same settings to continue it, or another --output."
+                f"{folder} holds another run: its {key} is {earlier.get(key)!r}, now {now.get(key)!r}; "
+                "use the same settings to continue it, or another `output`."
             )
 
 
@@ -47,16 +49,23 @@ def require_empty(folder: Path) -> None:
     """Raises UserError if `folder` holds anything."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(
-            f"{folder} already holds files; continue the run in it with --resume, or choose another --output."
+            f"{folder} already holds files; continue the run in it with `resume`, or choose another `output`."
         )
 
 
-def require_match(found_what: str, found: str | None, expected_what: str, expected: str) -> None:
-    """Raises UserError naming the two things whose fingerprints disagree."""
-    if found != expected:
+def require_match(what: str, fingerprint: str | None, expected_what: str, expected: str) -> None:
+    """Raises UserError naming the two things whose fingerprints disagree.
+
+    Args:
+        what: the thing that was found, with a verb, such as "the model's vocabulary is".
+        fingerprint: of that thing.
+        expected_what: the thing that it must equal, with a verb.
+        expected: the fingerprint of that.
+    """
+    if fingerprint != expected:
         raise UserError(
-            f"{found_what} {found}, but {expected_what} {expected}; they do not belong together. "
-            "Use the parts of one run, or prepare the data anew."
+            f"{what} {fingerprint}, but {expected_what} {expected}; they do not belong together. "
+            "Use the parts of one run, or prepare the data again."
         )
 
 

@@ -1,4 +1,4 @@
-"""The optimizer Muon for matrices and convolution kernels, those of one shape together."""
+"""The optimizer Muon for matrices and convolution kernels; all of one shape are updated together."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-# Three polynomials a x + b x^3 + c x^5, one after another, bring singular values between 0.01 and 1.02 of the norm to
-# within 0.29 of 1. Each is the nearest to 1 on what the one before makes of that range and 2% beyond, for rounding, as
-# in the Polar Express (Amsel et al. 2025, arXiv 2505.16932). Jordan's, one polynomial five times, comes as near.
+# Three polynomials a x + b x^3 + c x^5, applied in turn, bring singular values between 0.01 and 1.02 of the norm to
+# within 0.29 of 1. Each is the one nearest to 1 on the output range of the one before, widened by 2% for rounding, as
+# in the Polar Express (Amsel et al. 2025, arXiv 2505.16932). Jordan's single polynomial needs five applications.
 NEWTON_SCHULZ = ((7.9424, -22.2873, 15.8239), (3.5875, -2.5845, 0.4893), (2.6604, -1.9134, 0.4194))
 MOST_AT_ONCE = 2**23
 
@@ -21,7 +21,7 @@ class Muon(Optimizer):
     The update is scaled to the size of AdamW's (Liu et al. 2025, arXiv 2502.16982), so that one learning rate serves
     both. It is `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"` and fewer Newton-Schulz steps, which takes
     matrices only and one after another: here a kernel (out, in, *size) is a matrix of `out` rows, and all of one shape
-    are orthogonalised in the same products. A GPU would wait for the many small ones to be started.
+    are orthogonalised in the same products: a GPU would idle between many small ones.
     """
 
     def __init__(self, weights: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
@@ -31,20 +31,20 @@ class Muon(Optimizer):
     def step(self, closure=None):  # type: ignore[override]
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
-            moved = {weight: weight.grad for weight in group["params"] if weight.grad is not None}
-            for weight in moved:
+            gradients_of = {weight: weight.grad for weight in group["params"] if weight.grad is not None}
+            for weight in gradients_of:
                 if "momentum_buffer" not in self.state[weight]:
                     self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
-            for weights in _alike(moved):
+            for weights in _alike(gradients_of):
                 matrices = [_as_matrix(weight, weight) for weight in weights]
-                gradients = [_as_matrix(moved[weight], weight) for weight in weights]
+                gradients = [_as_matrix(gradients_of[weight], weight) for weight in weights]
                 momenta = [_as_matrix(self.state[weight]["momentum_buffer"], weight) for weight in weights]
                 torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
                 updates = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov's
-                made = orthogonalize(torch.stack(updates))
-                scale = 0.2 * max(made.shape[1:]) ** 0.5
+                directions = orthogonalize(torch.stack(updates))
+                scale = 0.2 * max(directions.shape[1:]) ** 0.5
                 torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(matrices, made.unbind(), alpha=-group["lr"] * scale)
+                torch._foreach_add_(matrices, directions.unbind(), alpha=-group["lr"] * scale)
         return loss
 
 
@@ -71,9 +71,9 @@ def orthogonalize(matrices: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n
     """All singular values near 1 that are not below 0.01 of the norm, the directions kept, by products in bf16."""
     is_tall = matrices.shape[1] > matrices.shape[2]
     norms = matrices.flatten(1).norm(dim=1).clamp(min=1e-7)
-    found = matrices.bfloat16() / norms.bfloat16()[:, None, None]
+    result = matrices.bfloat16() / norms.bfloat16()[:, None, None]
     for a, b, c in NEWTON_SCHULZ:
-        gram = found.mT @ found if is_tall else found @ found.mT
+        gram = result.mT @ result if is_tall else result @ result.mT
         factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        found = torch.baddbmm(found, *((found, factor) if is_tall else (factor, found)), beta=a)
-    return found.to(matrices.dtype)
+        result = torch.baddbmm(result, *((result, factor) if is_tall else (factor, result)), beta=a)
+    return result.to(matrices.dtype)

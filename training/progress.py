@@ -1,4 +1,4 @@
-"""How far a run is: a bar in a terminal, a line now and then in a log. Knows nothing of training."""
+"""The progress of any long task: a bar in a terminal, a line every 15 seconds in a file."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 class Progress:
-    """Shows the share done, the time left and a few figures."""
+    """Shows the share done, the time left and a few figures. Silent unless `is_shown`."""
 
     def __init__(self, name: str, is_shown: bool = True):
         self.name, self.is_shown = name, is_shown

@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 from vqlm.training.errors import UserError
+from vqlm.training.old_names import with_new_names
 from vqlm.vq.quantizers.settings import QuantizerConfig, VQConfig, quantizer_config
 from vqlm.vq.settings import NetworkConfig
 
@@ -65,6 +66,7 @@ class VQVAEConfig(PreTrainedConfig):
 
 
 def _network_config(settings: dict[str, Any]) -> NetworkConfig:
+    settings = with_new_names(settings, "network.")
     known = [field.name for field in fields(NetworkConfig)]
     if unknown := sorted(set(settings) - set(known)):
         raise UserError(f"network has no setting {unknown[0]!r}; it knows {', '.join(known)}.")

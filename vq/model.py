@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
 from vqlm.training.errors import UserError
 from vqlm.training.files import write_notice
+from vqlm.training.old_names import with_old_names
 from vqlm.vq.config import VQVAEConfig
 from vqlm.vq.image_processor import VQVAEImageProcessor
 from vqlm.vq.networks import DECODERS, ENCODERS
@@ -70,16 +71,16 @@ class VQVAE(PreTrainedModel):
         )
 
     def encode_continuous(self, pixel_values: Float[Tensor, "b c *input_shape"]) -> Float[Tensor, "b d *shape"]:
-        """z_e, fp32: the encoder's output, one vector a position. Any size that `network.misfit` lets in."""
+        """z_e, fp32: the encoder's output, one vector a position. Any size that `network.size_mismatch` lets in."""
         self._check_pixel_values(pixel_values)
         pixel_values = self.fit_size(pixel_values)
-        if self.config.network.misfit == "pad":
+        if self.config.network.size_mismatch == "pad":
             pixel_values = pad_to_multiple(pixel_values, self.config.downsample_factor)
         return self.encoder(pixel_values).float()
 
     def fit_size(self, pictures: Shaped[Tensor, "b c *shape"]) -> Shaped[Tensor, "b c *fitted"]:
-        """What a reconstruction is of: the pictures, or their middle where `network.misfit` is "crop"."""
-        cropped = self.config.network.misfit == "crop"
+        """What a reconstruction is of: the pictures, or their middle where `network.size_mismatch` is "crop"."""
+        cropped = self.config.network.size_mismatch == "crop"
         return crop_to_multiple(pictures, self.config.downsample_factor) if cropped else pictures
 
     @torch.no_grad()
@@ -107,7 +108,7 @@ class VQVAE(PreTrainedModel):
         z_q = self.quantizer.decode(codes).to(self.dtype)
         made = self.decoder(z_q).float().clamp(-1, 1)
         network = self.config.network
-        whole = network.misfit == "pad" and made.shape[2:] == tuple(
+        whole = network.size_mismatch == "pad" and made.shape[2:] == tuple(
             n * network.downsample_factor for n in network.code_shape
         )
         return _without_padding(made, network.input_shape) if whole else made
@@ -140,7 +141,7 @@ class VQVAE(PreTrainedModel):
         """16 hex digits that name these weights and this architecture. What later stages check."""
         digest = hashlib.sha256()
         described = {"network": asdict(self.config.network), "quantizer": asdict(self.config.quantizer)}
-        digest.update(json.dumps(described, sort_keys=True).encode())
+        digest.update(json.dumps(with_old_names(described), sort_keys=True).encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
@@ -154,12 +155,12 @@ class VQVAE(PreTrainedModel):
                 f"dimensions), found shape {tuple(pixel_values.shape)}."
             )
         factor, shape = network.downsample_factor, tuple(pixel_values.shape[2:])
-        if not all(fits(n, factor, network.misfit) for n in shape):
+        if not all(fits(n, factor, network.size_mismatch) for n in shape):
             nearest = tuple(max(factor, round(n / factor) * factor) for n in shape)
             raise UserError(
                 f"every side of a picture must be a multiple of {factor}, found {shape}; the nearest valid size is "
                 f"{nearest}, the model was trained on {tuple(network.input_shape)}. Resize it, or train with "
-                "network.misfit pad or crop."
+                "network.size_mismatch pad or crop."
             )
 
 

@@ -23,8 +23,8 @@ class NetworkConfig:
         hidden_channels: width of the deepest level.
         residual_channels: width inside a residual block; the block's own width when not given.
         num_residual_layers: residual blocks a level ("patch"), or in the one stack ("paper").
-        misfit: a side that the downsample factor does not divide is refused; or the picture is padded by repeating its
-            last row and column, which the reconstruction leaves out again ("pad"); or its middle is taken ("crop").
+        size_mismatch: for a side that the downsample factor does not divide: "refuse" it; "pad" the picture by
+            repeating its last row and column, which the reconstruction leaves out again; or "crop" to its middle.
     """
 
     type: Literal["patch", "paper"] = "patch"
@@ -35,7 +35,7 @@ class NetworkConfig:
     hidden_channels: int = 192
     residual_channels: int | None = None
     num_residual_layers: int = 2
-    misfit: Literal["refuse", "pad", "crop"] = "refuse"
+    size_mismatch: Literal["refuse", "pad", "crop"] = "refuse"
 
     def __post_init__(self):
         self.input_shape, self.strides = list(self.input_shape), list(self.strides)
@@ -52,12 +52,12 @@ class NetworkConfig:
         for name in ("in_channels", "stem_channels", "hidden_channels"):
             if getattr(self, name) < 1:
                 raise UserError(f"network.{name} must be at least 1, found {getattr(self, name)}.")
-        if self.misfit not in ("refuse", "pad", "crop"):
-            raise UserError(f"network.misfit must be refuse, pad or crop, found {self.misfit!r}.")
+        if self.size_mismatch not in ("refuse", "pad", "crop"):
+            raise UserError(f"network.size_mismatch must be refuse, pad or crop, found {self.size_mismatch!r}.")
         factor = self.downsample_factor
-        if wrong := [n for n in self.input_shape if not fits(n, factor, self.misfit)]:
+        if wrong := [n for n in self.input_shape if not fits(n, factor, self.size_mismatch)]:
             nearest = [max(factor, round(n / factor) * factor) for n in self.input_shape]
-            remedy = ", or set network.misfit to pad" + ("" if min(self.input_shape) < factor else " or crop")
+            remedy = ", or set network.size_mismatch to pad" + ("" if min(self.input_shape) < factor else " or crop")
             raise UserError(
                 f"network.input_shape {self.input_shape} must be divisible by the downsample factor {factor} "
                 f"(the product of network.strides), {wrong[0]} is not; the nearest valid shape is {nearest}{remedy}."
@@ -74,12 +74,12 @@ class NetworkConfig:
     @property
     def code_shape(self) -> tuple[int, ...]:
         factor = self.downsample_factor
-        return tuple(-(-n // factor) if self.misfit == "pad" else n // factor for n in self.input_shape)
+        return tuple(-(-n // factor) if self.size_mismatch == "pad" else n // factor for n in self.input_shape)
 
 
-def fits(size: int, factor: int, misfit: str) -> bool:
+def fits(size: int, factor: int, size_mismatch: str) -> bool:
     """Whether a side of `size` can be encoded: by default a multiple of the downsample factor, and never none of it."""
-    return size >= 1 if misfit == "pad" else size >= factor and (misfit == "crop" or size % factor == 0)
+    return size >= 1 if size_mismatch == "pad" else size >= factor and (size_mismatch == "crop" or size % factor == 0)
 
 
 @dataclass

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from vqlm.training.device import best_device
 from vqlm.training.errors import UserError
-from vqlm.training.machine import best_device
 from vqlm.training.run import Run
 from vqlm.vq.config import VQVAEConfig
 from vqlm.vq.inspection import usage_findings

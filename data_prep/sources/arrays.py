@@ -1,4 +1,4 @@
-"""Series, sound, volumes and clips: labelled arrays in an .npz file. Knows nothing of codes."""
+"""Series, sound, volumes and clips: captioned arrays in an .npz file."""
 
 import functools
 import hashlib
@@ -8,7 +8,7 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
-from vqlm.data_prep.rows import Row, Shard, Unusable, row_or_reason, rows_a_shard
+from vqlm.data_prep.rows import Row, Shard, Unusable, row_or_reason, rows_per_shard
 from vqlm.training.errors import UserError
 
 MAX_SPATIAL_DIMS = 3
@@ -17,9 +17,9 @@ MAX_SPATIAL_DIMS = 3
 def array_shards(path: Path) -> tuple[list[Shard], tuple[int, ...]]:
     """The shards of an .npz file, and the shape (C, *shape) of its arrays.
 
-    It holds `values` (N, C, *shape), uint8 or floating point in [-1, 1], and `captions` (N,): a series is (N, C, T), a
-    volume (N, C, D, H, W), a clip the same with its frames as depth. A row's key is its number.
-    Raises UserError for a file without them, of another shape, or with other values.
+    The file holds `values` (N, C, *shape), uint8 or floating point in [-1, 1], and `captions` (N,). A series is
+    (N, C, T), a volume (N, C, D, H, W), a clip the same with its frames as depth. The key of a row is its number.
+    Raises UserError for a file without these arrays, another shape, or other values.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -35,7 +35,7 @@ def array_shards(path: Path) -> tuple[list[Shard], tuple[int, ...]]:
     _check(path, values, captions)
     if values.dtype != np.uint8:
         values = values.astype(np.float32)
-    size = rows_a_shard(len(values))
+    size = rows_per_shard(len(values))
     return [
         Shard(
             f"rows-{start:09}",
@@ -67,7 +67,7 @@ def _check(path: Path, values: np.ndarray, captions: list[str]) -> None:
     finite = np.isfinite(values).reshape(len(values), -1).all(1)
     if not finite.all():
         raise UserError(
-            f"{path}: row {int(np.argmin(finite))} of values holds NaN or infinity; repair or leave it out."
+            f"{path}: row {int(np.argmin(finite))} of values holds NaN or infinity; repair it or leave it out."
         )
     if np.abs(values).max() > 1:
         raise UserError(

@@ -1,7 +1,8 @@
-"""A folder of pictures. Knows the places in which people write captions, nothing of codes.
+"""A folder of pictures with captions.
 
-In order: `metadata.csv`, `.jsonl` or `.parquet` (Hugging Face ImageFolder, in the folder or in folders inside it),
-`captions.txt` or `*.token.txt` (Flickr8k), a `.txt` of the same stem beside each picture, the names of class folders.
+Captions are looked for in this order: `metadata.csv`, `.jsonl` or `.parquet` (Hugging Face ImageFolder, in the folder
+or in folders inside it), `captions.txt` or `*.token.txt` (Flickr8k), a `.txt` of the same stem beside each picture, the
+names of class folders.
 """
 
 import csv
@@ -14,14 +15,14 @@ from typing import Any
 
 import pyarrow.parquet
 from vqlm.data_prep.columns import pick_columns
-from vqlm.data_prep.rows import PICTURE_SUFFIXES, Row, Shard, Unusable, digest_of, row_or_reason, rows_a_shard
+from vqlm.data_prep.rows import PICTURE_SUFFIXES, Row, Shard, Unusable, digest_of, row_or_reason, rows_per_shard
 from vqlm.training.errors import UserError
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 FLICKR = ("captions.txt", "captions.csv", "*.token.txt")
-CLASS_TEMPLATE_HINT = 'or give --class-template "a photo of a {}" if its folders are classes'
+CLASS_TEMPLATE_HINT = 'or set `class_template` to "a photo of a {}" if its folders are classes'
 
-Entry = tuple[str, Any]  # name relative to the folder, caption or captions as they were found
+Entry = tuple[str, Any]  # name relative to the folder; caption or captions, not checked
 
 
 def folder_shards(
@@ -29,11 +30,11 @@ def folder_shards(
 ) -> list[Shard]:
     """The captioned pictures of `folder`, sorted by name.
 
-    `columns` are the names of a metadata file's picture and caption columns, None to look for the usual ones.
+    `columns` are the names of the picture and the caption column of a metadata file, None for the usual names.
     Raises UserError for a folder without pictures or captions, or a caption file that cannot be understood.
     """
     entries = sorted(read_entries(folder, class_template, columns).items())
-    size = rows_a_shard(len(entries))
+    size = rows_per_shard(len(entries))
     parts = [entries[start : start + size] for start in range(0, len(entries), size)]
     return [
         Shard(f"rows-{number:06}", functools.partial(_read, folder, part), _stamp(folder, part))
@@ -42,7 +43,7 @@ def folder_shards(
 
 
 def read_entries(folder: Path, class_template: str | None, columns: tuple[str | None, str | None]) -> dict[str, Any]:
-    """Caption or captions by file name relative to the folder, as they were written."""
+    """Caption or captions by file name relative to the folder, not checked."""
     files = set(_files_below(folder))
     if metadata := sorted(name for name in files if name.rpartition("/")[2] in METADATA):
         return _from_metadata(folder, metadata, columns)
@@ -59,12 +60,12 @@ def read_entries(folder: Path, class_template: str | None, columns: tuple[str | 
             f"{folder} has {len(pictures)} pictures without a caption; write metadata.csv with the columns file_name "
             f"and caption, or a .txt of the same name beside each picture, {CLASS_TEMPLATE_HINT}."
         )
-    found = {name: _lines(folder / Path(name).with_suffix(".txt")) for name in set(pictures).difference(missing)}
-    return found | dict.fromkeys(missing, _Missing("it has no caption: there is no .txt of its name beside it"))
+    captioned = {name: _lines(folder / Path(name).with_suffix(".txt")) for name in set(pictures).difference(missing)}
+    return captioned | dict.fromkeys(missing, _Missing("it has no caption: there is no .txt of its name beside it"))
 
 
 class _Missing(str):
-    """Stands where a caption should be, and says why there is none."""
+    """Stands where a caption should be; the text says why there is none."""
 
 
 def _read(folder: Path, entries: list[Entry]) -> Iterator[Row | Unusable]:
@@ -101,7 +102,7 @@ def _from_metadata(folder: Path, metadata: list[str], wanted: tuple[str | None, 
         path = folder / name
         rows = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}[path.suffix](path)
         if not rows:
-            raise UserError(f"{path} holds no rows; write one row a picture, with file_name and caption.")
+            raise UserError(f"{path} holds no rows; write one row per picture, with file_name and caption.")
         picture, caption = pick_columns(str(path), [name for name in rows[0] if name is not None], *wanted)
         for row in rows:
             if None in row:  # where csv puts what has no column
@@ -109,14 +110,14 @@ def _from_metadata(folder: Path, metadata: list[str], wanted: tuple[str | None, 
                     f"{path}: the row of {row[picture]} has too many commas; put its caption in double quotes."
                 )
             if not isinstance(row.get(picture), str) or not row[picture]:
-                raise UserError(f"{path} has a row whose {picture} names no file: {row!r:.80}; mend or remove it.")
-            found = Path(os.path.relpath(path.parent / row[picture], folder)).as_posix()
-            _add(entries, found, row.get(caption))
+                raise UserError(f"{path} has a row whose {picture} names no file: {row!r:.80}; correct or remove it.")
+            relative = Path(os.path.relpath(path.parent / row[picture], folder)).as_posix()
+            _add(entries, relative, row.get(caption))
     return entries
 
 
 def _add(entries: dict[str, Any], name: str, captions: Any) -> None:
-    """A name that comes again brings another caption."""
+    """Add an entry; a name that is known gets further captions."""
     if name in entries:
         known = entries[name] if isinstance(entries[name], list) else [entries[name]]
         captions = known + (captions if isinstance(captions, list) else [captions])
@@ -135,9 +136,9 @@ def _read_jsonl(path: Path) -> list[dict]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number} is not JSON ({error.msg}); write one object a line.") from None
+            raise UserError(f"{path}, line {number} is not JSON ({error.msg}); write one object per line.") from None
         if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number} is no object with file_name and caption, found {line[:40]}.")
+            raise UserError(f"{path}, line {number} is not an object with file_name and caption, found {line[:40]}.")
         rows.append(row)
     return rows
 
@@ -146,11 +147,11 @@ def _read_parquet(path: Path) -> list[dict]:
     try:
         return pyarrow.parquet.read_table(path).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path} cannot be read as Parquet ({error}); write it anew.") from None
+        raise UserError(f"{path} cannot be read as Parquet ({error}); write it again.") from None
 
 
 def read_text(path: Path) -> str:
-    """With or without the byte order mark that spreadsheets write."""
+    """The text of a UTF-8 file, with or without a byte order mark."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -158,9 +159,9 @@ def read_text(path: Path) -> str:
 
 
 def _from_flickr(folder: Path, path: Path, pictures: list[str]) -> dict[str, Any]:
-    """Lines `image,caption` under such a header, or `image#number<tab>caption`; several for one picture."""
+    """Lines `image,caption` under that header, or lines `image#number<tab>caption`; several per picture."""
     by_base: dict[str, str] = {}
-    for name in pictures:  # captions name files, which may lie in a folder such as Images
+    for name in pictures:  # the captions give names without their folder, such as Images
         by_base.setdefault(name.rpartition("/")[2], name)
     entries: dict[str, Any] = {}
     lines = read_text(path).splitlines()
@@ -168,7 +169,7 @@ def _from_flickr(folder: Path, path: Path, pictures: list[str]) -> dict[str, Any
     if not has_tabs and (not lines or [word.strip() for word in lines[0].split(",")][:2] != ["image", "caption"]):
         raise UserError(f"{path} must begin with the line image,caption; it begins with {(lines or [''])[0][:60]!r}.")
     for number, line in enumerate(lines if has_tabs else lines[1:], start=1 if has_tabs else 2):
-        # A caption may hold commas, quoted or not: all that follows the first one is the caption.
+        # A caption may hold commas, quoted or not: the caption is everything after the first comma.
         name, separator, caption = line.partition("\t" if has_tabs else ",")
         if not line.strip():
             continue
@@ -184,14 +185,16 @@ def _from_flickr(folder: Path, path: Path, pictures: list[str]) -> dict[str, Any
 def _from_classes(folder: Path, template: str, pictures: list[str]) -> dict[str, Any]:
     if "{}" not in template:
         raise UserError(
-            f'class_template must hold {{}} where the class goes, as "a photo of a {{}}"; found {template!r}.'
+            f'`class_template` must hold {{}} where the class goes, as "a photo of a {{}}"; found {template!r}.'
         )
     if loose := [name for name in pictures if "/" not in name]:
-        raise UserError(f"{folder}: {loose[0]} lies in no class folder; move it into one, or remove --class-template.")
+        raise UserError(
+            f"{folder}: {loose[0]} lies in no class folder; move it into one, or leave `class_template` out."
+        )
     return {name: template.format(Path(name).parent.name.replace("_", " ")) for name in pictures}
 
 
 def _lines(path: Path) -> list[bytes] | _Missing:
-    """A caption a line, as bytes, so that one file of another encoding does not end the whole."""
+    """One caption per line, as bytes: a file in another encoding makes one row unusable, not the whole folder."""
     content = path.read_bytes()
     return content.splitlines() if content.strip() else [b""]

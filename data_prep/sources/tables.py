@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 from datasets import ClassLabel, Dataset, DatasetDict, Image, get_dataset_split_names, load_dataset, load_from_disk
 from vqlm.data_prep.columns import pick_columns
-from vqlm.data_prep.rows import Row, Shard, Unusable, digest_of, row_or_reason, rows_a_shard
+from vqlm.data_prep.rows import Row, Shard, Unusable, digest_of, row_or_reason, rows_per_shard
 from vqlm.training.errors import UserError
 
 BATCH = 64
@@ -17,23 +17,22 @@ KEY_COLUMNS = ("key", "__key__", "id", "file_name")
 
 
 def parquet_shards(paths: list[Path], columns: tuple[str | None, str | None] = (None, None)) -> list[Shard]:
-    """Runs of row groups, each of about a thousand rows or more; every file is read in parts.
+    """The shards of Parquet files: runs of row groups, which are read in parts.
 
-    `columns` as in `data_prep.columns.pick_columns`. Raises UserError for a file that is no Parquet, or without the
-    columns.
+    `columns` as in `pick_columns`. Raises UserError for a file that is not Parquet, or lacks the columns.
     """
     shards = []
     for path in sorted(paths):
         try:
             metadata = pyarrow.parquet.read_metadata(path)
         except (pyarrow.ArrowException, OSError) as error:
-            raise UserError(f"{path} cannot be read as Parquet ({error}); copy or write it anew.") from None
+            raise UserError(f"{path} cannot be read as Parquet ({error}); copy or write it again.") from None
         picked = pick_columns(str(path), metadata.schema.to_arrow_schema().names, *columns)
         groups, start, rows = [], 0, 0
         for number in range(metadata.num_row_groups):
             groups.append(number)
             rows += metadata.row_group(number).num_rows
-            if rows >= rows_a_shard(metadata.num_rows) or number + 1 == metadata.num_row_groups:
+            if rows >= rows_per_shard(metadata.num_rows) or number + 1 == metadata.num_row_groups:
                 name = f"{path.name}-{start:09}"
                 read = functools.partial(_read_parquet, path, groups, start, picked)
                 shards.append(Shard(name, read, digest_of([name, rows, path.stat().st_size])))
@@ -52,16 +51,16 @@ def _read_parquet(path: Path, groups: list[int], start: int, picked: tuple[str, 
                     yield _row(f"{path.name}/{row[keys[0]] if keys else number}", row, *picked, path.parent)
                     number += 1
     except (pyarrow.ArrowException, OSError) as error:
-        yield Unusable(f"{path.name}/{number}", f"{path} breaks here ({error}): copy it anew")
+        yield Unusable(f"{path.name}/{number}", f"{path} breaks here ({error}): copy it again")
 
 
 def hub_shards(
     name: str, columns: tuple[str | None, str | None] = (None, None), class_template: str | None = None
 ) -> list[Shard]:
-    """`NAME[:split]` of the Hugging Face hub, or of a local folder that `load_dataset` or `save_to_disk` knows.
+    """The shards of `NAME[:split]` on the Hugging Face hub, or of a local folder that `datasets` can load.
 
-    A column of class labels is a caption by `class_template`. Raises UserError for a name that cannot be loaded, a
-    split that is not there, or columns that are not there.
+    With `class_template` a column of class labels gives the captions. Raises UserError for a name that cannot be
+    loaded, or a missing split or column.
     """
     rows = _load(name)
     features = rows.features
@@ -77,9 +76,9 @@ def hub_shards(
     classes = features[picked[1]].names if isinstance(features[picked[1]], ClassLabel) else None
     if classes is not None and class_template is None:
         raise UserError(
-            f'hf:{name}: {picked[1]} holds classes, not captions; give --class-template "a photo of a {{}}".'
+            f'hf:{name}: {picked[1]} holds classes, not captions; set `class_template` to "a photo of a {{}}".'
         )
-    size = rows_a_shard(len(rows))
+    size = rows_per_shard(len(rows))
     stamp = f"{rows._fingerprint} {len(rows)}"
     read = functools.partial(_read_dataset, rows, picked, key, classes, class_template)
     return [
@@ -92,23 +91,23 @@ def _load(name: str) -> Dataset:
     place, _, split = name.partition(":") if not Path(name).exists() else (name, "", "")
     try:
         if Path(place).is_dir() and any((Path(place) / file).exists() for file in ("state.json", "dataset_dict.json")):
-            found: Any = load_from_disk(place)
+            loaded: Any = load_from_disk(place)
         else:
             if not split:
-                splits = [str(known) for known in get_dataset_split_names(place)]
+                splits = [str(name) for name in get_dataset_split_names(place)]
                 split = "train" if "train" in splits or len(splits) != 1 else splits[0]
-            found = load_dataset(place, split=split)
-    except Exception as error:  # the hub, the network and every builder raise their own
+            loaded = load_dataset(place, split=split)
+    except Exception as error:  # the hub, the network and the builders raise many types
         raise UserError(
             f"hf:{name} cannot be loaded ({type(error).__name__}: {' '.join(str(error).split())[:200]}); write "
             "hf:NAME[:split] of a data set on the hub, or of a folder that datasets can load."
         ) from None
-    if isinstance(found, DatasetDict):
-        split = split or ("train" if "train" in found else next(iter(found)))
-        if split not in found:
-            raise UserError(f"hf:{name} has no split {split!r}; it has {', '.join(map(str, found))}.")
-        found = found[split]
-    return found
+    if isinstance(loaded, DatasetDict):
+        split = split or ("train" if "train" in loaded else next(iter(loaded)))
+        if split not in loaded:
+            raise UserError(f"hf:{name} has no split {split!r}; it has {', '.join(map(str, loaded))}.")
+        loaded = loaded[split]
+    return loaded
 
 
 def _read_dataset(

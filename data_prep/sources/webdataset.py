@@ -1,4 +1,4 @@
-"""WebDataset tar files: a picture and its `.txt` or `.json` under one stem, one after the other."""
+"""WebDataset tar files: a picture and its `.txt` or `.json` share a stem and follow one another."""
 
 import functools
 import gzip
@@ -15,7 +15,7 @@ BLOCK = 512
 
 
 def tar_shards(paths: list[Path], caption_column: str | None = None) -> list[Shard]:
-    """One shard a tar file, compressed or not."""
+    """One shard per tar file, compressed or not."""
     read = functools.partial(read_tar, caption_column=caption_column)
     return [
         Shard(path.name, functools.partial(read, path), digest_of([path.name, path.stat().st_size]))
@@ -24,7 +24,7 @@ def tar_shards(paths: list[Path], caption_column: str | None = None) -> list[Sha
 
 
 def read_tar(path: Path, caption_column: str | None = None) -> Iterator[Row | Unusable]:
-    """Rows keyed `tar's name/stem`. An archive that is cut gives the rows before the cut, then says so."""
+    """Rows with the keys `name of the tar/stem`. A cut archive gives the rows before the cut, then one Unusable."""
     seen: set[str] = set()
     files: dict[str, bytes] = {}
     stem = None
@@ -32,11 +32,11 @@ def read_tar(path: Path, caption_column: str | None = None) -> Iterator[Row | Un
     try:
         for name, content in _members(path):
             folder, slash, base = name.rpartition("/")
-            own, _, suffix = base.partition(".")
-            if folder + slash + own != stem:
+            name, _, suffix = base.partition(".")
+            if folder + slash + name != stem:
                 if stem is not None:
                     yield _row(path, stem, files, seen, caption_column)
-                stem, files = folder + slash + own, {}
+                stem, files = folder + slash + name, {}
             files["." + suffix.lower()] = content
         if stem is not None:
             yield _row(path, stem, files, seen, caption_column)
@@ -45,7 +45,7 @@ def read_tar(path: Path, caption_column: str | None = None) -> Iterator[Row | Un
     if reason is not None:
         if stem is not None and isinstance(row := _row(path, stem, files, seen, caption_column), Row):
             yield row  # else it lies across the cut
-        yield Unusable(path.name, f"the archive {path} ends or breaks here ({reason}): copy it anew")
+        yield Unusable(path.name, f"the archive {path} ends or breaks here ({reason}): copy it again")
 
 
 def _members(path: Path) -> Iterator[tuple[str, bytes]]:

@@ -17,8 +17,8 @@ from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.lm.decoding.decoders import build_decoder
 from vqlm.lm.decoding.sampling import guided_logits, sample
 from vqlm.lm.settings import SamplingConfig
+from vqlm.training.allocator import keep_freed_memory, return_freed_memory
 from vqlm.training.errors import UserError
-from vqlm.training.machine import keep_freed_memory, return_freed_memory
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 MOST_ROWS = 4096

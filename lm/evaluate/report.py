@@ -15,7 +15,7 @@ from vqlm.lm.evaluate.other_tasks import directions_markdown
 from vqlm.lm.pipeline import TextToImagePipeline
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json, require_match, write_json
-from vqlm.training.machine import describe_machine
+from vqlm.training.matrix_peak import describe_machine
 from vqlm.training.progress import Progress
 from vqlm.vq import to_pixel_values
 from vqlm.vq.metrics import CodeUsage, psnr

@@ -7,7 +7,7 @@ import pytest
 from datasets.distributed import split_dataset_by_node
 from PIL import Image
 from vqlm.data_prep import Collection, CollectionConfig, load_collection, load_pictures
-from vqlm.data_prep.rows import MAX_SHARDS, Row, Shard, Unusable, join_shards, rows_a_shard
+from vqlm.data_prep.rows import MAX_SHARDS, Row, Shard, Unusable, join_shards, rows_per_shard
 from vqlm.data_prep.splits import hash_share, is_held_out
 from vqlm.training.errors import UserError
 
@@ -106,7 +106,7 @@ def test_no_more_than_asked_for(draw):
 
 
 def test_pictures_need_two_sides(draw):
-    with pytest.raises(UserError, match=r"network\.input_shape of height and width, found \[16\]"):
+    with pytest.raises(UserError, match=r"`network\.input_shape` of height and width, found \[16\]"):
         load_pictures(load_collection(str(draw(["a.png", "b.png"]))), [16])
 
 
@@ -120,10 +120,12 @@ def test_up_to_the_stated_share_is_skipped(draw):
     loaded = load_pictures(load_collection(str(folder)), (2, 2))
     assert len(loaded.train) + len(loaded.held_out) == 198
     assert loaded.skipped.summary() == (
-        "2 of 200 pictures skipped, most often (1) because it is no picture in a format that Pillow reads"
+        "2 of 200 pictures skipped, most often (1) because it is not a picture in a format that is read"
     )
     (folder / NAMES[7]).write_bytes(b"")
-    with pytest.raises(UserError, match=r"3 of 200 pictures cannot be used, .* max_skipped 0\.01\. 005\.png: it is no"):
+    with pytest.raises(
+        UserError, match=r"3 of 200 pictures cannot be used, .* `max_skipped` 0\.01\. 005\.png: it is not"
+    ):
         load_pictures(load_collection(str(folder)), (2, 2))
     config = CollectionConfig(max_skipped=0.02)
     assert len(load_pictures(load_collection(str(folder), config=config), (2, 2)).skipped.rows) == 3
@@ -141,7 +143,7 @@ def test_settings_that_make_no_sense(settings, message):
 @pytest.mark.parametrize("name", ["nowhere", "file.txt"])
 def test_no_source_at_all(tmp_path, name):
     (tmp_path / "file.txt").write_text("")
-    with pytest.raises(UserError, match=f"--data must be openmoji.*{name}.* is none of them"):
+    with pytest.raises(UserError, match=f"`data` must be openmoji.*{name}.* is none of them"):
         load_collection(str(tmp_path / name))
 
 
@@ -155,8 +157,8 @@ def test_a_collection_has_at_most_so_many_shards():
     assert [row.key for shard in joined for row in shard.read()] == [str(number) for number in range(600)]
     assert join_shards(shards[:256]) == shards[:256]
     for count in (1, 1000, 10**5, 10**8):
-        assert -(-count // rows_a_shard(count)) <= MAX_SHARDS
-    assert (rows_a_shard(1000), rows_a_shard(10**6)) == (256, 8192)
+        assert -(-count // rows_per_shard(count)) <= MAX_SHARDS
+    assert (rows_per_shard(1000), rows_per_shard(10**6)) == (256, 8192)
 
 
 def test_the_fingerprint_names_how_rows_are_read(draw):
@@ -173,5 +175,5 @@ def test_the_fingerprint_names_how_rows_are_read(draw):
 
 def test_arrays_are_no_data_set_of_pictures(tmp_path):
     shard = Shard("x", lambda: iter([Row(str(n), np.zeros((1, 4), np.uint8), ("x",)) for n in range(3)]), "")
-    with pytest.raises(UserError, match="Only pictures come as a data set"):
+    with pytest.raises(UserError, match="A data set holds pictures only"):
         Collection([shard], array_shape=(1, 4)).dataset()

@@ -45,7 +45,7 @@ def test_nothing_wrong(folder):
     assert found.splits["held_out"] == sum(is_held_out(f"{number:03}.png") for number in range(220))
     assert dict(found.kinds) == {"PNG RGB": 220}
     assert dict(found.sizes) == {(16, 16): 220}
-    assert "Nothing found that is wrong." in page(found, wrong, remarks)
+    assert "Nothing is wrong." in page(found, wrong, remarks)
     assert 0 < len(found.samples) <= 24
 
 
@@ -54,7 +54,7 @@ def test_unusable_pictures_beyond_the_stated_share(folder):
         (folder / f"{number:03}.png").write_bytes(b"")
     found, wrong, remarks = inspect(folder)
     assert len(wrong) == 1
-    assert "3 of 220 pictures cannot be used, more than the share max_skipped 0.01" in wrong[0]
+    assert "3 of 220 pictures cannot be used, more than the share `max_skipped` 0.01" in wrong[0]
     assert "| 3 | the file is empty (0 bytes) |" in page(found, wrong, remarks)
 
 
@@ -99,12 +99,12 @@ def test_long_captions(folder):
 def test_tables_of_sizes():
     found = Counter({(10, 10): 3, (10, 30): 1, (40, 10): 2, (0, 0): 5})
     assert size_summary(found) == {
-        "smallest": "10x10", "median": "10x10", "largest": "40x10", "commonest": "10x10",
+        "smallest": "10x10", "median": "10x10", "largest": "40x10", "most common": "10x10",
     }  # fmt: skip
     assert aspect_table(found) == {"taller than 1:2": 1, "about square": 3, "wider than 2:1": 2}
 
 
 def test_arrays_are_not_looked_at(tmp_path):
     np.savez(tmp_path / "x.npz", values=np.zeros((3, 1, 8)), captions=["a", "b", "c"])
-    with pytest.raises(UserError, match="looks at pictures"):
+    with pytest.raises(UserError, match="Only pictures can be inspected"):
         inspect_collection(load_collection(str(tmp_path / "x.npz")), SIZE)

@@ -146,7 +146,7 @@ def test_an_svg_drawing_on_its_background(tmp_path, is_file):
 
 def test_text_named_as_a_picture(tmp_path):
     (tmp_path / "bad.png").write_text("not a picture")
-    with pytest.raises(UnreadablePicture, match="no picture in a format that Pillow reads"):
+    with pytest.raises(UnreadablePicture, match="not a picture in a format that is read"):
         decode_picture(tmp_path / "bad.png", (2, 2))
 
 
@@ -162,14 +162,16 @@ def test_an_empty_file(tmp_path, is_file):
 def test_a_truncated_picture(kind, share):
     noise = torch.randint(256, (16, 16, 3), dtype=torch.uint8)
     whole = as_bytes(Image.fromarray(noise.numpy()), kind)
-    with pytest.raises(UnreadablePicture, match="cannot be decoded|no picture in a format"):
+    with pytest.raises(UnreadablePicture, match="cannot be decoded|not a picture in a format"):
         decode_picture(whole[: int(share * len(whole))], (16, 16))
 
 
 def test_a_picture_that_would_fill_the_memory_is_refused_with_its_size():
     bomb = as_bytes(Image.new("1", (3000, 2000)))
     assert len(bomb) < 3000
-    with pytest.raises(UnreadablePicture, match="it is 3000x2000, more than max_pixels 5,999,999; .* --max-pixels"):
+    with pytest.raises(
+        UnreadablePicture, match="it is 3000x2000, more than `max_pixels` 5,999,999; .* raise `max_pixels`"
+    ):
         decode_picture(bomb, (8, 8), max_pixels=5_999_999)
     assert decode_picture(bomb, (8, 8), max_pixels=6_000_000).size == (3000, 2000)
 

@@ -181,7 +181,7 @@ def test_more_workers_than_shards_make_the_same_rows(collection, tiny_vqvae, tmp
 def test_further_modalities_have_ranges_of_their_own(collection, tiny_vqvae, tmp_path):
     prepared = make(collection, tiny_vqvae, tmp_path / "data", modalities={"series": 8})
     assert prepared.vocabulary.modalities["series"].size == 8
-    with pytest.raises(UserError, match="modalities must not name 'image'"):
+    with pytest.raises(UserError, match="`modalities` must not name 'image'"):
         make(collection, tiny_vqvae, tmp_path / "other", modalities={"image": 8})
 
 
@@ -249,7 +249,7 @@ def test_a_killed_preparation_goes_on(in_parts, tiny_vqvae, tmp_path, monkeypatc
         patch.setattr(encoding_module, "_SplitFile", Dying)
         with pytest.raises(Killed):
             make(in_parts, tiny_vqvae, tmp_path / "parts")
-    with pytest.raises(UserError, match=r"parts is not finished; run prepare_data\.py again with --resume"):
+    with pytest.raises(UserError, match=r"parts is not finished; continue preparing it with `resume`"):
         PreparedSet.load(tmp_path / "parts")
     kept = {path.name: path.stat().st_ino for path in (tmp_path / "parts" / "shards").glob("??????")}
     make(in_parts, tiny_vqvae, tmp_path / "parts", resume=True)
@@ -281,7 +281,7 @@ def test_a_full_disk_loses_nothing(in_parts, tiny_vqvae, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(encoding_module._SplitFile, "write", write)
         with pytest.raises(
-            UserError, match=r"disk of .*shards is full\. .* free some space and continue with --resume"
+            UserError, match=r"disk of .*shards is full\. .* free some space and continue with `resume`"
         ):
             make(in_parts, tiny_vqvae, tmp_path / "data")
     shards = tmp_path / "data" / "shards"
@@ -312,7 +312,7 @@ def test_what_is_unusable_is_skipped_and_listed(damaged, tiny_vqvae, tmp_path):
     lines = [json.loads(line) for line in (prepared.folder / "skipped.jsonl").read_text().splitlines()]
     assert lines == [
         {"key": "blue-circle-4.png", "reason": "the file is empty (0 bytes)"},
-        {"key": "red-square-2.png", "reason": "it is no picture in a format that Pillow reads"},
+        {"key": "red-square-2.png", "reason": "it is not a picture in a format that is read"},
     ]
 
 
@@ -347,7 +347,9 @@ def test_the_background_of_transparent_pictures(tiny_vqvae, tmp_path):
         (folder / f"{name}.txt").write_text(name)
     for colour in ("red", "blue"):
         collection = load_collection(str(folder), config=CollectionConfig(background=colour))
-        with pytest.raises(UserError, match=f"laid on {colour} .* learned them on {tiny_vqvae.config.background}"):
+        with pytest.raises(
+            UserError, match=f"transparent pictures on {colour}, .* learned them on {tiny_vqvae.config.background}"
+        ):
             make(collection, tiny_vqvae, tmp_path / colour)
         tiny_vqvae.config.background = colour
         prepared = make(collection, tiny_vqvae, tmp_path / colour)

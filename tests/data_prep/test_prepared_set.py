@@ -51,7 +51,7 @@ def cut(path: Path) -> None:
 def test_a_shard_that_was_changed_is_named(prepared, damage):
     path = prepared.folder / "shards" / "000000" / "train.arrow"
     damage(path)
-    with pytest.raises(UserError, match=rf"{path} was changed after it was written: its SHA-256 is .* --resume"):
+    with pytest.raises(UserError, match=rf"{path} was changed after it was written: its SHA-256 is .* `resume`"):
         PreparedSet.load(prepared.folder)
 
 
@@ -98,7 +98,7 @@ def test_a_replaced_image_tokenizer(prepared, tiny_vqvae, other_vqvae):
 def test_a_set_of_another_version(prepared):
     manifest = read_json(prepared.folder / "manifest.json")
     write_json(prepared.folder / "manifest.json", manifest | {"form": 1})
-    with pytest.raises(UserError, match="prepared by another version of vqlm; prepare the data anew"):
+    with pytest.raises(UserError, match="prepared by another version of vqlm; prepare it again"):
         PreparedSet.load(prepared.folder)
 
 

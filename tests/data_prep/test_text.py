@@ -99,13 +99,13 @@ def test_what_a_tokenizer_lacks_is_added(tmp_path, specials):
 
 
 def test_a_folder_without_a_tokenizer(tmp_path):
-    with pytest.raises(UserError, match=f"text.pretrained '{tmp_path}' holds no tokenizer that can be loaded"):
+    with pytest.raises(UserError, match=f"`text.pretrained` '{tmp_path}' holds no tokenizer that can be loaded"):
         Vocabulary.build([], TextConfig(pretrained=str(tmp_path)), CODES)
 
 
 @pytest.mark.parametrize(("name", "size"), [("two words", 3), ("series", 0)])
 def test_a_modality_that_is_none(name, size):
-    with pytest.raises(UserError, match="A modality is a word and its number of codes"):
+    with pytest.raises(UserError, match="A modality must be a word and its number of codes"):
         Vocabulary.build(CAPTIONS, TextConfig(size=300), {"image": 16, name: size})
 
 
@@ -186,10 +186,10 @@ def test_a_row_of_three_modalities_by_hand(mixed):
     [
         ([], r"begins with 1 \(bos\)"),
         ([1, 67], r"ends with 2 \(eos\)"),
-        ([1, 259, 261, 67, 2], "Place 3 .* holds the id 67, where a code of image or its end 260"),
-        ([1, 259, 261, 2], "Place 3 .* holds the id 2, where a code of image"),
-        ([1, 259, 279, 260, 2], "Place 2 .* holds the id 279"),
-        ([1, 67, 261, 2], "Place 2 .* holds the id 261, where text or a begin"),
+        ([1, 259, 261, 67, 2], "Position 3 .* must hold a code of image or its end token 260, found the id 67"),
+        ([1, 259, 261, 2], "Position 3 .* must hold a code of image .* found the id 2"),
+        ([1, 259, 279, 260, 2], "Position 2 .* found the id 279"),
+        ([1, 67, 261, 2], "Position 2 .* must hold text or the begin token .* found the id 261"),
     ],
 )
 def test_a_row_that_is_none(mixed, row, message):
@@ -198,7 +198,7 @@ def test_a_row_that_is_none(mixed, row, message):
 
 
 def test_a_modality_that_the_vocabulary_lacks(byte_vocabulary):
-    with pytest.raises(UserError, match="no modality 'series', only image; .* --modalities"):
+    with pytest.raises(UserError, match="no modality 'series', only image; .* `modalities`"):
         row_of(byte_vocabulary, [Segment("series", torch.tensor([0]))])
     with pytest.raises(UserError, match=r"image codes must lie in \[0, 16\), found 16 to 16"):
         row_of(byte_vocabulary, [Segment("image", torch.tensor([16]))])

@@ -141,7 +141,7 @@ def test_the_stock_tokenizer_pads_on_the_left(vocabulary, tmp_path):
 
 @pytest.mark.parametrize("text_size", [0, 258])
 def test_too_small_for_the_bytes(text_size):
-    with pytest.raises(UserError, match=f"text.size must be at least 259 .* found {text_size}"):
+    with pytest.raises(UserError, match=f"`text.size` must be at least 259 .* found {text_size}"):
         Vocabulary.train(CAPTIONS, text_size, {"image": 16})
 
 

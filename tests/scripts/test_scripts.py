@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 from vqlm.data_prep import collection, load_collection
 from vqlm.lm import TextToImagePipeline
-from vqlm.training import machine
+from vqlm.training import matrix_peak
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json
 from vqlm.vq import VQVAE
@@ -31,7 +31,7 @@ SCRIPTS = [
 
 @pytest.fixture(autouse=True)
 def _no_benchmark(monkeypatch):
-    monkeypatch.setattr(machine, "matrix_peak", lambda *_: 123.0)
+    monkeypatch.setattr(matrix_peak, "matrix_peak", lambda *_: 123.0)
 
 
 def size_of(path) -> tuple[int, int]:

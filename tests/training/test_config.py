@@ -26,8 +26,8 @@ def test_minutes_alone_bring_no_steps():
         ({"learning_rate": 0.0}, "learning_rate must be above 0, found 0.0"),
         ({"log_every": 0}, "log_every must be above 0, found 0"),
         ({"eval_every": -5}, "eval_every must be above 0, found -5"),
-        ({"warmup_share": 1.0}, r"warmup_share must lie in \[0, 1\), found 1.0"),
-        ({"warmup_share": -0.1}, "found -0.1"),
+        ({"warmup_ratio": 1.0}, r"warmup_ratio must lie in \[0, 1\), found 1.0"),
+        ({"warmup_ratio": -0.1}, "found -0.1"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):

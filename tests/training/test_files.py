@@ -1,4 +1,4 @@
-"""JSON files that are whole or absent, and folders that are not written over."""
+"""JSON files that are whole or absent, and folders that are not overwritten."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"value\.json is missing; is .* the folder that you meant"):
+    with pytest.raises(UserError, match=r"value\.json is missing; check that .* is the right folder"):
         read_json(tmp_path / "value.json")
 
 
@@ -56,19 +56,19 @@ def test_only_an_empty_folder_is_empty(tmp_path):
     file = tmp_path / "file"
     file.touch()
     for full in (tmp_path, file):
-        with pytest.raises(UserError, match=f"{full} already holds files; .* --resume, or choose another --output"):
+        with pytest.raises(UserError, match=f"{full} already holds files; .* `resume`, or choose another `output`"):
             require_empty(full)
 
 
 def test_the_setting_that_differs_is_named(tmp_path):
     require_same_settings(tmp_path, {"seed": 1, "width": 8}, {"width": 8, "seed": 1})
-    for found, wanted, message in (
+    for earlier, now, message in (
         ({"seed": 1, "width": 8}, {"seed": 1, "width": 9}, "its width is 8, now 9"),
         ({"seed": 1}, {"seed": 1, "width": 9}, "its width is None, now 9"),
         ({"seed": 1, "width": 8}, {"seed": 1}, "its width is 8, now None"),
     ):
         with pytest.raises(UserError, match=message):
-            require_same_settings(tmp_path, found, wanted)
+            require_same_settings(tmp_path, earlier, now)
 
 
 @pytest.mark.parametrize("attribution", [None, ""])

@@ -50,11 +50,11 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_counted(make_run, tmp_p
 
 
 def test_several_in_a_row_end_the_run_with_advice(make_run):
-    with pytest.raises(UserError, match="10 steps in a row .* at step 13; .* learning_rate .it is 0.1."):
+    with pytest.raises(UserError, match="10 steps in a row .* at step 13; .* `learning_rate` .it is 0.1."):
         train(make_run(max_steps=50), dict.fromkeys(range(3, 50), math.nan))
 
 
-def test_a_good_step_starts_the_count_anew(make_run):
+def test_a_good_step_restarts_the_count(make_run):
     bad = set(range(MAX_SKIPPED_IN_A_ROW * 2)) - {MAX_SKIPPED_IN_A_ROW - 1}
     taken, _ = train(make_run(max_steps=2 * MAX_SKIPPED_IN_A_ROW - 1), dict.fromkeys(bad, math.nan))
     assert sum(taken) == 1

@@ -12,9 +12,11 @@ import torch
 import vqlm.training.run
 from torch import nn
 from torch.utils.data import DataLoader
+from vqlm.training.budget import schedule
 from vqlm.training.config import TrainingConfig
 from vqlm.training.errors import UserError
-from vqlm.training.run import Interrupted, Run, schedule
+from vqlm.training.run import Run
+from vqlm.training.stop_signals import Interrupted
 
 ROWS = 6
 
@@ -58,7 +60,7 @@ def log_of(run: Run) -> list[dict]:
 
 
 @pytest.mark.parametrize(
-    ("share", "warmup_share", "factor"),
+    ("share", "warmup_ratio", "factor"),
     [
         (0.0, 0.2, 0),
         (0.1, 0.2, 0.5),
@@ -70,13 +72,13 @@ def log_of(run: Run) -> list[dict]:
         (1.0, 0.0, 0),
     ],
 )
-def test_schedule_rises_and_falls_linearly(share, warmup_share, factor):
-    assert schedule(share, TrainingConfig(warmup_share=warmup_share)) == pytest.approx(factor)
+def test_schedule_rises_and_falls_linearly(share, warmup_ratio, factor):
+    assert schedule(share, TrainingConfig(warmup_ratio=warmup_ratio)) == pytest.approx(factor)
 
 
 @pytest.mark.parametrize(("share", "factor"), [(0.1, 0.5), (0.2, 1), (0.6, 1), (1.0, 1)])
 def test_a_constant_schedule_stays_after_the_warm_up(share, factor):
-    assert schedule(share, TrainingConfig(warmup_share=0.2, schedule="constant")) == pytest.approx(factor)
+    assert schedule(share, TrainingConfig(warmup_ratio=0.2, schedule="constant")) == pytest.approx(factor)
 
 
 # Budget
@@ -145,7 +147,7 @@ def test_due_at_multiples_and_at_the_end(make_run):
     ],
 )
 def test_a_step_by_hand(make_run, steps_done, max_grad_norm, weight):
-    run = make_run(max_steps=100, warmup_share=0.1, learning_rate=0.1, max_grad_norm=max_grad_norm)
+    run = make_run(max_steps=100, warmup_ratio=0.1, learning_rate=0.1, max_grad_norm=max_grad_norm)
     model, optimizer, _ = run.prepare(*make_parts())
     run.state.step = steps_done
     run.step(model(torch.tensor([[3.0]])).square().sum() / 3, model, optimizer)

@@ -46,7 +46,7 @@ def test_an_unknown_setting_is_named(name, kind):
         ({"type": "paper", "strides": [4, 2]}, r"set network.strides to 2s, found \[4, 2\]"),
         ({"in_channels": 0}, "network.in_channels must be at least 1, found 0"),
         ({"hidden_channels": 0}, "network.hidden_channels must be at least 1, found 0"),
-        ({"misfit": "stretch"}, "network.misfit must be refuse, pad or crop, found 'stretch'"),
+        ({"size_mismatch": "stretch"}, "network.size_mismatch must be refuse, pad or crop, found 'stretch'"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):
@@ -69,7 +69,7 @@ def test_a_shape_that_does_not_divide_is_answered_with_one_that_does(shape, near
 
 
 @pytest.mark.parametrize(
-    ("misfit", "shape", "code_shape"),
+    ("size_mismatch", "shape", "code_shape"),
     [
         ("pad", [10, 13], (3, 4)),
         ("crop", [10, 13], (2, 3)),
@@ -81,38 +81,44 @@ def test_a_shape_that_does_not_divide_is_answered_with_one_that_does(shape, near
         ("crop", [7, 4, 9], (1, 1, 2)),
     ],
 )
-def test_codes_of_a_size_that_does_not_fit(misfit, shape, code_shape):
-    network = NetworkConfig(input_shape=shape, strides=[2, 2], misfit=misfit)
+def test_codes_of_a_size_that_does_not_fit(size_mismatch, shape, code_shape):
+    network = NetworkConfig(input_shape=shape, strides=[2, 2], size_mismatch=size_mismatch)
     assert network.code_shape == code_shape
     assert VQVAEConfig(network=network).code_shape == code_shape
 
 
 def test_a_size_that_does_not_fit_is_answered_with_what_would_take_it():
     with pytest.raises(
-        UserError, match=r"\[10, 13\] must be divisible .* 10 is not; .*\[8, 12\], or set network.misfit"
+        UserError, match=r"\[10, 13\] must be divisible .* 10 is not; .*\[8, 12\], or set network.size_mismatch"
     ):
         NetworkConfig(input_shape=[10, 13], strides=[2, 2])
 
 
-@pytest.mark.parametrize("misfit", ["refuse", "crop"])
-def test_a_side_smaller_than_the_factor_is_padded_or_refused(misfit):
-    assert NetworkConfig(input_shape=[16, 3], strides=[2, 2], misfit="pad").code_shape == (4, 1)
+@pytest.mark.parametrize("size_mismatch", ["refuse", "crop"])
+def test_a_side_smaller_than_the_factor_is_padded_or_refused(size_mismatch):
+    assert NetworkConfig(input_shape=[16, 3], strides=[2, 2], size_mismatch="pad").code_shape == (4, 1)
     with pytest.raises(UserError, match=r"3 is not; the nearest valid shape is \[16, 4\]"):
-        NetworkConfig(input_shape=[16, 3], strides=[2, 2], misfit=misfit)
+        NetworkConfig(input_shape=[16, 3], strides=[2, 2], size_mismatch=size_mismatch)
 
 
 def test_no_side_may_be_empty():
     with pytest.raises(UserError, match="0 is not"):
-        NetworkConfig(input_shape=[16, 0], strides=[2, 2], misfit="pad")
+        NetworkConfig(input_shape=[16, 0], strides=[2, 2], size_mismatch="pad")
 
 
 @pytest.mark.parametrize(
-    ("size", "factor", "misfit", "wanted"),
+    ("size", "factor", "size_mismatch", "wanted"),
     [
         (8, 4, "refuse", True), (9, 4, "refuse", False), (3, 4, "refuse", False), (0, 4, "refuse", False),
         (8, 4, "crop", True), (9, 4, "crop", True), (3, 4, "crop", False), (0, 4, "crop", False),
         (8, 4, "pad", True), (9, 4, "pad", True), (3, 4, "pad", True), (0, 4, "pad", False),
     ],
 )  # fmt: skip
-def test_which_sides_fit(size, factor, misfit, wanted):
-    assert fits(size, factor, misfit) is wanted
+def test_which_sides_fit(size, factor, size_mismatch, wanted):
+    assert fits(size, factor, size_mismatch) is wanted
+
+
+def test_old_names_in_a_saved_config_are_read():
+    config = VQVAEConfig(network={"input_shape": [10, 12], "strides": [2, 2], "misfit": "pad"})
+    assert config.network.size_mismatch == "pad"
+    assert config.to_dict()["network"]["size_mismatch"] == "pad"

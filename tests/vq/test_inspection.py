@@ -107,7 +107,7 @@ def test_each_codebook_is_counted_by_itself(pictures, quantizer, shapes):
 
 
 def test_figures_of_what_is_cropped_are_of_the_middle(pictures):
-    model = build(VQ, pictures, input_shape=[14, 16], misfit="crop")
+    model = build(VQ, pictures, input_shape=[14, 16], size_mismatch="crop")
     found, middle = inspect_tokenizer(model, pictures[:, :, 1:15]), to_pixel_values(pictures[:, :, 2:14])
     torch.testing.assert_close(found.psnr, psnr(model.decode_codes(model.encode(middle)), middle))
 
@@ -352,10 +352,10 @@ def test_a_page_of_no_pictures_has_figures_only(page_of, tmp_path, shape, quanti
     assert {path.name for path in tmp_path.iterdir()} == {"inspection.md", "figures.png"}
 
 
-@pytest.mark.parametrize(("misfit", "side"), [("pad", 14), ("crop", 14), ("pad", 9)])
-def test_a_page_of_pictures_that_do_not_fit(page_of, pictures, misfit, side):
+@pytest.mark.parametrize(("size_mismatch", "side"), [("pad", 14), ("crop", 14), ("pad", 9)])
+def test_a_page_of_pictures_that_do_not_fit(page_of, pictures, size_mismatch, side):
     pictures = pictures[:, :, :side, :side]
-    page_of(build(VQ, pictures, misfit=misfit), pictures)
+    page_of(build(VQ, pictures, size_mismatch=size_mismatch), pictures)
 
 
 def test_more_codes_than_a_row_are_shown_in_full_rows(page_of, pictures, tmp_path):

@@ -114,8 +114,8 @@ def test_a_constant_picture_comes_back_finite(tiny_vqvae):
 def build_misfit(tiny_vqvae_config):
     """build_misfit("pad", 10, 13): a model for pictures of 10x13, whose sides 4 does not divide."""
 
-    def build(misfit: str, *input_shape: int) -> VQVAE:
-        network = replace(tiny_vqvae_config.network, input_shape=list(input_shape), misfit=misfit)
+    def build(size_mismatch: str, *input_shape: int) -> VQVAE:
+        network = replace(tiny_vqvae_config.network, input_shape=list(input_shape), size_mismatch=size_mismatch)
         model = VQVAE(VQVAEConfig(network=network, quantizer=tiny_vqvae_config.quantizer)).eval()
         model.quantizer.initialize(model.encode_continuous(torch.rand(8, 3, *input_shape) * 2 - 1))
         return model

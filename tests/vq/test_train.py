@@ -11,7 +11,8 @@ import torch
 import vqlm.vq.train
 from PIL import Image
 from vqlm.training.errors import UserError
-from vqlm.training.run import Interrupted, Run
+from vqlm.training.run import Run
+from vqlm.training.stop_signals import Interrupted
 from vqlm.vq import VQVAE
 from vqlm.vq.quantizers.vector import layer_norm
 from vqlm.vq.settings import VQTrainingConfig
@@ -248,6 +249,6 @@ def test_other_pictures_are_another_run(train, pictures, tiny_vqvae_config, tmp_
 def test_without_resume_nothing_is_written_over(train, tmp_path):
     train()
     before = files_of(tmp_path / "vq")
-    with pytest.raises(UserError, match="--resume"):
+    with pytest.raises(UserError, match="`resume`"):
         train()
     assert files_of(tmp_path / "vq") == before

@@ -8,7 +8,8 @@ import torch
 import vqlm.vq.train
 from transformers import ResNetBackbone, ResNetConfig
 from vqlm.training.errors import UserError
-from vqlm.training.run import Interrupted, Run
+from vqlm.training.run import Run
+from vqlm.training.stop_signals import Interrupted
 from vqlm.vq import VQVAE, VQConfig, to_pixel_values
 from vqlm.vq.settings import LossConfig, VQTrainingConfig
 from vqlm.vq.train import check_values, train_vq
@@ -148,7 +149,7 @@ def test_a_healthy_run_warns_of_nothing(train, capsys):
 
 def test_sizes_that_do_not_fit_are_padded_in_training(pictures, tiny_vqvae_config, tmp_path):
     tiny_vqvae_config.network.input_shape = [15, 13]
-    tiny_vqvae_config.network.misfit = "pad"
+    tiny_vqvae_config.network.size_mismatch = "pad"
     config = VQTrainingConfig(max_steps=2, batch_size=8, mixed_precision="no")
     odd = pictures[..., :15, :13]
     model = train_vq(odd, odd[:4], tmp_path / "vq", tiny_vqvae_config, config)

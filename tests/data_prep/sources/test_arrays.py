@@ -101,7 +101,7 @@ def test_pictures_may_be_an_array_too(save):
 def test_a_shape_that_is_not_theirs_is_answered_with_theirs(save, volumes):
     collection = load_collection(str(save(volumes)))
     for wrong in ([8, 8, 12], [4, 8], [12]):
-        with pytest.raises(UserError, match=r"of shape \[4, 8, 12\] .* set network.input_shape to \[4, 8, 12\]"):
+        with pytest.raises(UserError, match=r"the shape \[4, 8, 12\] .* set `network.input_shape` to \[4, 8, 12\]"):
             load_pictures(collection, wrong)
 
 
@@ -198,7 +198,7 @@ def test_a_file_that_is_no_npz_is_named(tmp_path, write):
 
 
 def test_no_such_file(tmp_path):
-    with pytest.raises(UserError, match="--data must be openmoji.*or an .npz of arrays; .* is none"):
+    with pytest.raises(UserError, match="`data` must be openmoji.*or an .npz of arrays; .* is none"):
         load_collection(str(tmp_path / "gone.npz"), 24)
 
 
@@ -230,7 +230,7 @@ def test_series_are_prepared_as_pictures_are(save, series, series_vqvae, tmp_pat
 
 def test_a_further_modality_cannot_take_the_name_of_the_series(save, series, series_vqvae, tmp_path):
     collection = load_collection(str(save(series)), 24)
-    with pytest.raises(UserError, match="modalities must not name 'series', which is there already"):
+    with pytest.raises(UserError, match="`modalities` must not name 'series', which exists already"):
         prepare(collection, series_vqvae, tmp_path / "data", "series", modalities={"series": 8})
     prepared = prepare(collection, series_vqvae, tmp_path / "data", "series", modalities={"image": 8})
     assert list(prepared.vocabulary.modalities) == ["series", "image"]
@@ -238,6 +238,6 @@ def test_a_further_modality_cannot_take_the_name_of_the_series(save, series, ser
 
 def test_a_tokenizer_of_another_shape_prepares_nothing(save, series, series_vqvae, tmp_path):
     collection = load_collection(str(save(series[:, :, :20])), 24)
-    with pytest.raises(UserError, match=r"set network.input_shape to \[20\]"):
+    with pytest.raises(UserError, match=r"set `network.input_shape` to \[20\]"):
         prepare(collection, series_vqvae, tmp_path / "data", "series", TextConfig(size=280))
     assert not (tmp_path / "data").exists()

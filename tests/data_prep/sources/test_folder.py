@@ -152,7 +152,7 @@ def test_a_caption_that_is_none(folder, read, caption, reason):
 
 
 def test_no_captions(folder):
-    with pytest.raises(UserError, match=r"2 pictures without a caption; write metadata\.csv .* --class-template"):
+    with pytest.raises(UserError, match=r"2 pictures without a caption; write metadata\.csv .* `class_template`"):
         folder_shards(folder)
 
 
@@ -169,7 +169,7 @@ def test_a_caption_with_a_bare_comma(folder):
 
 def test_wrong_columns_are_named(folder):
     write_csv(folder, "file_name,title", "a.png,one", "b.png,two")
-    with pytest.raises(UserError, match=r"caption \(or text\), found file_name, title; .* --caption-column"):
+    with pytest.raises(UserError, match=r"caption \(or text\), found file_name, title; .* `caption_column`"):
         folder_shards(folder)
 
 
@@ -188,7 +188,7 @@ def test_a_csv_that_is_not_utf8(folder):
 @pytest.mark.parametrize("line", ['{"file_name": "b.png", ', "7", '["b.png", "two"]'])
 def test_a_broken_line(folder, line):
     write_jsonl(folder, {"file_name": "a.png", "caption": "one"}, line)
-    with pytest.raises(UserError, match=r"metadata\.jsonl, line 2 is no"):
+    with pytest.raises(UserError, match=r"metadata\.jsonl, line 2 is not"):
         folder_shards(folder)
 
 

@@ -41,7 +41,7 @@ def test_pictures_as_plain_bytes_or_paths_and_keys_by_number(tmp_path, picture):
 
 
 def test_row_groups_become_shards_of_many_rows(tmp_path, picture):
-    count = 700  # rows_a_shard: 256
+    count = 700  # rows_per_shard: 256
     table = pyarrow.table({"image": [picture()] * count, "caption": [f"n {number}" for number in range(count)]})
     pyarrow.parquet.write_table(table, tmp_path / "x.parquet", row_group_size=100)
     shards = parquet_shards([tmp_path / "x.parquet"])
@@ -67,7 +67,7 @@ def test_a_row_without_a_picture(tmp_path, picture, read):
 
 def test_other_columns_are_named(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"a": [1], "b": [2]}), tmp_path / "x.parquet")
-    with pytest.raises(UserError, match=r"x\.parquet must have the columns .* found a, b; .* --image-column"):
+    with pytest.raises(UserError, match=r"x\.parquet must have the columns .* found a, b; .* `image_column`"):
         parquet_shards([tmp_path / "x.parquet"])
 
 
@@ -122,7 +122,7 @@ def test_classes_become_captions_by_a_template(tmp_path, dataset):
 
 def test_classes_without_a_template(tmp_path, dataset):
     dataset.save_to_disk(str(tmp_path / "saved"))
-    with pytest.raises(UserError, match="label holds classes, not captions; give --class-template"):
+    with pytest.raises(UserError, match="label holds classes, not captions; set `class_template`"):
         hub_shards(str(tmp_path / "saved"), (None, "label"))
 
 

@@ -10,7 +10,7 @@ from vqlm.lm import TextToImagePipeline
 from vqlm.lm.evaluate.metrics import evaluate_nll
 from vqlm.lm.evaluate.report import evaluate, require_no_other, write_report
 from vqlm.lm.model import build_language_model
-from vqlm.training import machine
+from vqlm.training import matrix_peak
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json
 from vqlm.vq.metrics import CodeUsage, psnr
@@ -21,7 +21,7 @@ SCALES = ["1", "1.25", "1.5", "2", "3"]
 
 @pytest.fixture(autouse=True)
 def _no_benchmark(monkeypatch):
-    monkeypatch.setattr(machine, "matrix_peak", lambda *_: 123.0)
+    monkeypatch.setattr(matrix_peak, "matrix_peak", lambda *_: 123.0)
 
 
 def test_figures(finished, prepared, collection):

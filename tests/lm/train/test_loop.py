@@ -17,7 +17,8 @@ from vqlm.lm.train.loop import train_lm
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json
 from vqlm.training.progress import Progress
-from vqlm.training.run import Interrupted, Run
+from vqlm.training.run import Run
+from vqlm.training.stop_signals import Interrupted
 
 CLEAN = SequenceConfig(caption_dropout=0.0, word_dropout=0.0, code_noise=0.0)
 
@@ -42,7 +43,7 @@ def stop_after(monkeypatch, step: int) -> None:
 
     def stopping(run):
         if run.state.step + 1 == step:
-            run._stop_signal = signal.SIGTERM
+            run._stop_signals.received = signal.SIGTERM
         advance(run)
 
     monkeypatch.setattr(Run, "_advance", stopping)

@@ -17,7 +17,8 @@ from vqlm.lm.train.loop import train_lm
 from vqlm.lm.train.lora import add_adapters, save_and_merge
 from vqlm.lm.train.optimizers import build_optimizers
 from vqlm.training.errors import UserError
-from vqlm.training.run import Interrupted, Run
+from vqlm.training.run import Run
+from vqlm.training.stop_signals import Interrupted
 
 ARCHITECTURES = ("llama", "gpt2")
 CLEAN = SequenceConfig(caption_dropout=0.0, word_dropout=0.0, code_noise=0.0)
@@ -133,7 +134,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(prepared, base, tmp_path, monk
     advance = Run._advance
 
     def stopping(run):
-        run._stop_signal = signal.SIGTERM if run.state.step + 1 == 5 else None
+        run._stop_signals.received = signal.SIGTERM if run.state.step + 1 == 5 else None
         advance(run)
 
     with monkeypatch.context() as patch:

@@ -1,0 +1,20 @@
+"""How much of a training budget is spent, and the learning rate's factor at that share."""
+
+from vqlm.training.config import TrainingConfig
+
+
+def share_of_budget(config: TrainingConfig, steps: int, seconds: float) -> float:
+    """The share of the budget that `steps` and `seconds` have spent, in [0, 1]: that of whichever ends first."""
+    shares = [0.0]
+    if config.max_steps is not None:
+        shares.append(steps / config.max_steps)
+    if config.max_minutes is not None:
+        shares.append(seconds / 60 / config.max_minutes)
+    return min(1.0, max(shares))
+
+
+def schedule(share: float, config: TrainingConfig) -> float:
+    """The learning rate's factor at a share of the budget: rises over the warm-up, then falls to zero or stays."""
+    if share < config.warmup_ratio:
+        return share / config.warmup_ratio
+    return 1.0 if config.schedule == "constant" else (1 - share) / (1 - config.warmup_ratio)

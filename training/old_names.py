@@ -1,0 +1,37 @@
+"""Settings that were renamed. Old configs, runs and model folders are read under the new names."""
+
+from typing import Any
+
+# Dotted, as an option and a key of run/settings.json name a setting. Old name: new name.
+OLD_NAMES = {
+    "warmup_share": "warmup_ratio",
+    "network.misfit": "network.size_mismatch",
+    "directions": "other_tasks",
+}
+
+
+_FIRST_NAMES = {new: old for old, new in OLD_NAMES.items()}
+
+
+def with_new_names(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`settings` under the names of today.
+
+    Args:
+        settings: by name, nested ({"network": {"misfit": ...}}) or dotted ({"network.misfit": ...}).
+        prefix: where `settings` stand, such as "network.".
+    """
+    return _renamed(settings, prefix, OLD_NAMES)
+
+
+def with_old_names(settings: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `with_new_names`, for fingerprints, which must not change with a name."""
+    return _renamed(settings, "", _FIRST_NAMES)
+
+
+def _renamed(settings: dict[str, Any], prefix: str, names: dict[str, str]) -> dict[str, Any]:
+    return {
+        names.get(f"{prefix}{name}", f"{prefix}{name}").removeprefix(prefix): (
+            _renamed(value, f"{prefix}{name}.", names) if isinstance(value, dict) else value
+        )
+        for name, value in settings.items()
+    }
