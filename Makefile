@@ -43,7 +43,7 @@ bench-quick: .venv/installed-bench
 
 # Type checkers do not see through an editable installation: they get the package as a folder of links.
 lint: .venv/installed-dev
-	mkdir -p build/links/vqlm && ln -sfn $(addprefix $(CURDIR)/,vq data_prep lm training scripts vqlm/__init__.py vqlm/__init__.pyi) build/links/vqlm/
+	mkdir -p build/links/vqlm && ln -sfn $(addprefix $(CURDIR)/,vq data_prep lm training planning scripts vqlm/__init__.py vqlm/__init__.pyi) build/links/vqlm/
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright --pythonpath $(BIN)/python
 
 .venv/bin/python:

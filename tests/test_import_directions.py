@@ -14,7 +14,8 @@ ALLOWED = {
     "vq": {"training"},
     "data_prep": {"vq", "training"},
     "lm": {"data_prep", "vq", "training"},
-    "scripts": {"lm", "data_prep", "vq", "training", "scripts"},
+    "planning": {"lm", "data_prep", "vq", "training"},
+    "scripts": {"planning", "lm", "data_prep", "vq", "training", "scripts"},
 }
 PACKAGES = [name for name in ALLOWED if name != "scripts"]
 

@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("vq", "data_prep", "lm", "training", "scripts")
+ROOMS = ("vq", "data_prep", "lm", "training", "planning", "scripts")
 
 
 def test_the_wheel_ships_the_packages_only(tmp_path):
