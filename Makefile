@@ -3,11 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 # killed.py and image_tokenizers.py answer other questions than of speed, and are run by hand.
 BENCHMARKS := roofline drawing lm_training lm_step vq_training data_loading nearest_codes encoding_rate \
-	encoding_memory opening growth
+	encoding_memory opening startup growth
 # These ask a finished model: where `make demo` has made one.
 OF_THE_DEMO := speculative quantized
 
-.PHONY: demo test test-cuda lint smoke bench bench-quick clean
+.PHONY: demo test test-cuda lint docs links smoke bench bench-quick clean
 
 demo: .venv/installed-demo
 	$(BIN)/python scripts/demo.py --output outputs/demo
@@ -30,7 +30,8 @@ smoke: .venv/installed-dev
 bench: .venv/installed-bench
 	rm -rf outputs/bench
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py; done
-	set -e; if [ -e outputs/demo/report.json ]; then for name in $(OF_THE_DEMO); do \
+	set -e; if [ -e outputs/demo/report.json ]; then $(BIN)/python benchmarks/startup.py --model outputs/demo/model; \
+		for name in $(OF_THE_DEMO); do \
 		$(BIN)/python benchmarks/$$name.py --model outputs/demo/model --data outputs/demo/data; done; \
 		else echo "$(OF_THE_DEMO) are left out: they ask the model of make demo"; fi
 	$(BIN)/python benchmarks/report.py
@@ -41,9 +42,22 @@ bench-quick: .venv/installed-bench
 	$(BIN)/python benchmarks/report.py --results outputs/bench-quick --page outputs/bench-quick/benchmarks.md \
 		--images outputs/bench-quick
 
+<<<<<<< HEAD
 # Type checkers do not see through an editable installation: they get the package as a folder of links.
 lint: .venv/installed-dev
 	mkdir -p build/links/vqlm && ln -sfn $(addprefix $(CURDIR)/,vq data_prep lm training planning scripts vqlm/__init__.py vqlm/__init__.pyi) build/links/vqlm/
+=======
+# The site of docs/, which opens from the disk.
+docs: .venv/installed-docs links
+	$(BIN)/python -m mkdocs build --quiet
+	@echo "Open site/index.html"
+
+# Tools that read the source do not see through an editable installation: they get the package as a folder of links.
+links:
+	@mkdir -p build/links/vqlm && ln -sfn $(addprefix $(CURDIR)/,vq data_prep lm training scripts vqlm/__init__.py vqlm/__init__.pyi) build/links/vqlm/
+
+lint: .venv/installed-dev links
+>>>>>>> main
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright --pythonpath $(BIN)/python
 
 .venv/bin/python:
@@ -55,4 +69,4 @@ lint: .venv/installed-dev
 	touch $@
 
 clean:
-	rm -rf .venv outputs
+	rm -rf .venv outputs site

@@ -25,7 +25,7 @@ from vqlm.data_prep.sequences import left_pad, prompt_ids
 from vqlm.lm.decoding.draw import draw_codes
 from vqlm.lm.decoding.packed_weights import require_int8
 from vqlm.lm.model import build_language_model
-from vqlm.lm.settings import SamplingConfig
+from vqlm.lm.settings import DecodingOptions, SamplingConfig
 from vqlm.training.device import usable_device
 from vqlm.training.errors import UserError
 
@@ -129,7 +129,9 @@ def drawer(case: Case, rows: Rows, engine: str, device: torch.device = CPU) -> C
         options = ENGINE[engine] | {"batch_size": case.pictures}
         if case.model == "tiny":  # nothing that small is worth compiling
             options.pop("compile", None)
-        return functools.partial(draw_codes, model, vocabulary, prompts, case.codes, settings, **options)
+        return functools.partial(
+            draw_codes, model, vocabulary, prompts, case.codes, settings, options=DecodingOptions(**options)
+        )
     input_ids, mask, _ = left_pad(prompts, vocabulary.pad)
     given = {"input_ids": input_ids.to(device), "attention_mask": mask.long().to(device)}
     if case.guidance != 1:

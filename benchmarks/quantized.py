@@ -23,6 +23,7 @@ from vqlm.lm.decoding.draw import draw_codes
 from vqlm.lm.decoding.llama_decoder import is_llama_like
 from vqlm.lm.decoding.packed_weights import require_int8
 from vqlm.lm.evaluate.report import require_same_tokenizers
+from vqlm.lm.settings import DecodingOptions
 from vqlm.training.errors import UserError
 
 MOST_PICTURES = 1000  # of a held-out split
@@ -73,7 +74,15 @@ def main(arguments: list[str] | None = None) -> dict:
 
     settings, codes = pipeline.sampling, prepared.tokens_per_image
     tasks = {
-        name: partial(draw_codes, models[dtype], vocabulary, prompts, codes, settings, batch_size=len(prompts), **way)
+        name: partial(
+            draw_codes,
+            models[dtype],
+            vocabulary,
+            prompts,
+            codes,
+            settings,
+            options=DecodingOptions(batch_size=len(prompts), **way),
+        )
         for name, (dtype, way) in ways.items()
     }
     found = in_turns(tasks, rounds)
@@ -101,7 +110,7 @@ def nll_of(model: PreTrainedModel, vocabulary: Vocabulary, prompts: list[list[in
     for start in range(0, len(prompts), ROWS_AT_ONCE):
         own = codes[start : start + ROWS_AT_ONCE]
         input_ids, mask, _ = left_pad(prompts[start : start + ROWS_AT_ONCE], vocabulary.pad)
-        decoder = build_decoder(model, slice(image.offset, image.stop), **way)
+        decoder = build_decoder(model, slice(image.offset, image.stop), DecodingOptions(**way))
         logits = decoder.read(input_ids, mask, own.shape[1])
         for step, targets in enumerate(own.unbind(1)):
             total += torch.nn.functional.cross_entropy(logits, targets, reduction="sum").item()

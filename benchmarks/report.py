@@ -17,7 +17,7 @@ from vqlm.training.files import read_json
 
 # As a reader wants them; what is not named comes behind.
 ORDER = ("roofline", "drawing", "lm_training", "lm_step", "vq_training", "data_loading", "nearest_codes",
-         "encoding_rate", "encoding_memory", "opening", "growth", "speculative", "quantized")  # fmt: skip
+         "encoding_rate", "encoding_memory", "opening", "startup", "growth", "speculative", "quantized")  # fmt: skip
 INTRODUCTION = """# Benchmarks
 
 Written by `{command}`; do not edit. Peers run in the same process as ours and in turns with it; figures are medians

@@ -13,10 +13,11 @@ from pathlib import Path
 from measure import Report, Spread, in_turns, parser, ratio
 from torch import Tensor
 from vqlm.data_prep import PreparedSet
+from vqlm.data_prep.sequences import prompt_ids
 from vqlm.lm import TextToImagePipeline
 from vqlm.lm.decoding.draw import draw_codes
 from vqlm.lm.decoding.speculative import draw_speculatively
-from vqlm.lm.settings import SamplingConfig
+from vqlm.lm.settings import DecodingOptions, SamplingConfig
 
 PLAIN, COMPILED = "one by one", "one by one, compiled"
 WINDOWS = (4, 8, 16)
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> dict:
     options = options.parse_args(arguments)
     pipeline, prepared = TextToImagePipeline.from_pretrained(options.model), PreparedSet.load(options.data)
     captions = [own[0] for split in prepared.held_out for own in prepared.pictured(split, options.prompts)["captions"]]
-    rows = pipeline._prompt_ids(captions)
+    rows = prompt_ids(pipeline.vocabulary, captions, pipeline.max_caption_tokens)
     report = Report("speculative", __doc__, options)
     table = report.table("One picture at a time", ["drawn", "by", "forwards a picture", "s a picture", "plain / it"])
     own = pipeline.sampling
@@ -53,9 +54,9 @@ def main(arguments: list[str] | None = None) -> dict:
 
 
 def draw_plainly(pipeline: TextToImagePipeline, rows: list[list[int]], settings: SamplingConfig, compile: bool) -> None:
-    codes = pipeline.image_tokenizer.config.tokens_per_image
+    codes, options = pipeline.image_tokenizer.config.tokens_per_image, DecodingOptions(compile=compile)
     for row in rows:
-        draw_codes(pipeline.model, pipeline.vocabulary, [row], codes, settings, compile=compile)
+        draw_codes(pipeline.model, pipeline.vocabulary, [row], codes, settings, options=options)
 
 
 def draw_guessing(

@@ -13,6 +13,7 @@ from PIL import Image as PILImage
 from PIL import ImageOps, UnidentifiedImageError
 from vqlm.data_prep.settings import MAX_PIXELS, ViewConfig
 from vqlm.training.errors import UserError
+from vqlm.training.extras import install_hint
 from vqlm.vq import draft, scale_and_crop, to_rgb
 
 
@@ -103,6 +104,6 @@ def draw_svg(svg: str, width: int, background: str) -> PILImage.Image:
     try:
         import resvg_py
     except ImportError:
-        raise UnreadablePicture("SVG drawings need resvg-py: pip install 'vqlm[demo]'") from None
+        raise UnreadablePicture(f"SVG drawings need resvg-py; install it: {install_hint('demo')}") from None
     drawn = resvg_py.svg_to_bytes(svg_string=svg, width=width, background=background, skip_system_fonts=True)
     return PILImage.open(io.BytesIO(bytes(drawn))).convert("RGB")

@@ -135,7 +135,8 @@ def prepare(
     _encode_shards(encoder, state.process_index, state.num_processes)
     state.wait_for_everyone()
     if state.is_main_process:
-        seconds = {"train_vq": _seconds_of_run(image_tokenizer), "prepare_data": time.monotonic() - start}
+        trained = image_tokenizer.config.training_record or {}
+        seconds = {"train_vq": trained.get("seconds"), "prepare_data": time.monotonic() - start}
         _finish(encoder, output, made_from, seconds)
     state.wait_for_everyone()
     return PreparedSet.load(output, verify=state.is_main_process)
@@ -256,8 +257,3 @@ def _finish(encoder: ShardEncoder, output: Path, made_from: dict[str, Any], seco
         ],
     }
     write_json(output / MANIFEST, manifest)
-
-
-def _seconds_of_run(image_tokenizer: VQVAE) -> float | None:
-    summary = Path(image_tokenizer.config.name_or_path or "") / "run" / "summary.json"
-    return read_json(summary)["seconds"] if summary.exists() else None

@@ -4,7 +4,6 @@ name them quickly."""
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from PIL import ImageColor
 from vqlm.training.errors import UserError
 
 DATA_HELP = (
@@ -37,11 +36,13 @@ class CollectionConfig:
     def __post_init__(self):
         if not 0 <= self.max_skipped <= 1:
             raise UserError(f"max_skipped is a share in [0, 1], found {self.max_skipped}.")
+        from PIL import ImageColor  # its import takes as long as all that --help needs
+
         try:
             ImageColor.getrgb(self.background)
         except ValueError:
             raise UserError(
-                f"background must be a colour such as white or #ff8800, found {self.background!r}."
+                f"`background` must be a colour such as white or #ff8800, found {self.background!r}."
             ) from None
 
     @property
@@ -54,10 +55,10 @@ class TextConfig:
     """How captions become ids.
 
     Args:
-        size: at most so many text ids.
+        size: the most text ids that the vocabulary gets.
         byte_level: BPE over bytes, which can write any text; else over the characters that occur in the captions.
         normalization: Unicode form that captions are brought to, nfc, nfkc, or none.
-        lowercase: whether capitals are written small.
+        lowercase: whether captions are brought to lower case.
         pretrained: folder or hub name of a causal language model whose tokenizer is taken instead of all this.
     """
 
@@ -94,11 +95,11 @@ class ViewConfig:
 
     def __post_init__(self):
         if self.views < 1:
-            raise UserError(f"views must be at least 1, the picture itself; found {self.views}.")
+            raise UserError(f"`views` must be at least 1, the picture itself; found {self.views}.")
         if not 0 <= self.flip <= 1 or not 0 < self.crop <= 1:
-            raise UserError(f"flip must lie in [0, 1] and crop in (0, 1], found {self.flip} and {self.crop}.")
+            raise UserError(f"`flip` must lie in [0, 1] and `crop` in (0, 1], found {self.flip} and {self.crop}.")
         if self.views > 1 and not self.flip and self.crop == 1:
-            raise UserError(f"{self.views} views are all alike without --views.flip or --views.crop; set one of them.")
+            raise UserError(f"{self.views} views are all alike without `flip` or `crop`; set one of them.")
 
 
 @dataclass
@@ -125,4 +126,4 @@ class SequenceConfig:
     def __post_init__(self):
         for name, value in vars(self).items():
             if not 0 <= value <= 1:
-                raise UserError(f"{name} must lie in [0, 1], found {value}.")
+                raise UserError(f"`{name}` must lie in [0, 1], found {value}.")

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from vqlm.training.config import TrainingConfig
 from vqlm.training.errors import UserError
+from vqlm.training.extras import install_hint
 
 OptimizerName = Literal["muon", "adamw"]
 NewRows = Literal["mean", "codebook"]
@@ -25,7 +26,7 @@ class LanguageModelConfig:
         hidden_size: width of the residual stream.
         intermediate_size: width inside a feed-forward block.
         num_hidden_layers: decoder layers.
-        num_attention_heads: attention heads a layer, each of hidden_size / num_attention_heads channels.
+        num_attention_heads: attention heads per layer, each of hidden_size / num_attention_heads channels.
         tie_word_embeddings: whether one matrix serves as input and output embedding.
         extra: further settings of the architecture's own configuration class.
     """
@@ -73,18 +74,20 @@ class SamplingConfig:
     def __post_init__(self):
         if not 0 <= self.guidance_scale <= MOST_GUIDANCE:
             raise UserError(
-                f"guidance_scale must lie in [0, {MOST_GUIDANCE}], found {self.guidance_scale}; 1 means no guidance."
+                f"`guidance_scale` must lie in [0, {MOST_GUIDANCE}], found {self.guidance_scale}; 1 means no guidance."
             )
         if self.guidance_schedule not in ("constant", "cosine"):
-            raise UserError(f"guidance_schedule must be constant or cosine, found {self.guidance_schedule!r}.")
+            raise UserError(f"`guidance_schedule` must be constant or cosine, found {self.guidance_schedule!r}.")
         if not 0 <= self.temperature < math.inf:
-            raise UserError(f"temperature must not be negative, found {self.temperature}; 0 takes the likeliest code.")
+            raise UserError(
+                f"`temperature` must not be negative, found {self.temperature}; 0 takes the likeliest code."
+            )
         if self.top_k < 0:
-            raise UserError(f"top_k must not be negative, found {self.top_k}; 0 keeps all.")
+            raise UserError(f"`top_k` must not be negative, found {self.top_k}; 0 keeps all.")
         if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p must lie in (0, 1], found {self.top_p}; 1 keeps all.")
+            raise UserError(f"`top_p` must lie in (0, 1], found {self.top_p}; 1 keeps all.")
         if not 0 <= self.min_p <= 1:
-            raise UserError(f"min_p must lie in [0, 1], found {self.min_p}; 0 keeps all.")
+            raise UserError(f"`min_p` must lie in [0, 1], found {self.min_p}; 0 keeps all.")
 
     @property
     def is_guided(self) -> bool:
@@ -95,12 +98,50 @@ class SamplingConfig:
         """Whether some codes may be no candidates."""
         return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
 
+    def override(self, **given: Any) -> "SamplingConfig":
+        """These settings with those of `given` that are not None. Raises UserError for an unknown name."""
+        if unknown := sorted(given.keys() - vars(self).keys()):
+            raise UserError(f"There is no sampling setting {unknown[0]!r}; there are {', '.join(vars(self))}.")
+        return replace(self, **{name: value for name, value in given.items() if value is not None})
+
     def at(self, step: int, steps: int) -> "SamplingConfig":
         """The settings of one of `steps` codes, by the schedule."""
         if self.guidance_schedule == "constant":
             return self
         share = (1 - math.cos(math.pi * step / max(1, steps - 1))) / 2
         return replace(self, guidance_scale=1 + (self.guidance_scale - 1) * share)
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """How this machine computes codes. The codes that are drawn are the same, but for rounding.
+
+    Args:
+        batch_size: pictures drawn at a time, at least 1; fewer where memory is short.
+        compile: whether torch.compile builds the step, in every process: for hundreds of pictures on a CPU.
+        quantize: "int8" multiplies with int8 weights, for large models on a CPU, with `compile`; None with the model's
+            own.
+    """
+
+    batch_size: int = 64
+    compile: bool = False
+    quantize: str | None = None
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise UserError(f"`batch_size` must be at least 1, found {self.batch_size}.")
+        if self.quantize not in (None, "int8"):
+            raise UserError(f"`quantize` must be 'int8' or left out, found {self.quantize!r}.")
+
+    def override(
+        self, batch_size: int | None = None, compile: bool | None = None, quantize: str | None = None
+    ) -> "DecodingOptions":
+        """These options with what is given instead; `quantize="none"` takes the model's own weights."""
+        return DecodingOptions(
+            self.batch_size if batch_size is None else batch_size,
+            self.compile if compile is None else compile,
+            self.quantize if quantize is None else None if quantize == "none" else quantize,
+        )
 
 
 @dataclass(kw_only=True)
@@ -111,17 +152,17 @@ class LMTrainingConfig(TrainingConfig):
         optimizer: "muon" for the hidden matrices, with AdamW for the rest, or "adamw" for all.
         embedding_dropout: rate of the dropout on the input embeddings.
         image_weight: weight of codes in the loss.
-        text_weight: weight in the loss of captions that stand before their picture, and of brackets.
-        caption_weight: weight of captions that stand behind their picture, see sequences.captioning. Short captions of
+        text_weight: weight in the loss of captions that come before their picture, and of brackets.
+        caption_weight: weight of captions that come after their picture, see sequences.captioning. Short captions of
             a share of the rows need a high one to be more than a few percent of the loss.
         max_caption_tokens: longest caption, in tokens.
         long_captions: whether longer ones are cut, or the training refused.
         label_smoothing: share of a code's target that is spread over all codes, against overconfidence.
         neighbor_smoothing: share of a code's target that is spread over the codes nearest to it in the codebook.
         init_from: where the training starts: a finished model's folder, for whose tokenizers the data were prepared
-            (--for-model); or folder or hub name of a causal language model of text, with whose tokenizer they were
-            (--text.pretrained).
-        lora: train low-rank adapters of the finished model in init_from in place of its weights, with PEFT; they are
+            (for_model); or folder or hub name of a causal language model of text, with whose tokenizer they were
+            (text.pretrained).
+        lora: train low-rank adapters of the finished model in init_from instead of its weights, with PEFT; they are
             merged at the end.
         lora_rank: rank of the adapters; a higher one can change the model more.
         new_rows: with init_from, whether the embeddings of the image codes start at the "mean" of the old ones, or
@@ -179,10 +220,10 @@ class LMTrainingConfig(TrainingConfig):
             raise UserError(f"lora_rank must be at least 1, found {self.lora_rank}.")
         if not self.lora:
             if self.lora_rank != LMTrainingConfig.lora_rank:
-                raise UserError(f"lora_rank {self.lora_rank} has no effect without lora; add --lora.")
+                raise UserError(f"lora_rank {self.lora_rank} has no effect without `lora`; set that too.")
             return
         if self.init_from is None:
-            raise UserError("lora adapts a finished model; name its folder with --init-from.")
+            raise UserError("`lora` adapts a finished model; name its folder in `init_from`.")
         require_peft()
         if not starts_finished:
             raise UserError(
@@ -192,11 +233,11 @@ class LMTrainingConfig(TrainingConfig):
 
 
 def is_finished(name: str) -> bool:
-    """Whether `name` is a folder that `train_lm.py` finished, rather than a language model of text."""
+    """Whether `name` is a folder that `train_lm` finished, rather than a language model of text."""
     return (Path(name) / SETTINGS_FILE).is_file()
 
 
 def require_peft() -> None:
     """Raises UserError if the package is not installed."""
     if importlib.util.find_spec("peft") is None:
-        raise UserError("lora needs the package peft: pip install peft, or pip install -e '.[lora]'.")
+        raise UserError(f"lora needs the package peft; install it: {install_hint('lora')}.")

@@ -1,25 +1,27 @@
-"""Describe pictures with a finished model that was trained to (train_lm.py --sequences.captioning).
+"""Describe pictures with a finished model that was trained to (vqlm train-lm --sequences.captioning).
 
-python scripts/caption.py --model runs/model --image picture.png --output metadata.jsonl
+vqlm caption --model runs/model --image picture.png --output metadata.jsonl
 """
 
 import json
 from pathlib import Path
 
-from vqlm.data_prep.picture_files import open_picture
-from vqlm.lm import TextToImagePipeline
-from vqlm.training.cli import run_script, script_parser
+from vqlm.scripts.options import run_script, script_parser
 from vqlm.training.errors import UserError
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="Folder that train_lm.py finished.")
+    parser.add_argument("--model", type=Path, required=True, help="Folder that vqlm train-lm finished.")
     parser.add_argument("--image", type=Path, nargs="+", required=True, help="Picture files.")
     parser.add_argument("--output", type=Path, help="metadata.jsonl to write, which --data of a folder reads.")
     settings = parser.parse_args(arguments)
     if settings.output is not None and settings.output.exists():
-        raise UserError(f"{settings.output} is there already; name another file.")
+        raise UserError(f"{settings.output} exists; name another file.")
+
+    from vqlm.data_prep.picture_files import open_picture
+    from vqlm.lm import TextToImagePipeline
+
     pipeline = TextToImagePipeline.from_pretrained(settings.model)
     background = pipeline.image_tokenizer.config.background
     captions = pipeline.caption([open_picture(path, background) for path in settings.image])

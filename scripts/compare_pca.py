@@ -1,20 +1,21 @@
-"""PCA against a finished VQ-VAE at equal bits a picture: eigen-pictures, both reconstructions, PSNR against bits.
+"""PCA against a finished VQ-VAE at equal bits per picture: eigen-pictures, both reconstructions, PSNR against bits.
 
-python scripts/compare_pca.py --model runs/vq --data openmoji --output runs/pca
+vqlm compare-pca --model runs/vq --data openmoji --output runs/pca
 """
 
 import math
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from vqlm.data_prep import DATA_HELP, load_collection, load_pictures
-from vqlm.training.cli import run_script, script_parser
+from vqlm.data_prep.settings import DATA_HELP
+from vqlm.scripts.options import run_script, script_parser
 from vqlm.training.errors import UserError
+from vqlm.training.extras import install_hint
 from vqlm.training.files import require_empty, write_json
-from vqlm.vq import load_image_tokenizer, picture_grid, to_pixel_values
-from vqlm.vq.metrics import psnr
-from vqlm.vq.pca import PCA
+
+if TYPE_CHECKING:
+    import torch
 
 COLUMNS = 12
 SHARES_OF_BITS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
@@ -22,19 +23,25 @@ SHARES_OF_BITS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
 
 def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="Folder that train_vq.py finished.")
+    parser.add_argument("--model", type=Path, required=True, help="Folder that vqlm train-vq finished.")
     parser.add_argument("--data", required=True, help=DATA_HELP)
     parser.add_argument("--output", type=Path, required=True, help="Folder for comparison.png and comparison.json.")
     parser.add_argument("--num_components", type=int, default=768, help="The most components that PCA may use.")
     settings = parser.parse_args(arguments)
     require_empty(settings.output)
     if find_spec("matplotlib") is None:
-        raise UserError("compare_pca.py draws with matplotlib, which is missing; pip install 'vqlm[demo]'.")
+        raise UserError(f"matplotlib, which draws the figure, is missing; install it: {install_hint('demo')}.")
+
+    import torch
+    from vqlm.data_prep import load_collection, load_pictures
+    from vqlm.vq import load_image_tokenizer, to_pixel_values
+    from vqlm.vq.metrics import psnr
+    from vqlm.vq.pca import PCA
 
     model = load_image_tokenizer(settings.model)
     shape = model.config.network.input_shape
     if model.config.network.spatial_dims != 2:
-        raise UserError(f"compare_pca.py draws pictures; {settings.model} is a tokenizer of arrays of shape {shape}.")
+        raise UserError(f"the comparison draws pictures; {settings.model} is a tokenizer of arrays of shape {shape}.")
     collection = load_collection(settings.data, shape[0])
     pictures = load_pictures(collection, shape)
     train, held_out = to_pixel_values(pictures.train), to_pixel_values(pictures.held_out)
@@ -47,25 +54,31 @@ def main(arguments: list[str] | None = None) -> None:
     curve, by_pca = {}, held_out
     for budget in sorted({max(1, round(share * bits)) for share in SHARES_OF_BITS}):
         quantized = pca.with_bits(budget)
-        made = quantized.decode(quantized.encode(held_out))
-        curve[budget] = psnr(made, held_out).mean().item()
-        by_pca = made if budget == bits else by_pca
+        reconstruction = quantized.decode(quantized.encode(held_out))
+        curve[budget] = psnr(reconstruction, held_out).mean().item()
+        by_pca = reconstruction if budget == bits else by_pca
 
     columns = torch.linspace(0, len(held_out) - 1, min(COLUMNS, len(held_out))).long()
     rows = [held_out[columns], by_vq[columns], by_pca[columns]]
     settings.output.mkdir(parents=True, exist_ok=True)
     figure = draw(pca.eigen_pictures(len(columns)), rows, curve, bits, vq_psnr)
     figure.savefig(settings.output / "comparison.png", dpi=120)
-    found = {"bits_a_picture": bits, "vq_psnr_db": vq_psnr, "pca_psnr_db": {str(key): db for key, db in curve.items()}}
-    write_json(settings.output / "comparison.json", found)
-    print(f"{bits} bits a picture, held out: VQ-VAE {vq_psnr:.2f} dB, PCA {curve[bits]:.2f} dB")
+    by_bits = {str(key): db for key, db in curve.items()}
+    figures = {
+        "bits_a_picture": bits,
+        "vq_psnr_db": vq_psnr,
+        "pca_psnr_db": by_bits,
+    }
+    write_json(settings.output / "comparison.json", figures)
+    print(f"{bits} bits per picture, held out: VQ-VAE {vq_psnr:.2f} dB, PCA {curve[bits]:.2f} dB")
     for budget, db in curve.items():
         print(f"PCA at {budget} bits: {db:.2f} dB")
 
 
-def draw(eigen_pictures: torch.Tensor, rows: list[torch.Tensor], curve: dict, bits: int, vq_psnr: float):
+def draw(eigen_pictures: "torch.Tensor", rows: "list[torch.Tensor]", curve: dict, bits: int, vq_psnr: float):
     """A matplotlib figure: eigen-pictures and reconstructions on the left, the curve on the right."""
     from matplotlib.figure import Figure
+    from vqlm.vq import picture_grid
 
     figure = Figure(figsize=(13, 4.5), layout="constrained")
     pictures, plot = figure.subplots(1, 2, width_ratios=[2, 1])
@@ -75,13 +88,13 @@ def draw(eigen_pictures: torch.Tensor, rows: list[torch.Tensor], curve: dict, bi
     names = ["eigen-pictures", "held out", "VQ-VAE", "PCA"]
     pictures.set_yticks([(row + 0.5) * height for row in range(len(names))], names)
     pictures.set_xticks([])
-    pictures.set_title(f"{bits} bits a picture")
+    pictures.set_title(f"{bits} bits per picture")
     plot.plot(*zip(*curve.items(), strict=True), marker="o", label="PCA")
     plot.plot([bits], [vq_psnr], marker="*", markersize=14, linestyle="", label="VQ-VAE")
     plot.set_xscale("log", base=2)
     plot.set_xticks(list(curve), [str(budget) for budget in curve], rotation=45)
     plot.set_xticks([], minor=True)
-    plot.set(xlabel="bits a picture", ylabel="held-out PSNR, dB")
+    plot.set(xlabel="bits per picture", ylabel="held-out PSNR, dB")
     plot.legend()
     return figure
 

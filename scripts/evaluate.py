@@ -1,29 +1,30 @@
 """Report on a finished model: figures, samples, a page. The model's card gets the figures too.
 
-python scripts/evaluate.py --model runs/model --data runs/data --output runs/eval
+vqlm evaluate --model runs/model --data runs/data --output runs/eval
 """
 
 from pathlib import Path
 
-from vqlm.data_prep import PreparedSet
-from vqlm.lm import TextToImagePipeline
-from vqlm.lm.evaluate.other_tasks import evaluate_directions
-from vqlm.lm.evaluate.report import evaluate, require_no_other, write_report
-from vqlm.lm.model_folder.finished_model import record_figures
-from vqlm.training.cli import run_script, script_parser
+from vqlm.scripts.options import run_script, script_parser
 from vqlm.training.errors import UserError
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="Folder that train_lm.py finished.")
-    parser.add_argument("--data", type=Path, required=True, help="Folder that prepare_data.py wrote.")
+    parser.add_argument("--model", type=Path, required=True, help="Folder that vqlm train-lm finished.")
+    parser.add_argument("--data", type=Path, required=True, help="Folder that vqlm prepare wrote.")
     parser.add_argument("--output", type=Path, required=True, help="Folder for the report.")
     parser.add_argument("--seed", type=int, default=0, help="Decides the pictures that are drawn.")
     parser.add_argument(
-        "--directions", type=bool, default=False, help="Also: continuing pictures, captioning, choosing among draws."
+        "--other_tasks", type=bool, default=False, help="Also: continuing pictures, captioning, choosing among draws."
     )
     settings = parser.parse_args(arguments)
+
+    from vqlm.data_prep import PreparedSet
+    from vqlm.lm import TextToImagePipeline
+    from vqlm.lm.evaluate.other_tasks import evaluate_directions
+    from vqlm.lm.evaluate.report import evaluate, require_no_other, write_report
+    from vqlm.lm.model_folder.finished_model import record_figures
 
     require_no_other(settings.output)
     prepared = PreparedSet.load(settings.data)
@@ -31,11 +32,11 @@ def main(arguments: list[str] | None = None) -> None:
     network = pipeline.image_tokenizer.config.network
     if network.spatial_dims != 2:
         raise UserError(
-            f"evaluate.py draws pictures; {settings.model} draws arrays of shape {network.input_shape}. Its held-out "
+            f"the report shows pictures; {settings.model} draws arrays of shape {network.input_shape}. Its held-out "
             f"NLL is in {settings.model / 'run' / 'summary.json'}."
         )
     figures, shown = evaluate(pipeline, prepared, settings.seed)
-    if settings.directions:
+    if settings.other_tasks:
         figures["directions"] = evaluate_directions(pipeline, prepared, settings.seed)
     write_report(figures, shown, prepared, settings.model, settings.output)
     record_figures(settings.model, figures)

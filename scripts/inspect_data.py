@@ -1,19 +1,16 @@
 """What is wrong with a collection? A page with findings; the exit status is 1 if training on it would go wrong.
 
-python scripts/inspect_data.py --data my_pictures --output runs/inspection
+vqlm inspect-data --data my_pictures --output runs/inspection
 """
 
 import sys
 from collections import Counter
 from pathlib import Path
 
-from vqlm.data_prep import DATA_HELP, CollectionConfig, TextConfig, Vocabulary, load_collection
-from vqlm.data_prep.inspection import findings, inspect_collection, page
-from vqlm.data_prep.sheets import sample_sheet
-from vqlm.training.cli import run_script, script_parser, values_of
+from vqlm.data_prep.settings import DATA_HELP, CollectionConfig, TextConfig
+from vqlm.scripts.options import run_script, script_parser, values_of
 from vqlm.training.errors import UserError
 from vqlm.training.files import require_empty
-from vqlm.vq import to_pixel_values
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -25,23 +22,30 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--num_workers", type=int, help="Processes that decode; by default one fewer than cores.")
     parser.add_class_arguments(CollectionConfig)
     parser.add_class_arguments(TextConfig, "text")
-    settings = parser.instantiate(parser.parse_args(arguments))
+    settings = parser.parse_args(arguments)
     if settings.image_size < 1:
-        raise UserError(f"image_size must be at least 1 pixel, found {settings.image_size}.")
+        raise UserError(f"`image_size` must be at least 1 pixel, found {settings.image_size}.")
     require_empty(settings.output)
+
+    from vqlm.data_prep import Vocabulary, load_collection
+    from vqlm.data_prep.inspection import findings, inspect_collection, page
+    from vqlm.data_prep.sheets import sample_sheet
+    from vqlm.vq import to_pixel_values
 
     size = (settings.image_size, settings.image_size)
     collection = load_collection(settings.data, settings.image_size, values_of(CollectionConfig, settings))
-    found = inspect_collection(collection, size, settings.num_workers)
-    if found.captions:
-        found.lengths = Counter(Vocabulary.build(found.captions, settings.text, {}).count_tokens(found.captions))
-    wrong, remarks = findings(found, size, settings.max_caption_tokens)
+    inspection = inspect_collection(collection, size, settings.num_workers)
+    if inspection.captions:
+        inspection.lengths = Counter(
+            Vocabulary.build(inspection.captions, settings.text, {}).count_tokens(inspection.captions)
+        )
+    wrong, remarks = findings(inspection, size, settings.max_caption_tokens)
     settings.output.mkdir(parents=True, exist_ok=True)
-    if found.samples:
-        cells = [(caption, [to_pixel_values(picture[None])[0]]) for caption, picture in found.samples]
+    if inspection.samples:
+        cells = [(caption, [to_pixel_values(picture[None])[0]]) for caption, picture in inspection.samples]
         sample_sheet(cells, columns=6).save(settings.output / "samples.png")
-    found.skipped.write(settings.output / "unusable.jsonl")
-    text = page(found, wrong, remarks)
+    inspection.skipped.write(settings.output / "unusable.jsonl")
+    text = page(inspection, wrong, remarks)
     (settings.output / "inspection.md").write_text(text, encoding="utf-8")
     print(text, flush=True)
     if wrong:

@@ -1,24 +1,22 @@
 """What is wrong with a trained tokenizer? A page with pictures, and findings with a remedy.
 
-python scripts/inspect_vq.py --model runs/vq --data openmoji --output runs/inspection
+vqlm inspect-vq --model runs/vq --data openmoji --output runs/inspection
 """
 
 import json
 from importlib.util import find_spec
 from pathlib import Path
 
-from vqlm.data_prep import DATA_HELP, CollectionConfig, load_collection, load_pictures
-from vqlm.training.cli import run_script, script_parser, values_of
+from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
+from vqlm.scripts.options import run_script, script_parser, values_of
 from vqlm.training.errors import UserError
+from vqlm.training.extras import install_hint
 from vqlm.training.files import require_empty
-from vqlm.vq import load_image_tokenizer
-from vqlm.vq.inspection import findings, inspect_tokenizer
-from vqlm.vq.inspection_page import write_page
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="Folder that train_vq.py finished.")
+    parser.add_argument("--model", type=Path, required=True, help="Folder that vqlm train-vq finished.")
     parser.add_argument("--data", required=True, help=DATA_HELP)
     parser.add_argument("--output", type=Path, required=True, help="Folder for inspection.md and its pictures.")
     parser.add_argument("--split", default="held_out", help="held_out, or train.")
@@ -27,9 +25,14 @@ def main(arguments: list[str] | None = None) -> None:
     settings = parser.parse_args(arguments)
     require_empty(settings.output)
     if settings.split not in ("held_out", "train"):
-        raise UserError(f"--split must be held_out or train, found {settings.split!r}.")
+        raise UserError(f"`split` must be held_out or train, found {settings.split!r}.")
     if missing := [name for name in ("matplotlib", "torchmetrics") if find_spec(name) is None]:
-        raise UserError(f"inspect_vq.py needs {missing[0]}, which is missing; pip install 'vqlm[demo]'.")
+        raise UserError(f"{missing[0]}, which the page needs, is missing; install it: {install_hint('demo')}.")
+
+    from vqlm.data_prep import load_collection, load_pictures
+    from vqlm.vq import load_image_tokenizer
+    from vqlm.vq.inspection import findings, inspect_tokenizer
+    from vqlm.vq.inspection_page import write_page
 
     model = load_image_tokenizer(settings.model)
     shape = model.config.network.input_shape
@@ -38,9 +41,9 @@ def main(arguments: list[str] | None = None) -> None:
     inspection = inspect_tokenizer(model, pictures)
     log = settings.model / "run" / "log.jsonl"
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
-    found = findings(inspection, model, lines)
+    remarks = findings(inspection, model, lines)
     settings.output.mkdir(parents=True, exist_ok=True)
-    write_page(inspection, found, model, pictures, settings.output)
+    write_page(inspection, remarks, model, pictures, settings.output)
     print((settings.output / "inspection.md").read_text(encoding="utf-8"), flush=True)
 
 

@@ -1,36 +1,39 @@
 """Between the stages: encode a collection's pictures to codes and its captions to one vocabulary.
 
-python scripts/prepare_data.py --data openmoji --image-tokenizer runs/vq --output runs/data
+vqlm prepare --data openmoji --image-tokenizer runs/vq --output runs/data
 """
 
 from pathlib import Path
 from typing import Literal
 
-from accelerate import PartialState
-from vqlm.data_prep import DATA_HELP, CollectionConfig, TextConfig, ViewConfig, Vocabulary, load_collection, prepare
-from vqlm.training.cli import run_script, script_parser, values_of
+from vqlm.data_prep.settings import DATA_HELP, CollectionConfig, TextConfig, ViewConfig
+from vqlm.scripts.options import run_script, script_parser, values_of
 from vqlm.training.errors import UserError
-from vqlm.vq import load_image_tokenizer
+
+FIRST = (
+    "data", "image_tokenizer", "output", "resume", "views.views", "text.size", "text.pretrained", "for_model",
+    "num_workers", "max_skipped",
+)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = script_parser(__doc__)
+    parser = script_parser(__doc__, FIRST)
     parser.add_argument("--data", required=True, help=DATA_HELP)
-    parser.add_argument("--image_tokenizer", type=Path, help="Folder that train_vq.py finished.")
+    parser.add_argument("--image_tokenizer", type=Path, help="Folder that vqlm train-vq finished.")
     parser.add_argument(
         "--for_model",
         type=Path,
-        help="Instead: folder that train_lm.py finished, to be trained on with these pictures; its tokenizers serve.",
+        help="Instead: folder that vqlm train-lm finished, to be trained on with these pictures; its tokenizers serve.",
     )
     parser.add_argument("--output", type=Path, required=True, help="Folder for the prepared set.")
     parser.add_argument(
         "--modalities", type=dict[str, int], default={}, help='Further ranges of codes, such as {"sound": 512}.'
     )
     parser.add_argument(
-        "--resume", action="store_true", help="Continue the prepared set in --output, if it is this one."
+        "--resume", type=bool, default=False, help="Continue the prepared set in --output, if it is this one."
     )
     parser.add_argument(
-        "--num_workers", type=int, help="Processes that decode, on a CPU encode too; by default one a core."
+        "--num_workers", type=int, help="Processes that decode, on a CPU encode too; by default one per core."
     )
     parser.add_argument(
         "--mixed_precision",
@@ -41,11 +44,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_class_arguments(CollectionConfig)
     parser.add_class_arguments(ViewConfig, "views")
     parser.add_class_arguments(TextConfig, "text")
-    settings = parser.instantiate(parser.parse_args(arguments))
+    settings = parser.parse_args(arguments)
 
     model = settings.for_model
     if (model is None) == (settings.image_tokenizer is None):
-        raise UserError("Give one of --image-tokenizer, for a new model, and --for-model, to train a finished one on.")
+        raise UserError("give one of `image_tokenizer`, for a new model, and `for_model`, to train a finished one on.")
+
+    from accelerate import PartialState
+    from vqlm.data_prep import Vocabulary, load_collection, prepare
+    from vqlm.vq import load_image_tokenizer
+
     image_tokenizer = load_image_tokenizer(settings.image_tokenizer if model is None else model / "image_tokenizer")
     vocabulary = None if model is None else Vocabulary.from_pretrained(model)
     side = image_tokenizer.config.network.input_shape[0]

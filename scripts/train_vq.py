@@ -1,31 +1,37 @@
 """Stage one: train a VQ-VAE on a collection of pictures.
 
-python scripts/train_vq.py --data openmoji --output runs/vq --max-minutes 3
+vqlm train-vq --data openmoji --output runs/vq --max-minutes 3
 """
 
 from pathlib import Path
 
-from vqlm.data_prep import DATA_HELP, CollectionConfig, load_collection, load_pictures
-from vqlm.training.cli import find_setting, run_script, script_parser, values_of
-from vqlm.vq import NetworkConfig, VQVAEConfig
-from vqlm.vq.quantizers.settings import quantizer_config_type
-from vqlm.vq.settings import VQTrainingConfig
-from vqlm.vq.train import train_vq
+from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
+from vqlm.scripts.options import add_typed_settings, run_script, script_parser, values_of
+from vqlm.vq.quantizers.settings import CONFIGS
+from vqlm.vq.settings import NetworkConfig, VQTrainingConfig
+
+FIRST = (
+    "data", "output", "max_minutes", "max_steps", "resume", "network.input_shape", "quantizer.type",
+    "quantizer.codebook_size", "batch_size", "learning_rate",
+)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = script_parser(__doc__)
+    parser = script_parser(__doc__, FIRST)
     parser.add_argument("--data", required=True, help=DATA_HELP)
     parser.add_argument("--output", type=Path, required=True, help="Folder for the image tokenizer.")
     parser.add_argument("--max_pictures", type=int, default=200_000, help="Pictures to train on; they stay in memory.")
-    parser.add_argument("--resume", action="store_true", help="Continue the run in --output, if there is one.")
+    parser.add_argument("--resume", type=bool, default=False, help="Continue the run in --output, if there is one.")
     parser.add_class_arguments(CollectionConfig)
     parser.add_class_arguments(VQTrainingConfig)
     parser.add_class_arguments(NetworkConfig, "network")
-    # The settings of a quantizer depend on its type, which is looked for first.
-    parser.add_class_arguments(quantizer_config_type(find_setting(arguments, "quantizer.type", "vq")), "quantizer")
-    settings = parser.instantiate(parser.parse_args(arguments))
+    add_typed_settings(parser, "quantizer", CONFIGS, "vq", arguments)
+    settings = parser.parse_args(arguments)
     config = values_of(VQTrainingConfig, settings)
+
+    from vqlm.data_prep import load_collection, load_pictures
+    from vqlm.vq import VQVAEConfig
+    from vqlm.vq.train import train_vq
 
     shape = settings.network.input_shape
     collection = load_collection(settings.data, shape[0], values_of(CollectionConfig, settings))

@@ -12,20 +12,20 @@ class TrainingConfig:
 
     Args:
         max_steps: optimizer steps to train for.
-        max_minutes: minutes of training time to train for.
-        batch_size: rows a step and process.
+        max_minutes: minutes to train for.
+        batch_size: rows per step and process.
         learning_rate: peak of the schedule.
         warmup_ratio: share of the budget over which the learning rate rises to its peak.
-        schedule: after that the learning rate falls to zero ("linear") or stays ("constant").
+        schedule: after the warm-up the learning rate falls to zero ("linear") or stays ("constant").
         weight_decay: decoupled weight decay.
         beta2: AdamW's decay of the second moment.
         max_grad_norm: gradients are scaled down to this norm.
         mixed_precision: "bf16", "no", or "auto" for bf16 where the device multiplies it fast.
         seed: decides initial weights, order of rows, dropout and noise.
         num_workers: processes that load rows ahead; 0 loads in the training process.
-        log_every: steps from one log line to the next.
-        eval_every: steps from one held-out evaluation to the next.
-        checkpoint_minutes: minutes from one checkpoint to the next.
+        log_every: steps between log lines.
+        eval_every: steps between held-out evaluations.
+        checkpoint_minutes: minutes between checkpoints.
     """
 
     default_steps: ClassVar[int] = 1000

@@ -1,4 +1,4 @@
-"""What a VQ-VAE is made of. The shapes that follow from it are properties, computed nowhere else."""
+"""The configuration of a VQ-VAE. The shapes that follow from it are properties, computed nowhere else."""
 
 import math
 from dataclasses import asdict, fields
@@ -12,10 +12,17 @@ from vqlm.vq.settings import NetworkConfig
 
 
 class VQVAEConfig(PreTrainedConfig):
-    """A network, a quantizer, and what pictures it learned: on which `background` transparency was laid, and the
-    licence line of the collection (`attribution`).
+    """A network, a quantizer, and what the model was trained on.
 
-    Raises UserError for an unknown key in `network` or `quantizer`, or values that do not fit together.
+    Args:
+        network: encoder and decoder; a dataclass, or a dict from JSON.
+        quantizer: likewise; a plain `VQConfig` by default.
+        background: colour on which transparent pictures are laid.
+        attribution: licence line of the collection.
+        training_record: steps, seconds and held-out figures of the training, written at its end.
+
+    Raises:
+        UserError: for an unknown key in `network` or `quantizer`, or values that do not fit together.
     """
 
     model_type = "vqvae"
@@ -25,6 +32,7 @@ class VQVAEConfig(PreTrainedConfig):
     quantizer: QuantizerConfig = None  # type: ignore[assignment]
     background: str = "white"
     attribution: str | None = None
+    training_record: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs):
         if not isinstance(self.network, NetworkConfig):

@@ -1,4 +1,4 @@
-"""What stage one minimises beside the quantizer's own losses: pixels, features of a network, a patch discriminator."""
+"""The loss of stage one: pixels, features of a network, a patch discriminator, and the quantizer's own terms."""
 
 from typing import Any
 
@@ -11,14 +11,55 @@ from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoConfig
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from vqlm.training.errors import UserError
 from vqlm.vq.layers import CONV
+from vqlm.vq.model import VQVAE
 from vqlm.vq.settings import LossConfig, NetworkConfig
 
 
-def reconstruction_loss(kind: str, made: Tensor, pixel_values: Tensor, data_variance: float) -> Float[Tensor, ""]:
-    """Of the data's variance (l2, as in Sonnet's example) or deviation (l1), so that weights mean the same anywhere."""
+class Objective:
+    """The loss that the VQ-VAE minimises: reconstruction, features, the quantizer's terms, a discriminator's judgement.
+
+    Args:
+        terms: which terms, and their weights.
+        model: the VQ-VAE, not wrapped for several processes.
+        data_variance: of the pixel values; it makes the weights mean the same for any data.
+        learning_rate: of the discriminator.
+        device: where the networks of the terms compute.
+    """
+
+    def __init__(
+        self, terms: LossConfig, model: VQVAE, data_variance: float, learning_rate: float, device: torch.device
+    ):
+        self.terms, self.data_variance = terms, data_variance
+        self.decoder, self.quantizer_weights = model.decoder, model.quantizer.loss_weights()
+        self.perceptual: nn.Module | None = None
+        self.adversary: Adversary | None = None
+        if terms.perceptual_network and terms.perceptual_weight:
+            self.perceptual = load_perceptual_network(terms.perceptual_network, model.config.network).to(device)
+        if terms.adversarial_weight:
+            self.adversary = Adversary(terms, model.config.network, learning_rate)
+
+    def __call__(
+        self, reconstruction: Tensor, pixel_values: Tensor, quantizer_losses: dict[str, Tensor], step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The whole loss, and by name the terms that are not the quantizer's own."""
+        loss = reconstruction_loss(self.terms.reconstruction, reconstruction, pixel_values, self.data_variance)
+        figures = {"reconstruction_loss": loss}
+        if self.perceptual is not None:
+            figures["perceptual_loss"] = self.perceptual(reconstruction, pixel_values).mean()
+            loss = loss + self.terms.perceptual_weight * figures["perceptual_loss"]
+        if self.adversary is not None and self.adversary.judges(step):
+            figures["generator_loss"] = self.adversary.generator_loss(loss, reconstruction, self.decoder)
+            loss = loss + figures["generator_loss"]
+        return loss + sum(self.quantizer_weights[name] * value for name, value in quantizer_losses.items()), figures
+
+
+def reconstruction_loss(
+    kind: str, reconstruction: Tensor, pixel_values: Tensor, data_variance: float
+) -> Float[Tensor, ""]:
+    """The error over the data's variance ("l2", as in Sonnet's example) or standard deviation ("l1")."""
     if kind == "l1":
-        return F.l1_loss(made, pixel_values) / data_variance**0.5
-    return F.mse_loss(made, pixel_values) / data_variance
+        return F.l1_loss(reconstruction, pixel_values) / data_variance**0.5
+    return F.mse_loss(reconstruction, pixel_values) / data_variance
 
 
 class FeatureDistance(nn.Module):
@@ -34,9 +75,11 @@ class FeatureDistance(nn.Module):
         self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(-1, 1, 1))
 
-    def forward(self, made: Float[Tensor, "b 3 h w"], pixel_values: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
+    def forward(
+        self, reconstruction: Float[Tensor, "b 3 h w"], pixel_values: Float[Tensor, "b 3 h w"]
+    ) -> Float[Tensor, " b"]:
         """Pictures in [-1, 1] -> the distance of each pair, (B,)."""
-        pairs = zip(self._features(made), self._features(pixel_values), strict=True)
+        pairs = zip(self._features(reconstruction), self._features(pixel_values), strict=True)
         return torch.stack([(ours - theirs).square().sum(1).mean((1, 2)) for ours, theirs in pairs]).sum(0)
 
     def _features(self, pictures: Tensor) -> list[Tensor]:
@@ -45,7 +88,7 @@ class FeatureDistance(nn.Module):
 
 
 def load_perceptual_network(name: str, network: NetworkConfig) -> nn.Module:
-    """A module (made, pixel_values) -> distance of each pair. See `LossConfig.perceptual_network`.
+    """A module (reconstruction, pixel_values) -> distance of each pair. See `LossConfig.perceptual_network`.
 
     Raises UserError where its package, its weights or a picture of three channels is missing.
     """
@@ -72,7 +115,7 @@ def load_perceptual_network(name: str, network: NetworkConfig) -> nn.Module:
 
 
 class PatchDiscriminator(nn.Sequential):
-    """One logit a patch: real or made (Isola et al. 2017, arXiv 1611.07004)."""
+    """One logit per patch: a picture or a reconstruction (Isola et al. 2017, arXiv 1611.07004)."""
 
     def __init__(self, config: LossConfig, network: NetworkConfig):
         conv, width = CONV[network.spatial_dims], config.discriminator_channels
@@ -93,28 +136,34 @@ class Adversary:
             self.discriminator.parameters(), lr=learning_rate, betas=(0.5, 0.9), weight_decay=0.0
         )
 
-    def generator_loss(self, others: Float[Tensor, ""], made: Tensor, decoder: nn.Module) -> Float[Tensor, ""]:
-        """Minus the discriminator's logit of what was made, scaled against the `others` of its terms and weighted.
+    def judges(self, step: int) -> bool:
+        """Whether the discriminator has begun at this step."""
+        return step >= self.config.adversarial_start
 
-        The discriminator learns nothing from it.
+    def generator_loss(
+        self, others: Float[Tensor, ""], reconstruction: Tensor, decoder: nn.Module
+    ) -> Float[Tensor, ""]:
+        """Minus the discriminator's mean logit of the reconstruction, weighted and scaled against the `others` terms.
+
+        The discriminator gets no gradient from it.
         """
         self.discriminator.requires_grad_(False)
-        loss = -self.discriminator(made).float().mean()
+        loss = -self.discriminator(reconstruction).float().mean()
         self.discriminator.requires_grad_(True)
         scale = adaptive_weight(others, loss, last_weight(decoder), self.config.max_adaptive_weight)
         return self.config.adversarial_weight * scale * loss
 
-    def discriminator_loss(self, made: Tensor, pixel_values: Tensor) -> Float[Tensor, ""]:
-        """Hinge loss (Lim and Ye 2017, arXiv 1705.02894): real patches above 1, made ones below -1."""
-        # One pass for both, for a model that is spread over processes wants one forward a backward.
-        real, fake = self.discriminator(torch.cat([pixel_values, made.detach()])).float().chunk(2)
+    def discriminator_loss(self, reconstruction: Tensor, pixel_values: Tensor) -> Float[Tensor, ""]:
+        """Hinge loss (Lim and Ye 2017, arXiv 1705.02894): patches of pictures above 1, of reconstructions below -1."""
+        # One pass for both: a model that is wrapped for several processes allows one forward per backward.
+        real, fake = self.discriminator(torch.cat([pixel_values, reconstruction.detach()])).float().chunk(2)
         return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
 
 
 def adaptive_weight(
     others: Float[Tensor, ""], adversarial: Float[Tensor, ""], weight: Tensor, maximum: float
 ) -> Float[Tensor, ""]:
-    """How many times longer the gradient of the other terms is at `weight`, at most `maximum`."""
+    """Norm of the other terms' gradient at `weight` over that of the adversarial term, at most `maximum`."""
     (ours,) = torch.autograd.grad(others, weight, retain_graph=True)
     (theirs,) = torch.autograd.grad(adversarial, weight, retain_graph=True)
     return (ours.norm() / (theirs.norm() + 1e-4)).clamp(max=maximum).detach()

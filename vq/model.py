@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
 from vqlm.training.errors import UserError
-from vqlm.training.files import write_notice
+from vqlm.training.files import read_json, write_notice
 from vqlm.training.old_names import with_old_names
 from vqlm.vq.config import VQVAEConfig
 from vqlm.vq.image_processor import VQVAEImageProcessor
@@ -26,10 +27,13 @@ from vqlm.vq.settings import fits
 
 @dataclass
 class VQVAEOutput(ModelOutput):
-    """What a VQ-VAE makes of `pixel_values`.
+    """The result of a forward pass.
 
-    reconstruction: (B, C, *input_shape), about [-1, 1]. codes: (B, *code_shape) int64.
-    z_e: (B, D, h, w) fp32, what the quantizer was given. losses: the quantizer's own, unweighted, by name.
+    Args:
+        reconstruction: (B, C, *input_shape), about [-1, 1].
+        codes: (B, *code_shape) int64.
+        z_e: (B, D, h, w) fp32, the input of the quantizer.
+        losses: the quantizer's own terms, unweighted, by name.
     """
 
     reconstruction: Tensor | None = None
@@ -41,7 +45,21 @@ class VQVAEOutput(ModelOutput):
 class VQVAE(PreTrainedModel):
     """Vector-quantised autoencoder (van den Oord et al. 2017, arXiv 1711.00937).
 
-    `encode` and `decode_codes` are all that the later stages use of it.
+    The later stages use `encode` and `decode_codes` only.
+
+    Args:
+        config: sizes of the network and the quantizer.
+
+    Example:
+        >>> import torch
+        >>> from vqlm.vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig
+        >>> network = NetworkConfig(input_shape=[16, 16], stem_channels=8, hidden_channels=16)
+        >>> model = VQVAE(VQVAEConfig(network=network, quantizer=VQConfig(codebook_size=16, codebook_dim=4))).eval()
+        >>> codes = model.encode(torch.zeros(1, 3, 16, 16))
+        >>> codes.shape
+        torch.Size([1, 2, 2])
+        >>> model.decode_codes(codes).shape
+        torch.Size([1, 3, 16, 16])
     """
 
     config_class = VQVAEConfig
@@ -60,7 +78,17 @@ class VQVAE(PreTrainedModel):
         """Every layer keeps torch's own start; nothing to do here, and nothing for transformers to overwrite."""
 
     def forward(self, pixel_values: Float[Tensor, "b c *input_shape"]) -> VQVAEOutput:
-        """(B, C, *input_shape) in [-1, 1] -> reconstruction, codes and losses. Changes no state."""
+        """Reconstruct pictures; no state changes.
+
+        Args:
+            pixel_values: (B, C, *input_shape) in [-1, 1].
+
+        Returns:
+            Reconstruction, codes, encoder outputs and the quantizer's losses, see `VQVAEOutput`.
+
+        Raises:
+            UserError: for another number of dimensions or channels, or a size that `network.size_mismatch` refuses.
+        """
         z_e = self.encode_continuous(pixel_values)
         quantized = self.quantizer(z_e)
         return VQVAEOutput(
@@ -71,7 +99,7 @@ class VQVAE(PreTrainedModel):
         )
 
     def encode_continuous(self, pixel_values: Float[Tensor, "b c *input_shape"]) -> Float[Tensor, "b d *shape"]:
-        """z_e, fp32: the encoder's output, one vector a position. Any size that `network.size_mismatch` lets in."""
+        """z_e, fp32: the encoder's output, one vector per position. Any size that `network.size_mismatch` allows."""
         self._check_pixel_values(pixel_values)
         pixel_values = self.fit_size(pixel_values)
         if self.config.network.size_mismatch == "pad":
@@ -79,39 +107,53 @@ class VQVAE(PreTrainedModel):
         return self.encoder(pixel_values).float()
 
     def fit_size(self, pictures: Shaped[Tensor, "b c *shape"]) -> Shaped[Tensor, "b c *fitted"]:
-        """What a reconstruction is of: the pictures, or their middle where `network.size_mismatch` is "crop"."""
+        """The reconstructed part of the pictures: all, or the middle where `network.size_mismatch` is "crop"."""
         cropped = self.config.network.size_mismatch == "crop"
         return crop_to_multiple(pictures, self.config.downsample_factor) if cropped else pictures
 
     @torch.no_grad()
     def encode(self, pixel_values: Float[Tensor, "b c *input_shape"]) -> Int[Tensor, "b *code_shape"]:
-        """(B, C, *input_shape) in [-1, 1] -> codes (B, *code_shape) int64 in [0, K).
+        """Encode pictures as codes, without gradients.
 
-        Raises UserError for pictures of another kind or size, or with values that are not finite.
+        Args:
+            pixel_values: (B, C, *input_shape) in [-1, 1].
+
+        Returns:
+            Codes (B, *code_shape) int64 in [0, K).
+
+        Raises:
+            UserError: for pictures of another kind or size, or with values that are not finite.
         """
         require_finite(pixel_values)
         return self.quantizer.encode(self.encode_continuous(pixel_values))
 
     @torch.no_grad()
     def decode_codes(self, codes: Int[Tensor, "b *code_shape"]) -> Float[Tensor, "b c *input_shape"]:
-        """Codes (B, *code_shape) -> pixel values (B, C, *input_shape), clamped to [-1, 1].
+        """Decode codes to pictures, without gradients.
 
-        Raises UserError for a code outside [0, K) or a wrong number of dimensions.
+        Args:
+            codes: (B, *code_shape) int64 in [0, K). The number of positions may differ from the training's.
+
+        Returns:
+            Pixel values (B, C, *input_shape), clamped to [-1, 1].
+
+        Raises:
+            UserError: for a code outside [0, K) or a wrong number of dimensions.
         """
         size, shape = self.config.codebook_size, self.config.code_shape
-        # Positions may be as many as there are; what follows them, or a hierarchy's flat codes, may not.
+        # The number of positions may differ; codes per position, or a hierarchy's flat codes, may not.
         fixed = 0 if shape == self.config.network.code_shape else 1
         if codes.ndim != len(shape) + 1 or (fixed and codes.shape[-1] != shape[-1]):
             raise UserError(f"codes must be (batch, {', '.join(map(str, shape))}), found shape {tuple(codes.shape)}.")
         if codes.numel() and (codes.min() < 0 or codes.max() >= size):
             raise UserError(f"codes must lie in [0, {size}), found {int(codes.min())} to {int(codes.max())}.")
         z_q = self.quantizer.decode(codes).to(self.dtype)
-        made = self.decoder(z_q).float().clamp(-1, 1)
+        pixel_values = self.decoder(z_q).float().clamp(-1, 1)
         network = self.config.network
-        whole = network.size_mismatch == "pad" and made.shape[2:] == tuple(
+        is_padded = network.size_mismatch == "pad" and pixel_values.shape[2:] == tuple(
             n * network.downsample_factor for n in network.code_shape
         )
-        return _without_padding(made, network.input_shape) if whole else made
+        return _without_padding(pixel_values, network.input_shape) if is_padded else pixel_values
 
     def flatten_codes(self, codes: Int[Tensor, "b *code_shape"]) -> Int[Tensor, "b n"]:
         """(B, *code_shape) -> (B, n), row by row, the codes of a position one after another: the order in which a
@@ -124,13 +166,21 @@ class VQVAE(PreTrainedModel):
 
     @property
     def image_processor(self) -> VQVAEImageProcessor:
-        """What makes `pixel_values` of pictures as they were made in training. Raises UserError for a model of
-        anything else than pictures in colour."""
+        """The processor that turns pictures into `pixel_values` as in training.
+
+        Raises UserError for a model of anything but pictures in colour.
+        """
         return VQVAEImageProcessor.of(self.config)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
-        """As any transformers model, beside it the image processor, if it is one of pictures, and the licence line of
-        its pictures as NOTICE."""
+        """Save as any transformers model; a model of pictures also saves its image processor, and NOTICE.
+
+        Args:
+            save_directory: folder to write config.json, model.safetensors and preprocessor_config.json to. NOTICE
+                holds the licence line of the pictures, where there is one.
+            *args: of `PreTrainedModel.save_pretrained`.
+            **kwargs: likewise.
+        """
         super().save_pretrained(save_directory, *args, **kwargs)
         if self.config.takes_pictures:
             self.image_processor.save_pretrained(save_directory)
@@ -138,7 +188,7 @@ class VQVAE(PreTrainedModel):
 
     @torch.no_grad()
     def fingerprint(self) -> str:
-        """16 hex digits that name these weights and this architecture. What later stages check."""
+        """16 hex digits that identify these weights and this architecture; later stages compare them."""
         digest = hashlib.sha256()
         described = {"network": asdict(self.config.network), "quantizer": asdict(self.config.quantizer)}
         digest.update(json.dumps(with_old_names(described), sort_keys=True).encode())
@@ -160,7 +210,7 @@ class VQVAE(PreTrainedModel):
             raise UserError(
                 f"every side of a picture must be a multiple of {factor}, found {shape}; the nearest valid size is "
                 f"{nearest}, the model was trained on {tuple(network.input_shape)}. Resize it, or train with "
-                "network.size_mismatch pad or crop."
+                "`network.size_mismatch` pad or crop."
             )
 
 
@@ -173,17 +223,44 @@ def require_finite(pixel_values: Tensor) -> None:
         )
 
 
-def _without_padding(made: Tensor, shape: Sequence[int]) -> Tensor:
+def _without_padding(pixel_values: Tensor, shape: Sequence[int]) -> Tensor:
     for axis, size in enumerate(shape, start=2):
-        made = made.narrow(axis, 0, size)
-    return made
+        pixel_values = pixel_values.narrow(axis, 0, size)
+    return pixel_values
 
 
 def load_image_tokenizer(folder: Path | str) -> VQVAE:
-    """A trained VQ-VAE. Raises UserError for a folder that holds none."""
+    """Load a trained VQ-VAE.
+
+    Args:
+        folder: where `train_vq` or `VQVAE.save_pretrained` wrote it.
+
+    Returns:
+        The model in evaluation mode, on the CPU.
+
+    Raises:
+        UserError: for a folder that holds none.
+
+    Example:
+        >>> import tempfile
+        >>> from vqlm.vq import VQVAE, NetworkConfig, VQVAEConfig, load_image_tokenizer
+        >>> model = VQVAE(VQVAEConfig(network=NetworkConfig(input_shape=[16, 16], hidden_channels=16)))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save_pretrained(folder)
+        ...     load_image_tokenizer(folder).config.code_shape
+        (2, 2)
+    """
     if not (Path(folder) / "model.safetensors").exists():
-        raise UserError(f"{folder} holds no finished image tokenizer; train one there with scripts/train_vq.py.")
-    return VQVAE.from_pretrained(str(folder)).eval()
+        raise UserError(f"{folder} holds no finished image tokenizer; train one there with `train_vq`.")
+    model = VQVAE.from_pretrained(str(folder)).eval()
+    model.config.training_record = model.config.training_record or _record_of_run(Path(folder))
+    return model
+
+
+def _record_of_run(folder: Path) -> dict[str, Any] | None:
+    """The training record from the folder of the run itself: a model before version 0.2.0 has it only there."""
+    summary = folder / "run" / "summary.json"
+    return read_json(summary) if summary.exists() else None
 
 
 AutoConfig.register(VQVAEConfig.model_type, VQVAEConfig, exist_ok=True)

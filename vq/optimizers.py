@@ -1,8 +1,8 @@
 """The optimizers of a VQ-VAE: Muon for its convolutions, AdamW for all else."""
 
 from torch import nn
-from torch.optim import AdamW, Optimizer
-from vqlm.training.muon import Muon
+from torch.optim import Optimizer
+from vqlm.training.optimizers import muon_and_adamw
 from vqlm.vq.settings import OptimizerName
 
 MATRIX_DIMS = 2
@@ -13,7 +13,6 @@ def build_optimizers(
 ) -> list[Optimizer]:
     """AdamW alone, or Muon for the convolutions and AdamW for the rest, by one learning rate."""
     kernels = [weight for weight in model.parameters() if weight.ndim > MATRIX_DIMS and name == "muon"]
-    moved = {id(weight) for weight in kernels}
-    rest = [weight for weight in model.parameters() if id(weight) not in moved]
-    adamw = AdamW(rest, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, beta2), fused=True)
-    return [Muon(kernels, learning_rate, weight_decay=weight_decay), adamw] if kernels else [adamw]
+    by_muon = {id(weight) for weight in kernels}
+    rest = [weight for weight in model.parameters() if id(weight) not in by_muon]
+    return muon_and_adamw(kernels, [{"params": rest}], learning_rate, weight_decay, beta2)

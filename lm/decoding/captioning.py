@@ -7,9 +7,8 @@ from transformers import PreTrainedModel
 from vqlm.data_prep.sequences import picture_ids
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.lm.decoding.decoders import build_decoder
-from vqlm.lm.decoding.draw import Generators, draw_uniform, require_finite
 from vqlm.lm.decoding.logits_processor import text_mask
-from vqlm.lm.decoding.sampling import sample
+from vqlm.lm.decoding.sampling import Generators, draw_uniform, require_finite, sample
 
 
 @torch.no_grad()
@@ -22,7 +21,7 @@ def draw_captions(
     generator: Generators = None,
 ) -> list[str]:
     """One caption for each picture, of 1 to `max_tokens` tokens; at temperature 0 always the likeliest token."""
-    device, ended_at = model.device, vocabulary.eos
+    device, end = model.device, vocabulary.eos
     inputs = picture_ids(vocabulary, codes.to(device))
     legal = text_mask(vocabulary).to(device)[: vocabulary.image.offset]
     uniform = draw_uniform(len(codes), max_tokens, generator, device)
@@ -32,12 +31,12 @@ def draw_captions(
     for step in range(max_tokens):
         require_finite(logits, f"token {step}")
         next_ids = sample(logits.masked_fill(~legal, -torch.inf), uniform[:, step], temperature)
-        next_ids = torch.where(has_ended, ended_at, next_ids)
-        has_ended |= next_ids == ended_at
+        next_ids = torch.where(has_ended, end, next_ids)
+        has_ended |= next_ids == end
         if has_ended.all():
             break
         drawn.append(next_ids)
         logits = decoder.step(next_ids)
-        legal[vocabulary.eos] = True  # but not as the first
+        legal[end] = True  # but not as the first token
     rows = torch.stack(drawn, 1).tolist()
-    return [vocabulary.decode_text([id for id in row if id != ended_at]) for row in rows]
+    return [vocabulary.decode_text([id for id in row if id != end]) for row in rows]

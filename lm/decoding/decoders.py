@@ -1,10 +1,10 @@
-"""One more id at a time: what a causal LM thinks of the legal next ids, with all that it has read kept in a cache.
+"""The next id's logits, step by step, with a KV cache of all ids read so far.
 
-`StockDecoder` asks any model of transformers through its own forward. `LlamaDecoder` (llama_decoder.py) runs the
+`StockDecoder` runs any model of transformers through its own forward. `LlamaDecoder` (llama_decoder.py) runs the
 layers of the models that it knows itself. Both have
 
-    read(input_ids (R, T), mask (R, T), steps) -> logits (R, K) behind prompts that are padded on the left
-    step(ids (R,)) -> logits (R, K) behind one more id a row, at most `steps` times
+    read(input_ids (R, T), mask (R, T), steps) -> logits (R, K) after prompts that are padded on the left
+    step(ids (R,)) -> logits (R, K) after one more id per row, at most `steps` times
 
 K counts the `legal` ids, one range. Logits are fp32.
 """
@@ -18,10 +18,11 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from vqlm.lm.decoding.llama_decoder import LlamaDecoder, is_llama_like
 from vqlm.lm.model import read_into
+from vqlm.lm.settings import DecodingOptions
 from vqlm.training.compiling import compile_failure
 from vqlm.training.errors import UserError
 
-_TOLD: set[str] = set()
+_WARNED: set[str] = set()
 
 
 class StockDecoder:
@@ -51,35 +52,33 @@ class StockDecoder:
 
 
 def build_decoder(
-    model: PreTrainedModel, legal: slice, compile: bool = False, quantize: str | None = None
+    model: PreTrainedModel, legal: slice, options: DecodingOptions | None = None
 ) -> StockDecoder | LlamaDecoder:
-    """The fastest decoder that gives this model's own logits.
+    """The fastest decoder that gives this model's own logits for the range of `legal` ids.
 
-    `compile` builds the step by torch.compile, which takes ten seconds and more and pays for hundreds of pictures; not
-    with CUDA, where the step of `LlamaDecoder` is a CUDA graph in any case, built in no time.
-    What does not work here is left out, and said once: compiling without a compiler, `LlamaDecoder` for an architecture
-    that it does not know. `quantize` "int8" multiplies with int8 weights, see packed_weights.py. Raises UserError where
-    that does not work.
+    With `options.compile` torch.compile builds the step, which takes ten seconds and more and pays for hundreds of
+    pictures; not with CUDA, where the step of `LlamaDecoder` is a CUDA graph in any case, captured in no time.
+    Warns once of what does not work here and is left out: compiling without a compiler, `LlamaDecoder` for an
+    architecture that it does not know. Raises UserError where `options.quantize` does not work.
     """
-    if quantize not in (None, "int8"):
-        raise UserError(f"quantize must be 'int8' or left out, found {quantize!r}.")
+    options = options or DecodingOptions()
     if is_llama_like(model):
-        compile = compile and model.device.type != "cuda"
-        if compile and (failure := _compile_failure(model.device)):
-            _say_once("compile", f"torch.compile does not work here ({failure}); the step is drawn without it.")
-            compile = False
-        return LlamaDecoder(model, legal, compile, quantize)
+        is_compiled = options.compile and model.device.type != "cuda"
+        if is_compiled and (failure := _compile_failure(model.device)):
+            _warn_once("compile", f"torch.compile does not work here ({failure}); the step runs without it.")
+            is_compiled = False
+        return LlamaDecoder(model, legal, is_compiled, options.quantize)
     kind = type(model).__name__
-    if quantize is not None:
-        raise UserError(f"quantize needs a plain llama or its like, found {kind}; leave it out.")
-    _say_once(kind, f"{kind} draws through its stock forward; llama and its like are faster.")
+    if options.quantize is not None:
+        raise UserError(f"`quantize` needs a plain llama or its like, found {kind}; leave it out.")
+    _warn_once(kind, f"{kind} draws through its stock forward; llama and its like are faster.")
     return StockDecoder(model, legal)
 
 
 _compile_failure = lru_cache(compile_failure)
 
 
-def _say_once(what: str, text: str) -> None:
-    if what not in _TOLD:
-        _TOLD.add(what)
+def _warn_once(what: str, text: str) -> None:
+    if what not in _WARNED:
+        _WARNED.add(what)
         warnings.warn(text, stacklevel=4)

@@ -6,7 +6,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 from vqlm.data_prep.vocabulary import Vocabulary
 
-# Outside of a picture text may stand, inside codes must, behind its last code its end must, behind a row padding must.
+# What may follow: outside a picture text, inside it codes, after its last code its end, after the end of a row padding.
 OUTSIDE, INSIDE, FULL, OVER = range(4)
 
 
@@ -21,11 +21,27 @@ def text_mask(vocabulary: Vocabulary) -> Bool[Tensor, " v"]:
 class MixedRowLogitsProcessor(LogitsProcessor):
     """For stock `generate`: whatever the model prefers, a row is text and whole pictures of `tokens_per_image` codes.
 
-        processor = MixedRowLogitsProcessor(vocabulary, tokens_per_image)
-        model.generate(**prompt, logits_processor=[processor])
+    The state of every row is read off its ids; the masks are built once. After `bos caption boi`, greedy decoding draws
+    the picture that the pipeline draws at temperature 0 without guidance.
 
-    Every row has its own state, read off its ids; the masks are made once. After `bos caption boi`, greedy
-    decoding draws the picture that the pipeline draws at temperature 0 without guidance.
+    Args:
+        vocabulary (Vocabulary): text and codes in one id space.
+        tokens_per_image (int): codes of a picture.
+
+    Example:
+        >>> from transformers import AutoModelForCausalLM
+        >>> from vqlm import MixedRowLogitsProcessor, Vocabulary, load_image_tokenizer
+        >>> vocabulary = Vocabulary.from_pretrained("outputs/demo/model")
+        >>> image_tokenizer = load_image_tokenizer("outputs/demo/model/image_tokenizer")
+        >>> num_codes = image_tokenizer.config.tokens_per_image
+        >>> model = AutoModelForCausalLM.from_pretrained("outputs/demo/model")
+        >>> prompt = vocabulary.tokenizer("<bos>red heart<image>", return_tensors="pt")
+        >>> ids = model.generate(
+        ...     **prompt, logits_processor=[MixedRowLogitsProcessor(vocabulary, num_codes)],
+        ...     suppress_tokens=None, max_new_tokens=num_codes + 1,
+        ... )
+        >>> ids[0, -1].item() == vocabulary.eoi
+        True
     """
 
     def __init__(self, vocabulary: Vocabulary, tokens_per_image: int):
@@ -39,11 +55,39 @@ class MixedRowLogitsProcessor(LogitsProcessor):
         self.legal[OVER, vocabulary.pad] = True
 
     def __call__(self, input_ids: Int[Tensor, "b t"], scores: Float[Tensor, "b v"]) -> Float[Tensor, "b v"]:
+        """Forbid the ids that must not follow.
+
+        Args:
+            input_ids (int64 tensor (B, T)): the rows so far.
+            scores (float tensor (B, V)): logits of the next ids.
+
+        Returns:
+            float tensor (B, V): `scores`, -inf where an id must not follow.
+
+        Example:
+            >>> processor = vqlm.MixedRowLogitsProcessor(pipe.vocabulary, 16)
+            >>> after_the_prompt = torch.tensor([[pipe.vocabulary.bos, pipe.vocabulary.boi]])
+            >>> scores = processor(after_the_prompt, torch.zeros(1, pipe.vocabulary.size))
+            >>> scores.isfinite().sum().item() == pipe.vocabulary.image.size
+            True
+        """
         legal = self.legal.to(scores.device)[self.states(input_ids)]
         return scores.masked_fill(~legal, -torch.inf)
 
     def states(self, input_ids: Int[Tensor, "b t"]) -> Int[Tensor, " b"]:
-        """OUTSIDE, INSIDE, FULL or OVER for each row."""
+        """OUTSIDE, INSIDE, FULL or OVER for each row.
+
+        Args:
+            input_ids (int64 tensor (B, T)): the rows so far.
+
+        Returns:
+            int64 tensor (B,): the state of each row.
+
+        Example:
+            >>> processor = vqlm.MixedRowLogitsProcessor(pipe.vocabulary, 16)
+            >>> processor.states(torch.tensor([[pipe.vocabulary.bos, pipe.vocabulary.boi]])).tolist()  # INSIDE
+            [1]
+        """
         vocabulary = self.vocabulary
         places = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
         begin = (places * (input_ids == vocabulary.boi)).amax(1)  # 0 where there is none

@@ -1,13 +1,13 @@
-"""The matrices of a llama-like model: as they are, or laid out for the instructions of a CPU, in bf16 or in int8.
+"""The matrices of a llama-like model: as they are, or prepacked for the instructions of a CPU, in bf16 or in int8.
 
-Products of few rows with bf16 weights take less time with weights that oneDNN has laid out beforehand; in int8 a large
-model reads half as many bytes for them. Query, key and value are one product then, gate and up another. The copy
-takes the memory of bf16 or int8 weights once more for as long as a batch is drawn. The operators are those that
+Products of few rows with bf16 weights take less time with weights that oneDNN has packed beforehand; in int8 a large
+model reads half as many bytes for them. Query, key and value are then one product, gate and up another. The copy
+takes the memory of the bf16 or int8 weights once more while a batch is drawn. The operators are those that
 torch.compile lowers frozen and quantized models to.
 
-In int8 each output channel of a matrix has its scale, and so has each row that is multiplied with it, so that a row
-does not depend on the rows beside it (dynamic quantization, without outliers apart: Dettmers et al. 2022, arXiv
-2208.07339, need those for models a hundred times as large).
+In int8 each output channel of a matrix has a scale, and so has each row that is multiplied with it, so that a row does
+not depend on the rows beside it (dynamic quantization; outliers are not kept apart: Dettmers et al. 2022, arXiv
+2208.07339, need that for models a hundred times as large).
 """
 
 import threading
@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from vqlm.training.device import is_bf16_fast
 from vqlm.training.errors import UserError
 
-ZERO = 128  # what stands for 0 among the uint8 that oneDNN multiplies
+ZERO = 128  # the uint8 that represents 0 for oneDNN
 
 
 Matrix = tuple[Tensor, Tensor | None]  # weight (outputs, D) and bias
@@ -31,7 +31,7 @@ Matrix = tuple[Tensor, Tensor | None]  # weight (outputs, D) and bias
 Maps = Callable[[Tensor], Sequence[Tensor]]
 
 
-# Modules, since torch.compile takes the numbers and shapes that a module holds for constants.
+# Modules, because torch.compile treats the numbers and shapes that a module holds as constants.
 
 
 class PlainMaps(nn.Module):
@@ -46,8 +46,8 @@ class PlainMaps(nn.Module):
 
 
 class PackedMaps(nn.Module):
-    """One product. place: of its weights among those in use, see `using`; sizes: outputs of each map; bias: (outputs,)
-    of an int8 one, which comes behind the scale.
+    """One product. place: index of its weights among those in use, see `using`; sizes: outputs of each map; bias:
+    (outputs,), of an int8 product only, added after the scale.
     """
 
     def __init__(self, place: int, sizes: list[int], is_int8: bool, bias: Tensor | None):
@@ -57,13 +57,13 @@ class PackedMaps(nn.Module):
     def forward(self, x: Tensor) -> Sequence[Tensor]:
         multiply = torch.ops.vqlm.packed_linear if torch.compiler.is_compiling() else packed_linear
         leading, outputs = x.shape[:-1], sum(self.sizes)
-        x = x.flatten(0, -2)  # (N, D), or each product does so by itself, which takes longer
+        x = x.flatten(0, -2)  # (N, D), or each product flattens by itself, which takes longer
         if not self.is_int8:
             return multiply(x, self.place, outputs).view(*leading, outputs).split(self.sizes, -1)
         scale = x.abs().amax(-1, keepdim=True).float().clamp(min=1e-9) / 127  # (N, 1)
         rounded = ((x / scale).round() + ZERO).to(torch.uint8)
-        made = scale * multiply(rounded, self.place, outputs)
-        return (made if self.bias is None else made + self.bias).view(*leading, outputs).split(self.sizes, -1)
+        product = scale * multiply(rounded, self.place, outputs)
+        return (product if self.bias is None else product + self.bias).view(*leading, outputs).split(self.sizes, -1)
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ class ModelMaps:
 
 
 class PackedWeight(NamedTuple):
-    """weight: opaque; bias: of a bf16 weight, an int8 one's is in `PackedMaps`; scale and zeros: (outputs,) of an int8
-    weight, the zeros being what stands for 0 in it."""
+    """weight: opaque. bias: of a bf16 weight only; that of an int8 weight is in `PackedMaps`. scale, zeros: (outputs,),
+    of an int8 weight only; the zeros represent 0 in it."""
 
     weight: Tensor
     bias: Tensor | None
@@ -98,11 +98,12 @@ def plain_maps(model: PreTrainedModel, legal: slice) -> ModelMaps:
 def packed_maps(
     model: PreTrainedModel, legal: slice, rows: int, quantize: str | None = None
 ) -> tuple[ModelMaps, list[PackedWeight]]:
-    """For inputs of `rows` rows, of the weights as they are now; and what `using` gets around a product."""
+    """Maps for inputs of `rows` rows, of the weights as they are now; and the packed weights, which are passed to
+    `using` around every product."""
     weights: list[PackedWeight] = []
 
     def pack(matrices: list[Matrix]) -> PackedMaps:
-        # What packs a matrix does not look at its strides; torch.cat makes one that is contiguous.
+        # Packing ignores strides: the weight must be contiguous, as the output of torch.cat is.
         weight = matrices[0][0].contiguous() if len(matrices) == 1 else torch.cat([weight for weight, _ in matrices])
         biases = [bias for _, bias in matrices if bias is not None]
         bias = torch.cat(biases) if biases else None
@@ -126,29 +127,33 @@ def quantize_rows(weight: Float[Tensor, "n d"]) -> tuple[Int8[Tensor, "n d"], Fl
 
 
 def can_pack(weight: Tensor) -> bool:
-    """Whether a weight of this device and precision can be packed and gains by it."""
-    is_there = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return is_there and weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and is_bf16_fast(weight.device)
+    """Whether a weight of this device and precision can be packed and products gain by it."""
+    has_operator = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return (
+        has_operator and weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and is_bf16_fast(weight.device)
+    )
 
 
 def require_int8(device: torch.device) -> None:
     """Raises UserError where int8 weights cannot be multiplied here."""
     if device.type != "cpu":
-        raise UserError(f"quantize='int8' draws on a CPU only, found {device}; leave it out, or move the model there.")
+        raise UserError(
+            f"`quantize` 'int8' draws on a CPU only, found {device}; leave it out, or move the model to the CPU."
+        )
     has_operators = torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")
     if not has_operators or not torch.cpu._is_vnni_supported():
-        raise UserError("quantize='int8' needs a CPU with VNNI instructions and a torch with oneDNN; leave it out.")
+        raise UserError("`quantize` 'int8' needs a CPU with VNNI instructions and a torch with oneDNN; leave it out.")
 
 
-# What a packed weight is cannot be told to torch.compile, which would want to know its layout. A compiled step names it
-# by its place among the weights in use.
+# torch.compile cannot take a packed weight as an input, since it would need to know its layout. A compiled step names
+# the weight by its index among the weights in use.
 
 _IN_USE = threading.local()
 
 
 @contextmanager
 def using(weights: list[PackedWeight]) -> Iterator[None]:
-    """What products are made with in this thread meanwhile; afterwards nothing holds them here."""
+    """The products of this thread use `weights` inside the context; after it, nothing here refers to them."""
     _IN_USE.weights = weights
     try:
         yield
@@ -157,7 +162,7 @@ def using(weights: list[PackedWeight]) -> Iterator[None]:
 
 
 def packed_linear(x: Tensor, place: int, outputs: int) -> Tensor:
-    """(..., D) -> (..., outputs): bf16 of bf16; of uint8 fp32, still to be multiplied with the scale of each row."""
+    """(..., D) -> (..., outputs): bf16 -> bf16; uint8 -> fp32, still to be multiplied with the scale of each row."""
     weight, bias, scale, zeros = _IN_USE.weights[place]
     if scale is None:
         return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
@@ -182,11 +187,11 @@ def _build_maps(model: PreTrainedModel, legal: slice, make: Callable[[list[Matri
 
     layers = []
     for layer in model.model.layers:
-        own, mlp = layer.self_attn, layer.mlp
+        attention, mlp = layer.self_attn, layer.mlp
         layers.append(
             LayerMaps(
-                of(own.q_proj, own.k_proj, own.v_proj),
-                of(own.o_proj),
+                of(attention.q_proj, attention.k_proj, attention.v_proj),
+                of(attention.o_proj),
                 of(mlp.gate_proj, mlp.up_proj),
                 of(mlp.down_proj),
             )

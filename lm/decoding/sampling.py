@@ -1,9 +1,18 @@
-"""From logits to the next code: guidance, candidates, temperature. Knows nothing of models or caches."""
+"""From logits to the next code: guidance, candidates, temperature, random numbers. Knows neither models nor caches."""
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from vqlm.lm.settings import SamplingConfig
+from vqlm.training.errors import UserError
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+NOT_FINITE = (
+    "The model's logits are not finite at {}: its weights are damaged or its training diverged. Train it again with a "
+    "lower learning rate, or in fp32."
+)
 
 
 def guided_logits(
@@ -11,7 +20,7 @@ def guided_logits(
 ) -> Float[Tensor, "b k"]:
     """Log-probabilities of the next code before temperature; -inf outside the candidates.
 
-    The candidates are the conditional distribution's own and are cut before guidance. Guidance moves logits by
+    The candidates are those of the conditional distribution and are cut before guidance. Guidance moves logits by
     (scale - 1) times what the prompt changed, and would lift codes of the far tail that both branches know badly.
     """
     guided = conditional = conditional.float()
@@ -38,9 +47,9 @@ def candidates(log_probs: Float[Tensor, "b k"], settings: SamplingConfig) -> Ten
 
 
 def sample(logits: Float[Tensor, "b k"], uniform: Float[Tensor, " b"], temperature: float) -> Int[Tensor, " b"]:
-    """One index a row, by the inverse of the cumulative distribution at `uniform` in [0, 1).
+    """One index per row, by the inverse of the cumulative distribution at `uniform` in [0, 1).
 
-    The random number is the caller's, so that a row's draw does not depend on the rows beside it.
+    The random number comes from the caller, so that the draw of a row does not depend on the rows beside it.
     """
     if temperature == 0:
         return logits.argmax(-1)
@@ -49,3 +58,27 @@ def sample(logits: Float[Tensor, "b k"], uniform: Float[Tensor, " b"], temperatu
     cumulative = logits.softmax(-1).cumsum(-1, dtype=precise)
     threshold = uniform.to(precise).unsqueeze(1) * cumulative[:, -1:]
     return torch.searchsorted(cumulative, threshold, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
+
+
+def draw_uniform(rows: int, columns: int, generator: Generators, device: torch.device) -> Tensor:
+    """(rows, columns) in [0, 1), each row from a generator of its own if there is one per row."""
+    if generator is None or isinstance(generator, torch.Generator):
+        source = generator.device if generator is not None else device
+        return torch.rand(rows, columns, generator=generator, device=source).to(device)
+    generators = generators_of(generator, rows)
+    return torch.stack([torch.rand(columns, generator=each, device=each.device).to(device) for each in generators])
+
+
+def generators_of(generator: Generators, rows: int) -> list:
+    """One generator per row; a single one serves all rows. Raises UserError for a list of another length."""
+    if generator is None or isinstance(generator, torch.Generator):
+        return [generator] * rows
+    if len(generator) != rows:
+        raise UserError(f"`generator` must be one, or one for each of the {rows} pictures; found {len(generator)}.")
+    return list(generator)
+
+
+def require_finite(logits: Tensor, where: str) -> None:
+    """Raises UserError if a logit is not finite."""
+    if not logits.isfinite().all():
+        raise UserError(NOT_FINITE.format(where))

@@ -1,5 +1,5 @@
-"""The model card of a finished folder: what it was trained on, its figures, how to load it. Claims nothing that the
-folder does not hold."""
+"""The model card of a finished folder: what the model was trained on, its figures, how to load it. Claims nothing that
+the folder does not hold."""
 
 import re
 from collections.abc import Mapping
@@ -7,35 +7,36 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from vqlm.lm.model_folder.settings import ModelFolderSettings
 from vqlm.vq import VQVAEConfig
 
-# A card with this line is written anew with the folder; one without it is a person's.
+# A card with this line is overwritten whenever the folder is saved; one without it is a person's.
 WRITTEN_HERE = "<!-- Written by vqlm with the folder; take this line out to keep your own text. -->"
 TASK = "text-to-image"
 LICENSE = re.compile(r"\bCC[ -](BY(?:-(?:NC|SA|ND)){0,2})[ -](\d\.\d)\b")
 
 
 def license_of(attribution: list[str]) -> str | None:
-    """The hub's name of the one Creative Commons licence that the lines name; None for none or several."""
+    """The hub's name of the Creative Commons licence in the lines; None if they name none, or several."""
     names = {f"cc-{kind}-{version}".lower() for line in attribution for kind, version in LICENSE.findall(line)}
     return names.pop() if len(names) == 1 else None
 
 
 def data_name(data: str) -> str:
-    """What the data is called, without the folders of the machine that it lay on."""
+    """The name of the data, without the folders of the machine that held it."""
     return data if data.startswith("hf:") or "/" not in data else Path(data).name
 
 
 def card_of(
     name: str,
     architecture: str,
-    settings: Mapping[str, Any],
+    settings: ModelFolderSettings,
     tokenizer: VQVAEConfig,
     attribution: list[str],
     figures: Mapping[str, Any] | None,
 ) -> ModelCard:
-    """The card of `text_to_image.json`, the image tokenizer's config, the lines of NOTICE and `evaluation.json`."""
-    trained_on = settings.get("trained_on") or {}
+    """The card. tokenizer: config of the image tokenizer. attribution: lines of NOTICE. figures: of evaluation.json."""
+    trained_on = settings.trained_on or {}
     data = data_name(trained_on.get("data", "unknown"))
     metadata = ModelCardData(
         license=license_of(attribution),
@@ -58,7 +59,7 @@ def card_of(
         "",
         f"Draws a prompt. A VQ-VAE turns {what} of {shape} into {codes} codes of {tokenizer.codebook_size}; captions "
         f"and codes share one vocabulary, and a stock {architecture} language model continues a caption with the codes "
-        f"of a picture. It knows captions of up to {settings['max_caption_tokens']} tokens.",
+        f"of a picture. It knows captions of up to {settings.max_caption_tokens} tokens.",
         "",
         "## Trained on",
         "",
@@ -80,7 +81,7 @@ def _data_lines(data: str, pictures: Mapping[str, int], attribution: list[str]) 
     return [
         *lines,
         "",
-        "No licence of the pictures is recorded; see to it before you share what was learned from them.",
+        "No licence of the pictures is recorded; find out which it is before you share this model.",
     ]
 
 
@@ -93,13 +94,13 @@ def _results(figures: Mapping[str, Any], data: str) -> list[EvalResult]:
     def result(split: str, metric: str, title: str, value: float) -> EvalResult:
         return EvalResult(TASK, data, data, metric, value, dataset_split=split, metric_name=title)
 
-    made = [result("held_out", "psnr", "PSNR of the image tokenizer, dB", round(figures["held_out_psnr_db"], 2))]
+    results = [result("held_out", "psnr", "PSNR of the image tokenizer, dB", round(figures["held_out_psnr_db"], 2))]
     for split, nll in figures["held_out_image_nll"].items():
-        made.append(result(split, "nll", "image NLL, nats a code", round(nll, 3)))
+        results.append(result(split, "nll", "image NLL, nats per code", round(nll, 3)))
     for split, recall in _default_recall(figures).items():
-        made.append(result(split, "recall@1", "R@1 of a drawn picture", round(recall["r1"], 3)))
-        made.append(result(split, "recall@10", "R@10 of a drawn picture", round(recall["r10"], 3)))
-    return made
+        results.append(result(split, "recall@1", "R@1 of a drawn picture", round(recall["r1"], 3)))
+        results.append(result(split, "recall@10", "R@10 of a drawn picture", round(recall["r10"], 3)))
+    return results
 
 
 def _figure_lines(figures: Mapping[str, Any]) -> list[str]:
@@ -109,10 +110,10 @@ def _figure_lines(figures: Mapping[str, Any]) -> list[str]:
         "## Figures",
         "",
         f"Held-out PSNR of the image tokenizer: {figures['held_out_psnr_db']:.2f} dB. One picture drawn for each "
-        "held-out prompt with the saved defaults; rank of its own reconstruction among those of the whole collection "
-        "by pixel distance.",
+        "held-out prompt with the saved defaults; R@k is the share of prompts whose own reconstruction is among the k "
+        "nearest to it in the whole collection, by pixel distance.",
         "",
-        "| held-out set | image NLL, nats a code | R@1 | R@10 |",
+        "| held-out set | image NLL, nats per code | R@1 | R@10 |",
         "|---|---|---|---|",
     ]
     for split, nll in figures["held_out_image_nll"].items():
@@ -123,23 +124,12 @@ def _figure_lines(figures: Mapping[str, Any]) -> list[str]:
 
 
 def _loading_lines(name: str, takes_pictures: bool) -> list[str]:
-    stock = [
+    transformers_interfaces = [
         "",
-        "Without any code but transformers', as a language model whose tokens are words and codes:",
-        "",
-        "```python",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        "",
-        f'model, tokenizer = AutoModelForCausalLM.from_pretrained("{name}"), AutoTokenizer.from_pretrained("{name}")',
-        'ids = model.generate(**tokenizer("<bos>a prompt<image>", return_tensors="pt"))',
-        "```",
-    ]
-    task = [
-        "",
-        "With transformers' own interfaces, once `lm` is imported:",
+        "With the interfaces of transformers, once `vqlm` is imported:",
         "",
         "```python",
-        "import lm",
+        "import vqlm",
         "from transformers import AutoProcessor, pipeline",
         "",
         f'picture = pipeline("{TASK}", model="{name}")("a prompt").images[0]',
@@ -150,13 +140,26 @@ def _loading_lines(name: str, takes_pictures: bool) -> list[str]:
         "",
         "## Load it",
         "",
-        "With vqlm, from a copy of this folder or by its name on the hub:",
+        "From a copy of this folder, or by its name on the hub. vqlm is not on PyPI: install it from a checkout of its "
+        "repository, or from a wheel file of it, by the path of either.",
+        "",
+        "```sh",
+        "pip install /path/to/vqlm",
+        "```",
         "",
         "```python",
-        "from lm import TextToImagePipeline",
+        "from vqlm import TextToImagePipeline",
         "",
         f'pictures = TextToImagePipeline.from_pretrained("{name}")("a prompt").images',
         "```",
-        *(task if takes_pictures else []),
-        *stock,
+        *(transformers_interfaces if takes_pictures else []),
+        "",
+        "Without vqlm (`pip install torch transformers`), as a language model whose tokens are words and codes:",
+        "",
+        "```python",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        f'model, tokenizer = AutoModelForCausalLM.from_pretrained("{name}"), AutoTokenizer.from_pretrained("{name}")',
+        'ids = model.generate(**tokenizer("<bos>a prompt<image>", return_tensors="pt"))',
+        "```",
     ]

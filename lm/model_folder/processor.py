@@ -1,4 +1,4 @@
-"""Texts and pictures -> the ids that a finished model reads, and back. What `AutoProcessor` loads after `import lm`."""
+"""Texts and pictures -> the ids that a finished model reads, and back. `AutoProcessor` loads it after `import vqlm`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,12 +8,13 @@ from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor, BatchFeature, PreTrainedConfig, ProcessorMixin
+from vqlm.data_prep.captions import normalize_caption
 from vqlm.data_prep.segments import segments_of
 from vqlm.data_prep.sequences import left_pad, picture_ids
 from vqlm.data_prep.vocabulary import Vocabulary
-from vqlm.lm.model_folder.image_codes import Picture, Pictures, decode_pictures, encode_pictures
-from vqlm.lm.model_folder.prompts import checked_prompt_ids, one_line, require_short
+from vqlm.lm.image_codes import Picture, Pictures, decode_pictures, encode_pictures
 from vqlm.lm.model_folder.tokenizers import fingerprints, load_parts, local_folder, save_parts
+from vqlm.lm.prompts import prompt_ids, require_short, tokenize_prompts
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json, write_json
 from vqlm.vq import VQVAE
@@ -23,15 +24,31 @@ Text = str | Sequence[str | None]
 
 
 class TextToImageProcessor(ProcessorMixin):
-    """The tokenizer, the image processor and the VQ-VAE of a finished model behind one call.
+    """The tokenizer, the image processor and the VQ-VAE of a finished model in one call.
 
         processor(text=["red heart"])                                bos red heart boi           draw it
         processor(images=[picture])                                  bos boi codes eoi           describe it
         processor(text=["red heart<image>"], images=[picture])       bos red heart boi codes eoi eos
         processor(text=["<image>red heart"], images=[picture])       bos boi codes eoi red heart eos
 
-    With both, each `<image>` in the texts takes the next picture, and a row is whole, as the model was trained on it;
-    several pictures make a document.
+    With both, each `<image>` in the texts stands for the next picture, and a row is whole, as the model was trained on
+    it; several pictures make a document.
+
+    Args:
+        vocabulary (Vocabulary): text and codes in one id space.
+        image_tokenizer (VQVAE): pictures <-> codes.
+        max_caption_tokens (int): the longest caption that the model was trained on.
+
+    Example:
+        >>> import vqlm
+        >>> from transformers import AutoModelForCausalLM, AutoProcessor
+        >>> processor = AutoProcessor.from_pretrained("outputs/demo/model")
+        >>> model = AutoModelForCausalLM.from_pretrained("outputs/demo/model")
+        >>> ids = model.generate(**processor(text=["red heart"]))
+        >>> text, picture = processor.post_process_generation(ids)[0]
+        >>> text
+        'red heart'
+        >>> picture.save("heart.png")
     """
 
     def __init__(self, vocabulary: Vocabulary, image_tokenizer: VQVAE, max_caption_tokens: int = 64):
@@ -43,7 +60,15 @@ class TextToImageProcessor(ProcessorMixin):
 
     @classmethod
     def get_attributes(cls) -> list[str]:
-        """Those of its parts that transformers knows."""
+        """The names of the parts that transformers knows.
+
+        Returns:
+            list of str: names of attributes.
+
+        Example:
+            >>> vqlm.TextToImageProcessor.get_attributes()
+            ['image_processor', 'tokenizer']
+        """
         return ["image_processor", "tokenizer"]
 
     # To ids
@@ -57,12 +82,25 @@ class TextToImageProcessor(ProcessorMixin):
         truncation: bool = False,
         return_tensors: str | None = "pt",
     ) -> BatchFeature:
-        """input_ids and attention_mask, (B, T) int64, rows padded on the left.
+        """Rows of ids of texts and pictures.
 
-        `text` is one or a list, None in it stands for no caption; `images` one, a list, or a list for each text, see
-        `vq.VQVAEImageProcessor`.
-        Captions must be as short as those the model was trained on; `truncation` cuts them. Raises UserError for an
-        empty or too long prompt, or texts and pictures that do not match.
+        Args:
+            images (picture, list of them, or list per text): pictures as `vqlm.VQVAEImageProcessor` takes them.
+            text (str or list of str and None): captions, in which `<image>` stands for a picture; None is no caption.
+            padding (bool): pad rows on the left to one length.
+            truncation (bool): cut captions that are longer than those the model was trained on.
+            return_tensors ("pt", "np" or None): the kind of the result; None gives lists.
+
+        Returns:
+            BatchFeature: `input_ids` and `attention_mask`, (B, T) int64.
+
+        Raises:
+            UserError: for an empty or too long prompt, or texts and pictures that do not match.
+
+        Example:
+            >>> processor = vqlm.TextToImageProcessor.from_pretrained("outputs/demo/model")
+            >>> processor(text=["red heart", None])["input_ids"].shape[0]
+            2
         """
         texts: list[str | None] | None = None
         if text is not None:
@@ -70,10 +108,11 @@ class TextToImageProcessor(ProcessorMixin):
         if texts is not None:
             self._require_one_picture_each(texts, images)
         if texts is None and images is None:
-            raise UserError("There is nothing to process; give text, images or both.")
+            raise UserError("There is nothing to process; give `text`, `images` or both.")
         codes = None if images is None else encode_pictures(self.image_tokenizer, _flat(images)).cpu()
         if codes is None:
-            rows = checked_prompt_ids(self.vocabulary, texts or [], self.max_caption_tokens, truncation)
+            captions = tokenize_prompts(self.vocabulary, texts or [], self.max_caption_tokens, truncation)
+            rows = prompt_ids(self.vocabulary, captions)
         elif texts is None:
             rows = picture_ids(self.vocabulary, codes).tolist()
         else:
@@ -90,7 +129,7 @@ class TextToImageProcessor(ProcessorMixin):
         pictures = iter(picture_ids(vocabulary, codes)[:, 1:].tolist())  # boi codes eoi
         rows = []
         for text in texts:
-            pieces = [one_line(piece) for piece in text.split(self.image_token)]
+            pieces = [normalize_caption(piece) for piece in text.split(self.image_token)]
             captions = [vocabulary.encode_text([piece])[0] if piece else [] for piece in pieces]
             if not truncation:
                 require_short(captions, self.max_caption_tokens)
@@ -104,40 +143,50 @@ class TextToImageProcessor(ProcessorMixin):
         wanted = [(text or "").count(self.image_token) for text in texts]
         if images is None and not sum(wanted):
             return
-        found = 0 if images is None else len(_flat(images))
-        if sum(wanted) != found:
+        given = 0 if images is None else len(_flat(images))
+        if sum(wanted) != given:
             raise UserError(
-                f"The texts hold {sum(wanted)} {self.image_token} for {found} pictures; give one picture for each "
+                f"The texts hold {sum(wanted)} {self.image_token} for {given} pictures; give one picture for each "
                 f"{self.image_token}, or the text alone to have a picture drawn."
             )
         if isinstance(images, list | tuple) and all(isinstance(part, list | tuple) for part in images):
             counts = [len(part) for part in images]
             if counts != wanted:
                 raise UserError(
-                    f"The texts hold {wanted} {self.image_token}, their lists {counts} pictures; give each text a list "
-                    "of its own pictures."
+                    f"The texts hold {wanted} {self.image_token}, their lists {counts} pictures; give each text the "
+                    "list of its pictures."
                 )
 
     # Back
 
     def post_process_generation(self, generated_ids: Int[Tensor, "b t"]) -> list[list[str | Image.Image]]:
-        """The texts and pictures of each row in their order; whole rows, from bos on, as `generate` returns them.
+        """The texts and pictures of each row, in their order.
 
-        Raises UserError for a row that is no sequence of texts and pictures, or a picture that is not finished.
+        Args:
+            generated_ids (int64 tensor (B, T)): whole rows, from bos on, as `generate` returns them.
+
+        Returns:
+            list of list of str and PIL.Image.Image: one list per row.
+
+        Raises:
+            UserError: for a row that is not a sequence of texts and pictures, or a picture that is not finished.
+
+        Example:
+            >>> processor = vqlm.TextToImageProcessor.from_pretrained("outputs/demo/model")
+            >>> ids = processor(text="red heart<image>", images="picture.png")["input_ids"]
+            >>> [type(part).__name__ for part in processor.post_process_generation(ids)[0]]
+            ['str', 'Image']
         """
-        made = []
-        for row in generated_ids.tolist():
-            segments = segments_of(self.vocabulary, self._closed(row))
-            made.append(
-                [
-                    segment.content if isinstance(segment.content, str) else self._picture(segment.content)
-                    for segment in segments
-                ]
-            )
-        return made
+        return [
+            [
+                segment.content if isinstance(segment.content, str) else self._picture(segment.content)
+                for segment in segments_of(self.vocabulary, self._closed(row))
+            ]
+            for row in generated_ids.tolist()
+        ]
 
     def _closed(self, row: list[int]) -> list[int]:
-        """A row as it ends when drawing stops: without padding, closed where generation stopped."""
+        """The row without padding, closed where generation stopped."""
         vocabulary = self.vocabulary
         ids = [id for id in row if id != vocabulary.pad]
         if vocabulary.eos in ids:
@@ -151,7 +200,7 @@ class TextToImageProcessor(ProcessorMixin):
         wanted = self.image_tokenizer.config.tokens_per_image
         if len(codes) != wanted:
             raise UserError(
-                f"A picture has {wanted} codes, found {len(codes)}; let generate draw so many (max_new_tokens)."
+                f"A picture has {wanted} codes, found {len(codes)}; let generate draw them all (`max_new_tokens`)."
             )
         (picture,) = decode_pictures(self.image_tokenizer, self.image_tokenizer.unflatten_codes(codes[None]))
         assert isinstance(picture, Image.Image)
@@ -160,7 +209,16 @@ class TextToImageProcessor(ProcessorMixin):
     # Files
 
     def to_dict(self) -> dict[str, Any]:
-        """What `processor_config.json` holds; the parts themselves lie beside it."""
+        """The content of `processor_config.json`; the parts are saved beside it.
+
+        Returns:
+            dict: values of JSON.
+
+        Example:
+            >>> processor = vqlm.TextToImageProcessor.from_pretrained("outputs/demo/model")
+            >>> processor.to_dict()["processor_class"]
+            'TextToImageProcessor'
+        """
         return {
             "processor_class": type(self).__name__,
             "image_processor": self.image_processor.to_dict(),
@@ -169,7 +227,15 @@ class TextToImageProcessor(ProcessorMixin):
         }
 
     def save_pretrained(self, save_directory: Path | str, **_: Any) -> None:  # type: ignore[override]
-        """The vocabulary, the VQ-VAE and `processor_config.json`."""
+        """Save the vocabulary, the VQ-VAE and `processor_config.json`.
+
+        Args:
+            save_directory (path): folder to write into.
+
+        Example:
+            >>> processor = vqlm.TextToImageProcessor.from_pretrained("outputs/demo/model")
+            >>> processor.save_pretrained("processor")
+        """
         folder = Path(save_directory)
         save_parts(folder, self.vocabulary, self.image_tokenizer)
         write_json(folder / PROCESSOR_FILE, self.to_dict())
@@ -185,8 +251,21 @@ class TextToImageProcessor(ProcessorMixin):
         revision: str | None = None,
         **_: Any,
     ) -> "TextToImageProcessor":
-        """From a folder, or a repository of the hub. Raises UserError for one that holds no processor, or whose parts
-        do not belong together."""
+        """Load the processor of a finished model.
+
+        Args:
+            pretrained_model_name_or_path (path or str): folder, or OWNER/NAME of a repository on the hub.
+            cache_dir, force_download, local_files_only, token, revision: see `huggingface_hub.snapshot_download`.
+
+        Returns:
+            TextToImageProcessor: the processor.
+
+        Raises:
+            UserError: for a folder that holds no processor, or whose parts do not belong together.
+
+        Example:
+            >>> processor = vqlm.TextToImageProcessor.from_pretrained("outputs/demo/model")
+        """
         folder = local_folder(
             pretrained_model_name_or_path, cache_dir=cache_dir, force_download=force_download,
             local_files_only=local_files_only, token=token, revision=revision,
@@ -207,8 +286,8 @@ def _flat(images: Any) -> Any:
 
 
 class _FinishedModelKey(PreTrainedConfig):
-    """Under which `AutoProcessor` finds our processor by its name. No model has this configuration: to register it for
-    that of the language model would give our processor to every model of that architecture."""
+    """The key under which `AutoProcessor` finds our processor by its name. No model has this configuration: registering
+    the processor for that of the language model would give it to every model of the architecture."""
 
 
 AutoProcessor.register(_FinishedModelKey, TextToImageProcessor, exist_ok=True)

@@ -1,5 +1,7 @@
 """Stage two from a finished model folder: checked against the prepared set, changed in nothing but its context."""
 
+from dataclasses import replace
+
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from vqlm.data_prep.prepared_set import PreparedSet
@@ -49,9 +51,12 @@ def lengthen_context(pipeline: TextToImagePipeline, folder: str, max_length: int
 def inherit(pipeline: TextToImagePipeline, base: TextToImagePipeline) -> None:
     """What `base` reads, does and owes, `pipeline`, which was trained from it, does too: the longest captions of the
     two, captioning, the licence lines of both collections, and the sampling of `base` where no other was set."""
-    pipeline.max_caption_tokens = max(pipeline.max_caption_tokens, base.max_caption_tokens)
-    pipeline.can_caption = pipeline.can_caption or base.can_caption
-    if pipeline.sampling == SamplingConfig():
-        pipeline.sampling = base.sampling
-    lines = [line for text in (base.attribution, pipeline.attribution) if text for line in text.splitlines()]
-    pipeline.attribution = "\n".join(dict.fromkeys(lines)) or None
+    old, new = base.settings, pipeline.settings
+    lines = [line for text in (old.attribution, new.attribution) if text for line in text.splitlines()]
+    pipeline.settings = replace(
+        new,
+        max_caption_tokens=max(new.max_caption_tokens, old.max_caption_tokens),
+        can_caption=new.can_caption or old.can_caption,
+        sampling=old.sampling if new.sampling == SamplingConfig() else new.sampling,
+        attribution="\n".join(dict.fromkeys(lines)) or None,
+    )

@@ -13,6 +13,7 @@ from vqlm.lm.code_embeddings import initialize_code_embeddings, similar_codes
 from vqlm.lm.evaluate.metrics import evaluate_nll
 from vqlm.lm.loss import WeightedCrossEntropy
 from vqlm.lm.model import add_embedding_dropout, build_language_model, choose_attention, keeps_packed_rows_apart
+from vqlm.lm.model_folder.settings import ModelFolderSettings
 from vqlm.lm.pipeline import TextToImagePipeline
 from vqlm.lm.settings import LanguageModelConfig, LMTrainingConfig, SamplingConfig, is_finished
 from vqlm.lm.train.from_finished_model import inherit, lengthen_context, load_start
@@ -121,10 +122,8 @@ def train_lm(
             model = save_and_merge(adapters, output / "adapter")
         attribution = prepared.manifest["attribution"]
         trained_on = {"data": prepared.manifest["made_from"]["data"], "pictures": prepared.manifest["splits"]}
-        pipeline = TextToImagePipeline(
-            model, vocabulary, image_tokenizer, sampling, caption_tokens, attribution, sequences.captioning > 0,
-            trained_on,
-        )  # fmt: skip
+        settings = ModelFolderSettings(sampling, caption_tokens, sequences.captioning > 0, attribution, trained_on)
+        pipeline = TextToImagePipeline(model, vocabulary, image_tokenizer, settings)
         if base is not None:
             inherit(pipeline, base)
         pipeline.save_pretrained(output)

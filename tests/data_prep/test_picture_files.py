@@ -209,10 +209,10 @@ def test_a_flip_alone_mirrors(photograph):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"views": 0}, "views must be at least 1, the picture itself; found 0"),
+        ({"views": 0}, "`views` must be at least 1, the picture itself; found 0"),
         ({"views": 2}, "2 views are all alike without"),
-        ({"views": 2, "flip": 1.5}, r"flip must lie in \[0, 1\]"),
-        ({"views": 2, "crop": 0.0}, r"crop in \(0, 1\], found 0.0 and 0.0"),
+        ({"views": 2, "flip": 1.5}, r"`flip` must lie in \[0, 1\]"),
+        ({"views": 2, "crop": 0.0}, r"`crop` in \(0, 1\], found 0.0 and 0.0"),
     ],
 )
 def test_views_that_make_no_sense(settings, message):

@@ -145,7 +145,7 @@ def test_noise_disturbs_only_input_codes(byte_vocabulary):
 @pytest.mark.parametrize("name", ["caption_dropout", "captioning", "interleaved", "word_dropout", "code_noise"])
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
 def test_a_share_outside_its_range(name, value):
-    with pytest.raises(UserError, match=rf"{name} must lie in \[0, 1\], found {value}"):
+    with pytest.raises(UserError, match=rf"`{name}` must lie in \[0, 1\], found {value}"):
         SequenceConfig(**{name: value})
 
 

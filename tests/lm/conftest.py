@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from vqlm.data_prep import Collection, PreparedSet, TextConfig, Vocabulary, load_collection, prepare
 from vqlm.lm import LanguageModelConfig, SamplingConfig, TextToImagePipeline
 from vqlm.lm.model import build_language_model
+from vqlm.lm.model_folder.settings import ModelFolderSettings
 from vqlm.training.files import write_json
 from vqlm.vq import VQVAE, VQVAEConfig
 
@@ -72,8 +73,8 @@ def other_vqvae(tiny_vqvae_config: VQVAEConfig) -> VQVAE:
 
 @pytest.fixture
 def pipeline(build_tiny, vocabulary, attributed_vqvae) -> TextToImagePipeline:
-    sampling = SamplingConfig(guidance_scale=1.5, min_p=0.05)
-    return TextToImagePipeline(build_tiny(), vocabulary, attributed_vqvae, sampling, MAX_CAPTION_TOKENS)
+    settings = ModelFolderSettings(SamplingConfig(guidance_scale=1.5, min_p=0.05), MAX_CAPTION_TOKENS)
+    return TextToImagePipeline(build_tiny(), vocabulary, attributed_vqvae, settings)
 
 
 @pytest.fixture
@@ -90,10 +91,8 @@ def prepared(collection, tiny_vqvae, tmp_path) -> PreparedSet:
 def finished(prepared, tiny_config, tmp_path) -> TextToImagePipeline:
     """A model of the prepared set, as if train_lm had saved it, untrained."""
     model = build_language_model(tiny_config(), prepared.vocabulary, 64)
-    caption_tokens = prepared.manifest["longest_caption_tokens"]
-    pipeline = TextToImagePipeline(
-        model, prepared.vocabulary, prepared.load_image_tokenizer(), SamplingConfig(guidance_scale=1.25), caption_tokens
-    )
+    settings = ModelFolderSettings(SamplingConfig(guidance_scale=1.25), prepared.manifest["longest_caption_tokens"])
+    pipeline = TextToImagePipeline(model, prepared.vocabulary, prepared.load_image_tokenizer(), settings)
     pipeline.save_pretrained(tmp_path / "model")
     write_json(tmp_path / "model" / "run" / "stages.json", {"train_vq": 1.0, "prepare_data": 2.0, "train_lm": 3.0})
     return TextToImagePipeline.from_pretrained(tmp_path / "model", "cpu")

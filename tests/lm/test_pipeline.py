@@ -2,15 +2,19 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import vqlm.lm.pipeline
 from safetensors.torch import save_file
 from vqlm.data_prep import Vocabulary
 from vqlm.lm import SamplingConfig, TextToImagePipeline
+from vqlm.lm.model_folder.settings import ModelFolderSettings
+from vqlm.lm.settings import DecodingOptions
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json
+from vqlm.training.files import read_json, write_json
 
 PROMPTS = ["red square", "a green circle"]
 
@@ -35,8 +39,7 @@ drawn = model.generate(**tokenizer("<bos> red square<image>", return_tensors="pt
 assert len(drawn) == 16, drawn
 names = tokenizer.convert_ids_to_tokens(drawn)
 assert names[:16] == [f"<image_{int(code) - ours['offset'].item()}>" for code in drawn[:16]], names
-mine = {"vq", "data_prep", "lm", "training"} & set(sys.modules)
-assert not mine, mine
+assert "vqlm" not in sys.modules
 print("stock")
 """
 
@@ -96,12 +99,31 @@ def test_settings_of_the_folder(pipeline, tmp_path):
     assert settings["vocabulary"] == pipeline.vocabulary.fingerprint()
 
 
+def test_settings_of_a_later_version(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    content = read_json(tmp_path / "text_to_image.json")
+    write_json(tmp_path / "text_to_image.json", content | {"version": 2})
+    with pytest.raises(UserError, match=r"text_to_image.json has version 2, .* versions up to 1; install a newer one"):
+        TextToImagePipeline.from_pretrained(tmp_path)
+
+
+def test_settings_of_an_earlier_version(pipeline, tmp_path):
+    """The first ones had neither a version nor some of the fields."""
+    pipeline.save_pretrained(tmp_path)
+    content = read_json(tmp_path / "text_to_image.json")
+    early = {name: content[name] for name in ("vocabulary", "image_tokenizer", "sampling", "max_caption_tokens")}
+    write_json(tmp_path / "text_to_image.json", early | {"attribution": None})
+    loaded = TextToImagePipeline.from_pretrained(tmp_path, "cpu")
+    assert loaded.settings == ModelFolderSettings(pipeline.sampling, pipeline.max_caption_tokens)
+    assert not loaded.can_caption
+
+
 def test_the_notice_names_the_pictures_of_both_stages(build_tiny, vocabulary, tiny_vqvae, tmp_path):
     tiny_vqvae.config.attribution = "One."
-    pipeline = TextToImagePipeline(build_tiny(), vocabulary, tiny_vqvae, attribution="Two.")
+    pipeline = TextToImagePipeline(build_tiny(), vocabulary, tiny_vqvae, ModelFolderSettings(attribution="Two."))
     pipeline.save_pretrained(tmp_path)
     assert (tmp_path / "NOTICE").read_text(encoding="utf-8") == "Two.\nOne.\n"
-    assert TextToImagePipeline.from_pretrained(tmp_path).attribution == "Two."
+    assert TextToImagePipeline.from_pretrained(tmp_path).settings.attribution == "Two."
 
 
 def test_without_attribution_there_is_no_notice(build_tiny, vocabulary, tiny_vqvae, tmp_path):
@@ -139,7 +161,7 @@ def test_parts_of_different_sizes(build_tiny, vocabulary, tiny_vqvae):
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(UserError, match=r"gone is no folder; --model must name a model"):
+    with pytest.raises(UserError, match=r"gone is not a folder; name the folder of a finished model, or OWNER/NAME"):
         TextToImagePipeline.from_pretrained(tmp_path / "gone")
 
 
@@ -159,17 +181,17 @@ def test_a_folder_whose_weights_are_gone(pipeline, tmp_path):
 
 
 def test_pictures_are_the_decoded_codes(pipeline):
-    made = pipeline("red square", num_images_per_prompt=2, generator=seeded(0))
-    assert made.codes.shape == (2, 4, 4)
-    assert [image.size for image in made.images] == [(16, 16)] * 2
-    np.testing.assert_array_equal(pixels_of(pipeline.decode(made.codes)), pixels_of(made.images))
+    output = pipeline("red square", num_images_per_prompt=2, generator=seeded(0))
+    assert output.codes.shape == (2, 4, 4)
+    assert [image.size for image in output.images] == [(16, 16)] * 2
+    np.testing.assert_array_equal(pixels_of(pipeline.decode(output.codes)), pixels_of(output.images))
 
 
 def test_pictures_come_prompt_by_prompt(pipeline):
-    made = pipeline([*PROMPTS, None], num_images_per_prompt=2, temperature=0.0)
+    together = pipeline([*PROMPTS, None], num_images_per_prompt=2, temperature=0.0)
     alone = [pipeline(prompt, temperature=0.0).codes[0] for prompt in [*PROMPTS, None]]
     assert not torch.equal(alone[0], alone[1])
-    assert torch.equal(made.codes, torch.stack([codes for codes in alone for _ in range(2)]))
+    assert torch.equal(together.codes, torch.stack([codes for codes in alone for _ in range(2)]))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
@@ -198,7 +220,8 @@ def test_no_prompts_give_no_pictures(pipeline):
 
 
 def test_a_call_overrides_the_defaults(build_tiny, vocabulary, tiny_vqvae):
-    greedy = TextToImagePipeline(build_tiny(), vocabulary, tiny_vqvae, SamplingConfig(temperature=0.0))
+    settings = ModelFolderSettings(SamplingConfig(temperature=0.0))
+    greedy = TextToImagePipeline(build_tiny(), vocabulary, tiny_vqvae, settings)
     default = greedy("red square", generator=seeded(0)).codes
     assert torch.equal(greedy("red square", generator=seeded(1)).codes, default)
     assert not torch.equal(greedy("red square", generator=seeded(1), temperature=5.0).codes, default)
@@ -206,6 +229,53 @@ def test_a_call_overrides_the_defaults(build_tiny, vocabulary, tiny_vqvae):
     assert torch.equal(greedy("red square", generator=seeded(1), temperature=5.0, min_p=1.0).codes, default)
     assert torch.equal(greedy("red square", generator=seeded(1), temperature=5.0, top_p=1e-6).codes, default)
     assert greedy.sampling == SamplingConfig(temperature=0.0)
+
+
+def test_what_a_user_sets_becomes_the_default(pipeline):
+    pipeline.sampling = SamplingConfig(temperature=0.0)
+    assert pipeline.settings.sampling == SamplingConfig(temperature=0.0)
+    drawn = [pipeline("red square", generator=seeded(seed)).codes for seed in range(2)]
+    assert torch.equal(*drawn)
+
+
+def test_options_are_set_once_and_a_call_overrides_them(pipeline, tmp_path, monkeypatch):
+    pipeline.save_pretrained(tmp_path)
+    loaded = TextToImagePipeline.from_pretrained(tmp_path, "cpu", batch_size=3, compile=True, quantize="int8")
+    used, draw = [], vqlm.lm.pipeline.draw_codes
+
+    def recorded(*arguments, options, **others):
+        used.append(options)
+        return draw(*arguments, options=DecodingOptions(), **others)
+
+    monkeypatch.setattr(vqlm.lm.pipeline, "draw_codes", recorded)
+    loaded("red square")
+    loaded("red square", batch_size=2, compile=False, quantize="none")
+    loaded.complete(loaded("red square", compile=False).images)
+    assert used == [
+        DecodingOptions(3, True, "int8"),
+        DecodingOptions(2, False, None),
+        DecodingOptions(3, False, "int8"),
+        DecodingOptions(3, True, "int8"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"), [({"batch_size": 0}, "`batch_size` must be at least 1"), ({"quantize": "int4"}, "'int4'")]
+)
+def test_options_out_of_range(pipeline, tmp_path, wrong, message):
+    with pytest.raises(UserError, match=message):
+        pipeline("red square", **wrong)
+    pipeline.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=message):
+        TextToImagePipeline.from_pretrained(tmp_path, **wrong)
+
+
+def test_a_prompt_is_tokenized_once(pipeline, monkeypatch):
+    pipeline.settings = replace(pipeline.settings, can_caption=True)
+    texts, encode = [], pipeline.vocabulary.encode_text
+    monkeypatch.setattr(pipeline.vocabulary, "encode_text", lambda given: texts.extend(given) or encode(given))
+    pipeline(PROMPTS, num_images_per_prompt=2, rerank=2)
+    assert texts == PROMPTS
 
 
 def test_spaces_do_not_matter(pipeline):
@@ -227,12 +297,12 @@ def test_a_prompt_that_is_too_long(pipeline, vocabulary):
 
 @pytest.mark.parametrize("number", [0, -1])
 def test_no_pictures_a_prompt(pipeline, number):
-    with pytest.raises(UserError, match=f"num_images_per_prompt must be at least 1, found {number}"):
+    with pytest.raises(UserError, match=f"`num_images_per_prompt` must be at least 1, found {number}"):
         pipeline("red square", num_images_per_prompt=number)
 
 
 @pytest.mark.parametrize("number", [1, 3, 5])
 @pytest.mark.parametrize("batch_size", [64, 2])
 def test_a_list_of_generators_has_one_a_picture(pipeline, number, batch_size):
-    with pytest.raises(UserError, match="generator must be one, or one for each"):
+    with pytest.raises(UserError, match="`generator` must be one, or one for each"):
         pipeline(PROMPTS, num_images_per_prompt=2, generator=[seeded(n) for n in range(number)], batch_size=batch_size)

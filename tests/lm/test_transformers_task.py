@@ -35,15 +35,15 @@ def test_the_pictures_of_our_pipeline(task, pipeline):
     settings = {"num_images_per_prompt": 2, "guidance_scale": 2.0}
     ours = pixels(pipeline(PROMPTS, generator=seeded(), **settings).images)
     theirs = task(PROMPTS, generator=seeded(), **settings)
-    assert [pixels(made.images) for made in theirs] == [ours[:2], ours[2:]]
+    assert [pixels(drawn.images) for drawn in theirs] == [ours[:2], ours[2:]]
     one = task("red square", generator=seeded())
     assert pixels(one["images"]) == pixels(pipeline("red square", generator=seeded()).images)
     assert task([]) == []
 
 
 def test_prompts_that_come_one_by_one(task, pipeline):
-    made = list(task((prompt for prompt in PROMPTS), temperature=0.0))
-    assert [pixels(one.images) for one in made] == [pixels(pipeline(text, temperature=0.0).images) for text in PROMPTS]
+    drawn = list(task((prompt for prompt in PROMPTS), temperature=0.0))
+    assert [pixels(one.images) for one in drawn] == [pixels(pipeline(text, temperature=0.0).images) for text in PROMPTS]
 
 
 def test_settings_for_all_calls(folder, pipeline):

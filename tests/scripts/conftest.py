@@ -42,6 +42,11 @@ mixed_precision: "no"
 
 
 @pytest.fixture
+def script_folder() -> Path:
+    return SCRIPTS
+
+
+@pytest.fixture
 def call_script() -> Callable[..., None]:
     """call_script("train_vq", "--data", folder): the script's `main` in this process."""
 

@@ -40,7 +40,7 @@ def test_a_codebook_of_no_codes(start_script, picture_folder, tmp_path):
     done = start_script(
         "train_vq", "--data", picture_folder, "--output", tmp_path / "vq", "--quantizer.codebook-size", 0
     )
-    assert_one_clear_line(done, "quantizer.codebook_size must be at least 1, found 0")
+    assert_one_clear_line(done, "--quantizer.codebook-size must be at least 1, found 0")
     assert not (tmp_path / "vq").exists()
 
 

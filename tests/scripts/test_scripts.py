@@ -10,23 +10,13 @@ import yaml
 from PIL import Image
 from vqlm.data_prep import collection, load_collection
 from vqlm.lm import TextToImagePipeline
+from vqlm.scripts import commands
 from vqlm.training import matrix_peak
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json
 from vqlm.vq import VQVAE
 
-SCRIPTS = [
-    "train_vq",
-    "prepare_data",
-    "train_lm",
-    "generate",
-    "caption",
-    "sample_prior",
-    "evaluate",
-    "compare_pca",
-    "inspect_vq",
-    "demo",
-]
+COMMANDS = {command.module: name for group in commands.COMMANDS.values() for name, command in group.items()}
 
 
 @pytest.fixture(autouse=True)
@@ -84,15 +74,15 @@ def test_from_pictures_to_a_report(call_script, picture_folder, vq_yaml, lm_yaml
     call_script("generate", "--model", model, "--image", one, "--mask", mask, "--num-images", 2, "--output", mended)
     assert size_of(mended)[0] >= 2 * 16
     for wrong, message in (
-        (["--mask", mask], "--mask needs --image"),
-        (["--image", one, "--rerank", 2], "--rerank has no effect on --image"),
+        (["--mask", mask], "`mask` needs `image`"),
+        (["--image", one, "--rerank", 2], "`rerank` has no effect with `image`"),
         (["--image", one, "--mask", mask, "--keep-rows", 1], "give one of the two"),
         (["--image", tmp_path / "none.png"], "none.png cannot be used"),
-        (["--prompt", "red", "--rerank", 2], "--sequences.captioning"),
+        (["--prompt", "red", "--rerank", 2], "`sequences.captioning`"),
     ):
         with pytest.raises(UserError, match=message):
             call_script("generate", "--model", model, "--output", again, *wrong)
-    with pytest.raises(UserError, match="--sequences.captioning"):
+    with pytest.raises(UserError, match="`sequences.captioning`"):
         call_script("caption", "--model", model, "--image", one)
     settings_file = model / "text_to_image.json"
     settings_file.write_text(settings_file.read_text().replace('"can_caption": false', '"can_caption": true'))
@@ -104,7 +94,7 @@ def test_from_pictures_to_a_report(call_script, picture_folder, vq_yaml, lm_yaml
     described = [json.loads(line) for line in captions.read_text().splitlines()]
     assert [line["file_name"] for line in described] == ["one.png", "again.png"]
     assert described[0]["caption"] == described[1]["caption"] != ""
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists; name another"):
         call_script("caption", "--model", model, "--image", one, "--output", captions)
     settings_file.write_text(settings_file.read_text().replace('"can_caption": true', '"can_caption": false'))
 
@@ -137,10 +127,10 @@ def test_a_finished_model_is_trained_on_with_new_pictures(call_script, picture_f
     call_script("generate", "--model", tuned, "--prompt", "red box in crayon", "--output", picture)
     assert size_of(picture) == (16, 16)
     for wrong in ([], ["--image-tokenizer", vq, "--for-model", model]):
-        with pytest.raises(UserError, match="Give one of --image-tokenizer, .*, and --for-model"):
+        with pytest.raises(UserError, match="give one of `image_tokenizer`, .*, and `for_model`"):
             call_script("prepare_data", "--data", picture_folder, "--output", tmp_path / "none", *wrong)
-    with pytest.raises(UserError, match="lora adapts a finished model; name its folder with --init-from"):
-        call_script("train_lm", "--data", more, "--output", tmp_path / "none", "--lora", "true")
+    with pytest.raises(UserError, match="`lora` adapts a finished model; name its folder in `init_from`"):
+        call_script("train_lm", "--data", more, "--output", tmp_path / "none", "--lora")
 
 
 def test_a_finished_run_may_be_resumed(call_script, picture_folder, vq_yaml, tmp_path):
@@ -149,6 +139,19 @@ def test_a_finished_run_may_be_resumed(call_script, picture_folder, vq_yaml, tmp
     before = (tmp_path / "vq" / "model.safetensors").read_bytes()
     call_script("train_vq", *arguments, "--resume")
     assert (tmp_path / "vq" / "model.safetensors").read_bytes() == before
+
+
+def test_a_run_under_old_names_is_resumed(call_script, picture_folder, vq_yaml, tmp_path):
+    arguments = ["--config", vq_yaml, "--data", picture_folder, "--output", tmp_path / "vq"]
+    call_script("train_vq", *arguments)
+    settings = tmp_path / "vq" / "run" / "settings.json"
+    text = settings.read_text().replace("warmup_ratio", "warmup_share").replace("size_mismatch", "misfit")
+    assert "network.misfit" in text
+    settings.write_text(text)
+    call_script("train_vq", *arguments, "--resume", "--max-steps", 4)
+    assert read_json(tmp_path / "vq" / "run" / "summary.json")["steps"] == 4
+    with pytest.raises(UserError, match=r"its network.size_mismatch is 'refuse', now 'pad'"):
+        call_script("train_vq", *arguments, "--resume", "--network.misfit", "pad")
 
 
 @pytest.fixture
@@ -180,7 +183,7 @@ def test_the_demo_leaves_models_a_report_and_pictures(demo, capsys):
     assert "OpenMoji" in (output / "report.md").read_text()
     said = capsys.readouterr().out
     assert "GFLOPS in bf16" in said
-    assert "[1/4] python " in said
+    assert "vqlm train-vq --config " in said
 
 
 def test_the_demo_run_again_says_that_all_is_done(demo, capsys):
@@ -299,7 +302,7 @@ def test_an_inspection_is_of_a_split_and_of_an_empty_folder(call_script, picture
     vq, output = tmp_path / "vq", tmp_path / "inspection"
     call_script("train_vq", "--data", picture_folder, "--output", vq, "--config", vq_yaml)
     arguments = ["--model", vq, "--data", picture_folder, "--output", output]
-    with pytest.raises(UserError, match="--split must be held_out or train, found 'test'"):
+    with pytest.raises(UserError, match="`split` must be held_out or train, found 'test'"):
         call_script("inspect_vq", *arguments, "--split", "test")
     assert not output.exists()
     call_script("inspect_vq", *arguments)
@@ -317,16 +320,16 @@ def test_help_shows_the_settings_of_the_quantizer_asked_for(call_script, tmp_pat
             call_script("train_vq", *chosen, "--help")
         shown = capsys.readouterr().out
         assert "--quantizer.levels" in shown
-        assert "--quantizer.ema_decay" not in shown
+        assert "--quantizer.ema-decay" not in shown
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help(call_script, name, capsys):
     with pytest.raises(SystemExit) as stopped:
         call_script(name, "--help")
     assert stopped.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert f"python scripts/{name}.py --" in shown
+    assert f"vqlm {COMMANDS[name]} --" in shown
     assert "--config CONFIG" in shown
     assert "--output OUTPUT" in shown
 
@@ -334,10 +337,10 @@ def test_help(call_script, name, capsys):
 @pytest.mark.parametrize(
     ("name", "option", "help_text"),
     [
-        ("train_vq", "--quantizer.codebook_size", "number of codes"),
-        ("train_lm", "--sampling.guidance_scale", "weight of the prompt"),
-        ("train_lm", "--max_steps", "optimizer steps"),
-        ("train_lm", "--text_weight", "weight of captions"),
+        ("train_vq", "--quantizer.codebook-size", "number of codes"),
+        ("train_lm", "--sampling.guidance-scale", "weight of the prompt"),
+        ("train_lm", "--max-steps", "optimizer steps"),
+        ("train_lm", "--text-weight", "weight of captions"),
     ],
 )
 def test_help_explains_every_setting(call_script, name, option, help_text, capsys):

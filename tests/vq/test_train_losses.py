@@ -107,7 +107,7 @@ def test_a_skipped_step_leaves_the_codebook_alone(train, monkeypatch):
     [
         (torch.tensor([0.0, torch.nan, 0.5, 0.1]), "finite; picture 1 of 4 holds NaN"),
         (torch.tensor([0.0, 0.1, 2.0, -3.0]), r"lie in \[-1, 1\], found -3 to 2; scale them"),
-        (torch.full((4,), 0.1), "one and the same colour"),
+        (torch.full((4,), 0.1), "values of the pictures are equal"),
     ],
 )
 def test_values_that_teach_nothing_are_refused(values, message):

@@ -148,7 +148,7 @@ class ResidualConfig(VQConfig):
     """Residual quantization (Lee et al. 2022, arXiv 2203.01941): as `vq`, and
 
     Args:
-        num_quantizers: codes a position; each names what the ones before it left over.
+        num_quantizers: codes per position; each names the residual of the ones before it.
     """
 
     type: Literal["residual"] = "residual"  # type: ignore[assignment]
@@ -159,7 +159,7 @@ class ResidualConfig(VQConfig):
         if self.num_quantizers < 2:
             raise UserError(f"quantizer.num_quantizers must be at least 2, found {self.num_quantizers}; 1 is type vq.")
         if self.distance != "l2":
-            raise UserError("quantizer.distance must be l2 for residual: what is left over has a length.")
+            raise UserError("quantizer.distance must be l2 for residual: a residual has a length.")
 
     @property
     def codes_per_position(self) -> int:
@@ -171,7 +171,7 @@ class GroupedConfig(VQConfig):
     """Product codes (Jegou et al. 2011; Baevski et al. 2020, arXiv 1910.05453): as `vq`, and
 
     Args:
-        num_groups: codes a position; each names an equal share of the channels, with a codebook of its own.
+        num_groups: codes per position; each names an equal share of the channels, with a codebook of its own.
     """
 
     type: Literal["grouped"] = "grouped"  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""Drawing codes: cache, batches, guidance and its unconditional twins, generators, damaged weights."""
+"""Drawing codes: cache, batches, guidance and its unconditional rows, generators, damaged weights."""
 
 import warnings
 from types import SimpleNamespace
@@ -7,8 +7,10 @@ import pytest
 import torch
 import vqlm.lm.decoding.draw
 from vqlm.data_prep.sequences import prompt_ids
+from vqlm.lm.decoding.decoders import build_decoder
 from vqlm.lm.decoding.draw import draw_codes, rows_that_fit
-from vqlm.lm.settings import SamplingConfig
+from vqlm.lm.decoding.sampling import sample
+from vqlm.lm.settings import DecodingOptions, SamplingConfig
 from vqlm.training.errors import UserError
 
 NUM_CODES = 6
@@ -67,14 +69,44 @@ def test_greedy_equals_a_plain_loop(model, vocabulary, prompts):
             row.append(vocabulary.image_token_offset + code)
 
 
-def test_guided_and_cached_equal_whole_forwards_at_every_step(model, vocabulary, prompts):
-    seen = []
-    settings = SamplingConfig(guidance_scale=2.5)
-    drawn = draw_codes(
-        model, vocabulary, prompts, NUM_CODES, settings, on_logits=lambda *logits: seen.append(logits)
-    )  # fmt: skip
-    assert [step for step, *_ in seen] == list(range(NUM_CODES))
-    for step, conditional, unconditional, guided in seen:
+class RecordedDecoder:
+    """A decoder that keeps the logits that it gave."""
+
+    def __init__(self, *arguments):
+        self.decoder, self.logits = build_decoder(*arguments), []
+
+    def read(self, *arguments):
+        self.logits.append(self.decoder.read(*arguments))
+        return self.logits[-1]
+
+    def step(self, *arguments):
+        self.logits.append(self.decoder.step(*arguments))
+        return self.logits[-1]
+
+
+@pytest.fixture
+def decoders(monkeypatch) -> list[RecordedDecoder]:
+    """Those that were built, in order."""
+    built = []
+
+    def build(*arguments):
+        built.append(RecordedDecoder(*arguments))
+        return built[-1]
+
+    monkeypatch.setattr("vqlm.lm.decoding.draw.build_decoder", build)
+    return built
+
+
+def test_guided_and_cached_equal_whole_forwards_at_every_step(model, vocabulary, prompts, decoders, monkeypatch):
+    sampled = []
+    monkeypatch.setattr(
+        "vqlm.lm.decoding.draw.sample", lambda guided, *others: sampled.append(guided) or sample(guided, *others)
+    )
+    drawn = draw_codes(model, vocabulary, prompts, NUM_CODES, SamplingConfig(guidance_scale=2.5))
+    (decoder,) = decoders
+    assert len(decoder.logits) == len(sampled) == NUM_CODES
+    for step, (logits, guided) in enumerate(zip(decoder.logits, sampled, strict=True)):
+        conditional, unconditional = logits.chunk(2)
         assert not torch.allclose(conditional, guided.to(conditional), atol=1e-2)
         for index, prompt in enumerate(prompts):
             past = vocabulary.codes_to_ids(drawn[index, :step]).tolist()
@@ -91,18 +123,9 @@ def test_guided_and_cached_equal_whole_forwards_at_every_step(model, vocabulary,
 
 
 @pytest.mark.parametrize(("scale", "rows"), [(1.0, 4), (2.0, 8), (0.0, 8)])
-def test_only_guidance_needs_a_twin(build_tiny, vocabulary, prompts, scale, rows):
-    model, batches, twins = build_tiny(), [], []
-    model.register_forward_pre_hook(
-        lambda _module, _args, inputs: batches.append(len(inputs["input_ids"])), with_kwargs=True
-    )
-    settings = SamplingConfig(guidance_scale=scale)
-    draw_codes(
-        model, vocabulary, prompts, NUM_CODES, settings,
-        on_logits=lambda _step, _conditional, unconditional, _guided: twins.append(unconditional is not None),
-    )  # fmt: skip
-    assert batches == [rows] * NUM_CODES
-    assert twins == [scale != 1.0] * NUM_CODES
+def test_only_guidance_needs_unconditional_rows(build_tiny, vocabulary, prompts, scale, rows, decoders):
+    draw_codes(build_tiny(), vocabulary, prompts, NUM_CODES, SamplingConfig(guidance_scale=scale))
+    assert [len(logits) for logits in decoders[0].logits] == [rows] * NUM_CODES
 
 
 def test_a_scale_of_one_equals_guidance_of_almost_one(model, vocabulary, prompts):
@@ -185,10 +208,10 @@ def test_parts_draw_what_the_whole_draws(build_tiny, vocabulary, prompts, batch_
     negative = [[vocabulary.bos, 60 + row, vocabulary.boi] for row in range(4)]
     model, settings = build_tiny(), SamplingConfig(guidance_scale=2.0)
 
-    def draw(**changed):
+    def draw(**options):
         return draw_codes(
             model, vocabulary, prompts, NUM_CODES, settings, generators(0)[0], known=known, negative_prompts=negative,
-            **changed,
+            options=DecodingOptions(**options),
         )  # fmt: skip
 
     assert torch.equal(draw(batch_size=batch_size), draw())
@@ -199,11 +222,11 @@ def test_a_part_that_does_not_fit_is_halved(build_tiny, vocabulary, prompts, mon
     expected = draw_codes(model, vocabulary, prompts, NUM_CODES, SamplingConfig(), generators(0)[0])
     whole = vqlm.lm.decoding.draw._draw_part
 
-    def short_of_memory(model, vocabulary, prompts, *others):
-        tried.append(len(prompts))
-        if len(prompts) > 1:
+    def short_of_memory(model, vocabulary, rows, *others):
+        tried.append(len(rows.prompts))
+        if len(rows.prompts) > 1:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
-        return whole(model, vocabulary, prompts, *others)
+        return whole(model, vocabulary, rows, *others)
 
     monkeypatch.setattr("vqlm.lm.decoding.draw._draw_part", short_of_memory)
     with pytest.warns(UserWarning, match="Memory is short: pictures are drawn 1 at a time"):
@@ -222,7 +245,7 @@ def test_another_error_is_not_taken_for_short_memory(build_tiny, vocabulary, pro
 
 
 def test_rows_that_fit_are_counted_beforehand(build_tiny, monkeypatch):
-    """2 layers of 2 heads of 16, keys and values, twins, fp32: 2 * 32 * 2 * 2 * 4 = 1,024 bytes an id."""
+    """2 layers of 2 heads of 16, keys and values, unconditional rows, fp32: 2 * 32 * 2 * 2 * 4 = 1,024 bytes per id."""
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1024 * 10 * 7 * 2 + 5))
     assert rows_that_fit(build_tiny(), 10) == 7
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=5))

@@ -67,8 +67,8 @@ def test_candidates_share_all_the_probability():
 def test_a_scale_of_one_is_the_conditional_distribution_exactly():
     conditional, unconditional = torch.randn(3, 7), torch.randn(3, 7)
     settings = SamplingConfig(guidance_scale=1.0, top_k=5)
-    with_twin = guided_logits(conditional, unconditional, settings)
-    assert torch.equal(with_twin, guided_logits(conditional, None, settings))
+    guided = guided_logits(conditional, unconditional, settings)
+    assert torch.equal(guided, guided_logits(conditional, None, settings))
     assert not settings.is_guided
 
 

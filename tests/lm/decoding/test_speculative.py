@@ -84,9 +84,9 @@ def test_a_picture_of_one_colour_takes_few_forwards(build_tiny, vocabulary):
 
 def test_what_cannot_be_drawn_so(build_tiny, vocabulary):
     prompt = [vocabulary.bos, vocabulary.boi]
-    with pytest.raises(UserError, match="needs llama or its like, found GPT2LMHeadModel"):
+    with pytest.raises(UserError, match="`speculative` needs llama or its like, found GPT2LMHeadModel"):
         draw_speculatively(build_tiny("gpt2"), vocabulary, prompt, 4, SamplingConfig(), 4)
-    with pytest.raises(UserError, match="at least 2 codes at a time, found 1"):
+    with pytest.raises(UserError, match="`speculative` must be at least 2, .* found 1"):
         draw_speculatively(build_tiny(), vocabulary, prompt, 4, SamplingConfig(), 1)
 
 
@@ -100,5 +100,5 @@ def test_the_pipeline_draws_so_too(pipeline):
     together = pipeline(prompts, generator=seeds, speculative=4).codes
     alone = pipeline(prompts[1], generator=torch.Generator().manual_seed(4), speculative=4).codes
     assert torch.equal(together[1:], alone)
-    with pytest.raises(UserError, match="leave out compile, quantize and callback"):
+    with pytest.raises(UserError, match="no effect with `compile`, `quantize` or `callback`"):
         pipeline(prompts, speculative=4, compile=True)

@@ -1,5 +1,7 @@
 """What a pipeline does beside drawing prompts: continue, mend, vary, describe, score, choose."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,13 @@ from PIL import Image
 from vqlm.lm import SamplingConfig, TextToImagePipeline
 from vqlm.lm.decoding.draw import UNKNOWN, draw_codes
 from vqlm.lm.decoding.inpainting import fill_codes
-from vqlm.lm.decoding.reranking import most_agreed
+from vqlm.lm.decoding.likelihood import caption_log_likelihoods
+from vqlm.lm.decoding.minimum_bayes_risk import minimum_bayes_risk_index
+from vqlm.lm.decoding.sampling import guided_logits
 from vqlm.lm.evaluate.gallery import decode_flat
 from vqlm.lm.evaluate.other_tasks import _mean, completed_better, directions_markdown, evaluate_directions
+from vqlm.lm.model_folder.settings import ModelFolderSettings
+from vqlm.lm.settings import DecodingOptions
 from vqlm.training.errors import UserError
 
 SIDE, GRID = 16, 4
@@ -21,7 +27,9 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 @pytest.fixture
 def captioner(build_tiny, vocabulary, attributed_vqvae) -> TextToImagePipeline:
-    return TextToImagePipeline(build_tiny(), vocabulary, attributed_vqvae, SamplingConfig(1.5), 8, can_caption=True)
+    return TextToImagePipeline(
+        build_tiny(), vocabulary, attributed_vqvae, ModelFolderSettings(SamplingConfig(1.5), 8, can_caption=True)
+    )
 
 
 @pytest.fixture
@@ -57,15 +65,18 @@ def test_all_codes_known(build_tiny, vocabulary):
     assert torch.equal(draw_codes(build_tiny(), vocabulary, prompts, 6, SamplingConfig(), known=known), known)
 
 
-def test_a_negative_prompt_takes_the_place_of_none(captioner):
+def test_a_negative_prompt_takes_the_place_of_none(captioner, monkeypatch):
     seen = []
+
+    def recorded(conditional, unconditional, settings):
+        seen.append(unconditional)
+        return guided_logits(conditional, unconditional, settings)
+
+    monkeypatch.setattr("vqlm.lm.decoding.draw.guided_logits", recorded)
     vocabulary = captioner.vocabulary
     negative = [[vocabulary.bos, *vocabulary.encode_text(["blue"])[0], vocabulary.boi]]
     prompt = [[vocabulary.bos, *vocabulary.encode_text(["red square"])[0], vocabulary.boi]]
-    draw_codes(
-        captioner.model, vocabulary, prompt, 3, SamplingConfig(2.0), seeded(), lambda *step: seen.append(step[2]),
-        negative_prompts=negative,
-    )  # fmt: skip
+    draw_codes(captioner.model, vocabulary, prompt, 3, SamplingConfig(2.0), seeded(), negative_prompts=negative)
     image = slice(vocabulary.image.offset, vocabulary.image.stop)
     expected = captioner.model(input_ids=torch.tensor(negative)).logits[:, -1, image].detach()
     torch.testing.assert_close(seen[0], expected, atol=1e-4, rtol=0)
@@ -94,7 +105,7 @@ def test_complete_keeps_the_first_rows(pipeline, pictures):
 
 @pytest.mark.parametrize("rows", [-1, GRID])
 def test_rows_out_of_range(pipeline, pictures, rows):
-    with pytest.raises(UserError, match=r"keep_rows must lie in \[0, 4\)"):
+    with pytest.raises(UserError, match=r"`keep_rows` must lie in \[0, 4\)"):
         pipeline.complete(pictures, keep_rows=rows)
 
 
@@ -132,21 +143,30 @@ def test_of_several_fillings_the_one_that_fits_what_follows(build_tiny, vocabula
         assert torch.equal(made, expected)
 
 
-def test_rows_that_are_filled_together_and_in_parts(build_tiny, vocabulary, monkeypatch):
+def test_rows_that_are_filled_together_and_in_parts(build_tiny, vocabulary):
     """At temperature 0 nothing is random, so that it cannot matter how many rows are drawn at once."""
     model, prompts = build_tiny(), [[vocabulary.bos, vocabulary.boi]] * 5
     codes, masks = torch.randint(16, (5, 6)), torch.rand(5, 6) < 0.5
     together = fill_codes(model, vocabulary, prompts, codes, masks, SamplingConfig(temperature=0.0), 3)
-    monkeypatch.setattr("vqlm.lm.decoding.inpainting.ROWS_AT_ONCE", 6)
-    in_parts = fill_codes(model, vocabulary, prompts, codes, masks, SamplingConfig(temperature=0.0), 3)
+    in_parts = fill_codes(
+        model,
+        vocabulary,
+        prompts,
+        codes,
+        masks,
+        SamplingConfig(temperature=0.0),
+        3,
+        None,
+        DecodingOptions(batch_size=6),
+    )
     assert torch.equal(together, in_parts)
     assert torch.equal(together[~masks], codes[~masks])
 
 
 def test_masks_that_do_not_fit(pipeline, pictures):
-    with pytest.raises(UserError, match=r"mask must be 16 high and 16 wide, as the pictures; found \(8, 16\)"):
+    with pytest.raises(UserError, match=r"`mask` must be 16 high and 16 wide, as the pictures; found \(8, 16\)"):
         pipeline.inpaint(pictures, torch.ones(8, 16))
-    with pytest.raises(UserError, match="mask is empty"):
+    with pytest.raises(UserError, match="`mask` is empty"):
         pipeline.inpaint(pictures, torch.zeros(16, 16))
 
 
@@ -155,7 +175,7 @@ def test_variations_change_at_most_the_share(pipeline, pictures):
     made = pipeline.vary(pictures, share=0.25, temperature=5.0, generator=seeded()).codes.flatten(1)
     assert (made != codes).sum(1).max() <= 4
     assert (made != codes).any()
-    with pytest.raises(UserError, match=r"share must lie in \(0, 1\]"):
+    with pytest.raises(UserError, match=r"`share` must lie in \(0, 1\]"):
         pipeline.vary(pictures, share=0.0)
 
 
@@ -174,7 +194,7 @@ def test_captions_and_scores(captioner, pictures):
 
 def test_a_model_that_never_saw_a_caption_behind_a_picture(pipeline, pictures):
     for ask in (lambda: pipeline.caption(pictures), lambda: pipeline("red", rerank=2)):
-        with pytest.raises(UserError, match="--sequences.captioning"):
+        with pytest.raises(UserError, match="`sequences.captioning` above 0"):
             ask()
     assert pipeline.score(pictures, "red").prompt is None
 
@@ -184,7 +204,8 @@ def test_rerank_keeps_one_of_each_group(captioner):
     drawn = captioner(prompts, num_images_per_prompt=6, temperature=5.0, generator=seeded()).codes.flatten(1)
     kept = captioner(prompts, num_images_per_prompt=2, rerank=3, temperature=5.0, generator=seeded()).codes.flatten(1)
     texts = [prompt for prompt in prompts for _ in range(6)]
-    scores = captioner._caption_scores(drawn, texts).view(4, 3)
+    ids = captioner.vocabulary.encode_text(texts)
+    scores = caption_log_likelihoods(captioner.model, captioner.vocabulary, drawn, ids).view(4, 3)
     pictures = decode_flat(captioner, drawn).reshape(4, 3, -1)
     for group, own, of_each, chosen in zip(drawn.view(4, 3, -1), scores, pictures, kept, strict=True):
         weight = own.exp() / own.exp().sum()
@@ -195,7 +216,7 @@ def test_rerank_keeps_one_of_each_group(captioner):
     on_a_grid = captioner.best_of(drawn.view(4, 3, GRID, GRID), asked)
     assert torch.equal(on_a_grid.flatten(1), kept)
     assert len(captioner.decode(on_a_grid)) == 4
-    with pytest.raises(UserError, match="rerank chooses by the prompt"):
+    with pytest.raises(UserError, match="`rerank` chooses by the prompt"):
         captioner(None, rerank=2)
     assert len(captioner([], rerank=2).codes) == 0
     assert len(captioner.best_of(drawn.view(4, 3, -1), "red")) == 4
@@ -205,12 +226,13 @@ def test_rerank_keeps_one_of_each_group(captioner):
             captioner.best_of(drawn.view(4, 3, -1), prompts)
 
 
-def test_the_picture_that_is_most_agreed_with():
+def test_the_picture_of_least_expected_distance():
     pictures = torch.tensor([0.0, 10.0, 11.0, 14.0, 15.0]).view(5, 1, 1, 1)
-    assert most_agreed(pictures, torch.zeros(5)) == 2  # 50, 20, 19, 22, 25 are their distances from all
-    assert most_agreed(pictures, torch.tensor([50.0, 0.0, 0.0, 0.0, 0.0])) == 0  # no doubt which is the likeliest
-    assert most_agreed(pictures, torch.tensor([-100.0, -3.0, -100.0, -3.0, -3.0])) == 3  # the unlikely have no say
-    assert most_agreed(pictures[:2], torch.tensor([-1.0, -2.0])) == 0  # of two the likelier one
+    assert minimum_bayes_risk_index(pictures, torch.zeros(5)) == 2  # 50, 20, 19, 22, 25 are their distances from all
+    certain, unlikely = torch.tensor([50.0, 0.0, 0.0, 0.0, 0.0]), torch.tensor([-100.0, -3.0, -100.0, -3.0, -3.0])
+    assert minimum_bayes_risk_index(pictures, certain) == 0  # no doubt which is the likeliest
+    assert minimum_bayes_risk_index(pictures, unlikely) == 3  # the unlikely have no say
+    assert minimum_bayes_risk_index(pictures[:2], torch.tensor([-1.0, -2.0])) == 0  # of two the likelier one
 
 
 def test_a_picture_grows(pipeline):
@@ -238,7 +260,7 @@ def test_negative_prompts_of_the_pipeline(pipeline):
     assert not torch.equal(first, second)
     with pytest.raises(UserError, match="needs guidance"):
         pipeline("red", negative_prompt="blue", guidance_scale=1.0)
-    with pytest.raises(UserError, match="negative_prompt must be one, or one for each of the 1"):
+    with pytest.raises(UserError, match="`negative_prompt` must be one, or one for each of the 1"):
         pipeline("red", negative_prompt=["blue", "green"], guidance_scale=2.0)
 
 
@@ -270,7 +292,7 @@ def test_a_picture_continued_from_itself_is_closer(captioner, monkeypatch):
 
 @pytest.mark.parametrize("can_caption", [True, False])
 def test_figures_of_a_prepared_set(captioner, prepared, can_caption):
-    captioner.can_caption = can_caption
+    captioner.settings = replace(captioner.settings, can_caption=can_caption)
     captioner.image_tokenizer = prepared.load_image_tokenizer()
     figures = evaluate_directions(captioner, prepared)
     assert list(figures) == list(prepared.held_out)

@@ -1,5 +1,7 @@
 """What lies in a model folder beside the weights: its card, its figures; the hub that it goes to and comes from."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,8 +26,11 @@ TRAINED_ON = {"data": "/home/anna/secret/pictures", "pictures": {"train": 3555, 
 
 @pytest.fixture
 def described(pipeline) -> TextToImagePipeline:
-    pipeline.trained_on, pipeline.attribution = TRAINED_ON, "Emoji by Anna, CC BY-SA 4.0."
-    pipeline.image_tokenizer.config.attribution = pipeline.attribution
+    attribution = "Emoji by Anna, CC BY-SA 4.0."
+    pipeline.settings = replace(
+        pipeline.settings, trained_on=TRAINED_ON, attribution=attribution, max_caption_tokens=16
+    )
+    pipeline.image_tokenizer.config.attribution = attribution
     return pipeline
 
 
@@ -57,6 +62,22 @@ def test_the_card_says_what_the_folder_knows(folder):
     assert "secret" not in card.content
 
 
+def test_the_code_of_the_card_runs(folder, monkeypatch):
+    """Beside the folder, its name loads it."""
+    monkeypatch.chdir(folder.parent)
+    blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        exec(block, names := {})
+    assert names["ids"].shape[0] == 1
+
+
+def test_the_card_says_what_to_install(folder):
+    """A path stands for the checkout or the wheel, since the package index has no vqlm."""
+    commands = re.findall(r"pip install ([^\n`]*)", (folder / "README.md").read_text())
+    assert commands == ["/path/to/vqlm", "torch transformers"]
+
+
 def test_a_card_that_knows_nothing_claims_nothing(pipeline, tmp_path):
     pipeline.image_tokenizer.config.attribution = None
     pipeline.save_pretrained(tmp_path)
@@ -78,7 +99,7 @@ def test_the_figures_come_into_the_card_and_stay_with_their_weights(folder, tmp_
     }  # fmt: skip
 
     loaded = TextToImagePipeline.from_pretrained(folder, "cpu")
-    assert (loaded.trained_on, loaded.figures["held_out_psnr_db"]) == (TRAINED_ON, 24.784)
+    assert (loaded.settings.trained_on, loaded.figures["held_out_psnr_db"]) == (TRAINED_ON, 24.784)
     loaded.save_pretrained(tmp_path / "copy")
     assert "37.5%" in (tmp_path / "copy" / "README.md").read_text()
     loaded.model.get_input_embeddings().weight.data[0] += 1
@@ -142,9 +163,9 @@ class FakeUrl(str):
     repo_id: str
 
     def __new__(cls, url: str, repo_id: str):
-        made = super().__new__(cls, url)
-        made.repo_id = repo_id
-        return made
+        address = super().__new__(cls, url)
+        address.repo_id = repo_id
+        return address
 
 
 def test_push_to_hub(folder, tmp_path, monkeypatch):
@@ -182,7 +203,7 @@ def test_a_repository_of_the_hub_is_downloaded_without_its_run(folder, monkeypat
     monkeypatch.setattr(vqlm.lm.model_folder.tokenizers, "snapshot_download", download)
     pipeline = TextToImagePipeline.from_pretrained("anna/emoji", "cpu", revision="v1")
     assert asked == [("anna/emoji", {"ignore_patterns": ["run/*"], "revision": "v1"})]
-    assert pipeline.trained_on == TRAINED_ON
+    assert pipeline.settings.trained_on == TRAINED_ON
 
 
 def test_a_repository_that_cannot_be_had(monkeypatch):
@@ -190,7 +211,9 @@ def test_a_repository_that_cannot_be_had(monkeypatch):
         raise OSError("no such repository\nmore")
 
     monkeypatch.setattr(vqlm.lm.model_folder.tokenizers, "snapshot_download", download)
-    with pytest.raises(UserError, match=r"anna/gone is no folder here and cannot be had from the hub \(no such repos"):
+    with pytest.raises(
+        UserError, match=r"anna/gone is not a folder here and cannot be downloaded from the hub \(no such"
+    ):
         TextToImagePipeline.from_pretrained("anna/gone")
 
 

@@ -1,4 +1,4 @@
-"""Pictures <-> the flat codes that a language model reads and draws, a part of the batch at a time."""
+"""Pictures <-> the flat codes that a language model reads and draws, in parts of a batch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +19,11 @@ Pictures = Picture | Sequence[Picture] | Tensor
 
 @torch.no_grad()
 def encode_pictures(image_tokenizer: VQVAE, images: Pictures) -> Int[Tensor, "b n"]:
-    """Floating point tensors (B, C, *shape) are in [-1, 1]; anything else is prepared as in training, see
-    `vq.VQVAEImageProcessor`. Raises UserError for another shape, or what is no picture."""
+    """Pictures -> flat codes, on the device of the image tokenizer.
+
+    Floating point tensors (B, C, *shape) are in [-1, 1]; anything else is prepared as in training, see
+    `vqlm.VQVAEImageProcessor`. Raises UserError for another shape, or for what is not a picture.
+    """
     shape = tuple(image_tokenizer.config.network.input_shape)
     if isinstance(images, Tensor) and images.is_floating_point():
         pixel_values = images
@@ -33,9 +36,9 @@ def encode_pictures(image_tokenizer: VQVAE, images: Pictures) -> Int[Tensor, "b 
 
 
 def decode_pictures(image_tokenizer: VQVAE, codes: Int[Tensor, "b *code_shape"]) -> list[Image.Image] | list[Tensor]:
-    """Codes (B, *code_shape) -> PIL pictures, or tensors (C, *shape) where they are none."""
-    made = decode_pixel_values(image_tokenizer, codes)
-    return to_pil(made) if made.ndim == 4 else list(made)
+    """Codes (B, *code_shape) -> PIL pictures, or tensors (C, *shape) of series and volumes."""
+    pixel_values = decode_pixel_values(image_tokenizer, codes)
+    return to_pil(pixel_values) if pixel_values.ndim == 4 else list(pixel_values)
 
 
 @torch.no_grad()

@@ -1,0 +1,47 @@
+"""What `text_to_image.json` of a finished model folder holds: how to draw, and what the model was trained on."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from vqlm.lm.settings import SETTINGS_FILE, SamplingConfig
+from vqlm.training.errors import UserError
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class ModelFolderSettings:
+    """What a finished model's folder says of it beside its weights.
+
+    Args:
+        sampling: how codes are drawn by default.
+        max_caption_tokens: longest caption that the model was trained on, in tokens.
+        can_caption: whether it was trained on rows whose picture comes before the caption.
+        attribution: licence lines of the pictures that it was trained on.
+        trained_on: `data`, what the data were called, and `pictures`, their number in each split.
+    """
+
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    max_caption_tokens: int = 64
+    can_caption: bool = False
+    attribution: str | None = None
+    trained_on: Mapping[str, Any] | None = None
+
+    def to_json(self, fingerprints: Mapping[str, str]) -> dict[str, Any]:
+        """The content of the file; `fingerprints` are those of the tokenizers beside it."""
+        return {"version": VERSION} | dict(fingerprints) | asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "ModelFolderSettings":
+        """From the content of the file, as this or an earlier version wrote it.
+
+        Raises UserError for the file of a later version.
+        """
+        if (version := content.get("version", VERSION)) > VERSION:
+            raise UserError(
+                f"{SETTINGS_FILE} has version {version}, this vqlm reads versions up to {VERSION}; install a newer one."
+            )
+        known: dict[str, Any] = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
+        known["sampling"] = SamplingConfig(**content["sampling"])
+        return cls(**known)

@@ -1,0 +1,233 @@
+"""The command line that every script has: --help, --config FILE.yaml, dotted overrides, and errors in one line.
+
+A script parses before it imports anything heavy, so that `--help` and a wrong option answer at once.
+"""
+
+import argparse
+import difflib
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar
+
+import yaml
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from vqlm.training.errors import UserError
+from vqlm.training.old_names import OLD_NAMES, with_new_names
+
+Config = TypeVar("Config")
+
+# A name in backticks; or a bare word that no path, number or call goes on with.
+_NAMES = re.compile(r"`([a-z]\w*(?:\.\w+)*)`|(?<![\w./'\"=`-])([a-z]\w*[._]\w+(?:\.\w+)*)(?![\w/'\"=(`]|\.\w)")
+
+
+class ScriptParser(ArgumentParser):
+    """`--max-steps` and `--max_steps` are the same option, and so is a renamed one; `--x` and `--no-x` set a boolean.
+
+    Args:
+        description: the script's docstring.
+        first: destinations that --help lists first, in this order.
+    """
+
+    in_use: "ScriptParser | None" = None  # whose options an error is told by
+
+    def __init__(self, description: str | None, first: Sequence[str] = ()):
+        self.first, self.given = first, []
+        super().__init__(
+            description=description, formatter_class=_HelpFormatter, usage="%(prog)s [OPTION ...]", allow_abbrev=False
+        )
+        self.add_argument("--config", action="config", help="YAML file of settings; later options override it.")
+
+    def parse_args(self, args=None, **kwargs):  # type: ignore[override]
+        ScriptParser.in_use = self
+        self.given = sys.argv[1:] if args is None else list(args)
+        words: list[str] = []
+        for argument in self.given:
+            if argument in ("true", "false") and words and words[-1].endswith("=true"):  # as `--lora true` was said
+                words[-1] = words[-1].removesuffix("true") + argument
+            else:
+                words.append(self._spelled_out(argument))
+        parsed = super().parse_args(words, **kwargs)
+        return self.instantiate(parsed)
+
+    def parse_string(self, content, *args, **kwargs):  # a --config file
+        try:
+            settings = yaml.safe_load(content)
+        except yaml.YAMLError:
+            settings = None  # which jsonargparse reports
+        if isinstance(settings, dict) and (renamed := with_new_names(settings)) != settings:
+            content = yaml.safe_dump(renamed)
+        return super().parse_string(content, *args, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        message = " ".join(message.split()).rstrip(".")
+        if unknown := re.match(r"unrecognized arguments: --([\w.]+)", message):
+            message = self._unknown(unknown[1])
+        elif unknown := re.search(r"Group '([\w.]+)' does not accept option '(\w+)'", message):
+            message = self._unknown(f"{unknown[1]}.{unknown[2]}")
+        elif missing := re.match(r"the following arguments are required: (.*)", message):
+            message = f"required, and not given: {', '.join(map(_option, missing[1].split(', ')))}"
+        message = re.sub(r'Parser key "([\w.]+)":', lambda key: f"{_option(key[1])}:", message)
+        message = re.sub(r"Expected a typing.Literal\[(.*?)\]. Got value: ", r"expected one of \1, found ", message)
+        message = re.sub(r"Expected a <class '(\w+)'>. Got value: ", r"expected \1, found ", message)
+        raise UserError(f"{message}{' ' if message.endswith('?') else '; '}--help lists every setting.") from ex
+
+    def _unknown(self, name: str) -> str:
+        group = name.rpartition(".")[0]
+        siblings = [action.dest for action in self._actions if group and action.dest.rpartition(".")[0] == group]
+        if siblings:
+            kinds = [action.default for action in self._actions if action.dest == f"{group}.type"]
+            of = f"{group} of type {kinds[0]}" if kinds else group
+            known = ", ".join(dest.removeprefix(f"{group}.") for dest in siblings)
+            return f"{of} has no setting {name.removeprefix(f'{group}.')!r}; it knows {known}"
+        names = {option for action in self._actions for option in _options_of(action)}
+        near = difflib.get_close_matches(_option(name), names, n=1)
+        return f"there is no option {_option(name)}" + (f"; did you mean {near[0]}?" if near else "")
+
+    def format_help(self, *args, **kwargs) -> str:
+        actions = {action.dest: action for action in self._actions}
+        for group in self._action_groups:
+            group._group_actions = [a for a in group._group_actions if a.dest not in self.first]
+            # The name of a settings class and "Load a group from a file" say nothing to a person.
+            group._group_actions = [a for a in group._group_actions if type(a).__name__ != "_ActionConfigLoad"]
+        if self.first:
+            group = self.add_argument_group("what people set")
+            group._group_actions = [actions[name] for name in self.first if name in actions]  # type: ignore[assignment]
+            self._action_groups = [group, *(other for other in self._action_groups if other is not group)]
+        return super().format_help(*args, **kwargs)
+
+    def in_options(self, text: str) -> str:
+        """An error of the library, which speaks of arguments, in terms of the options of this script."""
+        names = {action.dest for action in self._actions if action.option_strings}
+
+        def replace(match: re.Match) -> str:
+            name = match[1] or match[2]
+            inside = [full for full in names if full.endswith(f".{name}")]
+            if name not in names and match[1] and len(inside) == 1:
+                name = inside[0]
+            return _option(name) if name in names and name not in self.given else match[0]
+
+        return _NAMES.sub(replace, text)
+
+    def _spelled_out(self, argument: str) -> str:
+        """`--max-steps=5` -> `--max_steps=5`; `--lora` -> `--lora=true`; `--no-lora` -> `--lora=false`."""
+        if not argument.startswith("--"):
+            return argument
+        name, equals, value = argument[2:].partition("=")
+        name = name.replace("-", "_")
+        if name in OLD_NAMES:
+            print(f"note: {_option(name)} is now called {_option(OLD_NAMES[name])}.", file=sys.stderr)
+            name = OLD_NAMES[name]
+        booleans = {action.dest for action in self._actions if _is_boolean(action)}
+        if not equals and name in booleans:
+            return f"--{name}=true"
+        if not equals and name.startswith("no_") and name[3:] in booleans:
+            return f"--{name[3:]}=false"
+        return f"--{name}{equals}{value}"
+
+
+class _HelpFormatter(DefaultHelpFormatter):
+    """Options with dashes; both forms of a boolean."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        names = _options_of(action)
+        if not names or _is_boolean(action) or action.nargs == 0:
+            return ", ".join(names)
+        return f"{', '.join(names)} {self._format_args(action, self._get_default_metavar_for_optional(action))}"
+
+    def _get_type_str(self, action: argparse.Action) -> str | None:
+        is_path = Path in (action.type, getattr(action, "_typehint", None))
+        return "path" if is_path else super()._get_type_str(action)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "".join(indent + line for line in text.splitlines(keepends=True))  # commands stay lines
+
+
+def script_parser(description: str | None, first: Sequence[str] = ()) -> ScriptParser:
+    """A parser that also reads `--config FILE.yaml`; unknown keys in it fail. `first` are listed first by --help."""
+    return ScriptParser(description, first)
+
+
+def add_typed_settings(
+    parser: ScriptParser, name: str, kinds: Mapping[str, type], default: str, arguments: list[str] | None
+) -> None:
+    """Settings of which those that exist depend on `NAME.type`, which is looked for in `arguments` first.
+
+    It may stand in `--NAME.type TYPE`, in `--NAME '{"type": ...}'`, in `--NAME FILE.yaml`, or in a --config file. The
+    last one counts.
+    """
+    search = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    search.add_argument("--config", dest="found", action="append", nargs="?", type=lambda text: _type_in(text, name))
+    search.add_argument(f"--{name}", dest="found", action="append", nargs="?", type=lambda text: _type_in(text))
+    search.add_argument(f"--{name}.type", dest="found", action="append", nargs="?")
+    known, _ = search.parse_known_args(sys.argv[1:] if arguments is None else arguments)
+    chosen = next((kind for kind in reversed(known.found or []) if kind is not None), default)
+    if chosen not in kinds:
+        raise UserError(f"{_option(name)}.type must be one of {', '.join(kinds)}, found {chosen!r}.")
+    others = ", ".join(kind for kind in kinds if kind != chosen)
+    parser.add_argument(
+        f"--{name}.type",
+        type=Literal[tuple(kinds)],
+        default=chosen,
+        help=f"The settings of {chosen} are below; `{_option(name)}.type TYPE --help` shows those of {others}.",
+    )
+    parser.add_class_arguments(kinds[chosen], name, skip={"type"})
+
+
+def _type_in(text: str, name: str | None = None) -> str | None:
+    """The type in settings that are a file or stand in `text`; in the part `name` of them, where that is given."""
+    path = Path(text)
+    is_file = os.path.isfile(text)  # unlike Path.is_file, it takes text of any length
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8") if is_file else text)
+    except yaml.YAMLError:
+        return None  # which the parser reports
+    if name is not None:
+        settings = settings.get(name) if isinstance(settings, dict) else None
+        if isinstance(settings, str) and is_file:
+            return _type_in(str(path.parent / settings))
+    return settings.get("type") if isinstance(settings, dict) else None
+
+
+def values_of(kind: type[Config], settings: Any) -> Config:
+    """The dataclass `kind` from the top-level settings of its field names."""
+    return kind(**{field.name: getattr(settings, field.name) for field in fields(kind)})  # type: ignore[arg-type]
+
+
+def run_script(main: Callable[[list[str] | None], Any], arguments: list[str] | None = None) -> None:
+    """Run a script's `main`; a UserError becomes one line and exit status 2."""
+    _quiet_libraries()
+    try:
+        main(arguments)
+    except UserError as error:
+        text = ScriptParser.in_use.in_options(str(error)) if ScriptParser.in_use else str(error)
+        print(f"error: {text}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _quiet_libraries() -> None:
+    """No progress bars of transformers and datasets, which read these variables when they are imported."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    # It warns that weights shared by two names are saved once, which is what tied embeddings want.
+    logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _options_of(action: argparse.Action) -> list[str]:
+    """Options as a person types them, --no-... among them for a boolean."""
+    names = [
+        name if name == "-h" else _option(name.removeprefix("--")) for name in action.option_strings if name[-1] != "+"
+    ]
+    return [*names, f"--no-{names[0][2:]}"] if _is_boolean(action) else names
+
+
+def _is_boolean(action: argparse.Action) -> bool:
+    return getattr(action, "_typehint", None) is bool

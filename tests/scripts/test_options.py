@@ -1,0 +1,256 @@
+"""The options of a script: dashes or underscores, settings from YAML, booleans, errors in one line."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from vqlm.scripts.options import add_typed_settings, run_script, script_parser, values_of
+from vqlm.training.config import TrainingConfig
+from vqlm.training.errors import UserError
+from vqlm.vq import FSQConfig, NetworkConfig
+from vqlm.vq.quantizers.settings import CONFIGS
+
+
+@pytest.fixture(autouse=True)
+def _progress_bars_stay_as_they_are(monkeypatch):
+    monkeypatch.setattr("vqlm.scripts.options._quiet_libraries", lambda: None)
+
+
+def parse(*arguments: str) -> TrainingConfig:
+    parser = script_parser("A script.")
+    parser.add_class_arguments(TrainingConfig)
+    return values_of(TrainingConfig, parser.parse_args(list(arguments)))
+
+
+def exit_status(main) -> int:
+    with pytest.raises(SystemExit) as ended:
+        run_script(main)
+    return ended.value.code
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--max-steps", "5"], ["--max_steps", "5"], ["--max-steps=5"], ["--max_steps=5"]], ids=" ".join
+)
+def test_dashes_equal_underscores(arguments):
+    assert parse(*arguments) == TrainingConfig(max_steps=5)
+
+
+def test_dashes_in_values_stay():
+    parser = script_parser(None)
+    parser.add_argument("--the_folder", type=Path)
+    for arguments in (["--the-folder", "my-run"], ["--the-folder=my-run"]):
+        assert parser.parse_args(arguments).the_folder == Path("my-run")
+
+
+def test_later_options_override_the_file(tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("max_steps: 5\nlearning_rate: 3.0e-4\n")
+    assert parse("--config", str(file)) == TrainingConfig(max_steps=5, learning_rate=3e-4)
+    assert parse("--config", str(file), "--max-steps", "6") == TrainingConfig(max_steps=6, learning_rate=3e-4)
+
+
+def test_help_holds_the_line_of_a_setting(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse("--help")
+    assert ended.value.code == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "optimizer steps to train for" in printed
+    assert "rows per step and process" in printed
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [("max_stepps: 5\n", "max_stepps"), ("max_steps: many\n", "--max-steps"), ("model:\n  width: 3\n", "model")],
+)
+def test_a_wrong_file_of_settings_fails_and_says_where(tmp_path, capsys, text, named):
+    file = tmp_path / "settings.yaml"
+    file.write_text(text)
+    assert exit_status(lambda _: parse("--config", str(file))) != 0
+    assert named in capsys.readouterr().err
+
+
+def test_an_unknown_option_fails_and_is_named(capsys):
+    assert exit_status(lambda _: parse("--max-stepps", "5")) != 0
+    assert capsys.readouterr().err == (
+        "error: there is no option --max-stepps; did you mean --max-steps? --help lists every setting.\n"
+    )
+
+
+def test_values_of_takes_only_its_own_fields():
+    @dataclass
+    class Size:
+        width: int
+        height: int = 2
+
+    class Settings:
+        width, height, depth = 3, 4, 5
+
+    assert values_of(Size, Settings) == Size(3, 4)
+
+
+def test_a_user_error_is_one_line_and_status_2(capsys):
+    def main(_):
+        raise UserError("the folder is full; choose another")
+
+    assert exit_status(main) == 2
+    printed = capsys.readouterr()
+    assert printed.err == "error: the folder is full; choose another\n"
+    assert printed.out == ""
+
+
+def test_any_other_error_keeps_its_traceback():
+    def main(_):
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        run_script(main)
+
+
+@dataclass
+class Switches:
+    """Two booleans.
+
+    Args:
+        mirror: whether to mirror.
+        tied: whether to tie.
+    """
+
+    mirror: bool = False
+    tied: bool = True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "switches"),
+    [
+        ([], (False, True)),
+        (["--part.mirror"], (True, True)),
+        (["--no-part.tied"], (False, False)),
+        (["--part.mirror=true", "--part.tied=false"], (True, False)),
+        (["--part.mirror", "true", "--part.tied", "false"], (True, False)),
+        (["--config", "on.yaml", "--no-part.mirror"], (False, True)),
+        (["--config", "on.yaml"], (True, True)),
+    ],
+    ids=str,
+)
+def test_a_boolean_needs_no_value(arguments, switches, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "on.yaml").write_text("part:\n  mirror: true\n")
+    parser = script_parser(None)
+    parser.add_class_arguments(Switches, "part")
+    assert parser.parse_args(arguments).part == Switches(*switches)
+    parser.print_help()
+    assert "--part.mirror, --no-part.mirror\n" in capsys.readouterr().out
+
+
+def quantizer_of(*arguments: str):
+    parser = script_parser("A script.")
+    add_typed_settings(parser, "quantizer", CONFIGS, "vq", list(arguments))
+    return parser.parse_args(list(arguments)).quantizer
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--quantizer", '{"type": "fsq", "levels": [8, 6]}'],
+        ['--quantizer={"type": "fsq", "levels": [8, 6]}'],
+        ["--quantizer", "q.yaml"],
+        ["--quantizer.type", "fsq", "--quantizer.levels", "[8,6]"],
+        ["--quantizer.levels=[8,6]", "--quantizer.type=fsq"],
+        ["--config", "inside.yaml"],
+        ["--config", "beside.yaml"],
+        ["--config", "other.yaml", "--quantizer", "q.yaml"],
+        ["--config", "inside.yaml", "--quantizer.levels", "[8,6]"],
+    ],
+    ids=" ".join,
+)
+def test_every_way_to_say_which_quantizer(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "q.yaml").write_text("type: fsq\nlevels: [8, 6]\n")
+    (tmp_path / "inside.yaml").write_text("quantizer:\n  type: fsq\n  levels: [8, 6]\n")
+    (tmp_path / "beside.yaml").write_text("quantizer: q.yaml\n")
+    (tmp_path / "other.yaml").write_text("quantizer:\n  type: lfq\n")
+    assert quantizer_of(*arguments) == FSQConfig(levels=[8, 6])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["--quantizer.type", "sq"],
+            "--quantizer.type must be one of vq, fsq, lfq, residual, grouped, hierarchical, fou",
+        ),
+        (["--quantizer", '{"type": "fsq", "level": 3}'], "of type fsq has no setting 'level'; it knows type, levels;"),
+        (["--quantizer.type=fsq", "--quantizer.level=3"], "of type fsq has no setting 'level'; it knows type, levels;"),
+        (["--quantizer", "nowhere.yaml"], "nowhere.yaml"),
+        (["--quantizer"], "expected one argument"),
+        (["--config"], "expected one argument"),
+    ],
+    ids=str,
+)
+def test_a_wrong_quantizer(arguments, said):
+    with pytest.raises(UserError) as error:
+        quantizer_of(*arguments)
+    assert said in str(error.value)
+
+
+def test_old_names_in_files_and_options(tmp_path, capsys):
+    (tmp_path / "old.yaml").write_text("warmup_share: 0.5\nlearning_rate: 1e-3\nnetwork:\n  misfit: pad\n")
+    parser = script_parser(None)
+    parser.add_class_arguments(TrainingConfig)
+    parser.add_class_arguments(NetworkConfig, "network")
+    settings = parser.parse_args(["--config", str(tmp_path / "old.yaml")])
+    assert (settings.warmup_ratio, settings.learning_rate, settings.network.size_mismatch) == (0.5, 1e-3, "pad")
+    assert capsys.readouterr().err == ""
+    assert parser.parse_args(["--warmup-share", "0.2"]).warmup_ratio == 0.2
+    assert capsys.readouterr().err == "note: --warmup-share is now called --warmup-ratio.\n"
+
+
+@dataclass
+class Inner:
+    """Inner settings.
+
+    Args:
+        levels: how many.
+    """
+
+    levels: list[int] = field(default_factory=list)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("`max_steps` must be above 0", "--max-steps must be above 0"),
+        ("max_steps must be above 0, found -1.", "--max-steps must be above 0, found -1."),
+        ("lower inner.levels or `inner.levels`.", "lower --inner.levels or --inner.levels."),
+        ("`levels` is empty", "--inner.levels is empty"),
+        ("levels of detail", "levels of detail"),
+        ("`unknown` stays, as does the seed", "`unknown` stays, as does the seed"),
+        ("set `seed`", "set --seed"),
+        ("runs/max_steps/a max_steps.json 'max_steps'", "runs/max_steps/a max_steps.json 'max_steps'"),
+    ],
+)
+def test_errors_speak_of_options(text, told):
+    parser = script_parser(None)
+    parser.add_class_arguments(TrainingConfig)
+    parser.add_class_arguments(Inner, "inner")
+    assert parser.in_options(text) == told
+
+
+def test_a_value_is_no_option():
+    parser = script_parser(None)
+    parser.add_argument("--the_output")
+    parser.parse_args(["--the-output", "the_output"])
+    assert parser.in_options("the_output holds files") == "the_output holds files"
+
+
+def test_the_first_options_stand_first(capsys):
+    parser = script_parser("A script.", ("seed", "batch_size"))
+    parser.add_class_arguments(TrainingConfig)
+    parser.print_help()
+    shown = capsys.readouterr().out
+    assert shown.index("--seed") < shown.index("--batch-size") < shown.index("--help") < shown.index("--max-steps")
+
+
+def test_settings_longer_than_a_file_name():
+    text = '{"type": "fsq", "levels": [' + ", ".join(["8"] * 200) + "]}"
+    assert quantizer_of("--quantizer", text) == FSQConfig(levels=[8] * 200)
