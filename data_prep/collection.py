@@ -136,6 +136,8 @@ def load_collection(data: str, image_size: int = 64, config: CollectionConfig | 
         return Collection(join_shards(tar_shards(tars, config.caption_column)), config)
     if tables := [path for path in files if path.suffix == ".parquet"]:
         return Collection(join_shards(parquet_shards(tables, config.columns)), config)
+    if not place.exists() and not glob.has_magic(data) and ":" not in data:
+        raise UserError(f"there is no folder {data} here; `data` must be {DATA_HELP[:-1]}.")
     raise UserError(f"`data` must be {DATA_HELP[:-1]}; {data!r} is none of them.")
 
 

@@ -137,8 +137,7 @@ def _count(collection: Collection, seed: int) -> tuple[_Counts, list[Row]]:
     draw, counts, sample = random.Random(seed), _Counts(collection.split_names), []
     shards = list(collection.shards)
     draw.shuffle(shards)
-    shards_read = 0
-    for shards_read, shard in enumerate(shards, start=1):
+    for number, shard in enumerate(shards, start=1):
         for row in shard.read():
             if not isinstance(row, Row):
                 continue
@@ -147,9 +146,9 @@ def _count(collection: Collection, seed: int) -> tuple[_Counts, list[Row]]:
                 sample.append(row)
             elif (place := draw.randrange(counts.total)) < SAMPLED:  # reservoir sampling
                 sample[place] = row
+        counts.scale = len(shards) / number
         if counts.total >= COUNTED:
             break
-    counts.scale = len(shards) / shards_read
     return counts, sample
 
 

@@ -1,54 +1,52 @@
 """What to train, how large and how long. A pure function of facts: it reads nothing and measures nothing."""
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
+from vqlm.planning.budget import STRIDES, Budget, Settings, Start, Wishes, budget_for
 from vqlm.planning.facts import CollectionFacts
 from vqlm.planning.machine_speed import PICTURES, ROWS, MachineSpeed
+from vqlm.planning.reasons import (
+    Decision,
+    compile_decision,
+    expectations,
+    fit_decision,
+    noise_decision,
+    rest_decision,
+    sampling_decision,
+    size_decision,
+    stage_decision,
+    start_decision,
+)
 from vqlm.training.errors import UserError
-from vqlm.training.progress import format_seconds
 
-Settings = dict[str, Any]
 STAGES = ("inspect", "train_vq", "prepare", "train_lm")
 
-SIDES = (32, 64, 96, 128)  # of pictures that a plan chooses; strides [4, 2] make (side / 8)^2 codes of them
-STRIDES = [4, 2]
+SIDES = (32, 64, 96, 128)  # of pictures that a plan chooses
 ENLARGED = 1.3  # at most so many times the pictures' own side
 # Steps from which a size above the smallest is chosen. At 64x64, 1,000 and 1,400 steps reach R@1 71%; at 128x128,
 # 1,717 and 1,300 steps reach 74% and look far better.
 ENOUGH_VQ, ENOUGH_LM = 800, 800
 # Fewer steps teach nothing that is worth looking at.
 LEAST_VQ, LEAST_LM = 150, 250
-# More passes over the pictures only learn them by heart.
-MOST_VQ_EPOCHS, MOST_LM_EPOCHS = 400, 200
-VQ_SHARE = 0.2  # of the training seconds, stage one's
-TRAINING_SHARE = 0.85  # of the minutes, at least
-# Seconds beside the training: to load the libraries, to measure, to save.
-FIXED_SECONDS = 30.0
-READINGS = 3  # of every picture: to inspect, to train stage one, to prepare
-# Drawing one held-out picture, and a training step of one row: seconds of the first / seconds of the second.
-DRAWING = 3.0
-DRAWINGS_PER_PROMPT, MOST_PROMPTS = 4, 1000  # of the evaluation
 FEW_PICTURES = 1500  # from here on down the training adds noise
-VERY_FEW = 200
+WORDS_TO_SPARE = 3  # per caption: a shorter one loses its sense with a word
 # A larger model for so many pictures, where the largest pictures still get so many steps.
 MANY_PICTURES, MANY_STEPS = 10_000, 4000
 LARGE_MODEL = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 6}
-LARGE, DEFAULT_PARAMETERS, LARGE_PARAMETERS = 2.6, "5M", "15M"
+LARGE = 2.6  # times as long a step
 VECTORS_PER_CODE = 16  # of the codebook, at least, so that each code is trained
 SMALLEST_CODEBOOK, DEFAULT_CODEBOOK = 64, 1024
 # What makes the demo's pictures good: the model's own distribution smears.
 SAMPLING = {"guidance_scale": 2.0, "temperature": 0.25, "min_p": 0.05}
 MOSTLY = 0.9
-ALL_UNKNOWN = 0.1
 
 
 @dataclass
 class Plan:
     """Settings of each stage, as the YAML of its command holds them, with the decisions and what to expect.
 
-    seconds: estimates of the parts, None where nothing was measured.
+    seconds: estimates of the parts, empty where nothing was measured.
     """
 
     settings: dict[str, Settings]
@@ -96,13 +94,13 @@ def make_plan(
     for stage, given in wishes.settings.items():
         settings[stage] = merged(settings[stage], given)
     decisions = [
-        size_decision(chosen, budgets, facts, minutes, wishes, start),
+        size_decision(chosen, budgets, facts, minutes, wishes, start, chosen.side == SIDES[-1]),
         stage_decision("stage one", chosen, facts, wishes, start),
         stage_decision("stage two", chosen, facts, wishes, start, is_large),
         compile_decision(chosen, speed, settings),
         start_decision(start),
         *([fit_decision(fit, facts)] if can_fit else []),
-        sampling_decision(settings),
+        sampling_decision(settings["train_lm"]["sampling"], wishes.of("train_lm", "sampling") is None),
         rest_decision(chosen, minutes),
     ]
     if facts.trained < FEW_PICTURES:
@@ -198,7 +196,7 @@ def _settings(
         **({"embedding_dropout": 0.1} if is_few else {}),
         **({"model": dict(LARGE_MODEL)} if is_large else {}),
     }
-    if is_few and facts.words_per_caption >= 3:  # noqa: PLR2004  a shorter one loses its sense with a word
+    if is_few and facts.words_per_caption >= WORDS_TO_SPARE:
         lm["sequences"] = {"word_dropout": 0.1}
     if start is not None:
         lm["init_from"] = start.folder
@@ -229,4 +227,3 @@ def _fit(facts: CollectionFacts) -> str:
     """How pictures that are not square become so."""
     flat = max(facts.flat_border, facts.transparent)
     return "crop" if facts.not_square == 0 or flat <= 1 - MOSTLY else "pad" if flat >= MOSTLY else "auto"
-

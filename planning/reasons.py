@@ -28,6 +28,7 @@ def size_decision(
     minutes: float,
     wishes: Wishes,
     start: Start | None,
+    is_largest: bool,
 ) -> Decision:
     choice = f"{budget.side}x{budget.side}, {budget.codes} codes each"
     if start is not None:
@@ -38,7 +39,7 @@ def size_decision(
     if larger is not None:
         why = f"{larger.side}x{larger.side} would get {larger.vq_steps:,} and {larger.lm_steps:,} steps in "
         return Decision("pictures", choice, why + f"{minutes:g} minutes, too few")
-    if budget.side < SIDES[-1]:
+    if not is_largest:
         return Decision("pictures", choice, f"yours are about {facts.median_side} pixels wide")
     return Decision("pictures", choice, "the largest that a plan chooses")
 
@@ -56,7 +57,7 @@ def stage_decision(
     )
     batch_size = batch_size_of(facts, wishes, stage, PICTURES if is_first else ROWS)
     choice = f"about {steps:,} steps of {batch_size} pictures, {format_seconds(seconds)}"
-    size = f"{LARGE_PARAMETERS if is_large else DEFAULT_PARAMETERS} parameters, "
+    size = ("15M" if is_large else "5M") + " parameters, "
     passes = f"{steps * batch_size / max(1, facts.trained):.0f} times through {facts.trained:,} pictures"
     if wishes.of(stage, "max_steps") is not None or wishes.of(stage, "max_minutes") is not None:
         return Decision(name, choice, "as you set it")
@@ -85,11 +86,9 @@ def fit_decision(fit: str, facts: CollectionFacts) -> Decision:
     return Decision("fit", fit, f"{facts.not_square:.0%} are not square; {flat}")
 
 
-def sampling_decision(settings: dict[str, Settings]) -> Decision:
-    sampling = settings["train_lm"]["sampling"]
+def sampling_decision(sampling: Settings, is_chosen: bool) -> Decision:
     choice = ", ".join(f"{name} {value:g}" for name, value in sampling.items() if isinstance(value, int | float))
-    is_ours = sampling == SAMPLING
-    return Decision("sampling", choice, "the sharpest pictures so far" if is_ours else "as you set it")
+    return Decision("sampling", choice, "sharper than the model's own distribution" if is_chosen else "as you set it")
 
 
 def noise_decision(facts: CollectionFacts, start: Start | None) -> Decision:
