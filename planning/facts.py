@@ -89,12 +89,12 @@ def gather_facts(collection: Collection, seed: int = 0) -> CollectionFacts:
     return CollectionFacts(
         pictures={split: round(number * counts.scale) for split, number in counts.pictures.items()},
         median_side=round(median(sides)) if len(sides) > len(looks) / 2 else None,
-        not_square=mean(look.aspect > ABOUT_SQUARE for look in looks),
-        transparent=mean(look.is_transparent for look in looks),
-        flat_border=mean(look.has_flat_border for look in looks),
+        not_square=float(mean(look.aspect > ABOUT_SQUARE for look in looks)),
+        transparent=float(mean(look.is_transparent for look in looks)),
+        flat_border=float(mean(look.has_flat_border for look in looks)),
         captions_per_picture=counts.captions / counts.total,
         words_per_caption=counts.words / counts.captions,
-        tokens_per_caption=mean(tokens),
+        tokens_per_caption=float(mean(tokens)),
         distinct_captions=len(counts.first_captions),
         pictures_per_caption=counts.total / len(counts.first_captions),
         known_words=counts.known_words(),
@@ -129,7 +129,7 @@ class _Counts:
 
     def known_words(self) -> float:
         captions = self.held_out_captions
-        return mean(words <= self.trained_words for words in captions) if captions else 0.0
+        return float(mean(words <= self.trained_words for words in captions)) if captions else 0.0
 
 
 def _count(collection: Collection, seed: int) -> tuple[_Counts, list[Row]]:

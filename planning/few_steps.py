@@ -87,7 +87,7 @@ def language_step(captions: list[str], num_codes: int, batch_size: int) -> tuple
         _update(loss, model, optimizers, config.max_grad_norm)
         loss.item()
 
-    return step, mean(tokens)
+    return step, float(mean(tokens))
 
 
 def _autocast(device: torch.device) -> AbstractContextManager:

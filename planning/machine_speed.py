@@ -42,7 +42,7 @@ class MachineSpeed:
     device: str = "cpu"
     threads: int = 2
     cores: int = 2
-    bf16_gflops: float = KNOWN_GFLOPS
+    bf16_gflops: int = KNOWN_GFLOPS
     load: float | None = None
 
     def vq_seconds(self, side: int, batch_size: int = PICTURES) -> float:
@@ -72,13 +72,11 @@ class MachineSpeed:
         text = f"A step takes {self.vq_step / expected:.1f} times as long as this processor should need: "
         if self.threads > self.cores:
             return text + f"torch uses {self.threads} threads on {self.cores} cores; set OMP_NUM_THREADS={self.cores}."
+        fewer = f"set OMP_NUM_THREADS={self.threads // 2} instead of {self.threads}" if self.threads > 1 else ""
         if self.load is not None and self.load > 1.5 * self.cores:
-            free = max(1, self.cores // 2)
-            return text + (
-                f"other programs are running (load {self.load:.1f} on {self.cores} cores); stop them, or set "
-                f"OMP_NUM_THREADS={free} so that fewer threads wait for one another."
-            )
-        return text + f"try OMP_NUM_THREADS={max(1, self.threads // 2)} instead of {self.threads} threads."
+            text += f"other programs are running (load {self.load:.1f} on {self.cores} cores); stop them"
+            return text + (f", or {fewer} threads, which wait less for one another." if fewer else ".")
+        return text + (f"try to {fewer} threads." if fewer else "look for what slows it, such as a power limit.")
 
 
 def measure_speed(captions: list[str], seconds: float = 4.0) -> MachineSpeed:

@@ -101,7 +101,7 @@ def make_plan(
         start_decision(start),
         *([fit_decision(fit, facts)] if can_fit else []),
         sampling_decision(settings["train_lm"]["sampling"], wishes.of("train_lm", "sampling") is None),
-        rest_decision(chosen, minutes),
+        rest_decision(chosen, minutes, wishes),
     ]
     if facts.trained < FEW_PICTURES:
         decisions.insert(-1, noise_decision(facts, start))
@@ -160,11 +160,12 @@ def _refuse_minutes(
     least = next(
         more
         for more in range(math.ceil(minutes), 10**6)
-        if budget_for(budget.side, facts, speed, more, wishes, start).has(LEAST_VQ, LEAST_LM)
+        if budget_for(budget.side, facts, speed, float(more), wishes, start).has(LEAST_VQ, LEAST_LM)
     )
     raise UserError(
         f"{minutes:g} minutes allow {budget.vq_steps} steps of stage one and {budget.lm_steps} of stage two on this "
         f"machine, from which nothing is learned; the least that makes sense is {least} minutes."
+        + (f" {speed.warning}" if speed.warning else "")
     )
 
 
@@ -226,4 +227,4 @@ def _codebook_size(facts: CollectionFacts, codes: int) -> int:
 def _fit(facts: CollectionFacts) -> str:
     """How pictures that are not square become so."""
     flat = max(facts.flat_border, facts.transparent)
-    return "crop" if facts.not_square == 0 or flat <= 1 - MOSTLY else "pad" if flat >= MOSTLY else "auto"
+    return "crop" if facts.not_square == 0 or 1 - flat >= MOSTLY else "pad" if flat >= MOSTLY else "auto"

@@ -96,9 +96,10 @@ def has_begun(output: Path) -> bool:
 
 
 def say_without_effect(request: Request, earlier: dict[str, Any], say: Callable[[str], None]) -> None:
-    """One line for each argument that differs from those that the plan was made for."""
+    """One line for each argument that was given and differs from those that the plan was made for."""
+    defaults = Request(request.data, request.output).arguments()
     for name, value in request.arguments().items():
-        if earlier.get(name) != value:
+        if value != defaults.get(name) and value != earlier.get(name):
             option = "--" + OPTION_OF_STAGE.get(name, name).replace("_", "-")
             say(
                 f"note: {option} has no effect any more: the plan in {request.plan_folder} was made with "

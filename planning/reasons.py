@@ -96,12 +96,13 @@ def noise_decision(facts: CollectionFacts, start: Start | None) -> Decision:
     return Decision("noise", choice, f"{facts.trained:,} pictures are few; it slows learning by heart")
 
 
-def rest_decision(budget: Budget, minutes: float) -> Decision:
+def rest_decision(budget: Budget, minutes: float, wishes: Wishes) -> Decision:
     training = budget.vq_seconds + budget.lm_seconds
     whole = training + budget.rest_seconds
     choice = f"{format_seconds(whole)}, of it {format_seconds(training)} in training steps ({training / whole:.0%})"
     reason = "the rest reads, compiles, prepares and evaluates"
-    if whole < 0.9 * 60 * minutes:
+    is_set = any(wishes.of(stage, name) for stage in wishes.settings for name in ("max_steps", "max_minutes"))
+    if whole < 0.9 * 60 * minutes and not is_set:
         reason += f"; your {minutes:g} minutes are more than these pictures need"
     return Decision("in all", choice, reason)
 

@@ -26,7 +26,7 @@ def save_plan(plan: Plan, folder: Path, made_for: dict[str, Any]) -> None:
     """Write the plan to `folder`; `made_for` holds JSON values."""
     folder.mkdir(parents=True, exist_ok=True)
     for stage in STAGES:
-        text = yaml.safe_dump(plan.settings[stage], sort_keys=False) if plan.settings[stage] else ""
+        text = yaml.safe_dump(plan.settings[stage], sort_keys=False)  # {} where there are none
         (folder / f"{stage}.yaml").write_text(text, encoding="utf-8")
     (folder / PAGE).write_text(plan_page(plan, made_for), encoding="utf-8")
     decisions = [asdict(decision) for decision in plan.decisions]

@@ -177,9 +177,8 @@ def closing_lines(request: Request, prefix: list[str], started: float) -> list[s
         lines.append(f"{split} prompts: {_recall(recall, sum(report['pictures'].values()))}")
     seconds = {name: value for name, value in report["seconds"].items() if value is not None}
     training = sum(value for name, value in seconds.items() if name.startswith("train"))
-    lines.append(
-        f"{format_seconds(training)} in training steps; this command ran for {format_seconds(time.monotonic() - started)}"
-    )
+    took = format_seconds(time.monotonic() - started)
+    lines.append(f"{format_seconds(training)} in training steps; this command ran for {took}")
     draw = [*prefix, "generate", "--model", str(output / "model"), "--prompt", _a_caption(output), "--output"]
     lines.append(f"Look at {output / 'samples.png'} and {output / 'report.md'}, then draw your own:")
     lines.append(f"  {shlex.join([*draw, 'picture.png'])}")

@@ -113,6 +113,10 @@ class ScriptParser(ArgumentParser):
 
         return _NAMES.sub(replace, text)
 
+    def named_in(self, words: Sequence[str]) -> list[str]:
+        """The destinations that options in `words` set, in order."""
+        return [self._spelled_out(word)[2:].partition("=")[0] for word in words if word.startswith("--")]
+
     def _spelled_out(self, argument: str) -> str:
         """`--max-steps=5` -> `--max_steps=5`; `--lora` -> `--lora=true`; `--no-lora` -> `--lora=false`."""
         if not argument.startswith("--"):

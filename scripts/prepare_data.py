@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig, TextConfig, ViewConfig
-from vqlm.scripts.options import run_script, script_parser, values_of
+from vqlm.scripts.options import ScriptParser, run_script, script_parser, values_of
 from vqlm.training.errors import UserError
 
 FIRST = (
@@ -16,7 +16,8 @@ FIRST = (
 )  # fmt: skip
 
 
-def main(arguments: list[str] | None = None) -> None:
+def settings_parser() -> ScriptParser:
+    """The options."""
     parser = script_parser(__doc__, FIRST)
     parser.add_argument("--data", required=True, help=DATA_HELP)
     parser.add_argument("--image_tokenizer", type=Path, help="Folder that vqlm train-vq finished.")
@@ -44,7 +45,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_class_arguments(CollectionConfig)
     parser.add_class_arguments(ViewConfig, "views")
     parser.add_class_arguments(TextConfig, "text")
-    settings = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    settings = settings_parser().parse_args(arguments)
 
     model = settings.for_model
     if (model is None) == (settings.image_tokenizer is None):

@@ -2,20 +2,22 @@
 
 vqlm train my_pictures --minutes 30 --output runs/mine
 
-It prints what it plans and why before it begins, and writes that to OUTPUT/plan. Run again, it continues.
+It prints what it plans and why before it begins, and writes that to OUTPUT/plan. Run again, it continues. Any setting
+of a stage can be given: --vq.NAME is NAME of `vqlm train-vq`, --prepare.NAME of `vqlm prepare`, --lm.NAME of
+`vqlm train-lm`. Or run it with --plan-only, edit the YAML files in OUTPUT/plan, and run it again.
 """
 
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
 from vqlm.scripts.commands import command_prefix, run_command
 from vqlm.scripts.options import run_script, script_parser, values_of
+from vqlm.scripts.stage_settings import STAGES, split_by_stage, typed_settings
 from vqlm.training.files import require_writable
 
-FIRST = ("minutes", "output", "image_size", "start", "plan_only", "plan", "vq", "prepare", "lm", "ignore_findings")
+FIRST = ("minutes", "output", "image_size", "start", "plan_only", "plan", "ignore_findings")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -27,27 +29,26 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--start", type=Path, help="Finished model to start from; its image tokenizer is kept.")
     parser.add_argument("--plan_only", type=bool, default=False, help="Write OUTPUT/plan, which may be edited; stop.")
     parser.add_argument("--plan", type=Path, help="Folder of train_vq.yaml, train_lm.yaml, ... to take as they stand.")
-    for name, command in (("vq", "train-vq"), ("prepare", "prepare"), ("lm", "train-lm")):
-        help_text = f"Settings of `vqlm {command}`, such as --{name}.{'batch_size 16' if name != 'prepare' else 'text.size 800'}."
-        parser.add_argument(f"--{name}", type=dict[str, Any], default={}, help=help_text)
     parser.add_argument("--ignore_findings", type=bool, default=False, help="Train whatever the doctor finds.")
     parser.add_argument("--seed", type=int, default=0, help="Decides which pictures the plan looks at.")
     parser.add_class_arguments(CollectionConfig)
-    settings = parser.parse_args(arguments)
+    words, of_stages = split_by_stage(sys.argv[1:] if arguments is None else arguments)
+    settings = parser.parse_args(words)
     require_writable(settings.output)
+
+    stage_settings = {STAGES[prefix]: typed_settings(prefix, of_stage) for prefix, of_stage in of_stages.items()}
 
     started = time.monotonic()
     report = settings.output / "report.json"
     from vqlm.planning.planner import Request, plan_for
     from vqlm.planning.saved_plan import plan_lines
-    from vqlm.planning.settings import checked_settings
     from vqlm.planning.stages import closing_lines, continue_command, run_stages
     from vqlm.training.stop_signals import Interrupted
 
     request = Request(
         settings.data, settings.output, settings.minutes, settings.image_size, settings.start, settings.plan,
         values_of(CollectionConfig, settings),
-        checked_settings({"train_vq": settings.vq, "prepare": settings.prepare, "train_lm": settings.lm}),
+        stage_settings,
         settings.ignore_findings, settings.seed,
     )  # fmt: skip
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vqlm.data_prep.settings import SequenceConfig
 from vqlm.lm.settings import LanguageModelConfig, LMTrainingConfig, SamplingConfig
-from vqlm.scripts.options import run_script, script_parser, values_of
+from vqlm.scripts.options import ScriptParser, run_script, script_parser, values_of
 
 FIRST = (
     "data", "output", "max_minutes", "max_steps", "resume", "model.hidden_size", "model.num_hidden_layers",
@@ -15,7 +15,8 @@ FIRST = (
 )  # fmt: skip
 
 
-def main(arguments: list[str] | None = None) -> None:
+def settings_parser() -> ScriptParser:
+    """The options."""
     parser = script_parser(__doc__, FIRST)
     parser.add_argument("--data", type=Path, required=True, help="Folder that vqlm prepare wrote.")
     parser.add_argument("--output", type=Path, required=True, help="Folder for the finished model.")
@@ -24,7 +25,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_class_arguments(LanguageModelConfig, "model")
     parser.add_class_arguments(SequenceConfig, "sequences")
     parser.add_class_arguments(SamplingConfig, "sampling")
-    settings = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    settings = settings_parser().parse_args(arguments)
     config = values_of(LMTrainingConfig, settings)
 
     from vqlm.data_prep import PreparedSet

@@ -6,7 +6,7 @@ vqlm train-vq --data openmoji --output runs/vq --max-minutes 3
 from pathlib import Path
 
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
-from vqlm.scripts.options import add_typed_settings, run_script, script_parser, values_of
+from vqlm.scripts.options import ScriptParser, add_typed_settings, run_script, script_parser, values_of
 from vqlm.vq.quantizers.settings import CONFIGS
 from vqlm.vq.settings import NetworkConfig, VQTrainingConfig
 
@@ -16,7 +16,8 @@ FIRST = (
 )  # fmt: skip
 
 
-def main(arguments: list[str] | None = None) -> None:
+def settings_parser(arguments: list[str] | None) -> ScriptParser:
+    """The options; those of a quantizer depend on the type that `arguments` name."""
     parser = script_parser(__doc__, FIRST)
     parser.add_argument("--data", required=True, help=DATA_HELP)
     parser.add_argument("--output", type=Path, required=True, help="Folder for the image tokenizer.")
@@ -26,7 +27,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_class_arguments(VQTrainingConfig)
     parser.add_class_arguments(NetworkConfig, "network")
     add_typed_settings(parser, "quantizer", CONFIGS, "vq", arguments)
-    settings = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    settings = settings_parser(arguments).parse_args(arguments)
     config = values_of(VQTrainingConfig, settings)
 
     from vqlm.data_prep import load_collection, load_pictures
