@@ -19,6 +19,7 @@ from vqlm.data_prep.rows import Row, Shard, Unusable
 from vqlm.data_prep.settings import CollectionConfig, ViewConfig
 from vqlm.data_prep.skipped import SkippedRows
 from vqlm.training.errors import UserError
+from vqlm.training.progress import Progress
 
 BATCH = 128
 MAX_WORKERS = 8
@@ -90,8 +91,10 @@ def load_pictures(
     limits = {True: max_pictures or float("inf"), False: MAX_HELD_OUT if max_pictures else float("inf")}
     skipped = SkippedRows(collection.config.max_skipped)
     decode = partial(decode_rows, input_shape=input_shape, config=collection.config, views=ViewConfig())
+    progress = Progress("read")
     for _, batch, _ in mapped_shards(shards, decode):
         skipped.add(len(batch.rows) + len(batch.skipped), batch.skipped)
+        progress.tick(f"{skipped.seen:,} pictures")
         if not batch.rows:
             continue
         is_train = torch.tensor([collection.split_of(row.key) == TRAIN for row in batch.rows])

@@ -31,14 +31,12 @@ class Stage:
         title: what it does, for a person.
         words: its arguments.
         result: the file with which it is finished.
-        reached: what it reached, in one line, from its finished files.
     """
 
     command: str
     title: str
     words: list[str]
     result: Path
-    reached: Callable[[], str]
 
 
 def stages_of(plan: Plan, request: Request) -> list[Stage]:
@@ -51,17 +49,17 @@ def stages_of(plan: Plan, request: Request) -> list[Stage]:
         Stage(
             "prepare", "encode pictures and captions",
             _words("--config", configs / "prepare.yaml", "--data", request.data, *source, "--output", data, "--resume"),
-            data / "manifest.json", lambda: _prepared(data),
+            data / "manifest.json",
         ),
         Stage(
             "train-lm", "stage two: learn to draw from captions",
             _words("--config", configs / "train_lm.yaml", "--data", data, "--output", model, "--resume"),
-            model / "run" / "summary.json", lambda: _trained_lm(model),
+            model / "run" / "summary.json",
         ),
         Stage(
             "evaluate", "draw prompts that were never trained on",
             _words("--model", model, "--data", data, "--output", output),
-            output / "report.json", lambda: "",
+            output / "report.json",
         ),
     ]  # fmt: skip
     if start is None:
@@ -70,7 +68,7 @@ def stages_of(plan: Plan, request: Request) -> list[Stage]:
             0,
             Stage(
                 "train-vq", "stage one: learn to turn pictures into codes", _words(*words),
-                tokenizer / "run" / "summary.json", lambda: _trained_vq(tokenizer),
+                tokenizer / "run" / "summary.json",
             ),
         )  # fmt: skip
     return stages
@@ -95,8 +93,6 @@ def run_stages(plan: Plan, request: Request, run_command: RunCommand, prefix: li
         say(f"$ {shlex.join([*prefix, stage.command, *stage.words])}")
         with _no_output(stage.command == "evaluate"):
             run_command(stage.command, stage.words)
-        if reached := stage.reached():
-            say(reached)
 
 
 def _run_doctor(request: Request, run_command: RunCommand, prefix: list[str], say: Say, count: int) -> None:
@@ -137,34 +133,6 @@ def _no_output(is_silent: bool) -> Iterator[None]:
 
 def _words(*parts: object) -> list[str]:
     return [str(part) for part in parts]
-
-
-def _trained_vq(folder: Path) -> str:
-    figures = read_json(folder / "run" / "summary.json")
-    return (
-        f"image tokenizer: {figures['held_out_psnr_db']:.1f} dB on held-out pictures, "
-        f"{figures['held_out_usage']:.0%} of the codes in use, after {figures['steps']:,} steps in "
-        f"{format_seconds(figures['seconds'])}; look at {folder / 'reconstructions.png'}"
-    )
-
-
-def _prepared(folder: Path) -> str:
-    manifest = read_json(folder / "manifest.json")
-    counts = ", ".join(f"{count:,} {split}" for split, count in manifest["splits"].items())
-    skipped = f"; {manifest['skipped']} left out, see {folder / 'skipped.jsonl'}" if manifest["skipped"] else ""
-    return f"prepared: {counts}; {manifest['tokens_per_image']} codes per picture{skipped}"
-
-
-def _trained_lm(folder: Path) -> str:
-    figures = read_json(folder / "run" / "summary.json")
-    nll = ", ".join(
-        f"{name.removesuffix('_image_nll')} {value:.2f}"
-        for name, value in figures.items()
-        if name.endswith("image_nll")
-    )
-    return (
-        f"language model: NLL per code {nll}, after {figures['steps']:,} steps in {format_seconds(figures['seconds'])}"
-    )
 
 
 def closing_lines(request: Request, prefix: list[str], started: float) -> list[str]:

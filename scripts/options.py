@@ -207,10 +207,25 @@ def run_script(main: Callable[[list[str] | None], Any], arguments: list[str] | N
     _quiet_libraries()
     try:
         main(arguments)
+    except KeyboardInterrupt:
+        print(f"\nstopped{_how_to_continue()}", file=sys.stderr)
+        sys.exit(130)  # 128 + SIGINT, as a shell has it
+    except SystemExit as stopped:
+        if (message := getattr(stopped, "message", None)) and os.environ.get("RANK", "0") == "0":
+            print(f"{message}{_how_to_continue()}", file=sys.stderr)
+        raise
     except UserError as error:
         text = ScriptParser.in_use.in_options(str(error)) if ScriptParser.in_use else str(error)
         print(f"error: {text}", file=sys.stderr)
         sys.exit(2)
+
+
+def _how_to_continue() -> str:
+    """How the script in use goes on, if it can."""
+    parser = ScriptParser.in_use
+    if parser is None or not any(action.dest == "resume" for action in parser._actions):
+        return ""
+    return "; the same command with --resume continues it"
 
 
 def _quiet_libraries() -> None:

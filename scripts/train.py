@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
+from vqlm.scripts.closing import without_next_command
 from vqlm.scripts.commands import command_prefix, run_command
 from vqlm.scripts.options import run_script, script_parser, values_of
 from vqlm.scripts.stage_settings import STAGES, split_by_stage, typed_settings
@@ -60,7 +61,8 @@ def main(arguments: list[str] | None = None) -> None:
         if settings.plan_only:
             _say(f"Begin with: {continue_command(request, command_prefix())}")
             return
-        run_stages(plan, request, run_command, command_prefix(), _say)
+        with without_next_command():
+            run_stages(plan, request, run_command, command_prefix(), _say)
     except (KeyboardInterrupt, Interrupted) as stopped:
         _say(f"\nstopped; continue with: {continue_command(request, command_prefix())}")
         sys.exit(stopped.code if isinstance(stopped, Interrupted) else 130)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from vqlm.data_prep.settings import SequenceConfig
 from vqlm.lm.settings import LanguageModelConfig, LMTrainingConfig, SamplingConfig
+from vqlm.scripts.closing import close_stage
 from vqlm.scripts.options import ScriptParser, run_script, script_parser, values_of
+from vqlm.training.files import require_output
 
 FIRST = (
     "data", "output", "max_minutes", "max_steps", "resume", "model.hidden_size", "model.num_hidden_layers",
@@ -31,12 +33,16 @@ def settings_parser() -> ScriptParser:
 def main(arguments: list[str] | None = None) -> None:
     settings = settings_parser().parse_args(arguments)
     config = values_of(LMTrainingConfig, settings)
+    require_output(settings.output, settings.resume)
 
     from vqlm.data_prep import PreparedSet
     from vqlm.lm.train.loop import train_lm
+    from vqlm.planning.reached import reached_by_lm
 
     prepared = PreparedSet.load(settings.data)
     train_lm(prepared, settings.output, settings.model, config, settings.sequences, settings.sampling, settings.resume)
+    next_command = ("evaluate", "--model", settings.output, "--data", settings.data, "--output")
+    close_stage(reached_by_lm(settings.output), *next_command, settings.output.with_name("report"))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ vqlm train-vq --data openmoji --output runs/vq --max-minutes 3
 from pathlib import Path
 
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
+from vqlm.scripts.closing import close_stage
 from vqlm.scripts.options import ScriptParser, add_typed_settings, run_script, script_parser, values_of
+from vqlm.training.files import require_output
 from vqlm.vq.quantizers.settings import CONFIGS
 from vqlm.vq.settings import NetworkConfig, VQTrainingConfig
 
@@ -33,8 +35,10 @@ def settings_parser(arguments: list[str] | None) -> ScriptParser:
 def main(arguments: list[str] | None = None) -> None:
     settings = settings_parser(arguments).parse_args(arguments)
     config = values_of(VQTrainingConfig, settings)
+    require_output(settings.output, settings.resume)
 
     from vqlm.data_prep import load_collection, load_pictures
+    from vqlm.planning.reached import reached_by_vq
     from vqlm.vq import VQVAEConfig
     from vqlm.vq.train import train_vq
 
@@ -49,6 +53,8 @@ def main(arguments: list[str] | None = None) -> None:
     )  # fmt: skip
     provenance = {"data": settings.data, "collection": collection.fingerprint()}
     train_vq(pictures.train, pictures.held_out, settings.output, model_config, config, provenance, settings.resume)
+    next_command = ("prepare", "--data", settings.data, "--image-tokenizer", settings.output, "--output")
+    close_stage(reached_by_vq(settings.output), *next_command, settings.output.with_name("data"))
 
 
 if __name__ == "__main__":

@@ -18,3 +18,10 @@ def schedule(share: float, config: TrainingConfig) -> float:
     if share < config.warmup_ratio:
         return share / config.warmup_ratio
     return 1.0 if config.schedule == "constant" else (1 - share) / (1 - config.warmup_ratio)
+
+
+def budget_text(config: TrainingConfig) -> str:
+    """The budget of a run in words, such as "1,400 steps" or "3.5 minutes"."""
+    parts = [f"{config.max_steps:,} steps"] if config.max_steps is not None else []
+    parts += [f"{config.max_minutes:g} minutes"] if config.max_minutes is not None else []
+    return " or ".join(parts) + (", whichever ends first" if len(parts) > 1 else "")

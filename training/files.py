@@ -84,3 +84,13 @@ def require_writable(folder: Path) -> None:
         raise UserError(f"`output` {folder} cannot be a folder: {place} is a file.")
     if not os.access(place, os.W_OK | os.X_OK):
         raise UserError(f"`output` {folder} cannot be written: {place} is read-only for this user.")
+
+
+def require_output(folder: Path, resume: bool = False) -> None:
+    """Raises UserError if a stage cannot write to `folder`: see `require_writable`, and without `resume` also
+    `require_empty`. The first of several processes looks, before any of them writes."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    require_writable(folder)
+    if not resume:
+        require_empty(folder)
