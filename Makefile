@@ -35,6 +35,7 @@ bench: .venv/installed-bench
 	rm -rf outputs/bench
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py; done
 	set -e; if [ -e outputs/demo/report.json ]; then $(BIN)/python benchmarks/startup.py --model outputs/demo/model; \
+		$(BIN)/python benchmarks/serve.py --model outputs/demo/model; \
 		for name in $(OF_THE_DEMO); do \
 		$(BIN)/python benchmarks/$$name.py --model outputs/demo/model --data outputs/demo/data; done; \
 		else echo "$(OF_THE_DEMO) are left out: they ask the model of make demo"; fi
@@ -46,11 +47,6 @@ bench-quick: .venv/installed-bench
 	$(BIN)/python benchmarks/report.py --results outputs/bench-quick --page outputs/bench-quick/benchmarks.md \
 		--images outputs/bench-quick
 
-<<<<<<< HEAD
-# Type checkers do not see through an editable installation: they get the package as a folder of links.
-lint: .venv/installed-dev
-	mkdir -p build/links/vqlm && ln -sfn $(addprefix $(CURDIR)/,vq data_prep lm training planning scripts vqlm/__init__.py vqlm/__init__.pyi) build/links/vqlm/
-=======
 # The site of docs/, which opens from the disk.
 docs: .venv/installed-docs links
 	$(BIN)/python -m mkdocs build --quiet
@@ -58,10 +54,9 @@ docs: .venv/installed-docs links
 
 # Tools that read the source do not see through an editable installation: they get the package as a folder of links.
 links:
-	@mkdir -p build/links/vqlm && ln -sfn $(addprefix $(CURDIR)/,vq data_prep lm training scripts vqlm/__init__.py vqlm/__init__.pyi) build/links/vqlm/
+	@mkdir -p build/links/vqlm && ln -sfn $(addprefix $(CURDIR)/,vq data_prep lm training planning serve scripts vqlm/__init__.py vqlm/__init__.pyi) build/links/vqlm/
 
 lint: .venv/installed-dev links
->>>>>>> main
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright --pythonpath $(BIN)/python
 
 .venv/bin/python:

@@ -2,8 +2,8 @@
 
     python benchmarks/data_loading.py
 
-Stage two reads packs from an Arrow file on disk and builds a batch of them, stage one takes pictures from memory, both
-in the training process itself, as training does by default (num_workers 0).
+Stage two reads packs from an Arrow file on disk and builds a batch from them; stage one takes pictures from memory.
+Both run in the training process, as training does by default (num_workers 0).
 """
 
 import statistics
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> dict:
 
 
 def waiting(step: LanguageStep | TokenizerStep, settings: Settings) -> tuple[Spread, Spread, str]:
-    """Milliseconds of a step, those of its data, and the share."""
+    """Milliseconds per step, milliseconds that the step waits for data, and the share."""
     waited, whole = [], []
     for number in range(settings.warm_up + settings.steps):
         start = time.perf_counter()

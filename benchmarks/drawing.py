@@ -2,13 +2,13 @@
 
     python benchmarks/drawing.py
 
-Codes only, by untrained models of the same weights; one of ours rounds them to int8. `generate` runs with
-`guidance_scale`, the negative prompt that guidance here leads away from, and what a model folder's
-generation_config.json restricts it to; in bf16 and fp32, the faster counts. All sample at temperature 1 from all codes.
+Untrained models with the same weights draw codes only; one of ours rounds its weights to int8. `generate` runs with
+`guidance_scale`, the negative prompt that our guidance uses, and the restrictions in a model folder's
+generation_config.json, in bf16 and in fp32; the faster one counts. All sample at temperature 1 from all codes.
 `--device cuda` measures time on a GPU.
-Memory: in a process of its own that has drawn with another model of the size before, so that torch and its compiler are
-not counted, the peak of a second call beyond what the process held before the first, which a kept copy of the weights
-is part of.
+Memory is the peak of the second call above what the process held before the first, so that a cached copy of the weights
+counts. Each is measured in a new process that first draws with another model of the same size, so that torch and its
+compiler do not count.
 """
 
 import functools
@@ -38,7 +38,7 @@ ENGINES = (OURS, COMPILED, INT8, BF16, FP32)
 
 
 class Case(NamedTuple):
-    """dalle: width and depth of a DALLE of about as many parameters, for the one case it is run in."""
+    """dalle: width and depth of a DALLE with about as many parameters, in the one case that runs it."""
 
     model: str
     pictures: int
@@ -64,7 +64,9 @@ TINY = [Case("tiny", 2, 4, 3.0, 1, (64, 1)), Case("tiny", 1, 4, 1.0, 1)]
 
 def main(arguments: list[str] | None = None) -> dict | None:
     options = parser(__doc__)
-    options.add_argument("--memory-of", nargs=2, metavar=("CASE", "ENGINE"), help="what a child process is asked for")
+    options.add_argument(
+        "--memory-of", nargs=2, metavar=("CASE", "ENGINE"), help="measure one case; used by child processes"
+    )
     options.add_argument("--device", type=usable_device, default=CPU, help="where models draw")
     options = options.parse_args(arguments)
     cases = choose(options, FULL, QUICK, TINY)
@@ -85,10 +87,10 @@ def main(arguments: list[str] | None = None) -> dict | None:
         tasks = {engine: drawer(case, rows, engine, options.device) for engine in engines.values()}
         if case.dalle:
             tasks |= dalle_drawers(case, rows, report, options.device)
-        found = in_turns(tasks, case.rounds)
-        for name, seconds in found.items():
+        timings = in_turns(tasks, case.rounds)
+        for name, seconds in timings.items():
             rates = Spread.of(case.pictures / value for value in seconds)
-            table.row(case.title, name, Spread.of(seconds), rates, ratio(seconds, found[OURS]))
+            table.row(case.title, name, Spread.of(seconds), rates, ratio(seconds, timings[OURS]))
     if options.device.type != "cpu":
         return report.save()
     table = report.table(
@@ -153,19 +155,19 @@ def dalle_drawers(case: Case, rows: Rows, report: Report, device: torch.device) 
     if isinstance(package, str):
         report.remark(f"dalle-pytorch's DALLE is left out: {package}.")
         return {}
-    made = {}
+    tasks = {}
     for name, dtype in (("DALLE, bf16", torch.bfloat16), ("DALLE, fp32", torch.float32)):
         side = round(case.codes**0.5)
         model = build_dalle(package, TEXT_SIZE + 1, rows.longest, side, CODEBOOK_SIZE, *case.dalle)
         model.to(device, dtype)
         texts = pad_texts(rows.tokens[: case.pictures], rows.longest).to(device)
         options = {"filter_thres": 0.0, "cond_scale": case.guidance, "use_cache": True}
-        made[name] = functools.partial(model.generate_images, texts, **options)
-    return made
+        tasks[name] = functools.partial(model.generate_images, texts, **options)
+    return tasks
 
 
 def memory_of(case: Case, engine: str) -> tuple[float, float, float]:
-    """MB of the weights, of the cache, and of the peak beyond the weights."""
+    """MB of the weights, of the KV cache, and of the peak above the weights."""
     rows = Rows(case.codes, most=100)
     drawer(case, rows, engine)()
     gc.collect()

@@ -1,9 +1,9 @@
-"""Does the memory that preparing takes grow with the collection?
+"""Does the memory of prepare_data.py grow with the collection?
 
     python benchmarks/encoding_memory.py
 
-Runs scripts/prepare_data.py in a process of its own on generated WebDatasets of several sizes and tells the largest
-memory that the process or one of its workers held.
+Runs scripts/prepare_data.py in a new process on generated WebDatasets of several sizes and reports the peak memory of
+the process or of its largest worker.
 """
 
 import subprocess

@@ -1,9 +1,9 @@
-"""How much of the encoder's own speed does encoding a collection reach? Decoding, reading and writing should be hidden.
+"""How close does encoding a collection come to the speed of the encoder alone?
 
     python benchmarks/encoding_rate.py
 
-Shards of a generated WebDataset are encoded by `ShardEncoder`, which is what prepare_data.py runs, in turns with the
-encoder alone (`VQVAE.encode`) on the same pictures as tensors in memory.
+`ShardEncoder`, which prepare_data.py runs, encodes shards of a generated WebDataset, in turns with `VQVAE.encode` on
+the same pictures as tensors in memory. Decoding, reading and writing should cost no time of their own.
 """
 
 import copy
@@ -26,7 +26,7 @@ IS_BF16 = is_bf16_fast(torch.device("cpu"))  # what prepare_data.py does by defa
 
 
 class Settings(NamedTuple):
-    """shards: of a round, each a tar. side: pixels of the JPEG files and of the model. workers: of ShardEncoder."""
+    """shards: tar files per round. side: pixels of the JPEG files and of the model. workers: of ShardEncoder."""
 
     shards: int = 20
     rounds: int = 4
@@ -62,19 +62,19 @@ def main(arguments: list[str] | None = None) -> dict:
                 for start in range(0, rounds * settings.shards, settings.shards)
             ]
         )
-        found = in_turns(
+        timings = in_turns(
             {ALONE: lambda: encode_all(plain, pictures), OURS: lambda: list(encoder.encode(next(numbers)))},
             settings.rounds,
         )
     table = report.table(f"Pictures of {settings.side}x{settings.side}", ["", "pictures/s", "share of the encoder's"])
-    table.row(ALONE, Spread.of(len(pictures) / seconds for seconds in found[ALONE]), None)
-    ours = [count / seconds for seconds in found[OURS]]
-    table.row(OURS, Spread.of(ours), ratio(ours, [len(pictures) / seconds for seconds in found[ALONE]]))
+    table.row(ALONE, Spread.of(len(pictures) / seconds for seconds in timings[ALONE]), None)
+    ours = [count / seconds for seconds in timings[OURS]]
+    table.row(OURS, Spread.of(ours), ratio(ours, [len(pictures) / seconds for seconds in timings[ALONE]]))
     return report.save()
 
 
 def encode_all(model: VQVAE, pictures: Tensor) -> None:
-    """As `ShardEncoder` does it, without decoding, reading and writing."""
+    """The work of `ShardEncoder` without decoding, reading and writing."""
     for part in pictures.split(128):
         pixel_values = to_pixel_values(part).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=IS_BF16):

@@ -32,21 +32,21 @@ def write_webdataset(folder: Path, pictures: int, side: int, pictures_a_tar: int
 
 
 def coloured_blocks(pictures: int, side: int, random: np.random.Generator | None = None) -> np.ndarray:
-    """(N, H, W, 3) uint8, 8x8 colours each, smoothed."""
+    """(N, H, W, 3) uint8: 8x8 random colours each, smoothed."""
     random = random or np.random.default_rng(0)
     blocks = [Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)) for _ in range(pictures)]
     return np.stack([np.asarray(block.resize((side, side), Image.Resampling.BICUBIC)) for block in blocks])
 
 
 def write_image_tokenizer(folder: Path, side: int = 64) -> VQVAE:
-    """The default network, untrained: as fast as a trained one."""
+    """The default network, untrained, which is as fast as a trained one."""
     model = VQVAE(VQVAEConfig(network=NetworkConfig(input_shape=[side, side]))).eval()
     model.save_pretrained(folder)
     return model
 
 
-def write_shards(folder: Path, rows: int, rows_a_shard: int, tokens_per_image: int, codebook_size: int) -> list[dict]:
-    """Shards of random codes and captions as a prepared set's; what its manifest says of them."""
+def write_shards(folder: Path, rows: int, rows_per_shard: int, tokens_per_image: int, codebook_size: int) -> list[dict]:
+    """Write shards of random codes and captions; returns their entries in the manifest."""
     features = Features(
         {
             "key": Value("string"),
@@ -56,8 +56,8 @@ def write_shards(folder: Path, rows: int, rows_a_shard: int, tokens_per_image: i
         }
     )
     random, described = np.random.default_rng(0), []
-    for start in range(0, rows, rows_a_shard):
-        count = min(rows_a_shard, rows - start)
+    for start in range(0, rows, rows_per_shard):
+        count = min(rows_per_shard, rows - start)
         lengths = random.integers(2, 7, count)
         words = random.choice(WORDS, lengths.sum())
         captions = [" ".join(part) for part in np.split(words, lengths.cumsum()[:-1])]
@@ -72,7 +72,7 @@ def write_shards(folder: Path, rows: int, rows_a_shard: int, tokens_per_image: i
             ],
             schema=features.arrow_schema,
         )
-        name = f"{start // rows_a_shard:06}"
+        name = f"{start // rows_per_shard:06}"
         (folder / name).mkdir(parents=True)
         path = folder / name / "train.arrow"
         with path.open("wb") as file, pyarrow.ipc.new_stream(file, features.arrow_schema) as writer:

@@ -2,9 +2,9 @@
 
     python benchmarks/growth.py
 
-Training of rows of 64 to 4,096 ids at about as many ids a batch; drawing 1 to 256 pictures at once; both for models of
-1M to 300M parameters. Growth with the codebook is in nearest_codes.py, with the collection in opening.py and
-encoding_memory.py.
+Trains on rows of 64 to 4,096 ids with an equal number of ids per batch; draws 1 to 256 pictures at once; does both with
+models of 1M to 300M parameters. nearest_codes.py measures growth with the codebook, opening.py and encoding_memory.py
+growth with the collection.
 """
 
 import time
@@ -19,7 +19,7 @@ from vqlm.training.matrix_peak import matrix_peak
 
 
 class Settings(NamedTuple):
-    """lengths, batches, models: what grows. ids: of a batch while rows grow. steps, rounds: that are counted."""
+    """lengths, batches, models: the sizes. ids: per batch while rows grow. steps, rounds: number measured."""
 
     lengths: tuple[int, ...] = (64, 256, 1024, 4096)
     ids: int = 4096
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> dict:
 def by_length(report: Report, settings: Settings) -> None:
     table = report.table(
         f"Training, {settings.base}, by the length of a row",
-        ["ids a row", "rows a batch", "attention", "tokens/s", "peak memory of a step, MB"],
+        ["ids per row", "rows per batch", "attention", "tokens/s", "peak memory of a step, MB"],
     )
     speeds, memory = {}, {}
     for attention, name in (("eager", "explicit attention"), ("sdpa", "fused attention")):
@@ -68,8 +68,8 @@ def by_length(report: Report, settings: Settings) -> None:
             memory[name].append((length, peak))
             table.row(length, count, name, rates, peak)
             torch.compiler.reset()
-    report.plot("row-length", "Training by the length of a row", "ids a row", "tokens/s", speeds)
-    report.plot("row-memory", "Memory by the length of a row", "ids a row", "peak memory of a step, MB", memory)
+    report.plot("row-length", "Training by the length of a row", "ids per row", "tokens/s", speeds)
+    report.plot("row-memory", "Memory by the length of a row", "ids per row", "peak memory of a step, MB", memory)
 
 
 def by_batch(report: Report, settings: Settings) -> None:
@@ -112,8 +112,8 @@ def by_model(report: Report, settings: Settings) -> None:
 
 
 def measure_steps(step: LanguageStep, steps: int) -> tuple[Spread, float]:
-    """Tokens a second, and the peak in MB beyond what the process held before the step, the weights and the
-    optimizer's state among it."""
+    """Tokens per second, and the peak in MB above what the process held before the step (weights and optimizer state
+    included)."""
     for _ in range(2):  # compiles
         step()
     before, rates = memory_megabytes(reset_peak=True), []

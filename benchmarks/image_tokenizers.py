@@ -3,9 +3,9 @@
     python benchmarks/image_tokenizers.py --minutes 3 --output runs/tokenizers
 
 Prints the machine, the date and a table: PSNR and SSIM of held-out pictures, perplexity and usage of the codes of all
-pictures trained on. Needs the extra `demo`. Nothing else should run on the machine meanwhile. Pictures a second include
-the network, which is the same but for `residual` and `grouped`: they name a position by four codes, so their network
-has 4x4 positions in place of 8x8.
+training pictures. Needs the extra `demo`. Nothing else should run on the machine meanwhile. Pictures per second include
+the network, which is the same for all except `residual` and `grouped`: they give a position four codes, so their
+network has 4x4 positions instead of 8x8.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Does encoding that is killed at random moments end with exactly the rows of an undisturbed run?
+"""Does a preparation that is killed again and again give exactly the rows of an undisturbed run?
 
     python benchmarks/killed.py
 
-Starts scripts/prepare_data.py on a generated WebDataset, kills it (SIGKILL, with its workers) at a random moment, goes
-on with --resume, and so on; then compares every checksum and all that was skipped.
+Starts scripts/prepare_data.py on a generated WebDataset, kills it and its workers (SIGKILL) at a random moment,
+continues it with --resume, and so on. Then compares all checksums and all skipped rows with an undisturbed run.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main() -> None:
             return len([path for path in (folder / output / "shards").glob("*") if not path.suffix])
 
         def start(output: str) -> subprocess.Popen:
-            """Returns when encoding has begun, or the run has ended."""
+            """Start a run; returns when it encodes or has ended."""
             begin = time.time()
             run = subprocess.Popen(command(output), start_new_session=True, stderr=subprocess.PIPE, text=True)
 
@@ -69,7 +69,7 @@ def main() -> None:
         seconds = time.monotonic() - begin
         print(f"undisturbed: {finished('undisturbed')} shards in {seconds:.0f} s")
         for kill in range(arguments.kills):
-            # While everything is read into the process, now and then; else while it encodes.
+            # One kill in five comes at any time after the start, the others while the run encodes.
             run = (
                 start("killed") if draw.random() > 0.2 else subprocess.Popen(command("killed"), start_new_session=True)
             )

@@ -2,8 +2,8 @@
 
     python benchmarks/lm_step.py
 
-Tokens are those of rows, without padding. Share of the peak: 6 * parameters * tokens a second over the bf16 matrix
-peak. The first steps, which compile, are told apart.
+Tokens are counted without padding. Share of the peak: 6 * parameters * tokens per second, divided by the bf16 matrix
+peak. The first steps, which compile, are reported separately.
 """
 
 import time
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> dict:
         steps[name]()
         tokens[name].append(steps[name].tokens)
 
-    found = in_turns({name: lambda name=name: counted(name) for name in steps}, settings.rounds, warm_up=0)
+    timings = in_turns({name: lambda name=name: counted(name) for name in steps}, settings.rounds, warm_up=0)
     table = report.table(
         f"A step of about 32 rows, {settings.model}",
         ["variant", "step, ms", "padding", "tokens/s", "share of bf16 matrix peak", "first steps, s"],
@@ -64,9 +64,9 @@ def main(arguments: list[str] | None = None) -> dict:
     for name, step in steps.items():
         mean = sum(tokens[name]) / len(tokens[name])
         padding = 1 - mean / (step.shape.packs * step.shape.pack_length)
-        rates = Spread.of(mean / seconds for seconds in found[name])
+        rates = Spread.of(mean / seconds for seconds in timings[name])
         share = 6 * step.parameters * rates.median / 1e9 / report.content["machine"]["bf16_gflops"]
-        milliseconds = Spread.of(1000 * seconds for seconds in found[name])
+        milliseconds = Spread.of(1000 * seconds for seconds in timings[name])
         table.row(name, milliseconds, f"{padding:.1%}", rates, share, first[name])
     return report.save()
 

@@ -2,10 +2,10 @@
 
     python benchmarks/lm_training.py
 
-OpenMoji's names with 64 random codes, batches of about 32 rows, fused AdamW and bf16 for all, in turns. Tokens are
-those of rows, without padding: what a Trainer's row predicts is counted for every trainer, so that their ratio is that
-of rows. Share of the peak: 6 * parameters * tokens a second (2 for the forward, 4 for the backward, attention not
-counted) over the bf16 matrix peak, which is measured in every round too.
+OpenMoji's names with 64 random codes each, batches of about 32 rows, fused AdamW and bf16 for all, in turns. Tokens are
+counted without padding, and a row counts for every trainer as many tokens as the Trainer's row predicts, so that the
+ratio of tokens is the ratio of rows. Share of the peak: 6 * parameters * tokens per second (2 for the forward, 4 for
+the backward, without attention), divided by the bf16 matrix peak, which is measured in every round too.
 """
 
 import functools
@@ -38,7 +38,7 @@ OURS, TRAINER, DALLE, PEAK = "here", "transformers Trainer", "dalle-pytorch DALL
 
 
 class Settings(NamedTuple):
-    """steps: of each model in a round. dalle: width and depth, of about as many parameters as `dalle_beside`."""
+    """steps: per model and round. dalle: width and depth, with about as many parameters as `dalle_beside`."""
 
     steps: dict[str, int]
     rounds: int
@@ -71,24 +71,26 @@ def main(arguments: list[str] | None = None) -> dict:
                 report.remark(f"{DALLE} is left out: {package}.")
             else:
                 tasks[DALLE], sizes[DALLE] = dalle_trainer(package, rows, settings.dalle, steps)
-        found = in_turns(tasks, settings.rounds)
+        timings = in_turns(tasks, settings.rounds)
         tokens = dict.fromkeys(sizes, BATCH * rows.tokens_a_row)
         tokens[OURS] = tasks[OURS].tokens  # type: ignore[attr-defined]
         for trainer, parameters in sizes.items():
-            rates = [tokens[trainer] / seconds for seconds in found[trainer]]
-            ours = [tokens[OURS] / seconds for seconds in found[OURS]]
-            share = Spread.of(6 * parameters * r / peak / 1e9 for r, peak in zip(rates, found[PEAK], strict=True))
-            table.row(name, trainer, parameters, Spread.of(found[trainer]), Spread.of(rates), share, ratio(ours, rates))
+            rates = [tokens[trainer] / seconds for seconds in timings[trainer]]
+            ours = [tokens[OURS] / seconds for seconds in timings[OURS]]
+            share = Spread.of(6 * parameters * r / peak / 1e9 for r, peak in zip(rates, timings[PEAK], strict=True))
+            table.row(
+                name, trainer, parameters, Spread.of(timings[trainer]), Spread.of(rates), share, ratio(ours, rates)
+            )
     report.remark(
         "Here: packed rows, code noise and smoothed targets as scripts/train_lm.py has them by "
-        "default, but AdamW in place of Muon and no row without its caption. The Trainer: rows padded to the longest "
+        "default, but AdamW instead of Muon and no row without its caption. The Trainer: rows padded to the longest "
         "of a batch, its model's own loss. DALLE: its own network and loss, autocast."
     )
     return report.save()
 
 
 class Steps:
-    """`count` steps of ours; the mean seconds of one."""
+    """Mean seconds per step over `count` steps of ours."""
 
     def __init__(self, step: LanguageStep, count: int):
         self.step, self.count = step, count
@@ -104,14 +106,14 @@ class Steps:
 
     @property
     def tokens(self) -> float:
-        """Of a step so far, in the mean."""
+        """Mean over the steps so far."""
         return sum(self.seen) / len(self.seen)
 
 
 def trainers(
     rows: Rows, config: LanguageModelConfig, steps: int, compile: bool
 ) -> tuple[dict[str, Callable[[], float]], dict[str, int]]:
-    """Ours, the Trainer and the matrix peak; the parameters of the two models."""
+    """The tasks (ours, the Trainer, the matrix peak), and the number of parameters of the two models."""
     ours = LanguageStep(rows, config, compile, batch_size=BATCH, sequences=EQUAL)
     theirs = build_language_model(config, rows.vocabulary, rows.num_codes + rows.longest + 8)
     tasks = {
@@ -126,7 +128,7 @@ def trainers(
 
 
 class Clock(TrainerCallback):
-    """When each step ended."""
+    """Records when each step ended."""
 
     def __init__(self):
         self.ends: list[float] = []
@@ -136,7 +138,7 @@ class Clock(TrainerCallback):
 
 
 def run_trainer(model: PreTrainedModel, rows: Rows, data: list[dict], steps: int) -> float:
-    """Mean seconds of a step; the first, before which everything is set up, is left out."""
+    """Mean seconds per step without the first, which includes the set-up."""
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
@@ -151,14 +153,14 @@ def run_trainer(model: PreTrainedModel, rows: Rows, data: list[dict], steps: int
 
 
 def trainer_rows(rows: Rows) -> list[dict]:
-    """`bos caption boi codes eoi eos`."""
+    """Rows `bos caption boi codes eoi eos` as the Trainer takes them."""
     vocabulary = rows.vocabulary
     ids = vocabulary.codes_to_ids(torch.from_numpy(rows.codes.astype("int64"))).tolist()
-    made = [
+    rows = [
         [vocabulary.bos, *text, vocabulary.boi, *codes, vocabulary.eoi, vocabulary.eos]
         for text, codes in zip(rows.tokens, ids, strict=True)
     ]
-    return [{"input_ids": row, "attention_mask": [1] * len(row)} for row in made]
+    return [{"input_ids": row, "attention_mask": [1] * len(row)} for row in rows]
 
 
 # dalle-pytorch's DALLE

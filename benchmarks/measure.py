@@ -1,7 +1,7 @@
 """What the benchmarks share: settings by size, turns, spreads, memory, and reports that are printed and kept as JSON.
 
-A benchmark is `main(arguments)` of a file. It runs here and peers in turns, fills the tables of a `Report`, and saves
-it, which leaves `outputs/bench/NAME.json` for report.py.
+A benchmark is the `main(arguments)` of a file. It runs ours and the peers in turns, fills the tables of a `Report` and
+saves it as `outputs/bench/NAME.json`, which report.py reads.
 """
 
 import argparse
@@ -25,7 +25,7 @@ Settings = TypeVar("Settings")
 
 
 class Spread(NamedTuple):
-    """Of several measurements."""
+    """Median, least and most of several measurements."""
 
     median: float
     least: float
@@ -41,15 +41,15 @@ class Spread(NamedTuple):
 
 
 def parser(question: str | None) -> argparse.ArgumentParser:
-    """The options of every benchmark."""
-    made = argparse.ArgumentParser(description=question, formatter_class=argparse.RawDescriptionHelpFormatter)
-    size = made.add_mutually_exclusive_group()
+    """The options that every benchmark has."""
+    arguments = argparse.ArgumentParser(description=question, formatter_class=argparse.RawDescriptionHelpFormatter)
+    size = arguments.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="a small form, for a first look")
     size.add_argument(
         "--tiny", action="store_true", help="seconds long: shows that the program works, measures nothing"
     )
-    made.add_argument("--output", type=Path, default=RESULTS, help="folder for the result as JSON")
-    return made
+    arguments.add_argument("--output", type=Path, default=RESULTS, help="folder for the result as JSON")
+    return arguments
 
 
 def choose(arguments: argparse.Namespace, full: Settings, quick: Settings, tiny: Settings) -> Settings:
@@ -60,28 +60,28 @@ def choose(arguments: argparse.Namespace, full: Settings, quick: Settings, tiny:
 
 
 def in_turns(tasks: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Seconds of every task in each round: a, b, a, b, ... so that a machine that slows down slows all alike.
+    """Seconds of every task in each round, in the order a, b, a, b, ..., so that a machine that slows down affects all.
 
     A task that returns a float has measured something itself, and that is taken. The first `warm_up` rounds are not.
     """
-    found: dict[str, list[float]] = {name: [] for name in tasks}
+    timings: dict[str, list[float]] = {name: [] for name in tasks}
     for number in range(warm_up + rounds):
         for name, task in tasks.items():
             start = time.perf_counter()
-            made = task()
+            result = task()
             seconds = time.perf_counter() - start
             if number >= warm_up:
-                found[name].append(made if isinstance(made, float) else seconds)
-    return found
+                timings[name].append(result if isinstance(result, float) else seconds)
+    return timings
 
 
 def ratio(above: list[float], below: list[float]) -> Spread:
-    """Round by round."""
+    """Ratio of the two in each round."""
     return Spread.of(a / b for a, b in zip(above, below, strict=True))
 
 
 def memory_megabytes(reset_peak: bool = False) -> float:
-    """What this process holds now, in MB; 0 where Linux does not tell. Freed memory is given back first."""
+    """Memory of this process in MB, after freed memory was returned; 0 where Linux does not report it."""
     if not Path("/proc/self/clear_refs").exists():
         return 0.0
     ctypes.CDLL(None).malloc_trim(0)  # or the next task would find what the last one left
@@ -91,7 +91,7 @@ def memory_megabytes(reset_peak: bool = False) -> float:
 
 
 def peak_megabytes() -> float:
-    """The most that this process has held since the peak was reset, in MB; 0 where Linux does not tell."""
+    """Peak memory of this process in MB since the peak was reset; 0 where Linux does not report it."""
     return _status("VmHWM") if Path("/proc/self/clear_refs").exists() else 0.0
 
 
@@ -101,7 +101,7 @@ def _status(name: str) -> float:
 
 
 def in_child(file: str, *arguments: Any) -> list[float]:
-    """The numbers in the last line that this benchmark prints in a process of its own."""
+    """Run this benchmark in a new process; returns the numbers in the last line that it prints."""
     done = subprocess.run([sys.executable, file, *map(str, arguments)], capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)
@@ -112,7 +112,7 @@ def in_child(file: str, *arguments: Any) -> list[float]:
 
 
 class Table:
-    """Rows of text, numbers and spreads, printed as they come. None is an empty cell."""
+    """Rows of text, numbers and spreads, each printed when it is added. None is an empty cell."""
 
     def __init__(self, title: str, columns: list[str]):
         self.title, self.columns, self.rows = title, columns, []
@@ -159,7 +159,7 @@ class Report:
     def plot(
         self, name: str, title: str, x: str, y: str, series: dict[str, list[tuple[float, Spread | float]]]
     ) -> None:
-        """A curve for each series, both axes logarithmic."""
+        """Add a plot with one curve per series and logarithmic axes."""
         points = {
             label: [[at, *(value if isinstance(value, Spread) else (value,) * 3)] for at, value in values]
             for label, values in series.items()
@@ -167,7 +167,7 @@ class Report:
         self.content["plots"].append({"name": name, "title": title, "x": x, "y": y, "series": points})
 
     def save(self) -> dict[str, Any]:
-        """Also gives what is saved."""
+        """Write the result as JSON; returns it too."""
         self.content["tables"] = [vars(table) for table in self.tables]
         write_json(self.path, self.content)
         return self.content
@@ -189,7 +189,7 @@ def table_row(cells: list) -> str:
 
 
 def cell_text(cell: Any) -> str:
-    """Three digits of a number; of a spread the median and, in brackets, the least and the most."""
+    """A number with three digits; a spread as its median and, in brackets, its least and most."""
     if isinstance(cell, list):
         return f"{_digits(cell[0])} ({_digits(cell[1])} to {_digits(cell[2])})"
     if isinstance(cell, float):

@@ -1,10 +1,10 @@
-"""How fast is the exact codebook search, and how much memory does it take? Against vector-quantize-pytorch, in one run.
+"""How fast is the exact codebook search, and how much memory does it take, against vector-quantize-pytorch?
 
     python benchmarks/nearest_codes.py
 
-The peer is `vector_quantize_pytorch.VectorQuantize` with the same codebook, its forward in evaluation mode. Both are
-run in turns. Memory is what the process holds at its peak beyond what it held before, as Linux counts it. Where the
-peer's distances would take more than `PEER_LIMIT`, it is left out. Needs the extra `bench`.
+The peer is the forward of `vector_quantize_pytorch.VectorQuantize` in evaluation mode, with the same codebook, in turns
+with ours. Memory is the peak of the process above what it held before, as Linux counts it. The peer is left out where
+its distances would take more than `PEER_LIMIT`. Needs the extra `bench`.
 """
 
 import functools
@@ -22,7 +22,7 @@ OURS, PEER = "here", "vector-quantize-pytorch"
 
 
 class Settings(NamedTuple):
-    """sizes: K and D; a curve is drawn over the K of those with the last D."""
+    """sizes: pairs of K and D; the curve is drawn over the K of those with the last D."""
 
     vectors: int = 65536
     sizes: tuple[tuple[int, int], ...] = (
@@ -51,14 +51,14 @@ def main(arguments: list[str] | None = None) -> dict:
         codes = {name: search() for name, search in searches.items()}
         memory: dict[str, list[float]] = {name: [] for name in searches}
         tasks = {name: functools.partial(_watched, search, memory[name]) for name, search in searches.items()}
-        found = in_turns(tasks, settings.rounds)
-        cells: list = [Spread.of(found[OURS]), max(memory[OURS]), None, None, None, None]
+        timings = in_turns(tasks, settings.rounds)
+        cells: list = [Spread.of(timings[OURS]), max(memory[OURS]), None, None, None, None]
         if PEER in searches:
             differ = int((codes[OURS] != codes[PEER]).sum())
-            cells[2:] = [Spread.of(found[PEER]), max(memory[PEER]), ratio(found[PEER], found[OURS]), differ]
+            cells[2:] = [Spread.of(timings[PEER]), max(memory[PEER]), ratio(timings[PEER], timings[OURS]), differ]
         table.row(size, dim, *cells)
         if dim == settings.sizes[-1][1]:
-            for name, seconds in found.items():
+            for name, seconds in timings.items():
                 grown[name].append((size, Spread.of(settings.vectors / value for value in seconds)))
     report.plot("codebook", "Nearest codes by the size of the codebook", "K", "vectors/s", grown)
     return report.save()
@@ -74,7 +74,7 @@ def searches_of(vectors: Tensor, codebook: Tensor) -> dict[str, Callable[[], Ten
 
 
 def _watched(search: Callable[[], Tensor], memory: list[float]) -> float:
-    """Seconds of a search, whose peak in MB is put into `memory`."""
+    """Seconds of one search; its peak in MB is appended to `memory`."""
     before = memory_megabytes(reset_peak=True)
     (seconds,) = in_turns({"": search}, 1, warm_up=0)[""]
     memory.append(max(0.0, peak_megabytes() - before))

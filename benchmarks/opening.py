@@ -1,9 +1,9 @@
-"""How long until a prepared set of up to ten million rows gives its first batch?
+"""How long does a prepared set of up to ten million rows take to give its first batch?
 
     python benchmarks/opening.py
 
-Opens generated sets in a fresh process, with every checksum verified and without, and draws one batch through stage
-two's own loader.
+Opens generated sets in a new process, with and without verifying checksums, and reads one batch with the loader of
+stage two.
 """
 
 import tempfile
@@ -24,7 +24,9 @@ from vqlm.vq import VQVAE
 def main(arguments: list[str] | None = None) -> dict | None:
     options = parser(__doc__)
     options.add_argument("--rows", type=int, nargs="+", help="sizes of the sets")
-    options.add_argument("--open", nargs=2, metavar=("FOLDER", "VERIFY"), help="what a child process is asked for")
+    options.add_argument(
+        "--open", nargs=2, metavar=("FOLDER", "VERIFY"), help="measure one set; used by child processes"
+    )
     options = options.parse_args(arguments)
     if options.open:
         print(*open_set(Path(options.open[0]), options.open[1] == "yes"))
@@ -53,7 +55,7 @@ def main(arguments: list[str] | None = None) -> dict | None:
 
 
 def write_set(folder: Path, rows: int) -> int:
-    """A prepared set of random codes; how many shards it has."""
+    """Write a prepared set of random codes; returns its number of shards."""
     model: VQVAE = write_image_tokenizer(folder / "image_tokenizer")
     config, vocabulary = model.config, Vocabulary.train(["red heart"], 400, {"image": model.config.codebook_size})
     vocabulary.save_pretrained(folder / "vocabulary")
@@ -68,7 +70,7 @@ def write_set(folder: Path, rows: int) -> int:
 
 
 def open_set(folder: Path, verify: bool) -> tuple[float, float]:
-    """Seconds of opening, and of the first batch after that."""
+    """Seconds to open the set, and seconds from there to the first batch."""
     start = time.perf_counter()
     prepared = PreparedSet.load(folder, verify)
     opened = time.perf_counter()

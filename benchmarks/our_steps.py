@@ -1,7 +1,7 @@
-"""One training step of each stage, as vq/train.py and lm/train/loop.py take it, for who measures steps.
+"""One training step of each stage, as in vq/train.py and lm/train/loop.py, for the benchmarks.
 
-Left out is what a step does not always do: logs, evaluations, checkpoints. Batches are read and built within a step;
-`waited` tells what that took.
+Logs, evaluations and checkpoints are left out, since not every step has them. A step reads and builds its batch;
+`waited` is the time for that.
 """
 
 import time
@@ -43,7 +43,7 @@ EQUAL = SequenceConfig(caption_dropout=0.0)  # rows of the same length as a peer
 
 
 class Rows:
-    """OpenMoji's names and random codes as rows of a prepared set; at most `most` of them."""
+    """At most `most` rows of OpenMoji's names and random codes, as in a prepared set."""
 
     def __init__(self, num_codes: int = 64, most: int | None = None):
         self.captions = [names[0] for names in captions_by_code_points(["en"]).values()][:most]
@@ -55,12 +55,12 @@ class Rows:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest caption."""
+        """Number of tokens of the longest caption."""
         return max(map(len, self.tokens))
 
     @property
     def tokens_a_row(self) -> float:
-        """Ids of a row that are predicted, in the mean: its caption, boi, codes, eoi, eos."""
+        """Mean number of predicted ids per row: caption, boi, codes, eoi, eos."""
         return self.num_codes + ROW_OVERHEAD + float(np.mean([len(ids) for ids in self.tokens]))
 
     def dataset(self) -> Dataset:
@@ -69,7 +69,7 @@ class Rows:
 
 
 class LanguageStep:
-    """Stage two with AdamW. `waited`: seconds that the last step spent on its batch; `tokens`: of its rows."""
+    """A step of stage two with AdamW. waited: seconds the last step spent on its batch. tokens: of its rows."""
 
     waited = 0.0
     tokens = 0
@@ -122,7 +122,7 @@ class LanguageStep:
 
 
 class TokenizerStep:
-    """Stage one, as its defaults have it but for what `changed` names."""
+    """A step of stage one with its default settings, except for `changed`."""
 
     waited = 0.0
 
@@ -146,16 +146,16 @@ class TokenizerStep:
         pixel_values = to_pixel_values(next(self.batches)).contiguous(memory_format=torch.channels_last)
         self.waited = time.perf_counter() - start
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_bf16_fast(torch.device("cpu"))):
-            made = self.model(pixel_values)
-        loss = reconstruction_loss(self.loss.reconstruction, made.reconstruction, pixel_values, self.data_variance)
+            output = self.model(pixel_values)
+        loss = reconstruction_loss(self.loss.reconstruction, output.reconstruction, pixel_values, self.data_variance)
         weights = self.model.quantizer.loss_weights()
-        loss = loss + sum(weights[name] * value for name, value in made.losses.items())
+        loss = loss + sum(weights[name] * value for name, value in output.losses.items())
         update(loss, self.model, self.optimizers, self.max_norm)
-        self.model.quantizer.update(made.z_e, made.codes)
+        self.model.quantizer.update(output.z_e, output.codes)
 
 
 def repeated(loader: Iterable[Any]) -> Iterator[Any]:
-    """Epoch after epoch."""
+    """Yields batches, one epoch after the other."""
     while True:
         yield from loader
 

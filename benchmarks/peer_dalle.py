@@ -1,10 +1,10 @@
-"""The peer dalle-pytorch: its `DiscreteVAE` and its `DALLE`, of the sizes that are compared.
+"""The peer dalle-pytorch: `DiscreteVAE` and `DALLE` in the sizes that are compared.
 
     pip install 'vqlm[bench]' && pip install --no-deps dalle-pytorch==1.6.6
 
-With all its dependencies it does not install beside today's packages: youtokentome asks for Cython without saying so.
-What it imports only for pretrained models of others and for its own version number (taming-transformers, omegaconf,
-pkg_resources) is replaced by empty modules while it is imported; neither class uses them.
+With its dependencies it does not install beside current packages: youtokentome needs Cython without declaring it. The
+modules that it imports only for pretrained models and for its version number (taming-transformers, omegaconf,
+pkg_resources) are replaced by empty ones during its import; the two classes do not use them.
 """
 
 import importlib
@@ -27,7 +27,7 @@ UNUSED = {
 
 
 def load() -> ModuleType | str:
-    """The package, or why there is none."""
+    """The package, or the reason why it cannot be imported."""
     if "dalle_pytorch" in sys.modules:
         return sys.modules["dalle_pytorch"]
     missing = [name for name in UNUSED if "." not in name and importlib.util.find_spec(name) is None]
@@ -55,8 +55,8 @@ def build_vae(package: ModuleType, side: int, codebook_size: int, layers: int = 
 def build_dalle(
     package: ModuleType, text_size: int, longest_text: int, code_side: int, codebook_size: int, width: int, depth: int
 ) -> nn.Module:
-    """Over pictures of `code_side` x `code_side` codes, whose VAE is next to nothing. Its layers hold 1.5 times the
-    weights of a Llama's of the same width: fewer of them make an equal number of parameters."""
+    """A DALLE for pictures of `code_side` x `code_side` codes, with a minimal VAE. Its layers hold 1.5 times the
+    weights of a Llama layer of the same width, so fewer layers give an equal number of parameters."""
     vae = build_vae(package, 2 * code_side, codebook_size, layers=1, width=6)
     return package.DALLE(
         dim=width, vae=vae, num_text_tokens=text_size, text_seq_len=longest_text, depth=depth, heads=max(1, width // 64)
@@ -68,5 +68,5 @@ def trainable(model: nn.Module) -> int:
 
 
 def pad_texts(texts: list[list[int]], length: int) -> Tensor:
-    """(B, length); 0 is what this peer reads as padding."""
+    """(B, length) ids; 0 is padding for this peer."""
     return torch.tensor([[id + 1 for id in ids] + [0] * (length - len(ids)) for ids in texts])

@@ -1,10 +1,10 @@
-"""What do bf16 and int8 weights for drawing cost a finished model in likelihood, and what do they win in time?
+"""How much likelihood do bf16 and int8 weights cost a finished model, and how much time do they save in drawing?
 
     python benchmarks/quantized.py --model outputs/demo/model --data outputs/demo/data
 
-NLL: nats a code of held-out pictures given their first captions, each code asked of the decoder that draws, step by
-step. Time: drawing with the settings that the model was saved with, in turns. int8 rounds the weights of a bf16 model.
-What is compiled has a cache in the model's precision, else it is fp32. drawing.py has the times of a larger model.
+NLL: nats per code of held-out pictures given their first captions, computed step by step with the decoder that draws.
+Time: drawing with the settings that the model was saved with, in turns. int8 rounds the weights of a bf16 model. The KV
+cache has the model's precision where the decoder is compiled, else fp32. drawing.py has the times of a larger model.
 """
 
 import copy
@@ -58,15 +58,15 @@ def main(arguments: list[str] | None = None) -> dict:
         report.remark(f"int8 is left out: {why}")
         ways = {name: way for name, way in ways.items() if "quantize" not in way[1]}
 
-    table = report.table("Held-out NLL, nats a code", ["drawn with", *prepared.held_out])
+    table = report.table("Held-out NLL, nats per code", ["drawn with", *prepared.held_out])
     nlls: dict[str, list[float]] = {name: [] for name in ways}
     prompts: list[list[int]] = []
     for split in prepared.held_out:
         rows = prepared.pictured(split, most)
-        own = prompt_ids(vocabulary, [captions[0] for captions in rows["captions"]], longest)
-        prompts += own[: -(-pictures // len(prepared.held_out))]
+        prompt_rows = prompt_ids(vocabulary, [captions[0] for captions in rows["captions"]], longest)
+        prompts += prompt_rows[: -(-pictures // len(prepared.held_out))]
         for name, (dtype, way) in ways.items():
-            nlls[name].append(nll_of(models[dtype], vocabulary, own, prepared.codes_of(rows), way))
+            nlls[name].append(nll_of(models[dtype], vocabulary, prompt_rows, prepared.codes_of(rows), way))
     for name, values in nlls.items():
         table.row(
             name, *(f"{nll:.4f} ({nll / plain - 1:+.2%})" for nll, plain in zip(values, nlls[PLAIN], strict=True))
@@ -85,11 +85,11 @@ def main(arguments: list[str] | None = None) -> dict:
         )
         for name, (dtype, way) in ways.items()
     }
-    found = in_turns(tasks, rounds)
+    timings = in_turns(tasks, rounds)
     title = f"Drawing {len(prompts)} pictures of {codes} codes, guidance {settings.guidance_scale:g}"
     table = report.table(title, ["drawn with", "s", "fp32 / it"])
-    for name, seconds in found.items():
-        table.row(name, Spread.of(seconds), ratio(found[PLAIN], seconds))
+    for name, seconds in timings.items():
+        table.row(name, Spread.of(seconds), ratio(timings[PLAIN], seconds))
     return report.save()
 
 
@@ -105,16 +105,16 @@ def why_no_int8(model: PreTrainedModel) -> str | None:
 
 @torch.no_grad()
 def nll_of(model: PreTrainedModel, vocabulary: Vocabulary, prompts: list[list[int]], codes: Tensor, way: dict) -> float:
-    """Mean over all codes (B, n), each given its prompt and the codes before it."""
+    """Mean NLL of all codes (B, n), each given its prompt and the codes before it."""
     image, total = vocabulary.image, 0.0
     for start in range(0, len(prompts), ROWS_AT_ONCE):
-        own = codes[start : start + ROWS_AT_ONCE]
+        part = codes[start : start + ROWS_AT_ONCE]
         input_ids, mask, _ = left_pad(prompts[start : start + ROWS_AT_ONCE], vocabulary.pad)
         decoder = build_decoder(model, slice(image.offset, image.stop), DecodingOptions(**way))
-        logits = decoder.read(input_ids, mask, own.shape[1])
-        for step, targets in enumerate(own.unbind(1)):
+        logits = decoder.read(input_ids, mask, part.shape[1])
+        for step, targets in enumerate(part.unbind(1)):
             total += torch.nn.functional.cross_entropy(logits, targets, reduction="sum").item()
-            if step + 1 < own.shape[1]:
+            if step + 1 < part.shape[1]:
                 logits = decoder.step(targets + image.offset)
     return total / codes.numel()
 

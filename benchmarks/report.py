@@ -1,8 +1,8 @@
-"""The page of all benchmarks and its plots, from what each left in outputs/bench/.
+"""Writes the page of all benchmarks and its plots from the results in outputs/bench/.
 
     python benchmarks/report.py --results outputs/bench --page docs/benchmarks.md --images docs/images
 
-`make bench` runs it last. Every figure of the page is read from those files.
+`make bench` runs it last. Every figure on the page comes from those files.
 """
 
 import argparse
@@ -17,11 +17,12 @@ from vqlm.training.files import read_json
 
 # As a reader wants them; what is not named comes behind.
 ORDER = ("roofline", "drawing", "lm_training", "lm_step", "vq_training", "data_loading", "nearest_codes",
-         "encoding_rate", "encoding_memory", "opening", "startup", "growth", "speculative", "quantized")  # fmt: skip
+         "encoding_rate", "encoding_memory", "opening", "startup", "growth", "speculative", "quantized",
+         "serve")  # fmt: skip
 INTRODUCTION = """# Benchmarks
 
-Written by `{command}`; do not edit. Peers run in the same process as ours and in turns with it; figures are medians
-with, in brackets, the least and the most. Absolute speeds hold for one machine on one day: compare ratios only.
+Written by `{command}`; do not edit. Peers run in the same process as ours and in turns with it; figures are medians,
+in brackets the least and the most. Absolute speeds hold for one machine on one day: compare ratios only.
 [benchmarks/README.md](../benchmarks/README.md) says what may be concluded and how to add a peer.
 """
 QUICK = "\nOf a small form of the benchmarks: shows that they run, says little of speed.\n"
@@ -63,7 +64,7 @@ def section(result: dict[str, Any], images: list[str]) -> str:
 
 
 def draw(plot: dict[str, Any], path: Path) -> None:
-    """Both axes logarithmic, the spread as bars."""
+    """Draw a plot with logarithmic axes; bars show the spread."""
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()
     for label, points in plot["series"].items():

@@ -1,9 +1,9 @@
-"""What can this machine do at the most: matrix products a second, bytes a second?
+"""What are the limits of this machine: floating-point operations and bytes per second?
 
     python benchmarks/roofline.py
 
 The other benchmarks give their speeds as shares of these. Copy and triad (a = b + s * c) as in McCalpin's STREAM, on
-arrays that no cache holds; each counts the bytes that are read and written.
+arrays larger than any cache; bytes read and bytes written both count.
 """
 
 from typing import NamedTuple
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> dict:
     report = Report("roofline", __doc__, options)
     a, b, c = (torch.ones(settings.elements) for _ in range(3))
     size, cpu = a.nbytes / 1e9, torch.device("cpu")
-    found = in_turns(
+    timings = in_turns(
         {
             "bf16": lambda: matrix_peak(torch.bfloat16, cpu, settings.seconds),
             "fp32": lambda: matrix_peak(torch.float32, cpu, settings.seconds),
@@ -44,9 +44,9 @@ def main(arguments: list[str] | None = None) -> dict:
     )
     table = report.table("Measured in turns", ["", "measured"])
     for name in ("bf16", "fp32"):
-        table.row(f"matrix product of 2,048 in {name}, GFLOPS", Spread.of(found[name]))
-    bandwidth = Spread.of(3 * size / seconds for seconds in found["triad"])
-    table.row("copy, GB/s", Spread.of(2 * size / seconds for seconds in found["copy"]))
+        table.row(f"matrix product of 2,048 in {name}, GFLOPS", Spread.of(timings[name]))
+    bandwidth = Spread.of(3 * size / seconds for seconds in timings["triad"])
+    table.row("copy, GB/s", Spread.of(2 * size / seconds for seconds in timings["copy"]))
     table.row("triad, GB/s", bandwidth)
 
     table = report.table(
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> dict:
     vocabulary = Rows(most=100).vocabulary
     for name in settings.models:
         weights = sum(weight.numel() for weight in build_language_model(MODELS[name], vocabulary, 128).parameters())
-        products = 2 * weights * NUM_CODES / 1e9 / Spread.of(found["bf16"]).median
+        products = 2 * weights * NUM_CODES / 1e9 / Spread.of(timings["bf16"]).median
         reading = 2 * weights * NUM_CODES / 1e9 / bandwidth.median
         table.row(name, 2 * weights / 1e6, reading, products, 64 * products)
     report.remark("Weights that stay in a cache are read faster than that.")

@@ -2,8 +2,8 @@
 
     python benchmarks/speculative.py --model outputs/demo/model --data outputs/demo/data
 
-Prompts of the held-out splits, one picture at a time, in turns with plain and compiled drawing. It depends on how sure
-the model is of its codes, so an untrained one would tell nothing.
+Prompts of the held-out splits, one picture at a time, in turns with plain and with compiled drawing. The saving depends
+on how sure the model is of its codes, so an untrained model would say nothing.
 """
 
 from dataclasses import replace
@@ -31,12 +31,14 @@ def main(arguments: list[str] | None = None) -> dict:
     options.add_argument("--rounds", type=int, default=3, help="rounds over all prompts")
     options = options.parse_args(arguments)
     pipeline, prepared = TextToImagePipeline.from_pretrained(options.model), PreparedSet.load(options.data)
-    captions = [own[0] for split in prepared.held_out for own in prepared.pictured(split, options.prompts)["captions"]]
+    captions = [
+        texts[0] for split in prepared.held_out for texts in prepared.pictured(split, options.prompts)["captions"]
+    ]
     rows = prompt_ids(pipeline.vocabulary, captions, pipeline.max_caption_tokens)
     report = Report("speculative", __doc__, options)
     table = report.table("One picture at a time", ["drawn", "by", "forwards a picture", "s a picture", "plain / it"])
-    own = pipeline.sampling
-    for title, settings in {"as saved": own, "as saved, temperature 1": replace(own, temperature=1.0)}.items():
+    saved = pipeline.sampling
+    for title, settings in {"as saved": saved, "as saved, temperature 1": replace(saved, temperature=1.0)}.items():
         counts: dict[str, list[int]] = {}
         tasks = {PLAIN: partial(draw_plainly, pipeline, rows, settings, False)}
         if not options.tiny:
@@ -45,11 +47,11 @@ def main(arguments: list[str] | None = None) -> dict:
             name = f"{window} at a time"
             counts[name] = []
             tasks[name] = partial(draw_guessing, pipeline, rows, settings, window, counts[name])
-        found = in_turns(tasks, options.rounds)
-        for name, seconds in found.items():
+        timings = in_turns(tasks, options.rounds)
+        for name, seconds in timings.items():
             forwards = sum(counts[name]) / len(counts[name]) if name in counts else prepared.tokens_per_image
             spread = Spread.of(value / len(rows) for value in seconds)
-            table.row(title, name, forwards, spread, ratio(found[PLAIN], seconds))
+            table.row(title, name, forwards, spread, ratio(timings[PLAIN], seconds))
     return report.save()
 
 
@@ -63,9 +65,9 @@ def draw_guessing(
     pipeline: TextToImagePipeline, rows: list[list[int]], settings: SamplingConfig, window: int, counts: list[int]
 ) -> list[Tensor]:
     codes = pipeline.image_tokenizer.config.tokens_per_image
-    made = [draw_speculatively(pipeline.model, pipeline.vocabulary, row, codes, settings, window) for row in rows]
-    counts += [forwards for _, forwards in made]
-    return [drawn for drawn, _ in made]
+    drawings = [draw_speculatively(pipeline.model, pipeline.vocabulary, row, codes, settings, window) for row in rows]
+    counts += [forwards for _, forwards in drawings]
+    return [drawn for drawn, _ in drawings]
 
 
 if __name__ == "__main__":

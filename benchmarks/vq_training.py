@@ -2,10 +2,11 @@
 
     python benchmarks/vq_training.py --minutes 2
 
-Pictures of 64x64, 64 codes of 1,024, about as many parameters, batches of 32, bf16 autocast. Speed: steps in turns,
-the peer also in channels-last. Quality: each trains alone for as long, on OpenMoji, from the pictures in memory; PSNR
-of held-out pictures from their codes. The peer has AdamW at 1e-3, the rate of its training script, that falls to zero
-over the time, and the temperature of its script; here also with AdamW at that rate, beside Muon as is the default.
+Pictures of 64x64, 64 codes out of 1,024, about the same number of parameters, batches of 32, bf16 autocast. Speed:
+steps in turns, the peer also in channels-last. Quality: each trains alone for the same time on OpenMoji, from pictures
+in memory; PSNR of held-out pictures reconstructed from their codes. The peer has AdamW at 1e-3, the learning rate of
+its training script, which falls to zero, and the temperature of that script. Ours runs with Muon, the default, and with
+the same AdamW.
 """
 
 import tempfile
@@ -36,7 +37,7 @@ TEMPERATURES, COOLING = (1.0, 0.5), 1e-6  # of its train_vae.py: first, last, an
 
 
 class Settings(NamedTuple):
-    """steps: of a round. width: of the peer. generated: pictures in place of OpenMoji, so many."""
+    """steps: per round. width: of the peer. generated: number of generated pictures instead of OpenMoji."""
 
     steps: int = 20
     rounds: int = 7
@@ -70,13 +71,13 @@ def main(arguments: list[str] | None = None) -> dict:
         for name in (PEER, PEER_LAST):
             peer = PeerStep(build_vae(package, SIDE, CODEBOOK_SIZE, width=settings.width), train, name == PEER_LAST)
             tasks[name], sizes[name] = several(peer, settings.steps), trainable(peer.model)
-    found = in_turns(tasks, settings.rounds)
+    timings = in_turns(tasks, settings.rounds)
     table = report.table(
         "Training steps of stage one", ["", "parameters", "step, s", "pictures/s", "here / it", "here, AdamW / it"]
     )
-    rates = {name: [BATCH / seconds for seconds in values] for name, values in found.items()}
-    for name, values in found.items():
-        ours_to_it = [ratio(rates[own], rates[name]) for own in OPTIMIZERS]
+    rates = {name: [BATCH / seconds for seconds in values] for name, values in timings.items()}
+    for name, values in timings.items():
+        ours_to_it = [ratio(rates[optimizer], rates[name]) for optimizer in OPTIMIZERS]
         table.row(name, sizes[name], Spread.of(values), Spread.of(rates[name]), *ours_to_it)
 
     if minutes:
@@ -84,23 +85,23 @@ def main(arguments: list[str] | None = None) -> dict:
         for name, optimizer in OPTIMIZERS.items():
             table.row(name, *our_quality(train, held_out, settings, minutes, optimizer))
         if not isinstance(package, str):
-            faster = min((PEER, PEER_LAST), key=lambda name: Spread.of(found[name]).median)
+            faster = min((PEER, PEER_LAST), key=lambda name: Spread.of(timings[name]).median)
             vae = build_vae(package, SIDE, CODEBOOK_SIZE, width=settings.width)
             table.row(faster, *peer_quality(PeerStep(vae, train, faster == PEER_LAST), held_out, minutes))
     return report.save()
 
 
 def pictures(settings: Settings) -> tuple[Tensor, Tensor]:
-    """Trained on and held out, (N, 3, 64, 64) uint8."""
+    """Training pictures and held-out pictures, (N, 3, 64, 64) uint8."""
     if settings.generated:
-        made = torch.from_numpy(coloured_blocks(settings.generated, SIDE)).permute(0, 3, 1, 2).contiguous()
-        return made, made[:8]
+        pictures = torch.from_numpy(coloured_blocks(settings.generated, SIDE)).permute(0, 3, 1, 2).contiguous()
+        return pictures, pictures[:8]
     loaded = load_pictures(load_collection("openmoji", SIDE), (SIDE, SIDE))
     return loaded.train, loaded.held_out
 
 
 def several(step: Callable[[], None], count: int) -> Callable[[], float]:
-    """`count` steps; the mean seconds of one."""
+    """Mean seconds per step over `count` steps."""
 
     def run() -> float:
         start = time.perf_counter()
@@ -112,7 +113,7 @@ def several(step: Callable[[], None], count: int) -> Callable[[], float]:
 
 
 class PeerStep:
-    """A training step of a DiscreteVAE."""
+    """A training step of the peer's DiscreteVAE."""
 
     def __init__(self, model: nn.Module, train: Tensor, is_channels_last: bool):
         self.format = torch.channels_last if is_channels_last else torch.contiguous_format
@@ -149,8 +150,8 @@ def peer_quality(step: PeerStep, held_out: Tensor, minutes: float) -> tuple[int,
     values = []
     with torch.no_grad():
         for part in held_out.split(64):
-            made = step.model.eval().decode(step.model.get_codebook_indices(part.float() / 255))  # in [-1, 1]
-            values.append(psnr(made, to_pixel_values(part)))
+            reconstruction = step.model.eval().decode(step.model.get_codebook_indices(part.float() / 255))  # in [-1, 1]
+            values.append(psnr(reconstruction, to_pixel_values(part)))
     return step.steps, torch.cat(values).mean().item()
 
 

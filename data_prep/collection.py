@@ -1,25 +1,40 @@
 """Opens the collection that a string names, as captioned rows, and splits it into training and held-out rows."""
 
 import glob
+import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from datasets import Features, Image, IterableDataset, List, Value
 from PIL import Image as PILImage
-from vqlm.data_prep.rows import Row, Shard, Unusable, digest_of, join_shards, read_all
+from vqlm.data_prep.file_kinds import is_picture, is_system_file
+from vqlm.data_prep.rows import TABLE_ROWS, Row, Shard, Unusable, digest_of, join_shards, kind_of_other, read_all
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
 from vqlm.data_prep.sources.arrays import array_shards
-from vqlm.data_prep.sources.folder import folder_shards
+from vqlm.data_prep.sources.folder import METADATA, files_below, read_folder, shards_of_content
 from vqlm.data_prep.sources.openmoji import ATTRIBUTION, SPLITS, openmoji_shards
-from vqlm.data_prep.sources.tables import hub_shards, parquet_shards
-from vqlm.data_prep.sources.webdataset import tar_shards
-from vqlm.data_prep.splits import hash_share, is_held_out
+from vqlm.data_prep.sources.tables import count_rows, has_picture_column, hub_shards, parquet_shards
+from vqlm.data_prep.sources.webdataset import count_members, tar_shards, unique_names
+from vqlm.data_prep.splits import (
+    GIVEN_NAMES,
+    HELD_OUT,
+    TRAIN,
+    HashSplit,
+    SplitRule,
+    described_rule,
+    given_split,
+    hash_share,
+    split_rule,
+)
 from vqlm.training.errors import UserError
 
-TRAIN = "train"
+SAVED_DATASET = ("state.json", "dataset_dict.json")
+NOTICE_FILE = "NOTICE"
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 # With fewer rows than this the hash may hold out none of them.
 SMALL = 200
@@ -33,20 +48,25 @@ class Collection:
         shards: the parts of the collection.
         config: how it is read.
         held_out_names: the splits that no stage trains on.
-        splits: the split of each key; None where a hash of the key decides.
+        splits: the split of each key; None where `rule` decides.
         array_shape: None for pictures, (C, *shape) for arrays.
         attribution: the licence line that every model trained on this collection carries.
+        rule: the split of a key.
+        count_files: how many files of which kind the place holds; None where it has no files.
     """
 
     shards: list[Shard]
     config: CollectionConfig = field(default_factory=CollectionConfig)
-    held_out_names: tuple[str, ...] = ("held_out",)
+    held_out_names: tuple[str, ...] = (HELD_OUT,)
     splits: dict[str, str] | None = None
     array_shape: tuple[int, ...] | None = None
     attribution: str | None = None
+    rule: SplitRule = HashSplit()
+    count_files: Callable[[], Counter[str]] | None = None
 
     def __post_init__(self):
         if self.splits is None:
+            self.held_out_names = self.rule.held_out_names
             self.splits = _splits_of_few(self)
 
     @property
@@ -56,7 +76,7 @@ class Collection:
     def split_of(self, key: str) -> str:
         if self.splits is not None:
             return self.splits[key]
-        return self.held_out_names[0] if is_held_out(key) else TRAIN
+        return self.rule(key)
 
     def rows(self, split: str | None = None) -> Iterator[Row]:
         """The usable rows of one split, or of all, in order and not decoded."""
@@ -67,12 +87,18 @@ class Collection:
         if self.array_shape is not None:
             raise UserError("A data set holds pictures only; read arrays from their .npz file.")
         features = Features({"image": Image(), "captions": List(Value("string")), "key": Value("string")})
-        arguments = {"shards": self.shards, "split": split, "split_of": self.split_of}
+        arguments = {"shards": self.shards, "split": split, "split_of": replace(self, count_files=None).split_of}
         return IterableDataset.from_generator(_examples, features=features, gen_kwargs=arguments)  # type: ignore[return-value]
 
     def fingerprint(self) -> str:
         """16 hex digits that depend on the content of the shards and on how they are read."""
         settings = asdict(self.config) | {"max_skipped": None}
+        # Settings that came later are left out at their defaults, so that earlier runs are recognised.
+        if not settings["allow_outside_files"]:
+            del settings["allow_outside_files"]
+        if settings.pop("held_out") is not None:
+            # A result depends on what is held out, not on how that is written down.
+            settings["held_out"] = described_rule(self.rule)
         return digest_of([settings, *((shard.name, shard.stamp) for shard in self.shards)])
 
 
@@ -89,6 +115,8 @@ def _examples(shards: list[Shard], split: str | None, split_of: Callable[[str], 
 
 def load_collection(data: str, image_size: int = 64, config: CollectionConfig | None = None) -> Collection:
     """Open a collection. Only names, captions and sizes are read.
+
+    A file `NOTICE` beside the pictures holds their licence lines, which every model trained on them carries.
 
     Args:
         data: one of the forms in `DATA_HELP`.
@@ -112,37 +140,111 @@ def load_collection(data: str, image_size: int = 64, config: CollectionConfig | 
         >>> [(row.key, row.captions) for row in load_collection(str(folder)).rows()]
         [('cat.png', ('a cat',)), ('dog.png', ('a dog',)), ('owl.png', ('a owl',))]
     """
-    config = config or CollectionConfig()
-    PILImage.MAX_IMAGE_PIXELS = config.max_pixels
+    collection = _open(data, image_size, config or CollectionConfig())
+    collection.attribution = collection.attribution or _notice_beside(data)
+    return collection
+
+
+def _open(data: str, image_size: int, config: CollectionConfig) -> Collection:
     # Pillow would warn of pictures that are refused here with a reason.
     warnings.simplefilter("ignore", PILImage.DecompressionBombWarning)
     kind, _, rest = data.partition(":")
     if kind == "openmoji":
         shards, splits = openmoji_shards(image_size, rest)
+        if config.held_out is not None:
+            return Collection(shards, config, rule=split_rule(config.held_out, {}), attribution=ATTRIBUTION)
         return Collection(shards, config, SPLITS, splits, attribution=ATTRIBUTION)
     if kind == "hf" and rest:
-        return Collection(hub_shards(rest, config.columns, config.class_template), config)
+        return _of_dataset(rest, config)
     place = Path(data)
     if place.is_file() and place.suffix == ".npz":
         shards, shape = array_shards(place)
-        return Collection(shards, config, array_shape=shape)
-    files = [Path(name) for name in ([data] if place.is_file() else glob.glob(data, recursive=True))]
+        return Collection(shards, config, array_shape=shape, rule=split_rule(config.held_out, {}))
     if place.is_dir():
-        inside = [path for path in sorted(place.iterdir()) if path.is_file()]
-        files = [path for path in inside if path.name.endswith((*TAR_SUFFIXES, ".parquet"))]
-        if any(path.name.startswith("metadata.") for path in inside) or not files:
-            return Collection(folder_shards(place, config.class_template, config.columns), config)
-    if tars := [path for path in files if path.name.endswith(TAR_SUFFIXES)]:
-        return Collection(join_shards(tar_shards(tars, config.caption_column)), config)
-    if tables := [path for path in files if path.suffix == ".parquet"]:
-        return Collection(join_shards(parquet_shards(tables, config.columns)), config)
+        return _of_folder(place, config)
+    files = [place] if place.is_file() else [Path(name) for name in glob.glob(data, recursive=True)]
+    if collection := _of_files([path for path in files if path.is_file()], config):
+        return collection
     if not place.exists() and not glob.has_magic(data) and ":" not in data:
         raise UserError(f"there is no folder {data} here; `data` must be {DATA_HELP[:-1]}.")
     raise UserError(f"`data` must be {DATA_HELP[:-1]}; {data!r} is none of them.")
 
 
+def _notice_beside(data: str) -> str | None:
+    place = Path(data)
+    notice = (place if place.is_dir() else place.parent) / NOTICE_FILE
+    return notice.read_text(encoding="utf-8").strip() or None if notice.is_file() else None
+
+
+def _of_dataset(name: str, config: CollectionConfig) -> Collection:
+    shards, given = hub_shards(name, config.columns, config.class_template)
+    return Collection(shards, config, rule=split_rule(config.held_out, given))
+
+
+def _of_folder(folder: Path, config: CollectionConfig) -> Collection:
+    """A folder holds pictures, or archives or tables, or a data set that was saved to disk."""
+    if any((folder / name).is_file() for name in SAVED_DATASET):
+        return _of_dataset(str(folder), config)
+    names = sorted(files_below(folder))
+    data = [name for name in names if not is_system_file(name)]
+    top = [name for name in data if "/" not in name]
+    if not any(name.lower() in METADATA for name in top):
+        # Archives and tables in folders inside it count where there are no pictures beside them.
+        files = data if not any(map(is_picture, data)) else top
+        if collection := _of_files([folder / name for name in files], config, is_chosen=False):
+            return collection
+    content = read_folder(folder, config.class_template, config.columns, config.allow_outside_files, names)
+    first_parts = {key.partition("/")[0] for key in content.entries if "/" in key}
+    given = {part: GIVEN_NAMES[part.lower()] for part in sorted(first_parts) if part.lower() in GIVEN_NAMES}
+    shards = shards_of_content(folder, content)
+    return Collection(
+        shards, config, rule=split_rule(config.held_out, given), count_files=partial(Counter, content.kinds)
+    )
+
+
+def _of_files(paths: list[Path], config: CollectionConfig, is_chosen: bool = True) -> Collection | None:
+    """The archives among `paths`, else the tables; None if there are neither. A table that was not chosen by its name
+    counts only if it has pictures in it."""
+    paths = sorted(path for path in paths if not is_system_file(path.name))
+    tars = [path for path in paths if path.name.lower().endswith(TAR_SUFFIXES)]
+    tables = [path for path in paths if path.suffix.lower() == ".parquet"]
+    if not is_chosen:
+        tables = [path for path in tables if has_picture_column(path, config.image_column)]
+    if not tars and not tables:
+        return None
+    used = tars or tables
+    others = Counter(kind_of_other(path.name) for path in set(paths).difference(used))
+    rule = split_rule(config.held_out, _given_splits(unique_names(used)))
+    if tars:
+        shards = tar_shards(tars, config.caption_column, config.class_template)
+        count = partial(_count_archives, tars, others)
+    else:
+        shards = parquet_shards(tables, config.columns, config.allow_outside_files)
+        count = partial(_count_tables, tables, others)
+    return Collection(join_shards(shards), config, rule=rule, count_files=count)
+
+
+def _count_archives(paths: list[Path], others: Counter[str]) -> Counter[str]:
+    return count_members(paths) + others
+
+
+def _count_tables(paths: list[Path], others: Counter[str]) -> Counter[str]:
+    return Counter({"tables": len(paths), TABLE_ROWS: count_rows(paths)}) + others
+
+
+def _given_splits(names: dict[str, Path]) -> dict[str, str]:
+    """The split that each file's name speaks of, or the name of a folder that it lies in."""
+    common = os.path.commonpath([path.parent for path in names.values()])
+    given = {}
+    for name, path in names.items():
+        folders = reversed(Path(os.path.relpath(path.parent, common)).parts)
+        if split := given_split(path.name.partition(".")[0], *folders):
+            given[name] = split
+    return given
+
+
 def _splits_of_few(collection: Collection) -> dict[str, str] | None:
-    """The splits of a collection so small that the hash might hold out none or all of it; None for larger ones."""
+    """The splits of a collection so small that the rule might hold out none or all of it; None for larger ones."""
     rows: list[Row] = []
     unusable: list[Unusable] = []
     for row in read_all(collection.shards):
@@ -159,8 +261,16 @@ def _splits_of_few(collection: Collection) -> dict[str, str] | None:
             f"The collection holds {len(keys)} captioned picture{'' if len(keys) == 1 else 's'} that can be used; at "
             f"least 2 are needed, since one is held out{reason}."
         )
-    held_out = {key for key in keys if is_held_out(key)} or {min(keys, key=hash_share)}
-    if len(held_out) == len(keys):
-        held_out = {min(keys, key=hash_share)}
-    names = collection.held_out_names
-    return {key: names[0] if key in held_out else TRAIN for key in keys}
+    splits = {key: collection.rule(key) for key in keys}
+    if isinstance(collection.rule, HashSplit):  # at least one on each side
+        least, most = min(keys, key=hash_share), max(keys, key=hash_share)
+        return (
+            splits | {least: HELD_OUT} | ({most: TRAIN} if TRAIN not in (splits | {least: HELD_OUT}).values() else {})
+        )
+    if len({split == TRAIN for split in splits.values()}) < 2:
+        side = "all" if TRAIN not in splits.values() else "none"
+        raise UserError(
+            f"`held_out` holds out {side} of the {len(keys)} pictures, whose keys are such as {keys[0]}; some must be "
+            "held out and some trained on."
+        )
+    return splits

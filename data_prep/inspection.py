@@ -13,13 +13,18 @@ from torch import Tensor
 from vqlm.data_prep.collection import TRAIN, Collection
 from vqlm.data_prep.loading import mapped_shards
 from vqlm.data_prep.picture_files import UnreadablePicture, decode_picture, explained_picture
-from vqlm.data_prep.rows import Row, Unusable
+from vqlm.data_prep.rows import LEFT_OUT, OTHER, TABLE_ROWS, Row, Unusable
 from vqlm.data_prep.settings import CollectionConfig
 from vqlm.data_prep.skipped import SkippedRows
 from vqlm.training.errors import UserError
 from vqlm.training.progress import Progress
 from vqlm.vq import scale_and_crop
 
+# Files that are not read and may hold pictures.
+UNREAD_SUFFIXES = {
+    ".eps", ".ps", ".pdf", ".ai", ".heic", ".heif", ".jxl", ".raw", ".cr2", ".nef", ".arw", ".dng", ".svgz", ".zip",
+    ".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".parquet", ".arrow", ".mp4", ".webm",
+}  # fmt: skip
 # A picture shows next to nothing if each channel's standard deviation (of 0 to 255) is below this.
 NEAR_CONSTANT = 4.0
 # Beyond this ratio of its sides, a picture loses more than half to the crop to the middle.
@@ -48,6 +53,7 @@ class PictureFacts:
 class CollectionInspection:
     """Counts of a collection.
 
+    files: files of the place by kind. seen_captions: held-out pictures all of whose captions are also trained on.
     sizes: pictures by (width, height). lengths: captions by length in tokens, filled in by the caller. samples:
     captions and pictures (3, H, W) uint8 as the model will see them.
     """
@@ -66,6 +72,12 @@ class CollectionInspection:
     leak_example: tuple[str, str] | None = None
     twin_stems: list[str] = field(default_factory=list)
     samples: list[tuple[str, Tensor]] = field(default_factory=list)
+    files: Counter[str] = field(default_factory=Counter)
+    seen_captions: int = 0
+
+    @property
+    def num_held_out(self) -> int:
+        return self.usable - self.splits[TRAIN]
 
     @property
     def usable(self) -> int:
@@ -104,7 +116,11 @@ def inspect_collection(
     if collection.array_shape is not None:
         raise UserError("Only pictures can be inspected; arrays are checked when their .npz file is opened.")
     inspection = CollectionInspection(SkippedRows(collection.config.max_skipped))
+    if collection.count_files is not None:
+        inspection.files = collection.count_files()
     alike: dict[bytes, _Alike] = defaultdict(_Alike)
+    trained_captions: set[int] = set()
+    held_out_captions: list[list[int]] = []
     stems: dict[str, str] = {}
     examine = partial(_examine, size=size, config=collection.config)
     progress = Progress("inspect")
@@ -117,6 +133,11 @@ def inspect_collection(
             inspection.kinds[fact.kind] += 1
             inspection.sizes[fact.size] += 1
             inspection.num_captions += len(fact.captions)
+            hashes = [hash(caption) for caption in fact.captions]
+            if split == TRAIN:
+                trained_captions.update(hashes)
+            else:
+                held_out_captions.append(hashes)
             if split == TRAIN and len(inspection.captions) < CAPTIONS_KEPT:
                 inspection.captions += fact.captions
             if fact.deviation < NEAR_CONSTANT:
@@ -128,6 +149,7 @@ def inspect_collection(
             if fact.thumbnail is not None:
                 picture = torch.from_numpy(fact.thumbnail.copy()).permute(2, 0, 1)
                 inspection.samples.append((fact.captions[0], picture))
+    inspection.seen_captions = sum(trained_captions.issuperset(hashes) for hashes in held_out_captions)
     for same in alike.values():
         inspection.copies += same.count - 1
         if same.trained and same.held_out:
@@ -177,7 +199,13 @@ def findings(
         wrong.append(str(error))
     if summary := inspection.skipped.summary():
         remarks.append(f"{summary}. All are listed in unusable.jsonl.")
-    held_out = max(1, usable - inspection.splits[TRAIN])
+    held_out = max(1, inspection.num_held_out)
+    remarks += _remarks_on_files(inspection)
+    if inspection.seen_captions > REMARKABLE * held_out:
+        remarks.append(
+            f"{inspection.seen_captions} of {held_out} held-out pictures have captions that are also trained on: as "
+            "prompts they are not new, only their pictures are."
+        )
     if inspection.leak_example:
         text = (
             f"{inspection.leaked} of {held_out} held-out pictures are also trained on under another name (such as "
@@ -220,6 +248,21 @@ def findings(
     return wrong, remarks
 
 
+def _remarks_on_files(inspection: CollectionInspection) -> list[str]:
+    """Pictures and archives of the place that give no rows."""
+    remarks = []
+    if left_out := inspection.files[LEFT_OUT]:
+        remarks.append(
+            f"{left_out} pictures are left out: no file with captions names them and no .txt is beside them. Add their "
+            "captions if they were meant."
+        )
+    suffixes = {kind.removeprefix(OTHER): count for kind, count in inspection.files.items() if kind.startswith(OTHER)}
+    if unread := {suffix: count for suffix, count in suffixes.items() if suffix in UNREAD_SUFFIXES}:
+        listed = ", ".join(f"{count} {suffix}" for suffix, count in sorted(unread.items()))
+        remarks.append(f"Some files may be meant as data and are not read: {listed}. Convert or unpack them.")
+    return remarks
+
+
 def size_summary(sizes: Counter[tuple[int, int]]) -> dict[str, str]:
     """Sizes of the smallest, median and largest picture by area, and the most common size."""
     by_area = sorted(((w * h, (w, h), count) for (w, h), count in sizes.items() if w), key=lambda item: item[0])
@@ -257,6 +300,7 @@ def page(inspection: CollectionInspection, wrong: list[str], remarks: list[str])
         **{f"of them {split}": count for split, count in inspection.splits.items()},
         "captions": inspection.num_captions,
         "unusable": len(inspection.skipped.rows),
+        "held-out pictures with captions that are also trained on": inspection.seen_captions,
         **{f"format {kind}": count for kind, count in inspection.kinds.most_common()},
         **{f"size, {name}": text for name, text in size_summary(inspection.sizes).items()},
         **aspect_table(inspection.sizes),
@@ -271,6 +315,12 @@ def page(inspection: CollectionInspection, wrong: list[str], remarks: list[str])
     lines += [f"- **wrong**: {text}" for text in wrong] + [f"- {text}" for text in remarks]
     lines += ["Nothing is wrong."] if not wrong and not remarks else []
     lines += ["", "| figure | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
+    if inspection.files:
+        lines += ["", "| files | of which kind |", "|---|---|"]
+        lines += [f"| {count} | {kind} |" for kind, count in sorted(inspection.files.items()) if count]
+        total = sum(count for kind, count in inspection.files.items() if kind != TABLE_ROWS)
+        lines += ["", f"{total} files in all; {inspection.skipped.seen} rows came of them, of which "
+                  f"{inspection.usable} can be used."]  # fmt: skip
     if inspection.skipped.rows:
         reasons = Counter(row.reason for row in inspection.skipped.rows)
         lines += ["", "| pictures | why they cannot be used |", "|---|---|"]

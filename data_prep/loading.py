@@ -60,8 +60,8 @@ def load_pictures(
     Args:
         collection: what to read.
         input_shape: (H, W) to scale and crop pictures to; for arrays, their shape without channels.
-        max_pictures: number of training pictures to read at most, from shards in random order. Held-out pictures are
-            those of the same shards.
+        max_pictures: number of training pictures to read at most, the same number from each shard as far as it
+            suffices, whatever the number of processes. Held-out pictures come from the rows that are read for them.
 
     Returns:
         Pictures as (N, 3, H, W) uint8, arrays as (N, C, *shape), and the rows that were skipped.
@@ -84,34 +84,79 @@ def load_pictures(
     """
     require_shape(collection, input_shape)
     shards = list(collection.shards)
+    share = None
     if max_pictures is not None:
         random.Random(0).shuffle(shards)
-    parts: dict[bool, list[Tensor]] = {True: [], False: []}
-    counts = {True: 0, False: 0}
-    limits = {True: max_pictures or float("inf"), False: MAX_HELD_OUT if max_pictures else float("inf")}
-    skipped = SkippedRows(collection.config.max_skipped)
-    decode = partial(decode_rows, input_shape=input_shape, config=collection.config, views=ViewConfig())
-    progress = Progress("read")
-    for _, batch, _ in mapped_shards(shards, decode):
-        skipped.add(len(batch.rows) + len(batch.skipped), batch.skipped)
-        progress.tick(f"{skipped.seen:,} pictures")
-        if not batch.rows:
-            continue
-        is_train = torch.tensor([collection.split_of(row.key) == TRAIN for row in batch.rows])
-        for part in (True, False):
-            chosen = batch.values[is_train == part, 0]
-            chosen = chosen[: int(min(limits[part] - counts[part], len(chosen)))]
-            counts[part] += len(chosen)
-            parts[part].append(chosen)
-        if counts[True] >= limits[True]:
-            break
-    skipped.require_few()
-    if not counts[True] or not counts[False]:
+        # A tenth is held out by default, so that somewhat more than an even share is read.
+        share = -(-int(1.15 * max_pictures) // max(1, len(shards)))
+    loaded = _Loaded(collection, input_shape, max_pictures)
+    counts = loaded.read(shards, 0, share)
+    if share is not None and not loaded.is_full:
+        loaded.read([shard for shard, count in zip(shards, counts, strict=True) if count >= share], share, None)
+    loaded.skipped.require_few()
+    train, held_out = len(loaded.train), len(loaded.held_out)
+    if not train or not held_out:
         raise UserError(
-            f"{counts[True]} pictures to train on and {counts[False]} held out could be read; at least 1 of each is "
-            "needed."
+            f"{train} pictures to train on and {held_out} held out could be read; at least 1 of each is needed."
         )
-    return LoadedPictures(torch.cat(parts[True]), torch.cat(parts[False]), skipped)
+    return LoadedPictures(torch.stack(loaded.train), torch.stack(loaded.held_out), loaded.skipped)
+
+
+class _Loaded:
+    """Pictures that were read so far, each (C, *shape)."""
+
+    def __init__(self, collection: Collection, input_shape: Sequence[int], max_pictures: int | None):
+        self.split_of = collection.split_of
+        self.decode = partial(decode_rows, input_shape=input_shape, config=collection.config, views=ViewConfig())
+        self.max_train = max_pictures or float("inf")
+        self.max_held_out = MAX_HELD_OUT if max_pictures else float("inf")
+        self.train: list[Tensor] = []
+        self.held_out: list[Tensor] = []
+        self.skipped = SkippedRows(collection.config.max_skipped)
+        self.progress = Progress("read")
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.train) >= self.max_train
+
+    def read(self, shards: list[Shard], start: int, stop: int | None) -> list[int]:
+        """Read the rows `start` to `stop` of each shard until there are enough; gives how many each shard had."""
+        parts = [replace(shard, read=partial(_part, shard, start, stop)) for shard in shards]
+        counts = [0] * len(shards)
+        # In the order of the shards: which worker is faster must not decide which pictures are taken.
+        for number, batch in in_order(mapped_shards(parts, self.decode)):
+            counts[number] += len(batch.rows) + len(batch.skipped)
+            self.skipped.add(len(batch.rows) + len(batch.skipped), batch.skipped)
+            self.progress.tick(f"{self.skipped.seen:,} pictures")
+            for row, value in zip(batch.rows, batch.values[:, 0], strict=True):
+                if self.split_of(row.key) == TRAIN:
+                    if not self.is_full:
+                        self.train.append(value)
+                elif len(self.held_out) < self.max_held_out:
+                    self.held_out.append(value)
+            if self.is_full:
+                break
+        return counts
+
+
+def _part(shard: Shard, start: int, stop: int | None) -> Iterator[Row | Unusable]:
+    return itertools.islice(shard.read(), start, stop)
+
+
+def in_order(batches: Iterator[tuple[int, Output, bool]]) -> Iterator[tuple[int, Output]]:
+    """What `mapped_shards` gives, shard by shard and without the marks of ends; what comes early waits in memory."""
+    waiting: dict[int, list[Output]] = {}
+    ended: set[int] = set()
+    current = 0
+    for number, output, is_last in batches:
+        if is_last:
+            ended.add(number)
+        else:
+            waiting.setdefault(number, []).append(output)
+        yield from ((current, output) for output in waiting.pop(current, []))
+        while current in ended:
+            current += 1
+            yield from ((current, output) for output in waiting.pop(current, []))
 
 
 def require_shape(collection: Collection, input_shape: Sequence[int]) -> None:

@@ -2,19 +2,22 @@
 
 import io
 import random
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import ExifTags, ImageOps, UnidentifiedImageError
 from PIL import Image as PILImage
-from PIL import ImageOps, UnidentifiedImageError
+from vqlm.data_prep.file_kinds import SVG, readable_formats
 from vqlm.data_prep.settings import MAX_PIXELS, ViewConfig
+from vqlm.data_prep.svg import UnsafeDrawing, draw_svg
 from vqlm.training.errors import UserError
-from vqlm.training.extras import install_hint
 from vqlm.vq import draft, scale_and_crop, to_rgb
+
+# Bytes in which an SVG element must begin, after comments and a document type.
+SVG_HEAD = 4096
 
 
 class UnreadablePicture(ValueError):
@@ -31,16 +34,20 @@ def decode_picture(
     with explained_picture(image, max_pixels) as picture:
         if picture is None:
             svg = image if isinstance(image, bytes) else image.read_bytes()
-            return draw_svg(svg.decode(), 2 * max(size), background)
+            return draw_svg(svg.decode("utf-8-sig"), 2 * max(size), background, max_pixels)
+        _keep_orientation_only(picture)
         draft(picture, size)
-        return to_rgb(picture, background)
+        return to_rgb(_with_eight_bits(picture), background)
 
 
 def open_picture(path: Path, background: str = "white") -> PILImage.Image:
     """A picture file at full size, upright, RGB. Raises UserError for a file that cannot be used."""
     try:
         with explained_picture(path) as picture:
-            return draw_svg(path.read_text(), 512, background) if picture is None else to_rgb(picture, background)
+            if picture is None:
+                return draw_svg(path.read_bytes().decode("utf-8-sig"), 512, background)
+            _keep_orientation_only(picture)
+            return to_rgb(_with_eight_bits(picture), background)
     except UnreadablePicture as error:
         raise UserError(f"{path} cannot be used: {error}.") from None
 
@@ -48,27 +55,65 @@ def open_picture(path: Path, background: str = "white") -> PILImage.Image:
 @contextmanager
 def explained_picture(image: bytes | Path, max_pixels: int = MAX_PIXELS) -> Iterator[PILImage.Image | None]:
     """The opened picture, not yet decoded, or None for an SVG. Every error inside becomes an UnreadablePicture."""
+    # Pillow's limit is a global of the process, and this may be a worker.
+    PILImage.MAX_IMAGE_PIXELS = max_pixels
     try:
         if isinstance(image, bytes) and not image or isinstance(image, Path) and not image.stat().st_size:
             raise UnreadablePicture("the file is empty (0 bytes)")
+        if isinstance(image, Path) and not image.is_file():  # reading a device or a pipe may never end
+            raise UnreadablePicture("it is not a file")
         if _is_svg(image):
             yield None
             return
-        with PILImage.open(io.BytesIO(image) if isinstance(image, bytes) else image) as picture:
+        opened = PILImage.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=readable_formats())
+        with opened as picture:
             if picture.width * picture.height > max_pixels:
                 raise UnreadablePicture(
                     f"it is {picture.width}x{picture.height}, more than `max_pixels` {max_pixels:,}; scale it down, or "
                     "raise `max_pixels` if you trust it"
                 )
             yield picture
+    except UnreadablePicture:
+        raise
+    except UnsafeDrawing as error:
+        raise UnreadablePicture(str(error)) from None
     except UnidentifiedImageError:
         raise UnreadablePicture("it is not a picture in a format that is read") from None
     except PILImage.DecompressionBombError as error:
         raise UnreadablePicture(f"{error}; scale it down, or raise `max_pixels` if you trust it") from None
-    except UnreadablePicture:
-        raise
-    except (OSError, SyntaxError, ValueError, EOFError, zlib.error, MemoryError) as error:  # of Pillow's readers
-        raise UnreadablePicture(f"it cannot be decoded ({' '.join(str(error).split())})") from None
+    except Exception as error:  # decoders raise nearly every type there is, of struct.error to RecursionError
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise UnreadablePicture(f"it cannot be decoded ({text})") from None
+
+
+def _keep_orientation_only(picture: PILImage.Image) -> None:
+    """Many photographs have EXIF that cannot be read or written whole; only the orientation counts here."""
+    if "exif" not in picture.info:
+        return
+    try:
+        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # struct.error, KeyError and others; the picture is used as it lies
+        orientation = 1
+    kept = PILImage.Exif()
+    kept[ExifTags.Base.Orientation] = orientation if orientation in range(1, 9) else 1
+    picture.info["exif"] = kept.tobytes()
+    picture._exif = None  # what was read of it before
+
+
+def _with_eight_bits(picture: PILImage.Image) -> PILImage.Image:
+    """Floating-point and 32-bit pictures scaled from their own range to 0..255; others as they are.
+
+    Greys of 16 bits have a range of their own, which `to_rgb` knows.
+    """
+    if picture.mode not in ("F", "I") or picture.format in ("PPM", "PNG") and picture.mode == "I":
+        return picture
+    values = np.asarray(picture, dtype=np.float64)
+    finite = np.isfinite(values)
+    if not finite.any():
+        raise UnreadablePicture("none of its values is a finite number")
+    low, high = values[finite].min(), values[finite].max()
+    scaled = (np.where(finite, values, low) - low) * (255 / (high - low) if high > low else 0.0)
+    return PILImage.fromarray(scaled.round().astype(np.uint8))
 
 
 def make_views(
@@ -93,17 +138,6 @@ def make_views(
 
 def _is_svg(image: bytes | Path) -> bool:
     if isinstance(image, Path):
-        return image.suffix.lower() == ".svg"
-    head = image[:512].lstrip()
+        return image.suffix.lower() == SVG
+    head = image[:SVG_HEAD].removeprefix(b"\xef\xbb\xbf").lstrip()
     return head.startswith(b"<") and b"<svg" in head
-
-
-def draw_svg(svg: str, width: int, background: str) -> PILImage.Image:
-    """Render an SVG in RGB, without the fonts of this machine. Raises UnreadablePicture if resvg-py is missing and
-    ValueError for text that is not an SVG."""
-    try:
-        import resvg_py
-    except ImportError:
-        raise UnreadablePicture(f"SVG drawings need resvg-py; install it: {install_hint('demo')}") from None
-    drawn = resvg_py.svg_to_bytes(svg_string=svg, width=width, background=background, skip_system_fonts=True)
-    return PILImage.open(io.BytesIO(bytes(drawn))).convert("RGB")

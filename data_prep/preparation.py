@@ -9,7 +9,8 @@ import random
 import shutil
 import time
 from collections import Counter
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from vqlm.data_prep.collection import TRAIN, Collection
 from vqlm.data_prep.encoding import SHARD_FILE, ShardEncoder
 from vqlm.data_prep.loading import decode_rows, require_shape
 from vqlm.data_prep.prepared_set import FORM, MANIFEST, SHARDS, PreparedSet
-from vqlm.data_prep.rows import Unusable
+from vqlm.data_prep.rows import Row, Shard, Unusable
 from vqlm.data_prep.settings import TextConfig, ViewConfig
 from vqlm.data_prep.skipped import SkippedRows
 from vqlm.data_prep.vocabulary import NAMES, Vocabulary
@@ -29,14 +30,15 @@ from vqlm.training.allocator import keep_freed_memory
 from vqlm.training.device import best_device, is_bf16_fast
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json, require_empty, require_same_settings, write_json
+from vqlm.training.old_names import COLLECTION_FORM, comparable
 from vqlm.training.progress import Progress
 from vqlm.vq import VQVAE
 
 BEGUN = "making.json"  # the settings of a set, written before its first shard
 SKIPPED = "skipped.jsonl"
 CHECKED_SHARDS, CHECKED_ROWS = 8, 32
-# Rows whose captions the BPE is trained on.
-BPE_ROWS = 200_000
+# Captions that the BPE is trained on, at most.
+BPE_CAPTIONS = 200_000
 # How long a process waits for the last shards of the others.
 PATIENCE = timedelta(days=7)
 
@@ -60,7 +62,7 @@ def prepare(
         collection: captioned pictures or arrays. The BPE is trained on captions of its training split only.
         image_tokenizer: a trained VQ-VAE.
         output: folder to write; it must be new, empty, or with `resume` hold this same set.
-        data: the name of the collection, kept in the manifest.
+        data: the name of the collection, kept in the manifest and not compared on `resume`.
         text: how captions become ids.
         modalities: number of codes by name of each further modality; each gets a range of ids.
         views: further views of each picture to encode.
@@ -103,6 +105,7 @@ def prepare(
     made_from = {
         "data": data,
         "collection": collection.fingerprint(),
+        "collection_form": COLLECTION_FORM,
         "image_tokenizer": image_tokenizer.fingerprint(),
         "views": asdict(views),
         "encoded_in": "bf16" if is_bf16 else "fp32",
@@ -169,7 +172,9 @@ def _check_given(vocabulary: Vocabulary, image_tokenizer: VQVAE, text: TextConfi
 
 def _claim(output: Path, made_from: dict[str, Any], resume: bool) -> None:
     if resume and (output / BEGUN).exists():
-        require_same_settings(output, read_json(output / BEGUN), made_from)
+        # The fingerprint says whether it is the same collection; a path may be written in several ways.
+        begun = comparable(read_json(output / BEGUN), made_from)
+        require_same_settings(output, begun | {"data": made_from["data"]}, made_from)
     else:
         (output / f"{BEGUN}.tmp").unlink(missing_ok=True)  # left by a run that was killed while it wrote this file
         require_empty(output)
@@ -198,10 +203,23 @@ def check_sample(collection: Collection, input_shape: list[int]) -> None:
 
 
 def _captions(collection: Collection) -> list[str]:
+    """At most `BPE_CAPTIONS` captions of training rows, evenly from all shards."""
     shards = list(collection.shards)
     random.Random(0).shuffle(shards)
-    trained = replace(collection, shards=shards).rows(TRAIN)
-    return [caption for row in itertools.islice(trained, BPE_ROWS) for caption in row.captions]
+    captions: list[str] = []
+    share = -(-BPE_CAPTIONS // max(1, len(shards)))
+    readers = [_trained_rows(shard, collection) for shard in shards]
+    for count in (share, None):  # the second time, long shards make up for short ones
+        for reader in readers:
+            for row in itertools.islice(reader, count):
+                captions += row.captions
+                if len(captions) >= BPE_CAPTIONS:
+                    return captions
+    return captions
+
+
+def _trained_rows(shard: Shard, collection: Collection) -> Iterator[Row]:
+    return (row for row in shard.read() if isinstance(row, Row) and collection.split_of(row.key) == TRAIN)
 
 
 def _encode_shards(encoder: ShardEncoder, process: int, num_processes: int) -> None:

@@ -36,7 +36,7 @@ FORM = 2
 class PreparedSet:
     """Captions and codes of a collection, with the tokenizers that encoded them. Rows stay on disk.
 
-    Attributes:
+    Args:
         folder: where it lies.
         manifest: the content of manifest.json.
         vocabulary: the one vocabulary of captions and codes.
@@ -70,8 +70,21 @@ class PreparedSet:
             folder: what `prepare` wrote.
             verify: whether to read every shard once and compare its checksum with the manifest.
 
+        Returns:
+            The prepared set; its rows stay on disk.
+
         Raises:
             UserError: the set is not finished, a part is missing or was changed, or a part belongs to another set.
+
+        Example:
+            >>> import pathlib, tempfile
+            >>> from vqlm import PreparedSet, load_collection, prepare
+            >>> folder = pathlib.Path(tempfile.mkdtemp())
+            >>> collection = load_collection("pictures")
+            >>> _ = prepare(collection, pipe.image_tokenizer, folder / "data", "pictures", num_workers=0)
+            >>> prepared = PreparedSet.load(folder / "data")
+            >>> prepared.train.column_names
+            ['key', 'captions', 'caption_tokens', 'codes']
         """
         folder = Path(folder)
         if not (folder / MANIFEST).exists() and (folder / SHARDS).is_dir():

@@ -4,13 +4,26 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
+from vqlm.data_prep.captions import normalize_caption
+from vqlm.training.errors import UserError
 
 CAPTION_COLUMNS = ("caption", "captions", "text", "texts")
 PICTURE_COLUMNS = ("image", "file_name", "file", "picture", "img")
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".svg")
+
+
+# Kinds of files that sources count, beside others.
+LEFT_OUT = "pictures that no file with captions names, left out"
+OTHER = "other files, "  # and their suffix
+SYSTEM = "hidden files and folders, files of the system"
+TABLE_ROWS = "rows of tables"
+
+
+def kind_of_other(name: str) -> str:
+    """The kind of a file that is neither picture nor caption."""
+    return f"{OTHER}{PurePosixPath(name).suffix.lower() or 'without a suffix'}"
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,12 @@ class Unusable:
 
     key: str
     reason: str
+
+    def __post_init__(self):
+        # Both are written as UTF-8, which cannot hold every name and every error.
+        for name in ("key", "reason"):
+            text = getattr(self, name).encode("utf-8", "backslashreplace").decode()
+            object.__setattr__(self, name, text)
 
 
 @dataclass(frozen=True)
@@ -63,19 +82,42 @@ def row_or_reason(key: str, image: bytes | Path | np.ndarray, captions: object) 
                 return Unusable(key, f"its caption is not UTF-8 (byte {error.start})")
         if not isinstance(text, str | None):
             return Unusable(key, f"its caption must be text, found {text!r:.40}")
-        if text := " ".join((text or "").split()):
+        if text and "\0" in text:
+            return Unusable(key, "its caption holds a NUL byte; is it text in UTF-8?")
+        if text and (half := next((letter for letter in text if "\ud800" <= letter <= "\udfff"), None)):
+            return Unusable(key, f"its caption holds {ascii(half)}, half of a character, which UTF-8 cannot hold")
+        if text := normalize_caption(text or ""):
             cleaned.append(text)
     if not cleaned:
         return Unusable(key, "its caption is empty")
     return Row(key, image, tuple(cleaned))
 
 
+def require_template(template: str) -> None:
+    """Raises UserError for a caption of classes that has no place for the class."""
+    if "{}" not in template:
+        raise UserError(
+            f'`class_template` must hold {{}} where the class goes, as "a photo of a {{}}"; found {template!r}.'
+        )
+
+
+def caption_of_class(template: str, name: str) -> str:
+    """The caption of a class: its name, with spaces for underscores, stands for `{}`."""
+    return template.replace("{}", name.replace("_", " "))
+
+
 def digest_of(parts: Iterable[object]) -> str:
     """16 hex digits of a hash of the parts, in order."""
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(str(part).encode() + b"\0")
+        digest.update(str(part).encode("utf-8", "backslashreplace") + b"\0")
     return digest.hexdigest()[:16]
+
+
+def stamp_of_file(name: str, path: Path, *parts: object) -> str:
+    """A stamp for `Shard`: 16 hex digits of the name, size and modification time of a file, and further parts."""
+    status = path.stat()
+    return digest_of([name, status.st_size, status.st_mtime_ns, *parts])
 
 
 # The files of a prepared set stay open while it is used, which limits their number.

@@ -10,7 +10,7 @@ DATA_HELP = (
     "openmoji[:LANGUAGES], a folder of captioned pictures, a glob of WebDataset (.tar) or Parquet files, "
     "hf:NAME[:split], or an .npz of arrays."
 )
-MAX_PIXELS = 89_478_485  # Pillow's own limit
+MAX_PIXELS = 89_478_485  # the limit of Pillow
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,13 @@ class CollectionConfig:
         class_template: caption of pictures that have a class and no caption, such as "a photo of a {}".
         image_column: column of the pictures in a table, where it has no usual name.
         caption_column: column of the captions in a table, or their key in a WebDataset's .json.
-        background: colour behind transparent pictures.
-        max_pixels: larger pictures are refused, since a small file can hold one that fills the memory.
+        background: colour on which transparent pictures are laid.
+        max_pixels: larger pictures are refused, since a small file can hold a picture that fills the memory.
         max_skipped: share of the pictures that may be unusable; they are skipped and listed.
+        held_out: pictures that are never trained on: a share such as 0.1, the name of a split that the collection comes
+            with, a file with one key per line, or a pattern of keys such as test/*. By default the splits that the
+            collection comes with, else a tenth.
+        allow_outside_files: whether metadata and tables may name pictures outside their folder.
     """
 
     class_template: str | None = None
@@ -32,11 +36,13 @@ class CollectionConfig:
     background: str = "white"
     max_pixels: int = MAX_PIXELS
     max_skipped: float = 0.01
+    held_out: float | str | None = None
+    allow_outside_files: bool = False
 
     def __post_init__(self):
         if not 0 <= self.max_skipped <= 1:
             raise UserError(f"max_skipped is a share in [0, 1], found {self.max_skipped}.")
-        from PIL import ImageColor  # its import takes as long as all that --help needs
+        from PIL import ImageColor  # its import would double the time of --help
 
         try:
             ImageColor.getrgb(self.background)
@@ -84,7 +90,7 @@ class ViewConfig:
     """Further views of every picture, encoded once and drawn from in training. The first view is the picture itself.
 
     Args:
-        views: views of a picture, itself among them.
+        views: number of views of a picture, the picture itself included.
         flip: probability of mirroring a further view left to right.
         crop: a further view keeps between this share and all of the picture's side, at a random place.
     """
@@ -110,7 +116,7 @@ class SequenceConfig:
         caption_dropout: share of rows without a caption; they teach the unconditional picture that guidance needs.
             Drawn where batches are (`PackedBatches`), whose packs it shortens.
         captioning: share of rows whose picture comes before the caption; they teach to describe a picture.
-        interleaved: share of the packs whose rows are one document, each read with all that stand before it.
+        interleaved: share of the packs whose rows form one document, in which each row sees all rows before it.
         word_dropout: share of the words left out of a caption.
         code_noise: each row draws a rate up to this; that share of its input codes is replaced by random ones.
         bpe_dropout: share of the merges left out while a caption is split into tokens.

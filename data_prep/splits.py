@@ -1,8 +1,28 @@
-"""Which pictures are held out: no stage trains on them."""
+"""Which pictures are held out: no stage trains on them.
 
+A rule maps a key to its split. By default it follows the splits that a collection comes with (folders `train` and
+`test`, `train-000.tar` and `val-000.tar`, the splits of a data set), else it holds out a tenth by a hash of the key.
+"""
+
+import fnmatch
 import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
+from vqlm.data_prep.file_kinds import key_of
+from vqlm.training.errors import UserError
+
+TRAIN = "train"
+HELD_OUT = "held_out"
 HELD_OUT_SHARE = 0.1
+GIVEN_NAMES = {
+    "train": TRAIN, "training": TRAIN, "val": "validation", "valid": "validation", "validation": "validation",
+    "dev": "validation", "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
+}  # fmt: skip
+NAMED_SET = re.compile(r"held_out-(\w+?)-\d+$")
+REPEATED = re.compile(r" \(row \d+\)$")  # of a key whose id several rows have: they belong to one split
 
 
 def hash_share(key: str) -> float:
@@ -10,6 +30,120 @@ def hash_share(key: str) -> float:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") / 2**48
 
 
-def is_held_out(key: str) -> bool:
-    """Whether the picture with this key belongs to the held-out tenth."""
-    return hash_share(key) < HELD_OUT_SHARE
+def is_held_out(key: str, share: float = HELD_OUT_SHARE) -> bool:
+    """Whether the picture with this key belongs to the held-out share."""
+    return hash_share(key) < share
+
+
+@dataclass(frozen=True)
+class HashSplit:
+    """Holds out a share of the keys by their hash."""
+
+    share: float = HELD_OUT_SHARE
+    held_out_names: tuple[str, ...] = (HELD_OUT,)
+
+    def __call__(self, key: str) -> str:
+        return HELD_OUT if is_held_out(REPEATED.sub("", key), self.share) else TRAIN
+
+
+@dataclass(frozen=True)
+class GivenSplit:
+    """Splits by the first part of a key: a folder, an archive, a table, a split of a data set."""
+
+    splits: Mapping[str, str]  # of the part before a slash; other keys are trained on
+    held_out_names: tuple[str, ...]
+
+    def __call__(self, key: str) -> str:
+        place = key.find("/")
+        while place >= 0:
+            if (split := self.splits.get(key[:place])) is not None:
+                return split if split in self.held_out_names else TRAIN
+            place = key.find("/", place + 1)
+        return TRAIN
+
+
+@dataclass(frozen=True)
+class ListedSplit:
+    """Holds out the listed keys."""
+
+    keys: frozenset[str]
+    held_out_names: tuple[str, ...] = (HELD_OUT,)
+
+    def __call__(self, key: str) -> str:
+        return HELD_OUT if key in self.keys or REPEATED.sub("", key) in self.keys else TRAIN
+
+
+@dataclass(frozen=True)
+class GlobSplit:
+    """Holds out the keys that match a pattern such as `test/*`."""
+
+    pattern: str
+    held_out_names: tuple[str, ...] = (HELD_OUT,)
+
+    def __call__(self, key: str) -> str:
+        return HELD_OUT if fnmatch.fnmatchcase(REPEATED.sub("", key), self.pattern) else TRAIN
+
+
+SplitRule = HashSplit | GivenSplit | ListedSplit | GlobSplit
+
+
+def described_rule(rule: SplitRule) -> str:
+    """The rule as text, the same on every machine."""
+    return f"listed {sorted(rule.keys)}" if isinstance(rule, ListedSplit) else repr(rule)
+
+
+def split_rule(held_out: str | float | None, given: Mapping[str, str]) -> SplitRule:
+    """The rule for the setting `held_out`: None, a share, the name of a given split, a file of keys, or a pattern.
+
+    `given` is the split of each first part of a key, empty where a collection comes without splits.
+    Raises UserError for a setting that is none of these.
+    """
+    names = tuple(dict.fromkeys(split for split in given.values() if split != TRAIN))
+    if held_out is None:
+        return GivenSplit(given, names) if names and TRAIN in given.values() else HashSplit()
+    if isinstance(held_out, str) and _is_number(held_out):
+        held_out = float(held_out)
+    if not isinstance(held_out, str):
+        if not 0 < held_out < 1:
+            raise UserError(f"`held_out` as a share must lie between 0 and 1, found {held_out}.")
+        return HashSplit(float(held_out))
+    if (name := GIVEN_NAMES.get(held_out.lower(), held_out)) in names:
+        return GivenSplit(given, (name,))
+    if Path(held_out).is_file():
+        try:
+            lines = Path(held_out).read_text(encoding="utf-8-sig").split("\n")
+        except UnicodeDecodeError as error:
+            raise UserError(f"`held_out` {held_out} is not UTF-8 (byte {error.start}); save it as UTF-8.") from None
+        keys = frozenset(key_of(line.strip("\r")) for line in lines if line.strip())
+        if not keys:
+            raise UserError(f"`held_out` {held_out} holds no keys; write one key per line, such as pictures/001.png.")
+        return ListedSplit(keys)
+    if set(held_out) & set("*?["):
+        return GlobSplit(held_out)
+    known = f"its splits are {', '.join(sorted({*given.values()}))}" if given else "it comes without splits"
+    raise UserError(
+        f"`held_out` must be a share such as 0.1, a split of the collection ({known}), a file with one key per line, "
+        f"or a pattern of keys such as test/*; found {held_out!r}."
+    )
+
+
+def given_split(*names: str) -> str | None:
+    """The split that the first of these names speaks of, such as `shard-train-000`; None if none does.
+
+    `held_out-things-000` is the held-out set `things`: several sets that differ in kind are never averaged.
+    """
+    for name in names:
+        if named := NAMED_SET.match(name):
+            return named[1]
+        for word in re.split(r"[^a-z]+", name.lower()):
+            if word in GIVEN_NAMES:
+                return GIVEN_NAMES[word]
+    return None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

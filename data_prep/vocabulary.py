@@ -88,6 +88,9 @@ class Vocabulary:
             text: how captions become ids.
             codebook_sizes: number of codes by name of the modality, the image tokenizer's first.
 
+        Returns:
+            The vocabulary: text ids first, then one range of ids for each modality.
+
         Raises:
             UserError: `text.size` is too small, `text.pretrained` cannot be loaded, or a modality is not valid.
 
@@ -224,6 +227,9 @@ class Vocabulary:
 
         Args:
             folder: a finished model's folder, or the `vocabulary` folder of a prepared set.
+
+        Returns:
+            The vocabulary, with the ids that it had.
 
         Raises:
             UserError: the folder holds no vocabulary, or a tokenizer of another one.

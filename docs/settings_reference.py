@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 from docstring_parser import parse
 from vqlm.data_prep.settings import CollectionConfig, SequenceConfig, TextConfig, ViewConfig
 from vqlm.lm.settings import LanguageModelConfig, LMTrainingConfig, SamplingConfig
+from vqlm.serve.settings import ServeConfig
 from vqlm.training.config import TrainingConfig
 from vqlm.vq.quantizers.settings import (
     FSQConfig,
@@ -44,6 +45,7 @@ SECTIONS = [
     ("Stage two: the language model", "model", LanguageModelConfig),
     ("Stage two: rows", "sequences", SequenceConfig),
     ("Drawing", "sampling", SamplingConfig),
+    ("Serving", "", ServeConfig),
 ]
 
 

@@ -114,6 +114,6 @@ def _link(link: re.Match[str], source: str, page: Page) -> str:
     return f"{mark}[{text}]({posixpath.relpath(there, here)}{hash_mark}{anchor})"
 
 
-def _formula(found: re.Match[str]) -> str:
-    display = "block" if found[1] == "div" else "inline"
-    return latex2mathml.converter.convert(html.unescape(found[2]).strip(), display=display)
+def _formula(match: re.Match[str]) -> str:
+    display = "block" if match[1] == "div" else "inline"
+    return latex2mathml.converter.convert(html.unescape(match[2]).strip(), display=display)

@@ -1,10 +1,10 @@
-"""Real labelled series as an .npz: what an appliance draws in its first seconds, of eleven kinds of appliances.
+"""Real labelled series as an .npz: the current that eleven kinds of appliances draw in their first seconds.
 
     pip install sktime
     python examples/appliances.py appliances.npz
 
-1,074 measurements in 56 households (PLAID, Gao et al. 2014), which ship inside the package sktime. Each is the first
-192 samples, scaled to its own peak: the units differ between households.
+1,074 measurements in 56 households (PLAID, Gao et al. 2014), which the package sktime contains. A series is the first
+192 samples of a measurement, divided by their peak, since the units differ between households.
 """
 
 import sys
@@ -13,7 +13,7 @@ import numpy as np
 from sktime.datasets import load_plaid
 
 LENGTH = 192
-# By class number, as the data set's own header lists them.
+# By class number, in the order of the data set's header.
 KINDS = (
     "air conditioner", "compact fluorescent lamp", "fan", "fridge", "hairdryer", "heater", "incandescent light bulb",
     "laptop", "microwave", "vacuum", "washing machine",
@@ -29,7 +29,7 @@ def main(output: str) -> None:
 
 
 def curve(samples: np.ndarray) -> np.ndarray:
-    """(T,) of any length and unit -> (LENGTH,) in [-1, 1]: 0 at -1, the peak at 1, the last sample repeated."""
+    """(T,) of any length and unit -> (LENGTH,) in [-1, 1]: 0 becomes -1, the peak 1; padded with the last sample."""
     samples = np.clip(samples[:LENGTH], 0, None)
     samples = np.pad(samples, (0, LENGTH - len(samples)), mode="edge")
     return 2 * samples / max(samples.max(), 1e-9) - 1

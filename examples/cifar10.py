@@ -16,7 +16,7 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 def main(folder: Path, output: str) -> None:
     parts = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
-    # Each row of a part's picture is one picture of 32x32, its pixels in a line.
+    # Each row of a file is one picture of 32x32, its pixels in one line.
     values = np.concatenate([np.array(Image.open(folder / f"{part}.png").convert("RGB")) for part in parts])
     values = values.reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2)
     labels = [json.loads((folder / f"{part}_lables.json").read_text()) for part in ("train", "test")]  # their spelling

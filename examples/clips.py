@@ -28,7 +28,7 @@ def main(output: str) -> None:
 
 
 def clip(picture: Image.Image, way: tuple[int, int]) -> np.ndarray:
-    """(3, FRAMES, SIDE, SIDE) uint8: from one edge of a white frame to the other."""
+    """(3, FRAMES, SIDE, SIDE) uint8: the picture moves from one edge of a white frame to the other."""
     frames, room = [], SIDE - PICTURE
     for share in np.linspace(-0.5, 0.5, FRAMES):
         frame = Image.new("RGB", (SIDE, SIDE), "white")

@@ -1,9 +1,9 @@
-"""Real labelled series as an .npz: a household's power demand by the hour, winter or summer.
+"""Real labelled series as an .npz: hourly power demand of a day in winter or summer.
 
     pip install sktime
     python examples/series.py power.npz
 
-1,096 days of 24 hours from Italy (Keogh et al. 2006), which ship inside the package sktime.
+1,096 days of 24 hours from Italy (Keogh et al. 2006), which the package sktime contains.
 """
 
 import sys

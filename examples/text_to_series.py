@@ -2,9 +2,9 @@
 
 python examples/text_to_series.py --data appliances.npz --model runs/appliances/model --output drawn.png
 
-The picture has a row for each caption: real held-out series on the left, drawn ones on the right. What is printed is
-how often the nearest real training series has the right caption, for real held-out series, their reconstructions by the
-tokenizer, and drawn ones; and how many drawn ones repeat the codes of a training series.
+The picture has one row per caption: real held-out series on the left, drawn ones on the right. The program prints how
+often the nearest real training series has the right caption, for real held-out series, for their reconstructions and
+for drawn ones, and how many drawn ones repeat the codes of a training series.
 """
 
 import argparse
@@ -31,19 +31,19 @@ def main(arguments: list[str] | None = None) -> None:
     train, train_captions = real(collection.rows("train"))
     held_out, captions = real(collection.rows("held_out"))
     generator = torch.Generator().manual_seed(settings.seed)
-    made = pipeline(captions, generator=generator)  # one for each held-out series, so that classes are as frequent
-    drawn = torch.stack(list(made.images))
+    output = pipeline(captions, generator=generator)  # one per held-out series, so that classes are equally frequent
+    drawn = torch.stack(list(output.images))
     codes = pipeline.encode(held_out)
     rebuilt = torch.stack(list(pipeline.decode(pipeline.image_tokenizer.unflatten_codes(codes))))
     train_codes = {tuple(row) for row in pipeline.encode(train).tolist()}
 
     print(f"{len(train)} series trained on, {len(held_out)} held out, {len(set(captions))} captions")
-    print(f"the commonest caption, always: {max(Counter(captions).values()) / len(captions):.1%}")
+    print(f"always the most common caption: {max(Counter(captions).values()) / len(captions):.1%}")
     for name, series in (("real, held out", held_out), ("reconstructed", rebuilt), ("drawn", drawn)):
-        found = nearest(series, train, train_captions)
-        print(f"{name}: {np.mean([one == other for one, other in zip(found, captions, strict=True)]):.1%}")
-    repeated = [tuple(row) in train_codes for row in made.codes.flatten(1).tolist()]
-    print(f"drawn with the very codes of a training series: {np.mean(repeated):.1%}")
+        guesses = nearest(series, train, train_captions)
+        print(f"{name}: {np.mean([guess == caption for guess, caption in zip(guesses, captions, strict=True)]):.1%}")
+    repeated = [tuple(row) in train_codes for row in output.codes.flatten(1).tolist()]
+    print(f"drawn with exactly the codes of a training series: {np.mean(repeated):.1%}")
     plot(settings.output, captions, held_out, drawn)
 
 
@@ -54,7 +54,7 @@ def real(rows) -> tuple[torch.Tensor, list[str]]:
 
 
 def nearest(series: torch.Tensor, known: torch.Tensor, captions: list[str]) -> list[str]:
-    """The caption of the nearest of `known` for each of `series`."""
+    """The caption of the nearest known series for each of `series`."""
     distances = torch.cdist(series.flatten(1), known.flatten(1))
     return [captions[number] for number in distances.argmin(1)]
 

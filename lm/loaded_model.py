@@ -141,7 +141,8 @@ class LoadedModel:
         """Load a finished model.
 
         Args:
-            folder (path or str): folder of the model, or OWNER/NAME of a repository on the hub.
+            folder (path or str): folder of the model, "emoji" for the base model of a checkout, or OWNER/NAME of a
+                repository on the hub.
             device (torch.device or str): by default the best of this machine.
             dtype (torch.dtype or str): precision of the language model's weights; torch.bfloat16 takes half the memory
                 and draws faster where the device multiplies it fast.
@@ -164,16 +165,21 @@ class LoadedModel:
         device, options = usable_device(device or best_device()), DecodingOptions(batch_size, compile, quantize)
         return cls(*load_finished(local_folder(folder, **hub), dtype=dtype), options=options).to(device)
 
-    def save_pretrained(self, folder: Path | str) -> None:
+    def save_pretrained(self, folder: Path | str, dtype: torch.dtype | None = None) -> None:
         """Save the finished model folder; `vqlm.lm.model_folder.finished_model` lists its files.
 
         Args:
             folder (path or str): folder to write into.
+            dtype (torch.dtype): precision of the saved weights, by default that which they have; torch.bfloat16 makes
+                the folder half as large. `from_pretrained` loads it in fp32 all the same. The image tokenizer's codes
+                change with the rounding: prepare data for the saved model, not for the one in memory.
 
         Example:
+            >>> import torch
             >>> pipe.save_pretrained("copy")
+            >>> pipe.save_pretrained("small_copy", dtype=torch.bfloat16)
         """
-        save_finished(self._finished(), Path(folder))
+        save_finished(self._finished(), Path(folder), dtype=dtype)
 
     def push_to_hub(
         self,

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from vqlm.training.config import TrainingConfig
+from vqlm.training.config import OptimizerName, TrainingConfig
 from vqlm.training.errors import UserError
 from vqlm.training.extras import install_hint
 
-OptimizerName = Literal["muon", "adamw"]
 NewRows = Literal["mean", "codebook"]
 SETTINGS_FILE = "text_to_image.json"
 MOST_GUIDANCE = 1000  # beyond any use; keeps fp32 logits precise
@@ -28,7 +27,7 @@ class LanguageModelConfig:
         num_hidden_layers: decoder layers.
         num_attention_heads: attention heads per layer, each of hidden_size / num_attention_heads channels.
         tie_word_embeddings: whether one matrix serves as input and output embedding.
-        extra: further settings of the architecture's own configuration class.
+        extra: further settings of the architecture's configuration class.
     """
 
     architecture: str = "llama"
@@ -51,14 +50,14 @@ class LanguageModelConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How a code is drawn. The defaults draw from the model's own distribution.
+    """How a code is drawn. The defaults draw from the model's distribution as it is.
 
     Args:
         guidance_scale: weight of the prompt, in [0, 1000]: 1 is the plain conditional distribution, above 1 sharpens
             what the prompt changes (classifier-free guidance, Ho and Salimans 2022).
         guidance_schedule: "constant", or "cosine" from no guidance at the first code to all of it at the last
             (Wang et al. 2024, arXiv 2404.13040, where the weight grows along the way).
-        temperature: logits are divided by it; 0 always takes the most likely code.
+        temperature: logits are divided by it; 0 always takes the likeliest code.
         top_k: keep this many of the likeliest candidates; 0 keeps all.
         top_p: keep the smallest set of candidates that holds this probability; 1 keeps all.
         min_p: keep candidates of at least this share of the likeliest one's probability; 0 keeps all.
@@ -117,10 +116,9 @@ class DecodingOptions:
     """How this machine computes codes. The codes that are drawn are the same, but for rounding.
 
     Args:
-        batch_size: pictures drawn at a time, at least 1; fewer where memory is short.
         compile: whether torch.compile builds the step, in every process: for hundreds of pictures on a CPU.
-        quantize: "int8" multiplies with int8 weights, for large models on a CPU, with `compile`; None with the model's
-            own.
+        quantize: "int8" multiplies with int8 weights, for large models on a CPU, with `compile`; None with the
+            weights as they are.
     """
 
     batch_size: int = 64
@@ -136,7 +134,7 @@ class DecodingOptions:
     def override(
         self, batch_size: int | None = None, compile: bool | None = None, quantize: str | None = None
     ) -> "DecodingOptions":
-        """These options with what is given instead; `quantize="none"` takes the model's own weights."""
+        """These options with what is given instead; `quantize="none"` means the weights as they are."""
         return DecodingOptions(
             self.batch_size if batch_size is None else batch_size,
             self.compile if compile is None else compile,
@@ -146,7 +144,7 @@ class DecodingOptions:
 
 @dataclass(kw_only=True)
 class LMTrainingConfig(TrainingConfig):
-    """Stage two's own settings.
+    """The settings that only stage two has.
 
     Args:
         optimizer: "muon" for the hidden matrices, with AdamW for the rest, or "adamw" for all.

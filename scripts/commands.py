@@ -29,6 +29,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
     "with a finished model": {
         "generate": Command("generate", "draw a prompt, continue a picture, or draw a part of it again"),
         "caption": Command("caption", "describe pictures"),
+        "serve": Command("serve", "draw over HTTP, by OpenAI's image API"),
         "evaluate": Command("evaluate", "figures and samples on a page"),
     },
     "to look closer": {

@@ -9,6 +9,7 @@ from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
 from vqlm.scripts.closing import close_stage
 from vqlm.scripts.options import ScriptParser, add_typed_settings, run_script, script_parser, values_of
 from vqlm.training.files import require_output
+from vqlm.training.old_names import COLLECTION_FORM
 from vqlm.vq.quantizers.settings import CONFIGS
 from vqlm.vq.settings import NetworkConfig, VQTrainingConfig
 
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
         network=settings.network, quantizer=settings.quantizer,
         background=collection.config.background, attribution=collection.attribution,
     )  # fmt: skip
-    provenance = {"data": settings.data, "collection": collection.fingerprint()}
+    provenance = {"collection": collection.fingerprint(), "collection_form": COLLECTION_FORM}
     train_vq(pictures.train, pictures.held_out, settings.output, model_config, config, provenance, settings.resume)
     next_command = ("prepare", "--data", settings.data, "--image-tokenizer", settings.output, "--output")
     close_stage(reached_by_vq(settings.output), *next_command, settings.output.with_name("data"))

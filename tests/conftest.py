@@ -106,6 +106,24 @@ def picture_folder(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def demo_pipeline(tmp_path: Path, tiny_vqvae: VQVAE, monkeypatch):
+    """An untrained pipeline that captions. The working folder has it in outputs/demo/model, and picture.png."""
+    from vqlm.data_prep import Vocabulary
+    from vqlm.lm import LanguageModelConfig, TextToImagePipeline
+    from vqlm.lm.model import build_language_model
+    from vqlm.lm.model_folder.settings import ModelFolderSettings
+
+    vocabulary = Vocabulary.train(["red heart", "blue square"] * 3, 300, {"image": 16})
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = build_language_model(LanguageModelConfig(**sizes), vocabulary, 64)
+    pipeline = TextToImagePipeline(model, vocabulary, tiny_vqvae, ModelFolderSettings(can_caption=True))
+    pipeline.save_pretrained(tmp_path / "outputs" / "demo" / "model")
+    Image.new("RGB", (PICTURE_SIDE, PICTURE_SIDE), "red").save(tmp_path / "picture.png")
+    monkeypatch.chdir(tmp_path)
+    return pipeline
+
+
 def _draw(colour: str, shape: str, margin: int) -> Image.Image:
     picture = Image.new("RGB", (PICTURE_SIDE, PICTURE_SIDE), "white")
     box = [margin, margin, PICTURE_SIDE - 1 - margin, PICTURE_SIDE - 1 - margin]

@@ -5,6 +5,8 @@ from typing import ClassVar, Literal
 
 from vqlm.training.errors import UserError
 
+OptimizerName = Literal["muon", "adamw"]
+
 
 @dataclass(kw_only=True)
 class TrainingConfig:

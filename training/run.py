@@ -34,7 +34,7 @@ from vqlm.training.device import is_bf16_fast
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json, require_empty, require_same_settings, write_json
 from vqlm.training.log import TrainingLog, format_figures
-from vqlm.training.old_names import with_new_names
+from vqlm.training.old_names import comparable
 from vqlm.training.progress import Progress
 from vqlm.training.stop_signals import Interrupted, StopSignals
 
@@ -93,7 +93,7 @@ class Run:
                 return
             self._checkpoint.recover()
             if resume and (self.folder / "settings.json").exists():
-                earlier = with_new_names(read_json(self.folder / "settings.json"))
+                earlier = comparable(read_json(self.folder / "settings.json"), deciding)
                 require_same_settings(self.output, earlier, deciding)
             else:
                 require_empty(self.output)

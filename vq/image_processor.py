@@ -1,6 +1,6 @@
-"""Pictures of any size and mode -> the pixel values that a VQ-VAE was trained on. The only way there.
+"""Pictures of any size and mode -> the pixel values that a VQ-VAE was trained on. There is no other way.
 
-Training and preparing data read files in workers of their own (`vqlm.data_prep.picture_files`) with the functions of
+Training and preparing data read files in worker processes (`vqlm.data_prep.picture_files`) with the functions of
 `vqlm.vq.pixels` that this class calls too, so that both give the same bits.
 """
 
@@ -25,10 +25,24 @@ class _Settings(TypedDict, total=False):
 
 
 class VQVAEImageProcessor(BaseImageProcessor):
-    """What `AutoImageProcessor.from_pretrained` gives for the folder of a VQ-VAE, after `import vq`.
+    """Turns pictures of any size and mode into the pixel values that a VQ-VAE was trained on.
 
-    Pictures are turned upright, laid on `background`, scaled and cropped about their centre to `size` (a dict of
-    height and width, in pixels), and their values brought to [-1, 1]. `preprocessor_config.json` holds the two.
+    Pictures are turned upright, laid on `background`, scaled and cropped about their centre to `size`, and their values
+    are brought to [-1, 1]. After `import vqlm`, `AutoImageProcessor.from_pretrained` loads it from a VQ-VAE's folder.
+
+    Args:
+        size: height and width in pixels, as a dict of the two.
+        background: colour on which transparent pictures are laid.
+        **kwargs: of `BaseImageProcessor`.
+
+    Raises:
+        UserError: for a `size` without height and width, or with one below 1.
+
+    Example:
+        >>> from vqlm import VQVAEImageProcessor
+        >>> image_processor = VQVAEImageProcessor(size={"height": 16, "width": 24})
+        >>> image_processor("picture.png", return_tensors="pt").pixel_values.shape
+        torch.Size([1, 3, 16, 24])
     """
 
     model_input_names = ["pixel_values"]
@@ -54,11 +68,11 @@ class VQVAEImageProcessor(BaseImageProcessor):
 
     @property
     def backend(self) -> str:
-        """Of transformers' backends, the one that works without torchvision."""
+        """The backend of transformers that works without torchvision."""
         return "pil"
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
-        """Files, by name, as pictures; anything else as it is."""
+        """Open files, given by name, as pictures; leave anything else as it is."""
         if isinstance(image_url_or_urls, list | tuple):
             return [self.fetch_images(image) for image in image_url_or_urls]
         if not isinstance(image_url_or_urls, str | Path):
@@ -79,19 +93,34 @@ class VQVAEImageProcessor(BaseImageProcessor):
         return self.preprocess(images, return_tensors)
 
     def preprocess(self, images: Any, return_tensors: str | None = None) -> BatchFeature:  # type: ignore[override]
-        """pixel_values: a list of arrays (3, height, width) float32 in [-1, 1], with `return_tensors="pt"` a tensor
-        (B, 3, height, width).
+        """Turn pictures into pixel values. A warning says once that pictures of another size or mode are changed.
 
-        `images` is one picture or a list of them: PIL, the name of a file, or uint8 arrays (H, W, 3), (3, H, W) or
-        (H, W). A large JPEG is decoded at a fraction of its size, as in training, if given by its name. That pictures
-        of another size or mode are changed is said once, as a warning. Raises UserError for anything else.
+        Args:
+            images: one picture or a list of them: PIL, the name of a file, or uint8 arrays (H, W, 3), (3, H, W) or
+                (H, W). A large JPEG that is given by its name is decoded at a fraction of its size, as in training.
+            return_tensors: "pt" for a tensor instead of a list of arrays.
+
+        Returns:
+            `pixel_values`: a list of arrays (3, height, width), float32 in [-1, 1]; with "pt" a tensor
+            (B, 3, height, width).
+
+        Raises:
+            UserError: for anything that is not a picture, or no pictures at all.
+
+        Example:
+            >>> from PIL import Image
+            >>> from vqlm import VQVAEImageProcessor
+            >>> image_processor = VQVAEImageProcessor(size={"height": 16, "width": 16})
+            >>> batch = image_processor.preprocess(["picture.png", Image.new("L", (40, 30))], return_tensors="pt")
+            >>> batch.pixel_values.shape
+            torch.Size([2, 3, 16, 16])
         """
         pictures = [_as_picture(image) for image in _flat(self.fetch_images(images))]
         if not pictures:
             raise UserError("There are no pictures to prepare; give at least one.")
         height, width = self._shape
         if any(picture.size != (width, height) or picture.mode != "RGB" for picture in pictures):
-            # Always from this line: Python's own filter then lets it through once.
+            # Always from this line: Python's filter then shows it once.
             warnings.warn(
                 f"Pictures are scaled and cropped to {width}x{height}, in RGB, on {self.background}.", stacklevel=1
             )

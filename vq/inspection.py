@@ -1,4 +1,4 @@
-"""What is wrong with a tokenizer, measured on pictures and said in words with a remedy. Draws nothing."""
+"""Measures an image tokenizer on pictures, and says in words what is wrong and what to do. Makes no pictures."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from vqlm.vq.quantizers.settings import FSQConfig, HierarchicalConfig, LFQConfig
 
 BATCH = 64
 SSIM_SMALLEST_SIDE = 6  # its window of 11 is reflected at the edges
-# A finding is made beyond these.
+# Thresholds of the findings.
 UNUSED_SHARE = 0.05
 LOW_PERPLEXITY_SHARE = 0.2
 CONSTANT_POSITION_NATS = 0.1
@@ -23,9 +23,19 @@ STILL_RISING_DB = 0.1
 
 @dataclass
 class Inspection:
-    """counts: (num_codebooks, K). position_entropy: in nats, shaped as each codebook's codes. psnr: (N,) in dB.
-    ssim: (N,), None for a series or for sides too short for it. z_e, z_q: (M, D), a sample of what is compared with
-    codes and the vectors of the codes chosen; None for a hierarchy, whose levels see no common vectors."""
+    """What was measured.
+
+    Args:
+        counts: (num_codebooks, K), how often each code occurs.
+        perplexity: of the codes.
+        usage: share of the codebook that occurs.
+        position_entropy: in nats, for each codebook in the shape of its codes.
+        psnr: (N,) in dB.
+        ssim: (N,); None for a series, or for sides too short for it.
+        z_e: (M, D), a sample of the vectors that are compared with codes; None for a hierarchy, which has no common
+            vectors.
+        z_q: (M, D), the vectors of their codes; None for a hierarchy.
+    """
 
     counts: Tensor
     perplexity: float
@@ -52,10 +62,10 @@ def inspect_tokenizer(model: VQVAE, pictures: UInt8[Tensor, "n c *shape"] | Floa
         pixel_values = model.fit_size(to_pixel_values(part).to(model.device))
         codes.append(model.encode(pixel_values))
         usage.add(*quantizer.by_codebook(codes[-1]))
-        made = model.decode_codes(codes[-1])
-        psnr_values.append(psnr(made, pixel_values).cpu())
+        reconstruction = model.decode_codes(codes[-1])
+        psnr_values.append(psnr(reconstruction, pixel_values).cpu())
         if pixel_values.ndim > 3 and min(pixel_values.shape[2:]) >= SSIM_SMALLEST_SIDE:
-            ssim_values.append(ssim(made, pixel_values).cpu())
+            ssim_values.append(ssim(reconstruction, pixel_values).cpu())
     z_e = z_q = None
     if not isinstance(model.config.quantizer, HierarchicalConfig):
         sample = to_pixel_values(pictures[:: max(1, len(pictures) // BATCH)][:BATCH]).to(model.device)
@@ -74,11 +84,11 @@ def inspect_tokenizer(model: VQVAE, pictures: UInt8[Tensor, "n c *shape"] | Floa
     )
 
 
-def ssim(made: Float[Tensor, "b c *shape"], pixel_values: Float[Tensor, "b c *shape"]) -> Float[Tensor, " b"]:
+def ssim(reconstruction: Float[Tensor, "b c *shape"], pixel_values: Float[Tensor, "b c *shape"]) -> Float[Tensor, " b"]:
     """Structural similarity of each pair (Wang et al. 2004), both in [-1, 1], of two or three dimensions."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    values = structural_similarity_index_measure(made, pixel_values, data_range=(-1.0, 1.0), reduction="none")
+    values = structural_similarity_index_measure(reconstruction, pixel_values, data_range=(-1.0, 1.0), reduction="none")
     assert isinstance(values, Tensor)
     return values.view(-1)
 
@@ -95,9 +105,9 @@ def position_entropy(codes: Tensor, codebook_size: int) -> Float[Tensor, "*shape
 def usage_findings(
     usage: float, perplexity: float, codebook_size: int, quantizer: QuantizerConfig, since_step: int | None = None
 ) -> list[str]:
-    """What the use of the codebook over a window of training, or over a collection, says.
+    """Sentences about how the codebook was used in a window of training, or on a collection.
 
-    `since_step` is the step from which on training left as many unused, where that is known.
+    `since_step` is the step since which training left as many codes unused, where that is known.
     """
     since = "" if since_step is None else f" (in training since step {since_step})"
     findings = []
@@ -115,42 +125,42 @@ def usage_findings(
 
 
 def findings(inspection: Inspection, model: VQVAE, log: list[dict]) -> list[str]:
-    """Plain sentences, each with a remedy. `log` holds the lines of the run's `log.jsonl`, if there are any."""
+    """Sentences that each say what is wrong and what to do. `log`: the lines of `log.jsonl`, if any."""
     quantizer = model.config.quantizer
     since = unused_since([line for line in log if "usage" in line])
-    found = usage_findings(inspection.usage, inspection.perplexity, model.config.codebook_size, quantizer, since)
+    sentences = usage_findings(inspection.usage, inspection.perplexity, model.config.codebook_size, quantizer, since)
     if inspection.z_e is not None and inspection.z_q is not None:
         error, length = (inspection.z_e - inspection.z_q).norm(dim=1).mean(), inspection.z_e.norm(dim=1).mean()
         if isinstance(quantizer, VQConfig) and error > length:
             normalise = "" if quantizer.normalize_z_e else "set quantizer.normalize_z_e true, "
-            found.append(
+            sentences.append(
                 f"Codes are farther from z_e than zero is (mean error {error:.2g}, mean length of z_e {length:.2g}): "
-                f"the codebook has lost the encoder. Train anew: {normalise}start from kmeans, or raise "
+                f"the codebook has lost the encoder. Train again: {normalise}start from kmeans, or raise "
                 "quantizer.commitment_weight."
             )
     entropies = torch.cat([entropy.flatten() for entropy in inspection.position_entropy])
     constant = (entropies < CONSTANT_POSITION_NATS).float().mean().item()
     if constant > CONSTANT_POSITION_SHARE:
-        found.append(
+        sentences.append(
             f"At {100 * constant:.0f}% of the positions the code hardly ever changes. A margin that all pictures share "
             "does this; crop it away, or accept that these codes carry nothing."
         )
     held_out = [line["held_out_psnr_db"] for line in log if "held_out_psnr_db" in line]
     if len(held_out) > 1 and held_out[-1] - held_out[-2] > STILL_RISING_DB:
-        found.append(
+        sentences.append(
             f"Held-out PSNR was still rising when training ended ({held_out[-2]:.2f} to {held_out[-1]:.2f} dB over the "
-            "last evaluation): train longer with --max-steps or --max-minutes."
+            "last evaluation): train longer, with a larger `max_steps` or `max_minutes`."
         )
     if len(held_out) > 1 and max(held_out) - held_out[-1] > STILL_RISING_DB:
-        found.append(
+        sentences.append(
             f"Held-out PSNR fell from {max(held_out):.2f} to {held_out[-1]:.2f} dB: stop earlier, lower the learning "
-            "rate, or show the pictures mirrored and moved (--flip 0.5 --max-shift 4)."
+            "rate, or show the pictures mirrored and moved (`flip` 0.5, `max_shift` 4)."
         )
-    return found
+    return sentences
 
 
 def unused_since(lines: list[dict]) -> int | None:
-    """The step from which on every window of training left too many codes unused; None if the last one did not."""
+    """The step since which every window of training left too many codes unused; None if the last window did not."""
     since = None
     for line in reversed(lines):
         if line["usage"] >= 1 - UNUSED_SHARE:

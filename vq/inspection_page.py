@@ -1,4 +1,4 @@
-"""The page of an inspection: findings in words, figures, and pictures of what they are about. Needs matplotlib."""
+"""The page of an inspection: findings in words, figures, and pictures. Needs matplotlib."""
 
 from pathlib import Path
 
@@ -9,14 +9,14 @@ from vqlm.vq.inspection import BATCH, Inspection
 from vqlm.vq.model import VQVAE
 from vqlm.vq.pixels import picture_grid, to_pixel_values
 
-CODES_SHOWN, CODES_A_ROW = 256, 32
+CODES_SHOWN, CODES_PER_ROW = 256, 32
 WORST_SHOWN = 12
 NEIGHBORHOOD = 3  # codes across
 
 
 def write_page(
     inspection: Inspection,
-    found: list[str],
+    sentences: list[str],
     model: VQVAE,
     pictures: UInt8[Tensor, "n c *shape"] | Float[Tensor, "n c *shape"],
     output: Path,
@@ -25,7 +25,7 @@ def write_page(
     draw_figures(inspection, model).savefig(output / "figures.png", dpi=110)
     lines = [
         "# Inspection of an image tokenizer", "",
-        *([f"- {sentence}" for sentence in found] or ["Nothing found that is wrong."]), "",
+        *([f"- {sentence}" for sentence in sentences] or ["Nothing found that is wrong."]), "",
         "| figure | value |", "|---|---|",
         f"| pictures | {len(inspection.psnr)} |",
         f"| PSNR, dB: mean; worst, 10%, median, 90%, best | {_spread(inspection.psnr, 2)} |",
@@ -104,9 +104,9 @@ def draw_figures(inspection: Inspection, model: VQVAE):
 
 @torch.no_grad()
 def save_codebook(model: VQVAE, pictures: UInt8[Tensor, "n c h w"], counts: Tensor, path: Path) -> None:
-    """Two rows of patches for every `CODES_A_ROW` codes: a code among its own, and among its commonest neighbours."""
+    """Two rows of patches for every `CODES_PER_ROW` codes: each amid itself, and amid its commonest neighbours."""
     shown = counts.argsort(descending=True)[: min(CODES_SHOWN, int((counts > 0).sum()))]
-    shown = shown[: max(1, len(shown) // CODES_A_ROW) * CODES_A_ROW]
+    shown = shown[: max(1, len(shown) // CODES_PER_ROW) * CODES_PER_ROW]
     codes = torch.cat([model.encode(to_pixel_values(part).to(model.device)).cpu() for part in pictures.split(BATCH)])
     alone = shown.view(-1, 1, 1).expand(-1, NEIGHBORHOOD, NEIGHBORHOOD)
     around = torch.stack([commonest_neighborhood(codes, int(code)) for code in shown])
@@ -117,7 +117,7 @@ def save_codebook(model: VQVAE, pictures: UInt8[Tensor, "n c h w"], counts: Tens
         patches.append(decoded if blocks is around else decoded[..., factor:-factor, factor:-factor])
     side = patches[1].shape[-1]
     patches[0] = torch.nn.functional.interpolate(patches[0], size=(side, side))
-    rows = [row for pair in zip(*(kind.split(CODES_A_ROW) for kind in patches), strict=True) for row in pair]
+    rows = [row for pair in zip(*(kind.split(CODES_PER_ROW) for kind in patches), strict=True) for row in pair]
     picture_grid(rows).save(path)
 
 

@@ -1,4 +1,4 @@
-"""The loss of stage one: pixels, features of a network, a patch discriminator, and the quantizer's own terms."""
+"""The loss of stage one: pixels, features of a network, a patch discriminator, and the terms of the quantizer."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ class Objective:
     def __call__(
         self, reconstruction: Tensor, pixel_values: Tensor, quantizer_losses: dict[str, Tensor], step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The whole loss, and by name the terms that are not the quantizer's own."""
+        """The whole loss, and by name the terms that are not those of the quantizer."""
         loss = reconstruction_loss(self.terms.reconstruction, reconstruction, pixel_values, self.data_variance)
         figures = {"reconstruction_loss": loss}
         if self.perceptual is not None:

@@ -1,4 +1,4 @@
-"""How well pictures come back and how the codebook is used."""
+"""How well pictures are reconstructed, and how the codebook is used."""
 
 import torch
 from jaxtyping import Float, Int
@@ -25,7 +25,7 @@ class CodeUsage:
         self.counts = torch.zeros(self.num_codebooks, self.codebook_size)
 
     def add(self, *codes: Int[Tensor, "..."]) -> "CodeUsage":
-        """The codes of each codebook, of any shape, in [0, K)."""
+        """Count the codes of each codebook; of any shape, in [0, K)."""
         self.counts = self.counts.to(codes[0].device)
         for counts, part in zip(self.counts, codes, strict=True):
             counts += torch.bincount(part.flatten(), minlength=self.codebook_size)
@@ -33,12 +33,12 @@ class CodeUsage:
 
     @property
     def is_telling(self) -> bool:
-        """Whether so many codes were counted that one which never occurred is no accident."""
+        """Whether so many codes were counted that it is no accident if one never occurs."""
         return bool(self.counts.sum(1).min() >= 20 * self.codebook_size)
 
     @property
     def perplexity(self) -> float:
-        """1 for a single code, K for all alike, 0 before any code."""
+        """1 if a single code occurs, K if all are equally frequent, 0 before any code is counted."""
         if not self.counts.sum():
             return 0.0
         counts = self.counts.cpu().double()  # not every accelerator has float64

@@ -33,7 +33,7 @@ class VQVAEOutput(ModelOutput):
         reconstruction: (B, C, *input_shape), about [-1, 1].
         codes: (B, *code_shape) int64.
         z_e: (B, D, h, w) fp32, the input of the quantizer.
-        losses: the quantizer's own terms, unweighted, by name.
+        losses: the terms of the quantizer, unweighted, by name.
     """
 
     reconstruction: Tensor | None = None
@@ -75,7 +75,7 @@ class VQVAE(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Every layer keeps torch's own start; nothing to do here, and nothing for transformers to overwrite."""
+        """Every layer keeps the initial weights that torch gives it, and transformers overwrites none of them."""
 
     def forward(self, pixel_values: Float[Tensor, "b c *input_shape"]) -> VQVAEOutput:
         """Reconstruct pictures; no state changes.
@@ -123,6 +123,13 @@ class VQVAE(PreTrainedModel):
 
         Raises:
             UserError: for pictures of another kind or size, or with values that are not finite.
+
+        Example:
+            >>> image_tokenizer = vqlm.VQVAE.from_pretrained("outputs/demo/model/image_tokenizer")
+            >>> pixel_values = image_tokenizer.image_processor("picture.png", return_tensors="pt").pixel_values
+            >>> codes = image_tokenizer.encode(pixel_values)
+            >>> codes.shape == (1, *image_tokenizer.config.code_shape)
+            True
         """
         require_finite(pixel_values)
         return self.quantizer.encode(self.encode_continuous(pixel_values))
@@ -139,6 +146,13 @@ class VQVAE(PreTrainedModel):
 
         Raises:
             UserError: for a code outside [0, K) or a wrong number of dimensions.
+
+        Example:
+            >>> image_tokenizer = vqlm.VQVAE.from_pretrained("outputs/demo/model/image_tokenizer")
+            >>> codes = torch.zeros(2, *image_tokenizer.config.code_shape, dtype=torch.int64)
+            >>> pixel_values = image_tokenizer.decode_codes(codes)
+            >>> pixel_values.shape == (2, 3, *image_tokenizer.config.network.input_shape)
+            True
         """
         size, shape = self.config.codebook_size, self.config.code_shape
         # The number of positions may differ; codes per position, or a hierarchy's flat codes, may not.
@@ -172,6 +186,28 @@ class VQVAE(PreTrainedModel):
         """
         return VQVAEImageProcessor.of(self.config)
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args, **kwargs) -> "VQVAE":  # type: ignore[override]
+        """Load as any transformers model. `load_image_tokenizer` also says what is wrong with a folder that holds none.
+
+        Args:
+            pretrained_model_name_or_path: folder of the image tokenizer, or its name on the hub.
+            *args: of `PreTrainedModel.from_pretrained`.
+            **kwargs: likewise, such as `dtype` or `revision`.
+
+        Returns:
+            The model in evaluation mode, on the CPU.
+
+        Raises:
+            OSError: for a folder or a name without a model.
+
+        Example:
+            >>> image_tokenizer = vqlm.VQVAE.from_pretrained("outputs/demo/model/image_tokenizer")
+            >>> image_tokenizer.training
+            False
+        """
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
         """Save as any transformers model; a model of pictures also saves its image processor, and NOTICE.
 
@@ -180,6 +216,11 @@ class VQVAE(PreTrainedModel):
                 holds the licence line of the pictures, where there is one.
             *args: of `PreTrainedModel.save_pretrained`.
             **kwargs: likewise.
+
+        Example:
+            >>> pipe.image_tokenizer.save_pretrained("my_tokenizer")
+            >>> vqlm.VQVAE.from_pretrained("my_tokenizer").fingerprint() == pipe.image_tokenizer.fingerprint()
+            True
         """
         super().save_pretrained(save_directory, *args, **kwargs)
         if self.config.takes_pictures:
@@ -252,7 +293,7 @@ def load_image_tokenizer(folder: Path | str) -> VQVAE:
     """
     if not (Path(folder) / "model.safetensors").exists():
         raise UserError(f"{folder} holds no finished image tokenizer; train one there with `train_vq`.")
-    model = VQVAE.from_pretrained(str(folder)).eval()
+    model = VQVAE.from_pretrained(str(folder), dtype=torch.float32).eval()  # whatever it was saved in
     model.config.training_record = model.config.training_record or _record_of_run(Path(folder))
     return model
 

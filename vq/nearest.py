@@ -1,4 +1,4 @@
-"""Nearest-neighbour search in a codebook. Knows vectors and rows, nothing of pictures or training."""
+"""Nearest-neighbour search in a codebook. Knows vectors and rows, but neither pictures nor training."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from torch import Tensor
 # A tile of distances this large stays in cache; the full N x K matrix would not.
 TILE_ELEMENTS = 1024 * 1024
 MAX_CODES_PER_TILE = 8192
-# The least of a block costs far less than where it is, so that is asked for in the winning block only.
+# The minimum of a block costs far less than its index, so the index is computed in the winning block only.
 BLOCK = 128
 
 
@@ -39,7 +39,7 @@ def nearest_codes(vectors: Float[Tensor, "n d"], codebook: Float[Tensor, "k d"])
 
 
 def _search(chunk: Tensor, codebook: Tensor, half_norms: Tensor, tile: Tensor, block: int) -> Tensor:
-    count, found = len(chunk), []
+    count, winners = len(chunk), []
     for start in range(0, len(codebook), MAX_CODES_PER_TILE):
         part = codebook[start : start + MAX_CODES_PER_TILE]
         distances = tile[: count * len(part)].view(count, len(part))
@@ -47,9 +47,9 @@ def _search(chunk: Tensor, codebook: Tensor, half_norms: Tensor, tile: Tensor, b
         blocks = distances.view(count, -1, block)
         winner = blocks.amin(2).argmin(1)
         distance, index = blocks[torch.arange(count, device=chunk.device), winner].min(1)
-        found.append((distance, winner * block + index + start))
-    best, codes = found[0]
-    for distance, index in found[1:]:
+        winners.append((distance, winner * block + index + start))
+    best, codes = winners[0]
+    for distance, index in winners[1:]:
         closer = distance < best  # strict: a tie keeps the lower index
         best, codes = torch.where(closer, distance, best), torch.where(closer, index, codes)
     return codes

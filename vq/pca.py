@@ -1,4 +1,4 @@
-"""The linear yardstick of a VQ-VAE: principal components, each coefficient in a few bits."""
+"""The linear baseline of a VQ-VAE: principal components, each coefficient in a few bits."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ MAX_COMPONENT_BITS = 10
 class PCA:
     """Principal components of pictures of one shape.
 
-    mean: (F,), F numbers a picture. components: (k, F), orthonormal, the largest variance first.
+    mean: (F,), F numbers per picture. components: (k, F), orthonormal, the largest variance first.
     coefficients: (N, k) of the pictures it was fitted to.
     """
 
@@ -41,7 +41,7 @@ class PCA:
         return (chosen / chosen.abs().amax(1, keepdim=True)).unflatten(1, self.shape)
 
     def with_bits(self, bits: int) -> "QuantizedPCA":
-        """A code of `bits` bits a picture, spread over the components as costs least.
+        """A code of `bits` bits per picture, spread over the components so that the error is least.
 
         Each next bit goes to the component whose error is largest, where a bit quarters it (reverse water-filling;
         Cover and Thomas, section 10.3.3), up to 10 bits each. The levels of a component are the k-means of its
@@ -79,7 +79,7 @@ class QuantizedPCA:
         return torch.stack([nearest_codes(value.unsqueeze(1), level.unsqueeze(1)) for value, level in columns], 1)
 
     def decode(self, codes: Int[Tensor, "b m"]) -> Float[Tensor, "b c *shape"]:
-        """Levels back to pixel values, clamped to [-1, 1]."""
+        """The pixel values of the levels, clamped to [-1, 1]."""
         values = torch.stack([level[code] for code, level in zip(codes.unbind(1), self.levels, strict=True)], 1)
         flat = self.pca.mean + values @ self.pca.components[self.kept]
         return flat.unflatten(1, self.pca.shape).clamp(-1, 1)

@@ -4,10 +4,8 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from vqlm.training.config import TrainingConfig
+from vqlm.training.config import OptimizerName, TrainingConfig
 from vqlm.training.errors import UserError
-
-OptimizerName = Literal["muon", "adamw"]
 
 
 @dataclass
@@ -21,7 +19,7 @@ class NetworkConfig:
         strides: downsampling of each level, in order; "paper" takes levels of 2 only.
         stem_channels: width of every level but the deepest.
         hidden_channels: width of the deepest level.
-        residual_channels: width inside a residual block; the block's own width when not given.
+        residual_channels: width inside a residual block; by default that of its input.
         num_residual_layers: residual blocks per level ("patch"), or in the one stack ("paper").
         size_mismatch: for a side that the downsample factor does not divide: "refuse" it; "pad" the picture by
             repeating its last row and column, which the reconstruction leaves out again; or "crop" to its middle.
@@ -78,7 +76,7 @@ class NetworkConfig:
 
 
 def fits(size: int, factor: int, size_mismatch: str) -> bool:
-    """Whether a side of `size` can be encoded: by default a multiple of the downsample factor, and never none of it."""
+    """Whether a side of `size` can be encoded: by default a multiple of the downsample factor, and never 0."""
     return size >= 1 if size_mismatch == "pad" else size >= factor and (size_mismatch == "crop" or size % factor == 0)
 
 
@@ -89,14 +87,14 @@ class LossConfig:
     Args:
         reconstruction: "l2", divided by the data's variance, or "l1", divided by its standard deviation.
         perceptual_weight: weight of the distance between features of the picture and of its reconstruction.
-        perceptual_network: whose features: "lpips" (package lpips, fetches its weights), or the name or folder of any
-            transformers backbone, such as a ResNet.
-        adversarial_weight: weight of what a patch discriminator says, after it has been scaled so that its gradient at
-            the decoder's last layer is as long as that of the other terms (Esser et al. 2021, arXiv 2012.09841).
+        perceptual_network: network of the features: "lpips" (package lpips, fetches its weights), or the name or folder
+            of any transformers backbone, such as a ResNet.
+        adversarial_weight: weight of the loss from a patch discriminator, scaled so that its gradient at the decoder's
+            last layer is as long as that of the other terms (Esser et al. 2021, arXiv 2012.09841).
         adversarial_start: step at which the discriminator begins, when reconstructions are worth judging.
-        max_adaptive_weight: the scale is clipped to this.
+        max_adaptive_weight: largest scale of the discriminator's loss.
         discriminator_channels: width of the discriminator's first layer.
-        discriminator_layers: its layers of stride 2; each doubles the size of a patch.
+        discriminator_layers: the discriminator's layers of stride 2; each doubles the size of a patch.
     """
 
     reconstruction: Literal["l2", "l1"] = "l2"
@@ -126,7 +124,7 @@ class LossConfig:
 
 @dataclass(kw_only=True)
 class VQTrainingConfig(TrainingConfig):
-    """Stage one's own settings.
+    """The settings that only stage one has.
 
     Args:
         optimizer: "muon" for the convolutions, with AdamW for the rest, or "adamw" for all.

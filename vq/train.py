@@ -83,12 +83,13 @@ def train_vq(
 
     Example:
         >>> import tempfile, torch
+        >>> from pathlib import Path
         >>> from vqlm.vq import NetworkConfig, VQConfig, VQTrainingConfig, VQVAEConfig
         >>> from vqlm.vq.train import train_vq
         >>> pictures = torch.randint(0, 256, (16, 3, 16, 16), dtype=torch.uint8)
         >>> network = NetworkConfig(input_shape=[16, 16], stem_channels=8, hidden_channels=16)
         >>> model_config = VQVAEConfig(network=network, quantizer=VQConfig(codebook_size=16, codebook_dim=4))
-        >>> config = VQTrainingConfig(max_steps=1, batch_size=8)
+        >>> config = VQTrainingConfig(max_steps=1, batch_size=8, mixed_precision="no")
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     model = train_vq(pictures[:12], pictures[12:], Path(folder), model_config, config)
         >>> model.config.code_shape

@@ -8,6 +8,7 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+from vqlm.data_prep.captions import normalize_caption
 from vqlm.data_prep.rows import Row, Shard, Unusable, row_or_reason, rows_per_shard
 from vqlm.training.errors import UserError
 
@@ -27,7 +28,7 @@ def array_shards(path: Path) -> tuple[list[Shard], tuple[int, ...]]:
             if missing:
                 raise UserError(f"{path} must hold the arrays values and captions; it holds {', '.join(file.files)}.")
             values = file["values"]
-            captions = [" ".join(str(caption).split()) for caption in np.ravel(file["captions"]).astype(str)]
+            captions = [normalize_caption(str(caption)) for caption in np.ravel(file["captions"]).astype(str)]
     except UserError:
         raise
     except (OSError, EOFError, TypeError, ValueError, BadZipFile, zlib.error) as error:  # TypeError: an .npy file

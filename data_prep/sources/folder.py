@@ -1,39 +1,72 @@
 """A folder of pictures with captions.
 
-Captions are looked for in this order: `metadata.csv`, `.jsonl` or `.parquet` (Hugging Face ImageFolder, in the folder
-or in folders inside it), `captions.txt` or `*.token.txt` (Flickr8k), a `.txt` of the same stem beside each picture, the
-names of class folders.
+A picture takes its captions from the first of these that has some: `metadata.csv`, `.jsonl` or `.parquet` (Hugging Face
+ImageFolder, in the folder or in folders inside it), `captions.txt` or `*.token.txt` (Flickr8k), the name of its class
+folder if a template is given, a `.txt` of its stem beside it.
 """
 
-import csv
 import functools
-import json
 import os
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
-import pyarrow.parquet
-from vqlm.data_prep.columns import pick_columns
-from vqlm.data_prep.rows import PICTURE_SUFFIXES, Row, Shard, Unusable, digest_of, row_or_reason, rows_per_shard
+from vqlm.data_prep.file_kinds import is_picture, is_system_file, key_of, picture_suffixes
+from vqlm.data_prep.rows import (
+    LEFT_OUT,
+    SYSTEM,
+    Row,
+    Shard,
+    Unusable,
+    caption_of_class,
+    digest_of,
+    kind_of_other,
+    require_template,
+    row_or_reason,
+    rows_per_shard,
+)
+from vqlm.data_prep.sources.caption_files import Named, read_flickr, read_table
 from vqlm.training.errors import UserError
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-FLICKR = ("captions.txt", "captions.csv", "*.token.txt")
-CLASS_TEMPLATE_HINT = 'or set `class_template` to "a photo of a {}" if its folders are classes'
+FLICKR = ("captions.txt", "captions.csv")
+FLICKR_SUFFIX = ".token.txt"
 
-Entry = tuple[str, Any]  # name relative to the folder; caption or captions, not checked
+
+class Entry(NamedTuple):
+    """A picture's name relative to the folder, as the file system writes it, and its captions, not checked."""
+
+    name: str
+    captions: Any
+
+
+class NoCaption(str):
+    """Stands where captions should be; the text is the reason."""
+
+
+@dataclass
+class FolderContent:
+    """Entries by key, and how many files of the folder are of which kind."""
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+    kinds: Counter[str] = field(default_factory=Counter)
 
 
 def folder_shards(
-    folder: Path, class_template: str | None = None, columns: tuple[str | None, str | None] = (None, None)
+    folder: Path,
+    class_template: str | None = None,
+    columns: tuple[str | None, str | None] = (None, None),
+    allow_outside_files: bool = False,
 ) -> list[Shard]:
-    """The captioned pictures of `folder`, sorted by name.
+    """The captioned pictures of `folder`, sorted by key; arguments as in `read_folder`."""
+    return shards_of_content(folder, read_folder(folder, class_template, columns, allow_outside_files))
 
-    `columns` are the names of the picture and the caption column of a metadata file, None for the usual names.
-    Raises UserError for a folder without pictures or captions, or a caption file that cannot be understood.
-    """
-    entries = sorted(read_entries(folder, class_template, columns).items())
+
+def shards_of_content(folder: Path, content: FolderContent) -> list[Shard]:
+    """The shards of a folder that `read_folder` has read."""
+    entries = sorted(content.entries.items())
     size = rows_per_shard(len(entries))
     parts = [entries[start : start + size] for start in range(0, len(entries), size)]
     return [
@@ -42,159 +75,232 @@ def folder_shards(
     ]
 
 
-def read_entries(folder: Path, class_template: str | None, columns: tuple[str | None, str | None]) -> dict[str, Any]:
-    """Caption or captions by file name relative to the folder, not checked."""
-    files = set(_files_below(folder))
-    if metadata := sorted(name for name in files if name.rpartition("/")[2] in METADATA):
-        return _from_metadata(folder, metadata, columns)
-    pictures = sorted(name for name in files if Path(name).suffix.lower() in PICTURE_SUFFIXES)
-    if not pictures:
-        raise UserError(f"{folder} holds no pictures ({', '.join(PICTURE_SUFFIXES)}); check the path.")
-    if flickr := next((path for pattern in FLICKR for path in sorted(folder.glob(pattern))), None):
-        return _from_flickr(folder, flickr, pictures)
+def read_folder(
+    folder: Path,
+    class_template: str | None = None,
+    columns: tuple[str | None, str | None] = (None, None),
+    allow_outside_files: bool = False,
+    names: list[str] | None = None,
+) -> FolderContent:
+    """Find the pictures of `folder` and their captions. Pictures themselves are not opened.
+
+    Args:
+        folder: where to look, folders inside it included.
+        class_template: caption of a picture by the name of its folder, which stands for `{}`.
+        columns: names of the picture and the caption column of metadata files, None for the usual names.
+        allow_outside_files: whether metadata may name pictures outside the folder.
+        names: what `files_below` gives, where it is known.
+
+    Raises:
+        UserError: there are no pictures or no captions, or a file with captions cannot be understood.
+    """
+    content = FolderContent()
+    files = _files_by_key(folder, content, files_below(folder) if names is None else names)
+    pictures = [key for key in sorted(files) if is_picture(key)]
+    finder = _Finder(folder, files, allow_outside_files)
+    tables = [key for key in sorted(files) if PurePosixPath(key).name.lower() in METADATA]
+    for table in tables:
+        _add_rows(content, finder, table, read_table(folder / files[table], columns))
+    if flickr := _flickr_file(files, pictures):
+        rows = read_flickr(folder / files[flickr])
+        _add_rows(content, finder.with_names_of(pictures), flickr, rows)
+        tables.append(flickr)
+    if not pictures and not tables:
+        raise UserError(f"{folder} holds no pictures ({', '.join(sorted(picture_suffixes()))}); check the path.")
+    texts = {_stem(key): key for key in sorted(files) if key.lower().endswith(".txt") and key not in tables}
+    left = [key for key in pictures if key not in content.entries]
     if class_template is not None:
-        return _from_classes(folder, class_template, pictures)
-    missing = [name for name in pictures if str(Path(name).with_suffix(".txt")) not in files]
-    if len(missing) == len(pictures):
-        raise UserError(
-            f"{folder} has {len(pictures)} pictures without a caption; write metadata.csv with the columns file_name "
-            f"and caption, or a .txt of the same name beside each picture, {CLASS_TEMPLATE_HINT}."
-        )
-    captioned = {name: _lines(folder / Path(name).with_suffix(".txt")) for name in set(pictures).difference(missing)}
-    return captioned | dict.fromkeys(missing, _Missing("it has no caption: there is no .txt of its name beside it"))
+        _add_classes(folder, content, files, left, class_template)
+    else:
+        _add_texts(folder, content, files, left, texts, tables)
+    _count(content, files, pictures, tables, {texts[_stem(key)] for key in pictures if _stem(key) in texts})
+    return content
 
 
-class _Missing(str):
-    """Stands where a caption should be; the text says why there is none."""
-
-
-def _read(folder: Path, entries: list[Entry]) -> Iterator[Row | Unusable]:
-    for name, captions in entries:
-        if isinstance(captions, _Missing):
-            yield Unusable(name, str(captions))
-        elif not (folder / name).is_file():
-            yield Unusable(name, f"it is named in the captions and is not in {folder}")
+def _files_by_key(folder: Path, content: FolderContent, names: Iterable[str]) -> dict[str, str]:
+    """Names relative to `folder` by key. What the operating system left there is only counted."""
+    files: dict[str, str] = {}
+    for name in names:
+        key = key_of(name)
+        if is_system_file(name):
+            content.kinds[SYSTEM] += 1
+        elif key in files:
+            content.entries[f"{key} (again)"] = Entry(
+                name, NoCaption("another file has the same name in another Unicode form; rename one of them")
+            )
         else:
-            yield row_or_reason(name, folder / name, captions)
+            files[key] = name
+    return files
 
 
-def _stamp(folder: Path, entries: list[Entry]) -> str:
-    def size(name: str) -> int:
-        try:
-            return os.stat(folder / name).st_size
-        except OSError:
-            return -1
-
-    return digest_of((name, captions, size(name)) for name, captions in entries)
-
-
-def _files_below(folder: Path) -> Iterator[str]:
+def files_below(folder: Path) -> Iterator[str]:
+    """Files, and folders of the system, which are not entered. A folder that several links lead to is entered once."""
+    root = os.path.realpath(folder)
+    entered = {root}
     for place, folders, names in os.walk(folder, followlinks=True):
-        folders.sort()
-        inside = os.path.relpath(place, folder)
-        for name in names:
-            yield name if inside == "." else f"{inside}/{name}".replace(os.sep, "/")
+        relative = os.path.relpath(place, folder).replace(os.sep, "/")
+        prefix = "" if relative == "." else f"{relative}/"
+        yield from (prefix + name for name in names)
+        yield from (prefix + name for name in folders if is_system_file(name))
+        kept = []
+        for name in sorted(folders):
+            path = os.path.join(place, name)
+            target = os.path.realpath(path)
+            # Where a link leads to is inside the folder anyway, or was entered before.
+            is_repeated = os.path.islink(path) and (target in entered or target.startswith(root + os.sep))
+            if not is_system_file(name) and not is_repeated:
+                entered.add(target)
+                kept.append(name)
+        folders[:] = kept
 
 
-def _from_metadata(folder: Path, metadata: list[str], wanted: tuple[str | None, str | None]) -> dict[str, Any]:
-    entries: dict[str, Any] = {}
-    for name in metadata:
-        path = folder / name
-        rows = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}[path.suffix](path)
-        if not rows:
-            raise UserError(f"{path} holds no rows; write one row per picture, with file_name and caption.")
-        picture, caption = pick_columns(str(path), [name for name in rows[0] if name is not None], *wanted)
-        for row in rows:
-            if None in row:  # where csv puts what has no column
-                raise UserError(
-                    f"{path}: the row of {row[picture]} has too many commas; put its caption in double quotes."
+class _Finder:
+    """Finds the file that a caption names."""
+
+    def __init__(self, folder: Path, files: dict[str, str], allow_outside_files: bool):
+        self.folder, self.files, self.allow_outside_files = folder, files, allow_outside_files
+        # Keys by file name alone.
+        self.by_base: dict[str, str] = {}
+
+    def with_names_of(self, pictures: list[str]) -> "_Finder":
+        """Also finds pictures by their name alone, such as those of a folder Images beside captions.txt."""
+        finder = _Finder(self.folder, self.files, self.allow_outside_files)
+        for key in pictures:
+            finder.by_base.setdefault(PurePosixPath(key).name, key)
+        return finder
+
+    def find(self, name: str, inside: str) -> tuple[str, str | NoCaption]:
+        """Key and relative name of the file `name`, as seen from the folder `inside`; or a reason instead."""
+        for spelling in (name, name.replace("\\", "/")):
+            relative = self._relative(spelling, inside)
+            key = key_of(relative)
+            if key in self.files:
+                return key, self.files[key]
+            if key_of(spelling) in self.by_base:
+                key = self.by_base[key_of(spelling)]
+                return key, self.files[key]
+        if "\0" in relative:
+            return key, NoCaption("its name holds a NUL byte")
+        if relative.startswith("../") or os.path.isabs(relative):
+            if not self.allow_outside_files:
+                return key, NoCaption(
+                    f"it is not in {self.folder}; set `allow_outside_files` if you trust the captions"
                 )
-            if not isinstance(row.get(picture), str) or not row[picture]:
-                raise UserError(f"{path} has a row whose {picture} names no file: {row!r:.80}; correct or remove it.")
-            relative = Path(os.path.relpath(path.parent / row[picture], folder)).as_posix()
-            _add(entries, relative, row.get(caption))
-    return entries
+            if (self.folder / relative).is_file():
+                return key, relative
+        elif (self.folder / relative).is_file():  # hidden, but named
+            return key, relative
+        return key, NoCaption(f"it is named in the captions and is not in {self.folder}")
+
+    def _relative(self, name: str, inside: str) -> str:
+        if "\0" in name:
+            return name
+        if os.path.isabs(name):
+            return os.path.relpath(name, os.path.abspath(self.folder)).replace(os.sep, "/")
+        return os.path.normpath(os.path.join(inside, name)).replace(os.sep, "/")
 
 
-def _add(entries: dict[str, Any], name: str, captions: Any) -> None:
-    """Add an entry; a name that is known gets further captions."""
-    if name in entries:
-        known = entries[name] if isinstance(entries[name], list) else [entries[name]]
-        captions = known + (captions if isinstance(captions, list) else [captions])
-    entries[name] = captions
-
-
-def _read_csv(path: Path) -> list[dict]:
-    return list(csv.DictReader(read_text(path).splitlines(keepends=True)))
-
-
-def _read_jsonl(path: Path) -> list[dict]:
-    rows = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
+def _add_rows(content: FolderContent, finder: _Finder, table: str, rows: list[Named]) -> None:
+    inside = str(PurePosixPath(table).parent)
+    for place, name, captions in rows:
+        if not isinstance(name, str) or not name.strip():
+            content.entries[f"{table}, {place}"] = Entry("", NoCaption(f"it names no file, found {name!r:.40}"))
             continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number} is not JSON ({error.msg}); write one object per line.") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number} is not an object with file_name and caption, found {line[:40]}.")
-        rows.append(row)
-    return rows
+        key, target = finder.find(name.strip(), inside)
+        if isinstance(target, NoCaption):
+            content.entries[key] = Entry(name, target)
+        elif key in content.entries:  # a name that comes again brings further captions
+            known = content.entries[key].captions
+            known = known if isinstance(known, list) else [known]
+            content.entries[key] = Entry(target, known + (captions if isinstance(captions, list) else [captions]))
+        else:
+            content.entries[key] = Entry(target, captions)
 
 
-def _read_parquet(path: Path) -> list[dict]:
-    try:
-        return pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path} cannot be read as Parquet ({error}); write it again.") from None
+def _flickr_file(files: dict[str, str], pictures: list[str]) -> str | None:
+    """The captions of Flickr8k, which must not be the text beside a picture such as captions.png."""
+    stems = {_stem(key) for key in pictures}
+    top = [key for key in sorted(files) if "/" not in key and _stem(key) not in stems]
+    for key in top:
+        if key.lower() in FLICKR:
+            return key
+    return next((key for key in top if key.lower().endswith(FLICKR_SUFFIX)), None)
 
 
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, with or without a byte order mark."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8.") from None
-
-
-def _from_flickr(folder: Path, path: Path, pictures: list[str]) -> dict[str, Any]:
-    """Lines `image,caption` under that header, or lines `image#number<tab>caption`; several per picture."""
-    by_base: dict[str, str] = {}
-    for name in pictures:  # the captions give names without their folder, such as Images
-        by_base.setdefault(name.rpartition("/")[2], name)
-    entries: dict[str, Any] = {}
-    lines = read_text(path).splitlines()
-    has_tabs = path.name.endswith(".token.txt") or (lines and "\t" in lines[0])
-    if not has_tabs and (not lines or [word.strip() for word in lines[0].split(",")][:2] != ["image", "caption"]):
-        raise UserError(f"{path} must begin with the line image,caption; it begins with {(lines or [''])[0][:60]!r}.")
-    for number, line in enumerate(lines if has_tabs else lines[1:], start=1 if has_tabs else 2):
-        # A caption may hold commas, quoted or not: the caption is everything after the first comma.
-        name, separator, caption = line.partition("\t" if has_tabs else ",")
-        if not line.strip():
-            continue
-        if not separator:
-            raise UserError(f"{path}, line {number} has no caption: {line[:60]!r}; write image,caption.")
-        if caption.startswith('"') and caption.endswith('"') and len(caption) > 1:
-            caption = caption[1:-1].replace('""', '"')
-        name = name.strip().partition("#")[0] if has_tabs else name.strip()
-        _add(entries, by_base.get(name, name), caption)
-    return entries
-
-
-def _from_classes(folder: Path, template: str, pictures: list[str]) -> dict[str, Any]:
-    if "{}" not in template:
-        raise UserError(
-            f'`class_template` must hold {{}} where the class goes, as "a photo of a {{}}"; found {template!r}.'
-        )
-    if loose := [name for name in pictures if "/" not in name]:
+def _add_classes(
+    folder: Path, content: FolderContent, files: dict[str, str], pictures: list[str], template: str
+) -> None:
+    require_template(template)
+    if loose := [key for key in pictures if "/" not in key]:
         raise UserError(
             f"{folder}: {loose[0]} lies in no class folder; move it into one, or leave `class_template` out."
         )
-    return {name: template.format(Path(name).parent.name.replace("_", " ")) for name in pictures}
+    for key in pictures:
+        content.entries[key] = Entry(files[key], caption_of_class(template, PurePosixPath(key).parent.name))
 
 
-def _lines(path: Path) -> list[bytes] | _Missing:
+def _add_texts(
+    folder: Path, content: FolderContent, files: dict[str, str], pictures: list[str], texts: dict[str, str],
+    tables: list[str],
+) -> None:  # fmt: skip
+    described = [key for key in pictures if _stem(key) in texts]
+    if not described and not tables:
+        raise UserError(
+            f"{folder} has {len(pictures)} pictures without a caption; write metadata.csv with the columns file_name "
+            "and caption, or a .txt of the same name beside each picture, or set `class_template` to "
+            '"a photo of a {}" if its folders are classes.'
+        )
+    for key in described:
+        content.entries[key] = Entry(files[key], _lines(folder / files[texts[_stem(key)]]))
+    places = {str(PurePosixPath(table).parent) for table in tables}
+    for key in set(pictures).difference(described):
+        # A table speaks for its folder and those below it: it leaves out what it does not name.
+        if places & {str(parent) for parent in PurePosixPath(key).parents}:
+            content.kinds[LEFT_OUT] += 1
+        else:
+            reason = NoCaption("it has no caption: there is no .txt of its name beside it")
+            content.entries[key] = Entry(files[key], reason)
+
+
+def _count(
+    content: FolderContent, files: dict[str, str], pictures: list[str], tables: list[str], texts: set[str]
+) -> None:
+    known = {*pictures, *tables, *texts}
+    content.kinds["pictures with an entry"] = sum(key in content.entries for key in pictures)
+    content.kinds["files with captions"] = len(tables)
+    content.kinds["texts beside pictures"] = len(texts)
+    for key in files:
+        if key not in known:
+            content.kinds[kind_of_other(key)] += 1
+
+
+def _stem(key: str) -> str:
+    return str(PurePosixPath(key).with_suffix(""))
+
+
+def _read(folder: Path, entries: list[tuple[str, Entry]]) -> Iterator[Row | Unusable]:
+    for key, (name, captions) in entries:
+        if isinstance(captions, NoCaption):
+            yield Unusable(key, str(captions))
+        else:
+            yield row_or_reason(key, folder / name, captions)
+
+
+def _stamp(folder: Path, entries: list[tuple[str, Entry]]) -> str:
+    def status(name: str) -> tuple[int, int]:
+        try:
+            found = os.stat(folder / name)
+        except (OSError, ValueError):  # ValueError: a NUL byte
+            return -1, -1
+        return found.st_size, found.st_mtime_ns
+
+    return digest_of((key, entry.captions, *status(entry.name)) for key, entry in entries)
+
+
+def _lines(path: Path) -> list[bytes] | NoCaption:
     """One caption per line, as bytes: a file in another encoding makes one row unusable, not the whole folder."""
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        return NoCaption(f"its .txt cannot be read ({error.strerror})")
     return content.splitlines() if content.strip() else [b""]

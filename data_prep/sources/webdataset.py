@@ -1,122 +1,149 @@
 """WebDataset tar files: a picture and its `.txt` or `.json` share a stem and follow one another."""
 
 import functools
-import gzip
 import json
 import os
-import tarfile
+from collections import Counter
 from collections.abc import Iterator
-from io import BufferedIOBase
+from dataclasses import dataclass
 from pathlib import Path
 
-from vqlm.data_prep.rows import CAPTION_COLUMNS, PICTURE_SUFFIXES, Row, Shard, Unusable, digest_of, row_or_reason
+from vqlm.data_prep.file_kinds import is_picture, is_system_file, key_of
+from vqlm.data_prep.rows import (
+    CAPTION_COLUMNS,
+    SYSTEM,
+    Row,
+    Shard,
+    Unusable,
+    caption_of_class,
+    kind_of_other,
+    require_template,
+    row_or_reason,
+    stamp_of_file,
+)
+from vqlm.data_prep.sources.tar import Damage, read_members
 
-BLOCK = 512
+
+@dataclass(frozen=True)
+class SampleForm:
+    """How the files of a sample become a row: the key of its caption in `.json`, the caption of a class in `.cls`."""
+
+    caption_column: str | None = None
+    class_template: str | None = None
 
 
-def tar_shards(paths: list[Path], caption_column: str | None = None) -> list[Shard]:
-    """One shard per tar file, compressed or not."""
-    read = functools.partial(read_tar, caption_column=caption_column)
+def tar_shards(paths: list[Path], caption_column: str | None = None, class_template: str | None = None) -> list[Shard]:
+    """One shard per tar file, compressed or not. Files of one name in several folders are told apart by the folder."""
+    if class_template is not None:
+        require_template(class_template)
+    read = functools.partial(read_tar, form=SampleForm(caption_column, class_template))
     return [
-        Shard(path.name, functools.partial(read, path), digest_of([path.name, path.stat().st_size]))
-        for path in sorted(paths)
+        Shard(name, functools.partial(read, path, name), stamp_of_file(name, path))
+        for name, path in unique_names(paths).items()
     ]
 
 
-def read_tar(path: Path, caption_column: str | None = None) -> Iterator[Row | Unusable]:
-    """Rows with the keys `name of the tar/stem`. A cut archive gives the rows before the cut, then one Unusable."""
+def count_members(paths: list[Path]) -> Counter[str]:
+    """How many files of each kind the archives hold."""
+    kinds: Counter[str] = Counter({"archives": len(paths)})
+    for path in paths:
+        for member in read_members(path, with_content=False):
+            if isinstance(member, Damage):
+                kinds["damaged places in archives"] += 1
+            elif is_system_file(member.name):
+                kinds[SYSTEM] += 1
+            elif is_picture(member.name):
+                kinds["pictures"] += 1
+            else:
+                kinds[kind_of_other(member.name)] += 1
+    return kinds
+
+
+def unique_names(paths: list[Path]) -> dict[str, Path]:
+    """Sorted paths by their file names; by their path below the common folder where a file name occurs twice."""
+    paths = sorted(set(paths))
+    names = [key_of(path.name) for path in paths]
+    if len(set(names)) < len(names):
+        common = os.path.commonpath([path.parent for path in paths])
+        names = [key_of(Path(os.path.relpath(path, common)).as_posix()) for path in paths]
+    return dict(zip(names, paths, strict=True))
+
+
+def read_tar(path: Path, name: str, form: SampleForm) -> Iterator[Row | Unusable]:
+    """Rows with the keys `name/stem`. Damage of the archive gives one Unusable, and the rest is read where possible."""
     seen: set[str] = set()
     files: dict[str, bytes] = {}
     stem = None
-    reason = None
-    try:
-        for name, content in _members(path):
-            folder, slash, base = name.rpartition("/")
-            name, _, suffix = base.partition(".")
-            if folder + slash + name != stem:
-                if stem is not None:
-                    yield _row(path, stem, files, seen, caption_column)
-                stem, files = folder + slash + name, {}
-            files["." + suffix.lower()] = content
-        if stem is not None:
-            yield _row(path, stem, files, seen, caption_column)
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        reason = str(error)
-    if reason is not None:
-        if stem is not None and isinstance(row := _row(path, stem, files, seen, caption_column), Row):
-            yield row  # else it lies across the cut
-        yield Unusable(path.name, f"the archive {path} ends or breaks here ({reason}): copy it again")
+    damages = 0
+    for member in read_members(path):
+        if isinstance(member, Damage):
+            # The sample before the damage may lack files that it had.
+            if stem is not None and isinstance(row := _row(name, stem, files, seen, form), Row):
+                yield row
+            stem, files = None, {}
+            damages += 1
+            key = name if damages == 1 else f"{name} ({damages})"
+            yield Unusable(key, f"the archive {path} ends or breaks here ({member.reason}): copy it again")
+            continue
+        if is_system_file(member.name):
+            continue
+        member_stem, suffix = _split(member.name)
+        if member_stem != stem:
+            if stem is not None:
+                yield _row(name, stem, files, seen, form)
+            stem, files = member_stem, {}
+        files[suffix] = member.content
+    if stem is not None:
+        yield _row(name, stem, files, seen, form)
 
 
-def _members(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and content of every file; what is hidden is left out."""
-    with path.open("rb") if path.suffix == ".tar" else gzip.open(path) as file:
-        for name, content in _plain_members(file):
-            if not name.rpartition("/")[2].startswith("."):
-                yield name, content
+def _split(name: str) -> tuple[str, str]:
+    """`a/000.seg.PNG` -> (`a/000`, `.seg.png`): a stem ends at the first dot of the file name."""
+    folder, slash, base = name.removeprefix("./").rpartition("/")
+    stem, _, suffix = base.partition(".")
+    return folder + slash + stem, "." + suffix.lower()
 
 
-def _plain_members(file: BufferedIOBase) -> Iterator[tuple[str, bytes]]:
-    """By their headers (POSIX.1-1988, ustar): tarfile takes longer for one than Pillow takes to decode a small picture.
-    From the first header that is no plain file's or folder's on, tarfile reads the rest."""
-    while True:
-        start = file.tell()
-        header = file.read(BLOCK)
-        if not any(header) and len(header) == BLOCK:
-            return
-        if len(header) < BLOCK:  # a cut right behind a member is silent: only the end mark's absence tells
-            raise EOFError(f"{len(header)} bytes where a header of {BLOCK} or the end mark must be")
-        # The checksum's own eight bytes count as spaces.
-        checksum = sum(header) - sum(header[148:156]) + 8 * ord(" ")
-        stated = header[148:156].split(b"\0")[0].strip()
-        is_known = header[156:157] in (b"0", b"\0", b"5") and not header[124] & 0x80
-        if not is_known or not stated.isdigit() or int(stated, 8) != checksum:
-            file.seek(start)
-            yield from _other_members(file)
-            return
-        length = int(header[124:136].split(b"\0")[0].strip() or b"0", 8)
-        name = header[:100].split(b"\0")[0]
-        if prefix := header[345:500].split(b"\0")[0] if header[257:263] == b"ustar\0" else b"":
-            name = prefix + b"/" + name
-        content = file.read(length)
-        if len(content) < length:
-            raise EOFError(f"{name.decode(errors='replace')} has {length} bytes, {len(content)} are there")
-        file.seek(-length % BLOCK, os.SEEK_CUR)
-        if header[156:157] != b"5":
-            yield name.decode("utf-8", "surrogateescape"), content
-
-
-def _other_members(file: BufferedIOBase) -> Iterator[tuple[str, bytes]]:
-    with tarfile.open(fileobj=file, mode="r:") as archive:
-        for member in archive:
-            archive.members.clear()  # type: ignore[attr-defined]  # what was read is not kept
-            if member.isfile():
-                content = archive.extractfile(member).read()  # type: ignore[union-attr]
-                if len(content) < member.size:
-                    raise EOFError(f"{member.name} has {member.size} bytes, {len(content)} are there")
-                yield member.name, content
-
-
-def _row(path: Path, stem: str, files: dict[str, bytes], seen: set[str], caption_column: str | None) -> Row | Unusable:
-    key = f"{path.name}/{stem}"
+def _row(name: str, stem: str, files: dict[str, bytes], seen: set[str], form: SampleForm) -> Row | Unusable:
+    key = f"{name}/{key_of(stem)}"
     if stem in seen:
         return Unusable(key, "its stem occurs twice in the archive")
     seen.add(stem)
-    picture = next((content for suffix, content in files.items() if suffix.endswith(PICTURE_SUFFIXES)), None)
-    if picture is None:
-        return Unusable(key, f"it has no picture, only {', '.join(sorted(files))}")
-    if ".json" in files and (caption_column is not None or ".txt" not in files):
-        try:
-            described = json.loads(files[".json"])
-        except ValueError as error:  # bytes that are no UTF-8 among them
-            return Unusable(key, f"its .json cannot be read ({error})")
-        if not isinstance(described, dict):
-            return Unusable(key, f"its .json must be an object with a caption, found {described!r:.40}")
-        wanted = [caption_column] if caption_column else CAPTION_COLUMNS
-        name = next((column for column in wanted if column in described), None)
-        if name is None:
-            return Unusable(key, f"its .json has no {wanted[0]}, only {', '.join(map(str, described)) or 'nothing'}")
-        return row_or_reason(key, picture, described[name])
-    if ".txt" not in files:
-        return Unusable(key, f"it has no caption (.txt or .json), only {', '.join(sorted(files))}")
-    return row_or_reason(key, picture, files[".txt"].splitlines() or "")
+    listed = ", ".join(sorted(files))
+    pictures = [suffix for suffix in files if is_picture("x" + suffix)]
+    # `.jpg` is the picture; `.depth.png` and the like are only taken where nothing else is there.
+    pictures = [suffix for suffix in pictures if suffix.count(".") == 1] or pictures
+    if not pictures:
+        return Unusable(key, f"it has no picture, only {listed}")
+    if len(pictures) > 1:
+        return Unusable(key, f"it has several pictures ({', '.join(sorted(pictures))}); keep one of them")
+    picture = files[pictures[0]]
+    if ".json" in files and (form.caption_column is not None or ".txt" not in files):
+        return _described(key, picture, files[".json"], form)
+    if ".txt" in files:
+        return row_or_reason(key, picture, files[".txt"].splitlines() or "")
+    if ".cls" in files:
+        return _classified(key, picture, files[".cls"], form)
+    return Unusable(key, f"it has no caption (.txt or .json), only {listed}")
+
+
+def _described(key: str, picture: bytes, content: bytes, form: SampleForm) -> Row | Unusable:
+    try:
+        described = json.loads(content)
+    except (ValueError, RecursionError) as error:  # bytes that are no UTF-8 among them
+        return Unusable(key, f"its .json cannot be read ({error})")
+    if not isinstance(described, dict):
+        return Unusable(key, f"its .json must be an object with a caption, found {described!r:.40}")
+    wanted = [form.caption_column] if form.caption_column else CAPTION_COLUMNS
+    column = next((column for column in wanted if column in described), None)
+    if column is None:
+        keys = ", ".join(described)[:80] or "nothing"
+        return Unusable(key, f"its .json has no {wanted[0]}, only {keys}")
+    return row_or_reason(key, picture, described[column])
+
+
+def _classified(key: str, picture: bytes, content: bytes, form: SampleForm) -> Row | Unusable:
+    if form.class_template is None:
+        return Unusable(key, "it has a class (.cls) and no caption; set `class_template` to name classes")
+    name = content.decode("utf-8", "replace").strip()
+    return row_or_reason(key, picture, caption_of_class(form.class_template, name) if name else "")

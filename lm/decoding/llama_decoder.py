@@ -30,7 +30,7 @@ KNOWN_ROPES = ("default", "linear", "llama3", "yarn")
 
 
 def is_llama_like(model: PreTrainedModel) -> bool:
-    """Whether `LlamaDecoder` computes what the model's own forward would: a known class, without a sliding window,
+    """Whether `LlamaDecoder` computes what the model's forward would: a known class, without a sliding window,
     hooks, adapters or replaced layers."""
     kind = type(model)
     if f"{kind.__module__}.{kind.__qualname__}" not in KNOWN:

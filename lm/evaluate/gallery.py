@@ -1,4 +1,4 @@
-"""Codes of a prepared set as the pictures that a model's image tokenizer makes of them."""
+"""Decodes the codes of a prepared set with the image tokenizer of a model."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from vqlm.lm.image_codes import decode_pixel_values
 from vqlm.lm.pipeline import TextToImagePipeline
 
 PART = 256
-# Of each split, evenly over it; large sets would take hours.
+# At most this many of each split, evenly spaced; all of a large set would take hours.
 MAX_PROMPTS = 1000
 MAX_GALLERY = 20_000
 

@@ -19,7 +19,7 @@ EVALUATION_BATCH = 64
 def evaluate_nll(
     model: PreTrainedModel, vocabulary: Vocabulary, rows: Dataset, max_caption_tokens: int, tokens_per_image: int
 ) -> float:
-    """Mean negative log-likelihood of the first view's codes given the first caption, in nats a code."""
+    """Mean negative log-likelihood of the first view's codes given the first caption, in nats per code."""
     was_training = model.training
     objective = WeightedCrossEntropy(model.eval(), vocabulary, text_weight=0.0, image_weight=1.0)
     collate = RowCollator(vocabulary, max_caption_tokens, None)
@@ -43,12 +43,12 @@ def retrieval_ranks(
     The gallery comes in parts and holds the targets. Its pictures that equal the target share the target's rank.
     """
     queries = drawn.flatten(1).double()
-    own = (queries - targets.flatten(1).double()).square().sum(1, keepdim=True)
+    to_target = (queries - targets.flatten(1).double()).square().sum(1, keepdim=True)
     closer = torch.zeros(len(drawn), dtype=torch.int64, device=drawn.device)
     for part in gallery:
         pictures = part.flatten(1).double()
         distances = queries.square().sum(1, keepdim=True) - 2 * queries @ pictures.T + pictures.square().sum(1)
-        closer += (distances < own * (1 - 1e-9) - 1e-9).sum(1)
+        closer += (distances < to_target * (1 - 1e-9) - 1e-9).sum(1)
     return 1 + closer
 
 

@@ -1,4 +1,4 @@
-"""Figures of what a pipeline does beside drawing one picture a prompt: describe, choose among its own, continue."""
+"""Figures of what a pipeline does besides drawing one picture per prompt: describe, choose, continue."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +17,8 @@ from vqlm.vq import to_pixel_values
 
 CAPTIONS = 100  # the right one and 99 others
 RERANK = 8
-# How the pictures are drawn among which to choose: from the model's own distribution, and guided. Near a greedy default
-# several pictures of a prompt would be one.
+# How the pictures are drawn from which one is chosen: from the model's distribution, and guided. Near a greedy default
+# several pictures of a prompt would be the same.
 DRAWS = {"plain": SamplingConfig(), "guided": SamplingConfig(guidance_scale=2.0, temperature=1.5, min_p=0.05)}
 ALL = "all held out"
 
@@ -59,7 +59,7 @@ def evaluate_other_tasks(pipeline: TextToImagePipeline, prepared: PreparedSet, s
 
 
 def _mean(figures: list[dict[str, Any]], counts: list[int]) -> dict[str, Any]:
-    """Of figures that are numbers, or dicts of numbers, over `counts` pictures each."""
+    """The mean of figures that are numbers, or dicts of numbers, weighted by `counts` pictures each."""
     mean = {}
     for name, first in figures[0].items():
         values = [part[name] for part in figures]
@@ -93,15 +93,21 @@ def other_tasks_markdown(figures: dict[str, Any]) -> list[str]:
     }
     lines = ["", "## Other tasks", "", f"| figure | {' | '.join(figures)} |", "|---" * (len(figures) + 1) + "|"]
     for name, title in names.items():
-        if all(name in own for own in figures.values()):
-            lines.append(f"| {title} | " + " | ".join(f"{100 * own[name]:.1f}%" for own in figures.values()) + " |")
-    if not all("reranked" in own for own in figures.values()):
+        if all(name in split_figures for split_figures in figures.values()):
+            lines.append(
+                f"| {title} | "
+                + " | ".join(f"{100 * split_figures[name]:.1f}%" for split_figures in figures.values())
+                + " |"
+            )
+    if not all("reranked" in split_figures for split_figures in figures.values()):
         return lines
     for draws, sampling in DRAWS.items():
         settings = f"guidance {sampling.guidance_scale:g}, temperature {sampling.temperature:g}"
         for name, title in {"one": f"one draw, the mean of {RERANK}", "kept": "the one that rerank keeps"}.items():
-            retrieval = [own["reranked"][draws][name] for own in figures.values()]
-            cells = [f"{100 * own['r1']:.1f}% / {100 * own['r10']:.1f}%" for own in retrieval]
+            retrieval = [split_figures["reranked"][draws][name] for split_figures in figures.values()]
+            cells = [
+                f"{100 * split_figures['r1']:.1f}% / {100 * split_figures['r10']:.1f}%" for split_figures in retrieval
+            ]
             lines.append(f"| R@1 / R@10, {settings}, {title} | " + " | ".join(cells) + " |")
     return lines
 
@@ -138,6 +144,6 @@ def _reranked(
     wanted = [targets.repeat_interleave(RERANK, 0), targets]
     ranks = retrieval_ranks(torch.cat(pictures), torch.cat(wanted), gallery(pipeline, prepared))
     return {
-        name: {"r1": recall_at(own, 1), "r10": recall_at(own, 10)}
-        for name, own in zip(("one", "kept"), ranks.split([len(drawn), len(best)]), strict=True)
+        name: {"r1": recall_at(part_ranks, 1), "r10": recall_at(part_ranks, 10)}
+        for name, part_ranks in zip(("one", "kept"), ranks.split([len(drawn), len(best)]), strict=True)
     }

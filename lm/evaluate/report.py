@@ -40,10 +40,32 @@ def require_same_tokenizers(pipeline: TextToImagePipeline, prepared: PreparedSet
 
 @torch.no_grad()
 def evaluate(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int = 0) -> tuple[dict[str, Any], dict]:
-    """All figures of the report, and for each held-out split the tensors that its sheet of samples shows.
+    """Measure a finished model on the held-out rows of a prepared set.
 
     Draws one picture for every held-out prompt at each guidance scale, with the pipeline's other defaults.
-    Raises UserError if the model was not trained on this prepared set's tokenizers.
+
+    Args:
+        pipeline: the finished model.
+        prepared: the prepared set on which it was trained, or another one with the same tokenizers.
+        seed: decides the drawings.
+
+    Returns:
+        All figures of the report; and for each held-out split the captions and tensors that its sheet of samples shows:
+        originals, reconstructions and drawings, each (N, C, H, W) in [-1, 1].
+
+    Raises:
+        UserError: if the model was not trained with this prepared set's image tokenizer and vocabulary.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from vqlm.lm.evaluate.report import evaluate
+        >>> collection = vqlm.load_collection("pictures")
+        >>> prepared = vqlm.prepare(
+        ...     collection, pipe.image_tokenizer, Path("data"), "pictures", num_workers=0, vocabulary=pipe.vocabulary
+        ... )
+        >>> figures, _ = evaluate(pipe, prepared)
+        >>> list(figures["retrieval"]["held_out"])
+        ['1', '1.5', '2', '3']
     """
     start = time.monotonic()
     require_same_tokenizers(pipeline, prepared)
@@ -156,7 +178,7 @@ def report_markdown(figures: dict[str, Any], attribution: str | None) -> str:
         )
         + " as the saved default.",
         "",
-        "| held-out set | image NLL, nats a code | guidance | R@1 | R@10 |",
+        "| held-out set | image NLL, nats per code | guidance | R@1 | R@10 |",
         "|---|---|---|---|---|",
     ]
     for split, by_scale in figures["retrieval"].items():

@@ -10,6 +10,7 @@ R/model/
   evaluation.json           figures of these weights, once they were evaluated
 """
 
+import copy
 import hashlib
 import tempfile
 from collections.abc import Mapping
@@ -44,9 +45,18 @@ class FinishedModel(NamedTuple):
     figures: Mapping[str, Any] | None = None
 
 
-def save_finished(finished: FinishedModel, folder: Path, name: str | None = None) -> None:
-    """Write the folder; its card calls it `name`, by default the name of the folder."""
+def save_finished(
+    finished: FinishedModel, folder: Path, name: str | None = None, dtype: torch.dtype | None = None
+) -> None:
+    """Write the folder; its card calls it `name`, by default the name of the folder.
+
+    `dtype` is the precision of all weights in it, by default that which they have. What is loaded from it in fp32 has
+    the rounded weights, and the fingerprints of these.
+    """
     model, vocabulary, image_tokenizer, settings, figures = finished
+    if dtype is not None:
+        model = copy.deepcopy(model).to(dtype)  # type: ignore[arg-type]
+        image_tokenizer = copy.deepcopy(image_tokenizer).to(dtype).float()  # type: ignore[arg-type]
     # After `bos caption boi`, stock `generate` then draws exactly the codes of one picture and no other id.
     model.generation_config = GenerationConfig(
         min_new_tokens=image_tokenizer.config.tokens_per_image,
@@ -59,6 +69,8 @@ def save_finished(finished: FinishedModel, folder: Path, name: str | None = None
         TextToImageProcessor(vocabulary, image_tokenizer, settings.max_caption_tokens).save_pretrained(folder)
     else:
         save_parts(folder, vocabulary, image_tokenizer)
+    if dtype is not None:
+        copy.deepcopy(image_tokenizer).to(dtype).save_pretrained(folder / IMAGE_TOKENIZER)  # type: ignore[arg-type]
     write_json(folder / SETTINGS_FILE, settings.to_json(fingerprints(vocabulary, image_tokenizer)))
     # The pictures of both stages, which may be of two collections.
     lines = dict.fromkeys([settings.attribution, image_tokenizer.config.attribution])

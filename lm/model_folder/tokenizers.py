@@ -13,16 +13,26 @@ from vqlm.vq import VQVAE, load_image_tokenizer
 
 IMAGE_TOKENIZER = "image_tokenizer"
 REPOSITORY = re.compile(r"\w[\w.-]*/[\w.-]+")
+# Finished models that come with a checkout; an installed wheel has no such folder.
+CHECKOUT = Path(__file__).resolve().parents[2]
+BASE_MODEL = "emoji"
 
 
 def local_folder(name: Path | str, **hub: Any) -> Path:
-    """`name` if it is a folder; for OWNER/NAME, given as a string, that repository of the hub, downloaded.
+    """`name` if it is a folder; else, given as a string, that folder of the checkout's `models`, or for OWNER/NAME that
+    repository of the hub, downloaded.
 
     `hub` holds arguments of `huggingface_hub.snapshot_download`, such as `revision` and `token`. Raises UserError for a
-    name that is neither.
+    name that is none of them.
     """
     if Path(name).is_dir():
         return Path(name)
+    if isinstance(name, str) and "/" not in name and (CHECKOUT / "models" / name / "config.json").is_file():
+        return CHECKOUT / "models" / name
+    if name == BASE_MODEL and (CHECKOUT / "Makefile").is_file():
+        raise UserError(
+            f"there is no models/{name} in {CHECKOUT}; `make base` there trains the model of that name in an evening."
+        )
     if not isinstance(name, str) or not REPOSITORY.fullmatch(name):
         raise UserError(
             f"{name} is not a folder; name the folder of a finished model, or OWNER/NAME of one on the hub."

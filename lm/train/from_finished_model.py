@@ -1,4 +1,4 @@
-"""Stage two from a finished model folder: checked against the prepared set, changed in nothing but its context."""
+"""A finished model as the start of stage two: checked against the prepared set, its context lengthened if needed."""
 
 from dataclasses import replace
 
@@ -13,26 +13,26 @@ from vqlm.training.errors import UserError
 def load_start(folder: str, prepared: PreparedSet) -> TextToImagePipeline:
     """The finished model in `folder`, on the CPU.
 
-    Raises UserError as `from_pretrained` does, and if `prepared` has another vocabulary or image tokenizer: what an id
-    means to the model it must mean in the rows.
+    Raises UserError as `from_pretrained` does, and if `prepared` has another vocabulary or image tokenizer: an id must
+    mean the same in the rows as to the model.
     """
     pipeline = TextToImagePipeline.from_pretrained(folder, "cpu")
-    for what, own, other in (
+    for part, fingerprint, other in (
         ("vocabulary", pipeline.vocabulary.fingerprint(), prepared.manifest["vocabulary"]),
         ("image tokenizer", pipeline.image_tokenizer.fingerprint(), prepared.manifest["made_from"]["image_tokenizer"]),
     ):
-        if own != other:
+        if fingerprint != other:
             raise UserError(
-                f"The {what} of init_from {folder!r} is {own}, that of the data in {prepared.folder} is {other}; "
-                f"prepare the data with --for-model {folder}."
+                f"The {part} of init_from {folder!r} is {fingerprint}, that of the data in {prepared.folder} is "
+                f"{other}; prepare the data for this model, with `for_model` {folder}."
             )
     return pipeline
 
 
 def lengthen_context(pipeline: TextToImagePipeline, folder: str, max_length: int) -> None:
-    """Give the model in `folder` a context of at least `max_length` ids; one is as long as its own rows were.
+    """Give the model in `folder` a context of at least `max_length` ids; it has that of the rows it was trained on.
 
-    Raises UserError for an architecture that has learned an embedding for each position.
+    Raises UserError for an architecture that has a learned embedding for each position.
     """
     context = getattr(pipeline.model.config, "max_position_embeddings", None)
     if context is None or context >= max_length:
@@ -41,7 +41,7 @@ def lengthen_context(pipeline: TextToImagePipeline, folder: str, max_length: int
     config.max_position_embeddings = max_length
     try:
         pipeline.model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32)
-    except RuntimeError:  # a table of another size
+    except RuntimeError:  # its table of position embeddings has another size
         raise UserError(
             f"Rows have up to {max_length} ids, the context of init_from {folder!r} {context}, and {config.model_type} "
             f"cannot lengthen it; lower max_caption_tokens by {max_length - context} or more, so that captions are cut."
@@ -49,8 +49,8 @@ def lengthen_context(pipeline: TextToImagePipeline, folder: str, max_length: int
 
 
 def inherit(pipeline: TextToImagePipeline, base: TextToImagePipeline) -> None:
-    """What `base` reads, does and owes, `pipeline`, which was trained from it, does too: the longest captions of the
-    two, captioning, the licence lines of both collections, and the sampling of `base` where no other was set."""
+    """Give `pipeline`, which was trained from `base`, what `base` has: the longer of the two caption lengths,
+    captioning, the licence lines of both collections, and the sampling of `base` unless another was set."""
     old, new = base.settings, pipeline.settings
     lines = [line for text in (old.attribution, new.attribution) if text for line in text.splitlines()]
     pipeline.settings = replace(

@@ -1,4 +1,4 @@
-"""Stage two from the weights of a pretrained language model, its embeddings grown by the image codes."""
+"""A pretrained language model of text as the start of stage two, with embeddings added for the image codes."""
 
 import torch
 from torch import Tensor
@@ -14,33 +14,34 @@ def load_pretrained(
 ) -> PreTrainedModel:
     """The causal LM `name` (folder or hub name) in fp32, with one embedding row for each id of `vocabulary`.
 
-    Old rows stay. A new row is the mean of the old ones; with "codebook" and a codebook (K, D) the image codes are
-    besides that as far from it as old rows are, near one another where the codes are.
+    Old rows stay. A new row is the mean of the old ones. With "codebook" and a codebook (K, D), the rows of image codes
+    are as far from that mean as old rows are, and near one another where the codes are.
     Raises UserError for a name that cannot be loaded, a vocabulary of another tokenizer, or rows of `max_length` ids
     that do not fit into the model's context.
     """
     try:
         model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
-        own = AutoTokenizer.from_pretrained(name).get_vocab()
-    except Exception as error:  # the hub, the network and every architecture raise their own
+        base_vocabulary = AutoTokenizer.from_pretrained(name).get_vocab()
+    except Exception as error:  # the hub, the network and each architecture raise different errors
         raise UserError(
             f"init_from {name!r} holds no causal language model with its tokenizer that can be loaded "
             f"({type(error).__name__}: {' '.join(str(error).split())[:160]})."
         ) from None
     ours = vocabulary.tokenizer.get_vocab()
-    different = next((token for token, id in own.items() if ours.get(token) != id), None)
+    different = next((token for token, id in base_vocabulary.items() if ours.get(token) != id), None)
     if different is not None:
         raise UserError(
-            f"The prepared data's tokenizer is not that of init_from {name!r}: {different!r} is {own[different]} there "
-            f"and {ours.get(different)} here. Prepare the data with --text.pretrained {name}."
+            f"The prepared data's tokenizer is not that of init_from {name!r}: {different!r} is "
+            f"{base_vocabulary[different]} there and {ours.get(different)} here. Prepare the data with "
+            f"`text.pretrained` {name}."
         )
     context = getattr(model.config, "max_position_embeddings", None)
     if context is not None and context < max_length:
         raise UserError(
             f"Rows have up to {max_length} ids, the context of init_from {name!r} {context}; lower max_caption_tokens, "
-            "or train an image tokenizer with fewer codes a picture."
+            "or train an image tokenizer with fewer codes per picture."
         )
-    _grow(model, len(own), vocabulary, codebook if new_rows == "codebook" else None)
+    _grow(model, len(base_vocabulary), vocabulary, codebook if new_rows == "codebook" else None)
     config = model.config
     config.pad_token_id, config.bos_token_id, config.eos_token_id = vocabulary.pad, vocabulary.bos, vocabulary.eos
     return model
@@ -48,7 +49,7 @@ def load_pretrained(
 
 @torch.no_grad()
 def _grow(model: PreTrainedModel, known: int, vocabulary: Vocabulary, codebook: Tensor | None) -> None:
-    """`known` tokens have trained rows; what the embeddings hold beyond them is spare and starts anew."""
+    """Resize the embeddings; the rows after the first `known`, which are trained, are initialised as new ones."""
     model.resize_token_embeddings(vocabulary.size, mean_resizing=False)
     matrices = embedding_matrices(model)
     projected = None if codebook is None else project_codebook(codebook, matrices[0].shape[1])

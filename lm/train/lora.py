@@ -11,14 +11,14 @@ from transformers.pytorch_utils import Conv1D
 if TYPE_CHECKING:
     from peft import PeftModel
 
-# The update is (SCALE * B @ A) x. A second knob beside the learning rate, which PEFT's users leave here mostly.
+# The update is (SCALE * B @ A) x. It scales the step as the learning rate does; most users of PEFT keep this value.
 SCALE = 2
 
 
 def add_adapters(model: PreTrainedModel, rank: int) -> "PeftModel":
-    """Put adapters of `rank` beside every linear layer of `model` but the head, and freeze all else.
+    """Put adapters of `rank` beside every linear layer of `model` except the head, and freeze all other weights.
 
-    `model` itself is changed, and computes what it did until they are trained. The returned wrapper saves and merges.
+    `model` itself is changed; its outputs stay the same until the adapters are trained. Returns the wrapper of PEFT.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -27,16 +27,16 @@ def add_adapters(model: PreTrainedModel, rank: int) -> "PeftModel":
         task_type="CAUSAL_LM", r=rank, lora_alpha=SCALE * rank, target_modules="all-linear",
         fan_in_fan_out=is_transposed,
     )  # fmt: skip
-    with warnings.catch_warnings():  # PEFT 0.21 asks by a name that transformers 5.24 has replaced
+    with warnings.catch_warnings():  # PEFT 0.21 reads an attribute that transformers 5.24 has renamed
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         return get_peft_model(model, config)  # type: ignore[return-value]
 
 
 def save_and_merge(adapters: "PeftModel", folder: Path) -> PreTrainedModel:
-    """Save the adapters alone in `folder`, as PEFT loads them; a stock model with them added to its weights.
+    """Save the adapters alone in `folder`, in the format of PEFT, and return a stock model that includes them.
 
-    It is a copy, so that the training can still go on from a checkpoint of its adapters.
+    The model is a copy, so that the training can still continue from a checkpoint of its adapters.
     """
-    # False: PEFT would look on the hub whether the base's embeddings are as they were.
+    # False, or PEFT would ask the hub whether the embeddings of the base model have changed.
     adapters.save_pretrained(str(folder), save_embedding_layers=False)
     return copy.deepcopy(adapters).merge_and_unload()  # type: ignore[return-value]

@@ -1,11 +1,11 @@
-"""The optimizers of a language model: Muon for its hidden matrices, AdamW for all else."""
+"""The optimizers of a language model: Muon for its hidden matrices, AdamW for all other weights."""
 
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
-from vqlm.lm.settings import OptimizerName
+from vqlm.training.config import OptimizerName
 from vqlm.training.optimizers import muon_and_adamw
 
 MATRIX_DIMS = 2
@@ -14,10 +14,10 @@ MATRIX_DIMS = 2
 def build_optimizers(
     name: OptimizerName, model: PreTrainedModel, learning_rate: float, weight_decay: float, beta2: float
 ) -> list[Optimizer]:
-    """AdamW alone, or Muon for the matrices between hidden states and AdamW for the rest, by one learning rate.
+    """AdamW alone, or Muon for the matrices between hidden states and AdamW for the rest, with one learning rate.
 
-    Embeddings, the output head and vectors do not map hidden states to hidden states and stay with AdamW. Frozen
-    parameters are left out, and so is an optimizer that would have none.
+    Embeddings, the output head and vectors do not map hidden states to hidden states, so AdamW trains them. Frozen
+    parameters are left out, and so is an optimizer without parameters.
     """
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     matrices = _hidden_matrices(model, trained) if name == "muon" else []

@@ -75,7 +75,7 @@ def test_lengths_by_hand():
 
 
 def test_packs_by_hand():
-    """5 finds room behind nothing, 3 fits behind 5 better than behind 4, 1 behind 7."""
+    """5 fits after nothing, 3 fits after 5 better than after 4, 1 after 7."""
     assert pack_rows([7, 5, 4, 3, 1], 8) == [[0, 4], [1, 3], [2]]
     assert pack_rows([3, 3, 3, 3], 6) == [[0, 1], [2, 3]]
     assert pack_rows([], 6) == []
@@ -174,11 +174,11 @@ def test_seed_and_epoch_decide_the_batches():
 @pytest.mark.parametrize("count", [100, 1000])
 def test_an_epoch_shows_every_row_once_but_for_the_last_part_of_a_batch(count):
     batches = batches_of(count)
-    made = list(batches)
-    rows = [row.row for row in drawn_in(made)]
+    drawn_batches = list(batches)
+    rows = [row.row for row in drawn_in(drawn_batches)]
     assert len(set(rows)) == len(rows)
     assert count - len(rows) < batches.shape.packs * batches.shape.max_rows
-    assert {len(batch) for batch in made} == {batches.shape.packs}
+    assert {len(batch) for batch in drawn_batches} == {batches.shape.packs}
 
 
 def test_every_caption_and_every_view_has_its_turn():

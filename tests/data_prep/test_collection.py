@@ -1,12 +1,15 @@
 """A collection: its splits, its rows through `datasets`, pictures in memory, what is skipped."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from datasets.distributed import split_dataset_by_node
 from PIL import Image
 from vqlm.data_prep import Collection, CollectionConfig, load_collection, load_pictures
+from vqlm.data_prep.loading import in_order
 from vqlm.data_prep.rows import MAX_SHARDS, Row, Shard, Unusable, join_shards, rows_per_shard
 from vqlm.data_prep.splits import hash_share, is_held_out
 from vqlm.training.errors import UserError
@@ -177,3 +180,50 @@ def test_arrays_are_no_data_set_of_pictures(tmp_path):
     shard = Shard("x", lambda: iter([Row(str(n), np.zeros((1, 4), np.uint8), ("x",)) for n in range(3)]), "")
     with pytest.raises(UserError, match="A data set holds pictures only"):
         Collection([shard], array_shape=(1, 4)).dataset()
+
+
+# Order and choice
+
+
+def test_batches_of_several_workers_come_in_the_order_of_the_shards():
+    batches = [(1, "b1", False), (0, "a1", False), (2, "c1", False), (2, "", True), (1, "b2", False), (0, "a2", False),
+               (0, "", True), (1, "", True)]  # fmt: skip
+    assert list(in_order(iter(batches))) == [(0, "a1"), (0, "a2"), (1, "b1"), (1, "b2"), (2, "c1")]
+
+
+@pytest.mark.parametrize("max_pictures", [None, 120, 150])
+def test_pictures_do_not_depend_on_the_number_of_cores(draw, monkeypatch, max_pictures):
+    folder = draw(NAMES)
+    loaded = []
+    for cores in (1, 3, 8):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        collection = load_collection(str(folder))
+        rows = list(collection.rows())
+        collection.shards = [
+            Shard(str(start), partial(iter, rows[start : start + 50]), "") for start in range(0, 300, 50)
+        ]
+        loaded.append(load_pictures(collection, (2, 2), max_pictures))
+    for other in loaded[1:]:
+        assert torch.equal(loaded[0].train, other.train)
+        assert torch.equal(loaded[0].held_out, other.held_out)
+    assert len(loaded[0].train) == (max_pictures or len(keys_of(folder, "train")))
+
+
+def test_a_sample_is_of_every_shard():
+    pictures = [np.full((3, 2, 2), number // 100, np.uint8) for number in range(1000)]  # ten shards, one class each
+    rows = [Row(str(number), picture, ("x",)) for number, picture in enumerate(pictures)]
+    shards = [Shard(str(at), lambda at=at: iter(rows[at : at + 100]), "") for at in range(0, 1000, 100)]
+    few = load_pictures(Collection(shards, array_shape=(3, 2, 2)), (2, 2), 200)
+    assert len(few.train) == 200
+    assert sorted(set(few.train[:, 0, 0, 0].tolist())) == list(range(10))
+    most = max(few.train[:, 0, 0, 0].bincount().tolist())
+    assert most <= 24  # an even share is 20
+
+
+def test_short_shards_are_made_up_for_by_long_ones():
+    def rows(count: int, start: int) -> list[Row]:
+        return [Row(str(n), np.zeros((3, 2, 2), np.uint8), ("x",)) for n in range(start, start + count)]
+
+    parts = [rows(5, 0), rows(500, 5), rows(5, 505)]
+    shards = [Shard(str(n), lambda part=part: iter(part), "") for n, part in enumerate(parts)]
+    assert len(load_pictures(Collection(shards, array_shape=(3, 2, 2)), (2, 2), 300).train) == 300

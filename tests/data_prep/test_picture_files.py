@@ -1,6 +1,9 @@
 """Picture files as RGB tensors: transparency, grey, rotation, cropping, files that cannot be read."""
 
 import io
+import struct
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -218,3 +221,81 @@ def test_a_flip_alone_mirrors(photograph):
 def test_views_that_make_no_sense(settings, message):
     with pytest.raises(UserError, match=message):
         ViewConfig(**settings)
+
+
+# Files from strangers
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.eps", "x.jpg"])
+def test_postscript_starts_nothing(tmp_path, name):
+    (tmp_path / name).write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nquit\n")
+    with pytest.raises(UnreadablePicture, match="not a picture in a format that is read"):
+        decode_picture(tmp_path / name, (8, 8))
+
+
+def test_a_device_is_not_read(tmp_path):
+    (tmp_path / "x.png").symlink_to("/dev/zero")
+    with pytest.raises(UnreadablePicture, match=r"the file is empty|it is not a file"):
+        decode_picture(tmp_path / "x.png", (8, 8))
+
+
+def test_a_name_with_nul():
+    with pytest.raises(UnreadablePicture, match="cannot be decoded"):
+        decode_picture(Path("a\0.png"), (8, 8))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_photograph_with_damaged_exif_is_used_as_it_lies(kind):
+    exif = Image.Exif()
+    exif[ORIENTATION] = ROTATED
+    exif[0x010E] = "a description that is longer than four bytes"
+    whole = as_bytes(Image.new("RGB", (16, 8), RED), kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
+    start, length = whole.index(exif.tobytes().removeprefix(b"Exif\0\0")), len(exif.tobytes()) - 6
+    for place in range(start, start + length):
+        for byte in (0, 0xFF):
+            content = whole[:place] + bytes([byte]) + whole[place + 1 :]
+            if kind == "PNG":
+                content = with_checksum(content, start)
+            assert decode_picture(content, (8, 8)).size in ((16, 8), (8, 16))
+
+
+def with_checksum(content: bytes, start: int) -> bytes:
+    """A PNG with the right checksum of the chunk whose content begins at `start`."""
+    end = start + int.from_bytes(content[start - 8 : start - 4], "big")
+    return content[:end] + zlib.crc32(content[start - 4 : end]).to_bytes(4, "big") + content[end + 4 :]
+
+
+@pytest.mark.parametrize("error", [RecursionError, OverflowError, KeyError, AssertionError, MemoryError, struct.error])
+def test_whatever_a_decoder_raises_is_a_reason(monkeypatch, error):
+    def fail(*_, **__):
+        raise error("inside")
+
+    monkeypatch.setattr("vqlm.data_prep.picture_files.to_rgb", fail)
+    with pytest.raises(UnreadablePicture, match="cannot be decoded .*inside"):
+        decode_picture(as_bytes(Image.new("RGB", (8, 8))), (8, 8))
+
+
+def test_the_limit_of_a_worker_is_that_of_the_collection(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # Pillow raises at twice its limit
+    assert decode_picture(as_bytes(Image.new("1", (30, 20))), (8, 8), max_pixels=600).size == (30, 20)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "expected"),
+    [
+        (np.array([[0.25, 0.5, 0.75]], np.float32), "TIFF", [0, 128, 255]),
+        (np.array([[-1000.0, 0.0, 3000.0]], np.float32), "TIFF", [0, 64, 255]),
+        (np.array([[0, 10**8, 2 * 10**8]], np.int32), "TIFF", [0, 128, 255]),
+        (np.array([[np.nan, 1.0, 3.0]], np.float32), "TIFF", [0, 0, 255]),
+        (np.array([[0, 65535, 128 * 257]], np.uint16), "PNG", [0, 255, 128]),
+        (np.array([[0, 6000, 3000]], np.uint16), "PNG", [0, 23, 12]),  # 16 bits have a range of their own
+    ],
+)
+def test_floating_point_and_32_bits_are_scaled_by_their_range(values, kind, expected):
+    decoded = decode_picture(as_bytes(Image.fromarray(values), kind), values.shape)
+    assert np.abs(np.asarray(decoded)[0].astype(int) - np.array(expected)[:, None]).max() <= 1
+
+
+def test_no_finite_value():
+    with pytest.raises(UnreadablePicture, match="none of its values is a finite number"):
+        decode_picture(as_bytes(Image.fromarray(np.full((2, 2), np.nan, np.float32)), "TIFF"), (2, 2))

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -198,13 +199,26 @@ def test_resume_returns_the_same(prepared, collection, tiny_vqvae):
 
 @pytest.mark.parametrize(
     ("changed", "named"),
-    [({"text": TextConfig(size=270)}, "text"), ({"data": "others"}, "data"), ({"views": ViewConfig(2, 0.5)}, "views")],
+    [({"text": TextConfig(size=270)}, "text"), ({"views": ViewConfig(2, 0.5)}, "views")],
 )
 def test_resume_with_other_settings(prepared, collection, tiny_vqvae, changed, named):
     before = contents(prepared.folder)
     with pytest.raises(UserError, match=f"holds another run: its {named} is"):
         make(collection, tiny_vqvae, prepared.folder, resume=True, **changed)
     assert contents(prepared.folder) == before
+
+
+def test_resume_with_a_path_that_is_written_differently(prepared, picture_folder, tiny_vqvae):
+    again = load_collection(f"{picture_folder}/../{picture_folder.name}/", 16)
+    assert make(again, tiny_vqvae, prepared.folder, f"{picture_folder}/", resume=True).manifest == prepared.manifest
+
+
+def test_resume_on_a_picture_that_was_replaced_by_one_of_the_same_size(prepared, picture_folder, tiny_vqvae):
+    picture = picture_folder / "red-square-2.png"
+    status = picture.stat()
+    os.utime(picture, ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
+    with pytest.raises(UserError, match="holds another run: its collection is"):
+        make(load_collection(str(picture_folder), 16), tiny_vqvae, prepared.folder, resume=True)
 
 
 def test_resume_with_another_image_tokenizer(prepared, collection, other_vqvae):

@@ -30,7 +30,7 @@ def save_tokenizer(folder: Path, **specials: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-# Options of our own BPE
+# Options of our BPE
 
 
 def test_lowercase_and_normalisation():
@@ -49,15 +49,15 @@ def test_lowercase_and_normalisation():
 
 
 def test_bpe_over_characters(tmp_path):
-    made = Vocabulary.build(CAPTIONS, TextConfig(size=60, byte_level=False), CODES)
-    assert made.text_size <= 60
-    made.save_pretrained(tmp_path)
+    vocabulary = Vocabulary.build(CAPTIONS, TextConfig(size=60, byte_level=False), CODES)
+    assert vocabulary.text_size <= 60
+    vocabulary.save_pretrained(tmp_path)
     loaded = Vocabulary.from_pretrained(tmp_path)
     for caption in ("red heart", "blå hjärta"):
         assert loaded.decode_text(loaded.encode_text([caption])[0]) == caption
     unknown = loaded.tokenizer.unk_token_id
     assert unknown in loaded.encode_text(["Ω"])[0]
-    assert unknown < made.text_size
+    assert unknown < vocabulary.text_size
     assert loaded.encode_text(["<image_3>"])[0] != [loaded.image_token_offset + 3]
 
 
@@ -80,22 +80,22 @@ def test_settings_that_a_pretrained_tokenizer_ignores_are_refused(tmp_path):
     ids=["all", "gpt2", "qwen", "none"],
 )
 def test_what_a_tokenizer_lacks_is_added(tmp_path, specials):
-    own = save_tokenizer(tmp_path / "own", **specials)
-    made = Vocabulary.build([], TextConfig(pretrained=str(tmp_path / "own")), {"image": 16, "series": 4})
-    assert len({made.pad, made.bos, made.eos}) == 3
+    tokenizer = save_tokenizer(tmp_path / "own", **specials)
+    vocabulary = Vocabulary.build([], TextConfig(pretrained=str(tmp_path / "own")), {"image": 16, "series": 4})
+    assert len({vocabulary.pad, vocabulary.bos, vocabulary.eos}) == 3
     if "eos_token" in specials:
-        assert made.eos == own.eos_token_id
-    vocabulary = made.tokenizer.get_vocab()
-    assert {token: vocabulary[token] for token in own.get_vocab()} == own.get_vocab()
-    assert made.size == made.text_size + 2 + 16 + 2 + 4
+        assert vocabulary.eos == tokenizer.eos_token_id
+    ids = vocabulary.tokenizer.get_vocab()
+    assert {token: ids[token] for token in tokenizer.get_vocab()} == tokenizer.get_vocab()
+    assert vocabulary.size == vocabulary.text_size + 2 + 16 + 2 + 4
     for caption in ("red heart", "a <image_3> </s>", "blå ♥"):
-        assert made.decode_text(made.encode_text([caption])[0]) == caption
-        assert max(made.encode_text([caption])[0]) < made.text_size
-        assert made.count_tokens([caption]) == [len(made.encode_text([caption])[0])]
-    made.save_pretrained(tmp_path / "made")
-    assert Vocabulary.from_pretrained(tmp_path / "made").fingerprint() == made.fingerprint()
+        assert vocabulary.decode_text(vocabulary.encode_text([caption])[0]) == caption
+        assert max(vocabulary.encode_text([caption])[0]) < vocabulary.text_size
+        assert vocabulary.count_tokens([caption]) == [len(vocabulary.encode_text([caption])[0])]
+    vocabulary.save_pretrained(tmp_path / "made")
+    assert Vocabulary.from_pretrained(tmp_path / "made").fingerprint() == vocabulary.fingerprint()
     stock = AutoTokenizer.from_pretrained(str(tmp_path / "made"))
-    assert stock.convert_ids_to_tokens(made.image_token_offset) == "<image_0>"
+    assert stock.convert_ids_to_tokens(vocabulary.image_token_offset) == "<image_0>"
 
 
 def test_a_folder_without_a_tokenizer(tmp_path):
@@ -119,8 +119,8 @@ TEXTS = [*CAPTIONS, "", " two  spaces", "red-heart, 12 hearts!", "Größe ♥ �
 def test_without_dropout_the_tokens_are_the_tokenizers(tmp_path, is_pretrained):
     save_tokenizer(tmp_path, eos_token="</s>")
     text = TextConfig(pretrained=str(tmp_path)) if is_pretrained else TextConfig(size=300)
-    made = Vocabulary.build(CAPTIONS, text, CODES)
-    assert BPEDropout(made, 0.0).encode_text(TEXTS) == made.encode_text(TEXTS)
+    vocabulary = Vocabulary.build(CAPTIONS, text, CODES)
+    assert BPEDropout(vocabulary, 0.0).encode_text(TEXTS) == vocabulary.encode_text(TEXTS)
 
 
 def test_with_all_dropped_a_caption_is_bytes(vocabulary):

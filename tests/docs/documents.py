@@ -16,8 +16,8 @@ _INLINE = re.compile(r"`([^`\n]+)`")
 
 def blocks(document: Path, language: str) -> list[str]:
     """The fenced blocks of a language."""
-    found = _FENCE.findall(document.read_text(encoding="utf-8"))
-    return [text for name, text in found if name == language]
+    fenced = _FENCE.findall(document.read_text(encoding="utf-8"))
+    return [text for name, text in fenced if name == language]
 
 
 def prose(document: Path) -> str:

@@ -1,5 +1,6 @@
 """Links lead somewhere, pictures exist and are small, and the site has every page."""
 
+import pkgutil
 import re
 import sys
 from pathlib import Path
@@ -43,6 +44,14 @@ def test_files_named_in_code_exist(document):
         return  # names what there was
     named = re.findall(rf"`((?:{FOLDERS})/[\w./-]+\.(?:py|md|yaml|ipynb|cff))`", prose(document))
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_modules_and_names_of_ours_in_code_exist(document):
+    if document.name == "CHANGELOG.md":
+        return  # names what there was
+    for name in re.findall(r"`(vqlm(?:\.\w+)+)`", prose(document)):
+        pkgutil.resolve_name(name)  # raises where there is none
 
 
 def test_pictures_of_troubleshooting_are_small():

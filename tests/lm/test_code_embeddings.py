@@ -7,10 +7,10 @@ from vqlm.lm.code_embeddings import NUM_NEIGHBORS, initialize_code_embeddings, s
 
 def test_similar_codes_by_hand():
     # On a line at 0, 1 and 3: squared distances to the nearest other are 1, 1 and 4, their mean 2, the temperature 1.
-    found = similar_codes(torch.tensor([[0.0], [1.0], [3.0]]))
-    assert found.codes.tolist() == [[0, 1, 2], [1, 0, 2], [2, 1, 0]]
+    similar = similar_codes(torch.tensor([[0.0], [1.0], [3.0]]))
+    assert similar.codes.tolist() == [[0, 1, 2], [1, 0, 2], [2, 1, 0]]
     expected = torch.tensor([[0.0, -1.0, -9.0], [0.0, -1.0, -4.0], [0.0, -4.0, -9.0]]).softmax(-1)
-    torch.testing.assert_close(found.weights, expected)
+    torch.testing.assert_close(similar.weights, expected)
 
 
 def test_similar_codes_do_not_depend_on_the_scale():

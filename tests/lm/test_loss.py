@@ -76,11 +76,11 @@ def batch_by_hand() -> dict[str, torch.Tensor]:
 
 def test_loss_by_hand(byte_vocabulary):
     objective = WeightedCrossEntropy(FixedLogits(logits_of_halvings()), byte_vocabulary, 0.1, image_weight=1.0)
-    made = objective(**batch_by_hand())
+    losses = objective(**batch_by_hand())
     codes, rest = 3 + 4 + 2 + 3, 1 + 2 + 5 + 6 + 1 + 1 + 2
-    assert made.image_nll.item() == pytest.approx(codes / 4 * LOG2, rel=1e-5)
-    assert made.text_nll.item() == pytest.approx(rest / 7 * LOG2, rel=1e-5)
-    assert made.loss.item() == pytest.approx((codes + 0.1 * rest) / (4 + 0.1 * 7) * LOG2, rel=1e-5)
+    assert losses.image_nll.item() == pytest.approx(codes / 4 * LOG2, rel=1e-5)
+    assert losses.text_nll.item() == pytest.approx(rest / 7 * LOG2, rel=1e-5)
+    assert losses.loss.item() == pytest.approx((codes + 0.1 * rest) / (4 + 0.1 * 7) * LOG2, rel=1e-5)
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
@@ -116,10 +116,10 @@ def test_nothing_to_learn_from_is_no_nan(byte_vocabulary, kind):
     objective = WeightedCrossEntropy(FixedLogits(logits_of_halvings()), byte_vocabulary, 0.1, image_weight=1.0)
     batch = batch_by_hand()
     batch[f"{kind}_targets"].fill_(IGNORED)
-    made = objective(**batch)
-    nothing, rest = (made.text_nll, made.image_nll) if kind == "text" else (made.image_nll, made.text_nll)
+    losses = objective(**batch)
+    nothing, rest = (losses.text_nll, losses.image_nll) if kind == "text" else (losses.image_nll, losses.text_nll)
     assert nothing.item() == 0
-    assert made.loss.item() == pytest.approx(rest.item())
+    assert losses.loss.item() == pytest.approx(rest.item())
 
 
 # Against a real model
@@ -201,9 +201,9 @@ def test_compiled_equals_plain(build_tiny, collate, objective_of):
 
     def made_and_gradients():
         model.zero_grad()
-        made = objective(**batch)
-        made.loss.backward()
-        return made, [weight.grad for weight in model.parameters()]
+        losses = objective(**batch)
+        losses.loss.backward()
+        return losses, [weight.grad for weight in model.parameters()]
 
     plain = made_and_gradients()
     objective.compile_parts()
@@ -215,7 +215,7 @@ def test_compiled_equals_plain(build_tiny, collate, objective_of):
 
 
 def smoothed(log_probs: torch.Tensor, expected_of) -> torch.Tensor:
-    """The mean over the codes of ROWS[0] of 0.75 of a code's own term and 0.25 of `expected_of(place, code)`."""
+    """The mean over the codes of ROWS[0] of 0.75 of a code's term and 0.25 of `expected_of(place, code)`."""
     codes = ROWS[0]["codes"]
     terms = [0.75 * log_probs[place, code] + 0.25 * expected_of(place, code) for place, code in enumerate(codes)]
     return -sum(terms) / len(codes)
@@ -230,9 +230,9 @@ def test_label_smoothing_mixes_in_all_codes_in_training_only(build_tiny, vocabul
     plain, smooth = (WeightedCrossEntropy(model, vocabulary, 0.0, 1.0, label_smoothing=rate) for rate in (0.0, 0.25))
     log_probs = log_probs_of_codes(model, vocabulary, collate(ROWS[:1]))
     batch = collate(ROWS[:1], shape=shape)
-    made = smooth.train()(**batch)
-    torch.testing.assert_close(made.loss, smoothed(log_probs, lambda place, _code: log_probs[place].mean()))
-    torch.testing.assert_close(made.image_nll, plain(**batch).image_nll)
+    losses = smooth.train()(**batch)
+    torch.testing.assert_close(losses.loss, smoothed(log_probs, lambda place, _code: log_probs[place].mean()))
+    torch.testing.assert_close(losses.image_nll, plain(**batch).image_nll)
     torch.testing.assert_close(smooth.eval()(**batch).loss, plain(**batch).loss)
 
 
@@ -246,10 +246,10 @@ def test_neighbor_smoothing_mixes_in_similar_codes_in_training_only(build_tiny, 
     )
     log_probs = log_probs_of_codes(model, vocabulary, collate(ROWS[:1]))
     batch = collate(ROWS[:1], shape=shape)
-    made = smooth.train()(**batch)
+    losses = smooth.train()(**batch)
     expected = smoothed(log_probs, lambda place, code: similar.weights[code] @ log_probs[place, similar.codes[code]])
-    torch.testing.assert_close(made.loss, expected)
-    torch.testing.assert_close(made.image_nll, plain(**batch).image_nll)
+    torch.testing.assert_close(losses.loss, expected)
+    torch.testing.assert_close(losses.image_nll, plain(**batch).image_nll)
     torch.testing.assert_close(smooth.eval()(**batch).loss, plain(**batch).loss)
 
 
@@ -265,8 +265,8 @@ def test_captions_behind_their_picture_have_a_weight_of_their_own(byte_vocabular
     is_described[1] = True
 
     def loss(text_weight: float, caption_weight: float) -> float:
-        made = WeightedCrossEntropy(model, byte_vocabulary, text_weight, 0.0, caption_weight)
-        return made(**batch, is_described=is_described).loss.item()
+        objective = WeightedCrossEntropy(model, byte_vocabulary, text_weight, 0.0, caption_weight)
+        return objective(**batch, is_described=is_described).loss.item()
 
     only, others = loss(0.0, 1.0), loss(1.0, 0.0)
     count = int((batch["text_targets"] != IGNORED).sum())

@@ -303,6 +303,6 @@ def test_no_pictures_a_prompt(pipeline, number):
 
 @pytest.mark.parametrize("number", [1, 3, 5])
 @pytest.mark.parametrize("batch_size", [64, 2])
-def test_a_list_of_generators_has_one_a_picture(pipeline, number, batch_size):
+def test_a_list_of_generators_has_one_per_picture(pipeline, number, batch_size):
     with pytest.raises(UserError, match="`generator` must be one, or one for each"):
         pipeline(PROMPTS, num_images_per_prompt=2, generator=[seeded(n) for n in range(number)], batch_size=batch_size)

@@ -68,7 +68,7 @@ def _call(folder: Path, name: str, *arguments: object) -> None:
 
 @pytest.fixture
 def start_script(tmp_path) -> Callable[..., subprocess.CompletedProcess]:
-    """As `call_script`, in a process of its own, which may fail."""
+    """As `call_script`, in a separate process, which may fail."""
 
     def start(name: str, *arguments: object) -> subprocess.CompletedProcess:
         command = [sys.executable, str(SCRIPTS / f"{name}.py"), *map(str, arguments)]

@@ -37,7 +37,17 @@ def test_help_lists_every_subcommand_in_the_order_of_use(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["vqlm", "--help"])
     commands.main()
     shown = capsys.readouterr().out
-    order = ["inspect-data", "train-vq", "inspect-vq", "prepare", "train-lm", "generate", "caption", "evaluate"]
+    order = [
+        "inspect-data",
+        "train-vq",
+        "inspect-vq",
+        "prepare",
+        "train-lm",
+        "generate",
+        "caption",
+        "serve",
+        "evaluate",
+    ]
     places = [shown.index(f"\n  {name} ") for name in order]
     assert places == sorted(places)
     assert set(KNOWN) == {*order, "demo", "compare-pca", "sample-prior"}

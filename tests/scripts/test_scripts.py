@@ -242,12 +242,12 @@ def test_pca_beside_a_trained_tokenizer(call_script, picture_folder, vq_yaml, tm
     vq, output = tmp_path / "vq", tmp_path / "pca"
     call_script("train_vq", "--data", picture_folder, "--output", vq, "--config", vq_yaml)
     call_script("compare_pca", "--model", vq, "--data", picture_folder, "--output", output)
-    found = read_json(output / "comparison.json")
-    assert found["bits_a_picture"] == 64  # 16 codes of 4 bits
-    assert list(found["pca_psnr_db"]) == ["8", "16", "32", "64", "128", "256", "512"]
-    assert found["pca_psnr_db"]["512"] > found["pca_psnr_db"]["8"]
+    comparison = read_json(output / "comparison.json")
+    assert comparison["bits_a_picture"] == 64  # 16 codes of 4 bits
+    assert list(comparison["pca_psnr_db"]) == ["8", "16", "32", "64", "128", "256", "512"]
+    assert comparison["pca_psnr_db"]["512"] > comparison["pca_psnr_db"]["8"]
     assert size_of(output / "comparison.png")[0] > 500
-    assert f"PCA {found['pca_psnr_db']['64']:.2f} dB" in capsys.readouterr().out
+    assert f"PCA {comparison['pca_psnr_db']['64']:.2f} dB" in capsys.readouterr().out
 
 
 def test_from_series_to_a_drawn_one(call_script, call_example, vq_yaml, lm_yaml, tmp_path, capsys):
@@ -265,10 +265,10 @@ def test_from_series_to_a_drawn_one(call_script, call_example, vq_yaml, lm_yaml,
         "prepare_data", "--data", tmp_path / "days.npz", "--image-tokenizer", vq, "--output", data, "--text.size=300"
     )
     call_script("train_lm", "--data", data, "--output", model, "--config", lm_yaml)
-    made = TextToImagePipeline.from_pretrained(model)("a winter day", num_images_per_prompt=2)
-    assert made.codes.shape == (2, 6)
-    assert [(day.shape, day.dtype) for day in made.images] == [((1, 24), torch.float32)] * 2
-    assert all(day.isfinite().all() and day.abs().max() <= 1 for day in made.images)
+    drawn = TextToImagePipeline.from_pretrained(model)("a winter day", num_images_per_prompt=2)
+    assert drawn.codes.shape == (2, 6)
+    assert [(day.shape, day.dtype) for day in drawn.images] == [((1, 24), torch.float32)] * 2
+    assert all(day.isfinite().all() and day.abs().max() <= 1 for day in drawn.images)
     with pytest.raises(UserError, match=r"draws arrays of shape \[24\], not pictures; take them from Python"):
         call_script("generate", "--model", model, "--prompt", "a winter day", "--output", tmp_path / "new.png")
     assert not (tmp_path / "new.png").exists()

@@ -1,4 +1,4 @@
-"""Muon moves weights of any shape, and many of one, as torch's own moves a matrix alone."""
+"""Muon moves weights of any shape, and many of one shape, as torch's Muon moves a single matrix."""
 
 import pytest
 import torch
@@ -51,6 +51,6 @@ def test_all_directions_count_alike():
 
 def test_a_single_direction_is_kept():
     direction = torch.nn.functional.normalize(torch.randn(12), dim=0)
-    made = orthogonalize(torch.outer(direction, torch.randn(30))[None])[0]
-    assert 0.7 < torch.linalg.matrix_norm(made, 2) < 1.3
-    assert (direction @ made).norm() > 0.99 * made.norm()
+    update = orthogonalize(torch.outer(direction, torch.randn(30))[None])[0]
+    assert 0.7 < torch.linalg.matrix_norm(update, 2) < 1.3
+    assert (direction @ update).norm() > 0.99 * update.norm()

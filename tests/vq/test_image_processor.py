@@ -15,7 +15,7 @@ from vqlm.training.files import read_json
 from vqlm.vq import VQVAE, NetworkConfig, VQVAEConfig, VQVAEImageProcessor, to_pixel_values
 
 HEIGHT, WIDTH, BACKGROUND = 12, 8, "#20c0ff"
-# Of each mode and format one that is not in RGB of the right size, and a JPEG large enough to be decoded as a draft.
+# One picture of each mode and format that is not in RGB of the right size, and a JPEG large enough for a draft.
 FILES = {
     "right.png": ("RGB", (WIDTH, HEIGHT)),
     "wide.png": ("RGB", (40, 21)),

@@ -68,22 +68,24 @@ def test_entropy_of_each_position_by_hand():
 
 def test_the_figures_are_those_of_the_pictures(pictures):
     model = build(VQ, pictures)
-    found, pixel_values = inspect_tokenizer(model, pictures), to_pixel_values(pictures)
+    inspection, pixel_values = inspect_tokenizer(model, pictures), to_pixel_values(pictures)
     codes = model.encode(pixel_values)
-    assert torch.equal(found.counts[0], torch.bincount(codes.flatten(), minlength=16).float())
-    assert found.usage == len(codes.unique()) / 16
-    share = found.counts[0] / found.counts.sum()
-    assert found.perplexity == pytest.approx(share[share > 0].log().mul(-share[share > 0]).sum().exp().item(), rel=1e-4)
-    torch.testing.assert_close(found.psnr, psnr(model.decode_codes(codes), pixel_values))
-    torch.testing.assert_close(found.ssim, ssim(model.decode_codes(codes), pixel_values))
-    assert [entropy.shape for entropy in found.position_entropy] == [(4, 4)]
+    assert torch.equal(inspection.counts[0], torch.bincount(codes.flatten(), minlength=16).float())
+    assert inspection.usage == len(codes.unique()) / 16
+    share = inspection.counts[0] / inspection.counts.sum()
+    assert inspection.perplexity == pytest.approx(
+        share[share > 0].log().mul(-share[share > 0]).sum().exp().item(), rel=1e-4
+    )
+    torch.testing.assert_close(inspection.psnr, psnr(model.decode_codes(codes), pixel_values))
+    torch.testing.assert_close(inspection.ssim, ssim(model.decode_codes(codes), pixel_values))
+    assert [entropy.shape for entropy in inspection.position_entropy] == [(4, 4)]
     by_hand = torch.bincount(codes[:, 1, 2], minlength=16) / 80
-    torch.testing.assert_close(found.position_entropy[0][1, 2], torch.special.entr(by_hand).sum())
-    worst_first = found.psnr[found.worst_first]
-    assert torch.equal(worst_first, found.psnr.sort().values)
-    assert found.z_e.shape == found.z_q.shape == (64 * 16, 4)
-    nearest = torch.cdist(found.z_e, model.quantizer.codebook).argmin(1)
-    torch.testing.assert_close(found.z_q, model.quantizer.codebook[nearest])
+    torch.testing.assert_close(inspection.position_entropy[0][1, 2], torch.special.entr(by_hand).sum())
+    worst_first = inspection.psnr[inspection.worst_first]
+    assert torch.equal(worst_first, inspection.psnr.sort().values)
+    assert inspection.z_e.shape == inspection.z_q.shape == (64 * 16, 4)
+    nearest = torch.cdist(inspection.z_e, model.quantizer.codebook).argmin(1)
+    torch.testing.assert_close(inspection.z_q, model.quantizer.codebook[nearest])
 
 
 @pytest.mark.parametrize(
@@ -99,17 +101,17 @@ def test_the_figures_are_those_of_the_pictures(pictures):
 )
 def test_each_codebook_is_counted_by_itself(pictures, quantizer, shapes):
     model = build(quantizer, pictures)
-    found = inspect_tokenizer(model, pictures)
+    inspection = inspect_tokenizer(model, pictures)
     parts = model.quantizer.by_codebook(model.encode(to_pixel_values(pictures)))
-    assert found.counts.tolist() == [torch.bincount(part.flatten(), minlength=16).tolist() for part in parts]
-    assert [tuple(entropy.shape) for entropy in found.position_entropy] == shapes
-    assert (found.z_e is None) == (quantizer.type == "hierarchical")
+    assert inspection.counts.tolist() == [torch.bincount(part.flatten(), minlength=16).tolist() for part in parts]
+    assert [tuple(entropy.shape) for entropy in inspection.position_entropy] == shapes
+    assert (inspection.z_e is None) == (quantizer.type == "hierarchical")
 
 
 def test_figures_of_what_is_cropped_are_of_the_middle(pictures):
     model = build(VQ, pictures, input_shape=[14, 16], size_mismatch="crop")
-    found, middle = inspect_tokenizer(model, pictures[:, :, 1:15]), to_pixel_values(pictures[:, :, 2:14])
-    torch.testing.assert_close(found.psnr, psnr(model.decode_codes(model.encode(middle)), middle))
+    inspection, middle = inspect_tokenizer(model, pictures[:, :, 1:15]), to_pixel_values(pictures[:, :, 2:14])
+    torch.testing.assert_close(inspection.psnr, psnr(model.decode_codes(model.encode(middle)), middle))
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (11, 20), (8, 16, 16)])
@@ -118,9 +120,9 @@ def test_ssim_of_equal_pictures_is_1_and_of_others_less(shape):
     torch.testing.assert_close(ssim(pixel_values, pixel_values), torch.ones(3))
     other = pixel_values.clone()
     other[1] = other[1].flip(-1)
-    found = ssim(other, pixel_values)
-    assert found[1] < 0.5
-    torch.testing.assert_close(found[[0, 2]], torch.ones(2))
+    values = ssim(other, pixel_values)
+    assert values[1] < 0.5
+    torch.testing.assert_close(values[[0, 2]], torch.ones(2))
 
 
 def test_one_picture_too_is_measured(pictures):
@@ -130,9 +132,9 @@ def test_one_picture_too_is_measured(pictures):
 @pytest.mark.parametrize("shape", [(24,), (4, 16), (4, 8, 16)])
 def test_what_is_too_small_for_ssim_has_none(shape):
     series = torch.rand(8, 1, *shape) * 2 - 1
-    found = inspect_tokenizer(build(VQ, series), series)
-    assert found.ssim is None
-    assert found.psnr.shape == (8,)
+    inspection = inspect_tokenizer(build(VQ, series), series)
+    assert inspection.ssim is None
+    assert inspection.psnr.shape == (8,)
 
 
 # Findings
@@ -145,9 +147,9 @@ def test_a_healthy_tokenizer_has_none(pictures):
 def test_a_collapse_is_named_with_its_share_and_a_remedy(pictures):
     model = build(VQ, pictures)
     model.quantizer.codebook[4:] = 1000.0
-    (found,) = diagnose(model, pictures)
-    assert found.startswith("75% of 16 codes are unused. ")
-    assert "Take a smaller quantizer.codebook_size" in found
+    (finding,) = diagnose(model, pictures)
+    assert finding.startswith("75% of 16 codes are unused. ")
+    assert "Take a smaller quantizer.codebook_size" in finding
 
 
 def test_the_collapse_of_one_level_is_named(pictures):
@@ -162,12 +164,12 @@ def test_the_collapse_of_one_level_is_named(pictures):
 def test_a_codebook_far_from_z_e_is_named(pictures, normalize_z_e):
     model = build(replace(VQ, normalize_z_e=normalize_z_e), pictures)
     model.quantizer.codebook.fill_(30.0)
-    (found,) = [sentence for sentence in diagnose(model, pictures) if "lost the encoder" in sentence]
-    assert "farther from z_e than zero is (mean error " in found
+    (finding,) = [sentence for sentence in diagnose(model, pictures) if "lost the encoder" in sentence]
+    assert "farther from z_e than zero is (mean error " in finding
     if normalize_z_e:  # 4 channels of mean 0 and variance 1: the codes are (60 ** 2 + 2 ** 2) ** 0.5 away
-        assert "(mean error 60, mean length of z_e 2)" in found
-    assert ("set quantizer.normalize_z_e true" in found) == (not normalize_z_e)
-    assert "start from kmeans, or raise quantizer.commitment_weight" in found
+        assert "(mean error 60, mean length of z_e 2)" in finding
+    assert ("set quantizer.normalize_z_e true" in finding) == (not normalize_z_e)
+    assert "start from kmeans, or raise quantizer.commitment_weight" in finding
 
 
 def test_positions_that_never_change_are_named(pictures):
@@ -175,8 +177,8 @@ def test_positions_that_never_change_are_named(pictures):
     wide[..., :8] = pictures[..., :8]
     # Without norms over the picture, the last 3 of 8 columns see white alone, and the first 2 colours mostly.
     model = build(VQ, wide, type="paper")
-    (found,) = [sentence for sentence in diagnose(model, wide) if "hardly ever changes" in sentence]
-    assert 37 < int(re.match(r"At (\d+)% of the positions", found)[1]) <= 75
+    (finding,) = [sentence for sentence in diagnose(model, wide) if "hardly ever changes" in sentence]
+    assert 37 < int(re.match(r"At (\d+)% of the positions", finding)[1]) <= 75
 
 
 @pytest.fixture
@@ -215,9 +217,9 @@ def test_sound_measurements_give_no_finding(sound, small_model):
     ],
 )
 def test_each_finding_has_its_limit(sound, small_model, changes, said):
-    found = findings(replace(sound, **changes), small_model, [])
-    assert len(found) == (said is not None)
-    assert said is None or said in found[0]
+    sentences = findings(replace(sound, **changes), small_model, [])
+    assert len(sentences) == (said is not None)
+    assert said is None or said in sentences[0]
 
 
 @pytest.mark.parametrize(
@@ -233,9 +235,9 @@ def test_each_finding_has_its_limit(sound, small_model, changes, said):
 )
 def test_held_out_psnr_tells_when_training_ended_too_early_or_too_late(sound, small_model, values, said):
     log = [line for value in values for line in ({"step": 1, "psnr": 30.0}, {"step": 1, "held_out_psnr_db": value})]
-    found = findings(sound, small_model, log)
-    assert len(found) == (said is not None)
-    assert said is None or said in found[0]
+    sentences = findings(sound, small_model, log)
+    assert len(sentences) == (said is not None)
+    assert said is None or said in sentences[0]
 
 
 @pytest.mark.parametrize(
@@ -254,10 +256,10 @@ def test_held_out_psnr_tells_when_training_ended_too_early_or_too_late(sound, sm
     ],
 )
 def test_the_remedy_for_dead_codes_is_a_setting_of_the_quantizer(quantizer, remedy):
-    (found,) = usage_findings(0.5, 100.0, 1000, quantizer)
-    assert found.startswith("50% of 1000 codes are unused. ")
-    assert remedy in found
-    named = set(re.findall(r"quantizer\.(\w+)", found))
+    (finding,) = usage_findings(0.5, 100.0, 1000, quantizer)
+    assert finding.startswith("50% of 1000 codes are unused. ")
+    assert remedy in finding
+    named = set(re.findall(r"quantizer\.(\w+)", finding))
     assert named <= {setting.name for setting in fields(quantizer)}
 
 
@@ -290,8 +292,8 @@ def test_edges_are_repeated_in_a_neighbourhood():
 def page_of(tmp_path):
     """page_of(model, pictures): the text of the page, whose pictures are all there and can be opened."""
 
-    def write(model: VQVAE, pictures: Tensor, found: list[str] | None = None) -> str:
-        write_page(inspect_tokenizer(model, pictures), found or [], model, pictures, tmp_path)
+    def write(model: VQVAE, pictures: Tensor, sentences: list[str] | None = None) -> str:
+        write_page(inspect_tokenizer(model, pictures), sentences or [], model, pictures, tmp_path)
         page = (tmp_path / "inspection.md").read_text(encoding="utf-8")
         shown = re.findall(r"\]\((\w+\.png)\)", page)
         assert {*shown, "inspection.md"} == {path.name for path in tmp_path.iterdir()}

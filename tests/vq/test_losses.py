@@ -1,4 +1,4 @@
-"""Reconstruction losses: by hand, with networks of one's own, against a discriminator."""
+"""Reconstruction losses: by hand, with the user's networks, against a discriminator."""
 
 import sys
 from types import SimpleNamespace
@@ -41,9 +41,9 @@ def test_an_unknown_loss_is_refused(unchecked_types):
 
 
 def test_l2_and_l1_by_hand():
-    made, pixel_values = torch.tensor([[0.5, 0.0]]), torch.tensor([[0.0, -1.0]])
-    assert reconstruction_loss("l2", made, pixel_values, 0.25).item() == pytest.approx((0.25 + 1) / 2 / 0.25)
-    assert reconstruction_loss("l1", made, pixel_values, 0.25).item() == pytest.approx((0.5 + 1) / 2 / 0.5)
+    reconstruction, pixel_values = torch.tensor([[0.5, 0.0]]), torch.tensor([[0.0, -1.0]])
+    assert reconstruction_loss("l2", reconstruction, pixel_values, 0.25).item() == pytest.approx((0.25 + 1) / 2 / 0.25)
+    assert reconstruction_loss("l1", reconstruction, pixel_values, 0.25).item() == pytest.approx((0.5 + 1) / 2 / 0.5)
 
 
 # Perceptual
@@ -65,10 +65,12 @@ def test_feature_distance_by_hand():
     distance.mean.zero_()
     distance.std.fill_(1.0)
     # As the backbone sees them, in [0, 1]: (1, 0, 0) and (0, 1, 0) at every position; scaled to length 1 both stay.
-    made, pixel_values = (torch.tensor(c).view(1, 3, 1, 1).expand(1, 3, 2, 2) for c in ([1.0, -1, -1], [-1.0, 1, -1]))
+    reconstruction, pixel_values = (
+        torch.tensor(c).view(1, 3, 1, 1).expand(1, 3, 2, 2) for c in ([1.0, -1, -1], [-1.0, 1, -1])
+    )
     # First map |(1, -1, 0)|^2 = 2; second |1 - 0|^2 = 1.
-    assert distance(made, pixel_values).tolist() == pytest.approx([3.0])
-    assert distance(made, made).tolist() == [0.0]
+    assert distance(reconstruction, pixel_values).tolist() == pytest.approx([3.0])
+    assert distance(reconstruction, reconstruction).tolist() == [0.0]
 
 
 def test_features_see_pictures_as_imagenet_had_them():
@@ -94,14 +96,14 @@ def resnet_folder(tmp_path):
 
 def test_any_backbone_is_loaded_with_all_its_stages(resnet_folder):
     network = load_perceptual_network(resnet_folder, NetworkConfig())
-    made = torch.rand(2, 3, 32, 32, requires_grad=True)
-    distance = network(made, torch.rand(2, 3, 32, 32))
+    reconstruction = torch.rand(2, 3, 32, 32, requires_grad=True)
+    distance = network(reconstruction, torch.rand(2, 3, 32, 32))
     assert distance.shape == (2,)
     distance.sum().backward()
-    assert made.grad is not None
-    assert made.grad.abs().sum() > 0
+    assert reconstruction.grad is not None
+    assert reconstruction.grad.abs().sum() > 0
     assert all(weight.grad is None for weight in network.parameters())
-    assert len(network._features(made)) == 2
+    assert len(network._features(reconstruction)) == 2
 
 
 @pytest.mark.parametrize("name", ["no/such/folder", "lpips"])
@@ -154,9 +156,9 @@ def test_last_weight_is_that_of_the_pixels(kind):
     network = NetworkConfig(type=kind, input_shape=[16, 16], strides=[2, 2])
     decoder = VQVAE(VQVAEConfig(network=network)).decoder
     weight = last_weight(decoder)
-    made = decoder(torch.rand(1, 16, 4, 4)).sum()
+    reconstruction = decoder(torch.rand(1, 16, 4, 4)).sum()
     bias = [module for module in decoder.modules() if getattr(module, "weight", None) is weight][0].bias
-    (gradient,) = torch.autograd.grad(made, bias)
+    (gradient,) = torch.autograd.grad(reconstruction, bias)
     assert torch.equal(gradient, torch.full_like(gradient, 16 * 16 * 3 / bias.numel()))  # a pixel each, once
 
 
@@ -167,24 +169,24 @@ def adversary():
 
 def test_the_generator_s_loss_teaches_the_discriminator_nothing(adversary):
     decoder = nn.Conv2d(3, 3, 1)
-    made = decoder(torch.rand(2, 3, 16, 16))
-    adversary.generator_loss(made.square().mean(), made, decoder).backward()
+    reconstruction = decoder(torch.rand(2, 3, 16, 16))
+    adversary.generator_loss(reconstruction.square().mean(), reconstruction, decoder).backward()
     assert all(weight.grad is None and weight.requires_grad for weight in adversary.discriminator.parameters())
     assert decoder.weight.grad is not None
 
 
 def test_the_generator_s_gradient_is_as_long_as_the_others_times_its_weight(adversary):
     decoder = nn.Conv2d(3, 3, 1)
-    made = decoder(torch.rand(2, 3, 16, 16))
-    others = made.square().mean()
-    (own,) = torch.autograd.grad(others, decoder.weight, retain_graph=True)
-    adversary.generator_loss(others, made, decoder).backward()
-    assert decoder.weight.grad.norm().item() == pytest.approx(0.5 * own.norm().item(), rel=0.05)
+    reconstruction = decoder(torch.rand(2, 3, 16, 16))
+    others = reconstruction.square().mean()
+    (others_gradient,) = torch.autograd.grad(others, decoder.weight, retain_graph=True)
+    adversary.generator_loss(others, reconstruction, decoder).backward()
+    assert decoder.weight.grad.norm().item() == pytest.approx(0.5 * others_gradient.norm().item(), rel=0.05)
 
 
 def test_hinge_loss_by_hand(adversary):
     adversary.discriminator = nn.Identity()  # a picture is its own verdict
-    made = torch.tensor([0.5, -3.0], requires_grad=True)
-    loss = adversary.discriminator_loss(made, torch.tensor([2.0, 0.0]))
+    reconstruction = torch.tensor([0.5, -3.0], requires_grad=True)
+    loss = adversary.discriminator_loss(reconstruction, torch.tensor([2.0, 0.0]))
     assert loss.item() == pytest.approx(((0 + 1) / 2 + (1.5 + 0) / 2) / 2)
     assert not loss.requires_grad

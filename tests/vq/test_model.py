@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 from vqlm.training.errors import UserError
-from vqlm.vq import VQVAE, VQConfig, VQVAEConfig
+from vqlm.training.files import write_json
+from vqlm.vq import VQVAE, VQConfig, VQVAEConfig, load_image_tokenizer
 
 
 @pytest.fixture
@@ -217,6 +218,25 @@ def test_more_codes_than_vectors_are_refused_for_kmeans(tiny_vqvae_config, pixel
     model = VQVAE(tiny_vqvae_config)
     with pytest.raises(UserError, match="each of the 49 codes, .* give 48; lower quantizer.codebook_size, or .*sample"):
         model.quantizer.initialize(model.encode_continuous(pixel_values))
+
+
+# The record of the training
+
+RECORD = {"steps": 8, "seconds": 1.5, "held_out_psnr_db": 20.0, "skipped_steps": 0}
+
+
+def test_the_record_is_that_of_the_config(tiny_vqvae, tmp_path):
+    tiny_vqvae.config.training_record = RECORD
+    tiny_vqvae.save_pretrained(tmp_path)
+    write_json(tmp_path / "run" / "summary.json", {"steps": 4})  # of another training in this folder
+    assert load_image_tokenizer(tmp_path).config.training_record == RECORD
+
+
+def test_a_folder_before_version_0_2_0_has_its_record_with_the_run(tiny_vqvae, tmp_path):
+    tiny_vqvae.save_pretrained(tmp_path)
+    assert load_image_tokenizer(tmp_path).config.training_record is None
+    write_json(tmp_path / "run" / "summary.json", RECORD)
+    assert load_image_tokenizer(tmp_path).config.training_record == RECORD
 
 
 # Fingerprint

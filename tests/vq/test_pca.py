@@ -1,4 +1,4 @@
-"""PCA against what is known of it: a plane is found again, bits go where they count, codes there and back."""
+"""PCA: it recovers a plane, bits go where they lower the error most, codes decode to what they encode."""
 
 import pytest
 import torch

@@ -29,8 +29,8 @@ def test_pil_pictures_keep_height_width_and_values(channels, mode):
     pictures = to_pil(pixel_values)
     assert [(picture.size, picture.mode) for picture in pictures] == [((5, 3), mode)] * 2
     wanted = to_uint8(pixel_values)[1, :, 2, 4].tolist()
-    found = pictures[1].getpixel((4, 2))
-    assert (list(found) if channels == 3 else [found]) == wanted
+    pixel = pictures[1].getpixel((4, 2))
+    assert (list(pixel) if channels == 3 else [pixel]) == wanted
 
 
 # Sizes that do not fit

@@ -22,13 +22,13 @@ def ranks(tmp_path_factory) -> list[dict]:
 
 
 def test_gathered_rows_are_in_rank_order_everywhere(ranks):
-    for made in ranks:
-        assert made["gathered"].tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    for results in ranks:
+        assert results["gathered"].tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
 
 
 def test_the_sum_is_the_same_everywhere(ranks):
-    for made in ranks:
-        assert made["sum"].tolist() == [[1, 0], [1, 2]]
+    for results in ranks:
+        assert results["sum"].tolist() == [[1, 0], [1, 2]]
 
 
 def test_one_codebook_revival_included(ranks):
@@ -37,7 +37,7 @@ def test_one_codebook_revival_included(ranks):
     specification.loader.exec_module(two_processes)
     alone = two_processes.train(rank=0, processes=1)
     assert sum(alone["revived"]) > 0
-    for made in ranks:
-        assert made["revived"] == alone["revived"]
+    for results in ranks:
+        assert results["revived"] == alone["revived"]
         for name, tensor in alone["state"].items():
-            assert torch.equal(made["state"][name], tensor), name
+            assert torch.equal(results["state"][name], tensor), name

@@ -53,10 +53,10 @@ def test_days_of_power_demand_come_back(tmp_path, capsys):
 
 def test_an_appliance_is_cut_scaled_and_lengthened():
     example = load_example("appliances")
-    made = example.curve(np.array([0.0, 2.0, -1.0, 1.0]))
-    assert made.shape == (192,)
-    assert made[:5].tolist() == [-1, 1, -1, 0, 0]
-    assert made[-1] == 0
+    curve = example.curve(np.array([0.0, 2.0, -1.0, 1.0]))
+    assert curve.shape == (192,)
+    assert curve[:5].tolist() == [-1, 1, -1, 0, 0]
+    assert curve[-1] == 0
     assert example.curve(np.arange(500.0))[-1] == 1
     assert example.curve(np.zeros(500)).tolist() == [-1] * 192
 
@@ -64,14 +64,14 @@ def test_an_appliance_is_cut_scaled_and_lengthened():
 @pytest.fixture
 def clips() -> Tensor:
     """(96, 3, 8, 32, 32) uint8: squares of 6 colours and 4 sizes, each in 4 directions."""
-    example, made = load_example("clips"), []
+    example, drawn = load_example("clips"), []
     for colour in ("red", "green", "blue", "black", "orange", "purple"):
         for side in (8, 12, 16, 20):
             picture = Image.new("RGB", (example.PICTURE, example.PICTURE), "white")
             margin = (example.PICTURE - side) // 2
             picture.paste(colour, (margin, margin, margin + side, margin + side))
-            made += [example.clip(picture, way) for way in example.WAYS.values()]
-    return torch.from_numpy(np.stack(made))
+            drawn += [example.clip(picture, way) for way in example.WAYS.values()]
+    return torch.from_numpy(np.stack(drawn))
 
 
 def test_a_clip_crosses_the_frame(clips):
@@ -96,5 +96,5 @@ def test_clips_come_back(clips, tmp_path):
     codes = model.encode(to_pixel_values(held_out))
     assert codes.shape == (len(held_out), 1, 4, 4)
     assert model.decode_codes(codes).shape == held_out.shape
-    found = psnr(model.decode_codes(codes), to_pixel_values(held_out)).mean().item()
-    assert found > psnr_of_the_mean(train, held_out) + 1
+    held_out_psnr = psnr(model.decode_codes(codes), to_pixel_values(held_out)).mean().item()
+    assert held_out_psnr > psnr_of_the_mean(train, held_out) + 1

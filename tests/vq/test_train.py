@@ -1,4 +1,4 @@
-"""Training stage one: augmentation, what a run leaves behind, that it learns, stops, continues, is not overwritten."""
+"""Training stage one: augmentation, what a run saves, that it learns, stops, continues, is not overwritten."""
 
 import json
 import signal
@@ -78,11 +78,11 @@ def test_shift_is_a_crop_of_the_pictures_with_their_edges_repeated():
     pixel_values = torch.randn(2, 3, 4, 6)
     padded = torch.nn.functional.pad(pixel_values, [1, 1, 1, 1], mode="replicate")
     crops = [padded[:, :, y : y + 4, x : x + 6] for y in range(3) for x in range(3)]
-    found = set()
+    indices = set()
     for _ in range(100):
         out = augment(pixel_values, flip=0.0, max_shift=1)
-        found |= {index for index, crop in enumerate(crops) if torch.equal(crop, out)} or {"no crop"}
-    assert found == set(range(9))
+        indices |= {index for index, crop in enumerate(crops) if torch.equal(crop, out)} or {"no crop"}
+    assert indices == set(range(9))
 
 
 @pytest.mark.parametrize("shape", [(9,), (4, 6), (3, 4, 6)])
@@ -119,14 +119,15 @@ def test_evaluation_measures_what_comes_back(tiny_vqvae, pictures):
 def test_a_run_leaves_the_model_and_its_record(train, tmp_path):
     model = train()
     folder = tmp_path / "vq"
-    found = {str(path.relative_to(folder)) for path in files_of(folder)}
-    assert found >= {"config.json", "model.safetensors", "reconstructions.png", "run/summary.json", "run/log.jsonl"}
+    names = {str(path.relative_to(folder)) for path in files_of(folder)}
+    assert names >= {"config.json", "model.safetensors", "reconstructions.png", "run/summary.json", "run/log.jsonl"}
     assert not model.training
     assert_same_weights(model, VQVAE.from_pretrained(folder))
     assert Image.open(folder / "reconstructions.png").size == (4 * 20, 2 * 20)
     summary = json.loads((folder / "run" / "summary.json").read_text())
     assert summary["steps"] == 8
     assert summary.keys() >= {"seconds", "held_out_psnr_db", "held_out_perplexity", "held_out_usage"}
+    assert VQVAE.from_pretrained(folder).config.training_record == model.config.training_record == summary
     log = log_of(folder)
     assert [line["step"] for line in log if "reconstruction_loss" in line] == [2, 4, 6, 8]
     assert sum("held_out_psnr_db" in line for line in log) == 2

@@ -80,14 +80,14 @@ def test_an_adversarial_run_continues_exactly(train, tmp_path, monkeypatch):
 
 
 def test_a_skipped_step_leaves_the_codebook_alone(train, monkeypatch):
-    step, found = Run.step, []
+    step, taken_steps = Run.step, []
 
     def fail_at_3(run, loss, model, *optimizers):
         if run.state.step != 3:
             return step(run, loss, model, *optimizers)
         before = {name: value.clone() for name, value in model.state_dict().items()}
         taken = step(run, loss * torch.nan, model, *optimizers)
-        found.append((model, before, taken))
+        taken_steps.append((model, before, taken))
         return taken
 
     monkeypatch.setattr(Run, "step", fail_at_3)
@@ -97,7 +97,7 @@ def test_a_skipped_step_leaves_the_codebook_alone(train, monkeypatch):
         vqlm.vq.quantizers.VectorQuantizer, "update", lambda *given: updated.append(1) or update(*given), raising=True
     )
     log = train(max_steps=6, log_every=1)
-    assert found[0][2] is False
+    assert taken_steps[0][2] is False
     assert len(updated) == 5
     assert log[-1]["skipped_steps"] == 1
 

@@ -31,8 +31,8 @@ def _work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=PROCESSES)
     rows = torch.tensor([[rank, 0], [rank, 1]])
-    made = {"gathered": gather_rows(rows), "sum": sum_over_processes(rows.clone())} | train(rank, PROCESSES)
-    torch.save(made, Path(folder) / f"{rank}.pt")
+    results = {"gathered": gather_rows(rows), "sum": sum_over_processes(rows.clone())} | train(rank, PROCESSES)
+    torch.save(results, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
 

@@ -1,4 +1,4 @@
-"""Quantizers: vectors <-> codes. They know no pictures."""
+"""Quantizers: vectors <-> codes. They do not know pictures."""
 
 import lazy_loader
 

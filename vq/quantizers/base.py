@@ -1,4 +1,4 @@
-"""What every quantizer is: vectors in, codes and their vectors out, with losses of its own."""
+"""The interface of every quantizer: vectors in, codes and their vectors out, and losses."""
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class QuantizerOutput(NamedTuple):
-    """What a quantizer makes of `z_e`.
+    """The result of quantizing `z_e`.
 
     z_q: (B, D, *shape), the vectors of the codes; the gradient passes to z_e by the quantizer's estimator.
     codes: (B, *shape) int64, or (B, *shape, codes_per_position).
@@ -57,18 +57,18 @@ class Quantizer(nn.Module, ABC):
         return [codes]
 
     def loss_weights(self) -> dict[str, float]:
-        """What each of the losses is multiplied by in training."""
+        """The weight of each loss in training."""
         return {}
 
     def code_vectors(self) -> Float[Tensor, "k d"] | None:
-        """(K, D), the vector of each code; None where a code alone has none."""
+        """(K, D), the vector of each code; None where a code by itself has no vector."""
         return None
 
     def initialize(self, z_e: Float[Tensor, "b d *shape"]) -> None:
         """Start from encoder outputs (B, D, *shape), the same on every process."""
 
     def update(self, z_e: Float[Tensor, "b d *shape"], codes: Int[Tensor, "b *code_shape"]) -> int:
-        """After a training step: change what is not trained by gradients. Returns how many codes were revived."""
+        """Change, after a training step, what gradients do not train. Returns how many codes were revived."""
         return 0
 
 

@@ -1,4 +1,4 @@
-"""Which quantizers there are. To add one, write its settings and its class and name them here and in `CONFIGS`."""
+"""All quantizers by name. To add one, write its settings and its class, and name them here and in `CONFIGS`."""
 
 from vqlm.vq.quantizers.base import Quantizer
 from vqlm.vq.quantizers.finite_scalar import FiniteScalarQuantizer

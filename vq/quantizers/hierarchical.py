@@ -17,11 +17,11 @@ class HierarchicalQuantizer(Quantizer):
 
     Going up, each level halves the features of the one below. Coming down, the top level is quantized from its
     features; every level below it from its features beside the context, which is what a decoder makes of the codes
-    above. What the picture's decoder takes is the lowest level's vectors beside their context.
+    above. The picture's decoder takes the lowest level's vectors beside their context.
 
     Codes are (B, n): all of the top level row by row, then the next level's, down to the lowest. That order is a
     sequence for a language model, in which each code follows those that it was conditioned on. Pictures of another
-    size than `positions` stands for are refused, for n alone does not tell their shape.
+    size than `positions` stands for are refused, because n alone does not determine their shape.
     """
 
     def __init__(self, config: HierarchicalConfig, positions: tuple[int, ...]):
@@ -96,7 +96,7 @@ class HierarchicalQuantizer(Quantizer):
 
     @torch.no_grad()
     def update(self, z_e: Float[Tensor, "b d *shape"], codes: Int[Tensor, "b n"]) -> int:
-        """Computes what each level saw once more, for `forward` keeps nothing."""
+        """Computes the input of each level again, because `forward` keeps nothing."""
         z_q, steps = None, []
         for level, (features, part) in enumerate(zip(self._features(z_e), self.by_codebook(codes), strict=True)):
             context, quantizer = self._context(level, z_q), self._quantizers[level]

@@ -16,7 +16,7 @@ MAX_LEVELS = 3
 
 
 class QuantizerSettings:
-    """What the settings of every quantizer tell networks and vocabulary. Their dataclasses have `codebook_dim`."""
+    """The figures that networks and the vocabulary read from the settings of a quantizer, which have `codebook_dim`."""
 
     @property
     def codes_per_position(self) -> int:
@@ -54,7 +54,7 @@ class VQConfig(QuantizerSettings):
             that a small D is the low-dimensional code of Yu et al. 2021 (arXiv 2110.04627).
         codebook_training: "ema" follows the running mean of the vectors given to a code (van den Oord et al. 2017,
             appendix A.1); "gradient" trains the codebook by the second term of the paper's loss; "simvq" does so with
-            one linear map of a codebook that stays as it started (Zhu et al. 2024, arXiv 2411.02038).
+            one linear map of a codebook that stays as initialised (Zhu et al. 2024, arXiv 2411.02038).
         ema_decay: decay of the running means; also that of the usage counts that revival reads.
         commitment_weight: beta, the weight of the third term of the paper's loss.
         distance: "l2"; or "cosine", where z_e and codes are scaled to length 1.
@@ -119,9 +119,9 @@ class LFQConfig(QuantizerSettings):
 
     Args:
         codebook_size: number of codes, a power of two; its logarithm is the number of channels.
-        entropy_weight: weight of the entropy loss, which makes each choice certain and all choices alike common.
-        diversity: how much the second half of the entropy loss counts against the first.
-        temperature: of the soft choice of a code whose entropy is taken.
+        entropy_weight: weight of the entropy loss, which makes each choice certain and all codes equally frequent.
+        diversity: weight of the second term of the entropy loss relative to the first.
+        temperature: temperature of the soft choice of a code, whose entropy is computed.
         commitment_weight: beta, the weight of the squared distance to the chosen signs.
     """
 
@@ -171,7 +171,7 @@ class GroupedConfig(VQConfig):
     """Product codes (Jegou et al. 2011; Baevski et al. 2020, arXiv 1910.05453): as `vq`, and
 
     Args:
-        num_groups: codes per position; each names an equal share of the channels, with a codebook of its own.
+        num_groups: codes per position; each names an equal share of the channels, by a codebook for that share.
     """
 
     type: Literal["grouped"] = "grouped"  # type: ignore[assignment]
@@ -193,7 +193,7 @@ class GroupedConfig(VQConfig):
 
 @dataclass
 class HierarchicalConfig(VQConfig):
-    """VQ-VAE-2 (Razavi et al. 2019, arXiv 1906.00446): as `vq`, each level with a codebook of its own, and
+    """VQ-VAE-2 (Razavi et al. 2019, arXiv 1906.00446): as `vq`, each level with a codebook, and
 
     Args:
         num_levels: 2 or 3; each level has half as many positions along every side as the one below it.

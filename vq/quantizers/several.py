@@ -1,4 +1,4 @@
-"""Several codes a position: residual quantization, where each refines the last, and product codes, side by side."""
+"""Several codes per position: residual quantization, where each refines the last, and product codes, side by side."""
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +13,7 @@ class SeveralCodes(Quantizer):
     """A list of vector quantizers with a codebook each; code r of a position belongs to quantizer r.
 
     Codes are (B, *shape, R). Flattened, the codes of a position follow one another, so that any sequence of codes is
-    a picture, and an id means what its place in the sequence says.
+    a picture. The place of an id in the sequence says which quantizer it belongs to.
     """
 
     def __init__(self, config: ResidualConfig | GroupedConfig, codebook_dim: int):

@@ -1,4 +1,4 @@
-"""Vector quantization: the codebook, its trainings, its start and its revival."""
+"""Vector quantization: the codebook, how it is trained, initialised and revived."""
 
 import torch
 import torch.nn.functional as F
@@ -66,7 +66,7 @@ class VectorQuantizer(Quantizer):
     def initialize(self, z_e: Float[Tensor, "b d *shape"]) -> None:
         """Start the codebook from encoder outputs (B, D, *shape), as `config.initialization` says.
 
-        Every process is to give the same vectors. With fewer vectors than codes, vectors repeat with a little noise.
+        Every process must give the same vectors. With fewer vectors than codes, vectors repeat with a little noise.
         """
         if self.config.initialization == "random":
             return

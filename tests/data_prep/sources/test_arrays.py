@@ -10,7 +10,7 @@ from vqlm.data_prep.sources.arrays import array_shards
 from vqlm.training.errors import UserError
 from vqlm.vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig
 
-# Of the numbers below 60; about a tenth, the same ones forever.
+# About a tenth of the numbers below 60, always the same ones.
 HELD_OUT = [9, 39, 49, 51, 55]
 
 

@@ -100,7 +100,11 @@ def test_a_split_of_several(tmp_path, dataset):
     both = DatasetDict({"train": dataset, "test": dataset.select([2, 0])})
     both.save_to_disk(str(tmp_path / "saved"))
     name = f"hf:{tmp_path / 'saved'}"
-    assert [row.captions[0] for row in load_collection(name).rows()] == ["red", "green", "blue"]
+    both = load_collection(name)
+    assert [row.captions[0] for row in both.rows("train")] == ["red", "green", "blue"]
+    assert [(row.key, row.captions[0]) for row in both.rows("test")] == [
+        ("test split/0", "blue"), ("test split/1", "red"),
+    ]  # fmt: skip
     assert [row.captions[0] for row in load_collection(f"{name}:test").rows()] == ["blue", "red"]
     with pytest.raises(UserError, match="has no split 'dev'; it has train, test"):
         load_collection(f"{name}:dev")
@@ -129,3 +133,83 @@ def test_classes_without_a_template(tmp_path, dataset):
 def test_a_name_that_cannot_be_loaded(tmp_path: Path):
     with pytest.raises(UserError, match="cannot be loaded .* write hf:NAME"):
         hub_shards(str(tmp_path / "nowhere"))
+
+
+# Keys, paths and damage
+
+
+def captioned(tmp_path, picture, **columns) -> list[Row]:
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "x.parquet")
+    return list(load_collection(str(tmp_path / "x.parquet"), config=CollectionConfig(max_skipped=1.0)).rows())
+
+
+def test_five_captions_of_a_picture_are_one_row(tmp_path, picture):
+    images = [picture(colour) for colour in ("red", "blue") for _ in range(5)]
+    rows = captioned(tmp_path, picture, image=images, caption=[f"n {n}" for n in range(10)], id=[7] * 5 + [8] * 5)
+    assert [(row.key, row.captions) for row in rows] == [
+        ("x.parquet/7 (row 0)", ("n 0", "n 1", "n 2", "n 3", "n 4")),
+        ("x.parquet/8 (row 5)", ("n 5", "n 6", "n 7", "n 8", "n 9")),
+    ]
+
+
+def test_rows_of_one_id_are_of_one_split_wherever_they_stand(tmp_path, picture):
+    ids = [number % 150 for number in range(300)]
+    images = [picture() for _ in ids]
+    rows = captioned(tmp_path, picture, image=images, caption=[f"n {n}" for n in range(300)], id=ids)
+    assert len({row.key for row in rows}) == 300
+    rule = load_collection(str(tmp_path / "x.parquet")).split_of
+    assert all(rule(rows[number].key) == rule(rows[number + 150].key) for number in range(150))
+    assert {rule(row.key) for row in rows} == {"train", "held_out"}
+
+
+def test_an_id_of_null_is_a_number(tmp_path, picture):
+    rows = captioned(tmp_path, picture, image=[picture()] * 3, caption=["a", "b", "c"], id=["x", None, "z"])
+    assert [row.key for row in rows] == ["x.parquet/x", "x.parquet/1", "x.parquet/z"]
+
+
+def test_an_id_of_classes_is_no_key(tmp_path, picture):
+    rows = captioned(tmp_path, picture, image=[picture()] * 100, caption=["a"] * 100, id=[n % 2 for n in range(100)])
+    assert [row.key for row in rows] == [f"x.parquet/{number}" for number in range(100)]
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "{}/secret.png"])
+def test_a_path_outside_the_folder_of_the_table(tmp_path, picture, read, name):
+    (tmp_path / "secret.png").write_bytes(picture())
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "a.png").write_bytes(picture())
+    name = name.format(tmp_path)
+    table = pyarrow.table({"image": ["a.png", name, "b\0.png"], "caption": ["one", "two", "three"]})
+    pyarrow.parquet.write_table(table, tmp_path / "inner" / "x.parquet")
+    captions, reasons = read(parquet_shards([tmp_path / "inner" / "x.parquet"]))
+    assert "x.parquet/0" in captions
+    assert "set `allow_outside_files`" in reasons["x.parquet/1"]
+    captions, _ = read(parquet_shards([tmp_path / "inner" / "x.parquet"], allow_outside_files=True))
+    assert captions["x.parquet/1"] == ("two",)
+
+
+def test_a_damaged_page_loses_its_group_alone(tmp_path, picture, read):
+    table = pyarrow.table({"image": [picture()] * 30, "caption": [f"caption {n}" for n in range(30)]})
+    pyarrow.parquet.write_table(table, tmp_path / "x.parquet", row_group_size=10, compression="gzip")
+    path = tmp_path / "x.parquet"
+    column = pyarrow.parquet.read_metadata(path).row_group(1).column(1)
+    content = bytearray(path.read_bytes())
+    content[column.data_page_offset : column.data_page_offset + 40] = bytes(40)
+    path.write_bytes(content)
+    captions, reasons = read(parquet_shards([path]))
+    assert set(captions) == {f"x.parquet/{number}" for number in [*range(10), *range(20, 30)]}
+    assert len(reasons) == 1
+    assert "breaks here" in reasons["x.parquet/10"]
+    assert "10 rows are lost" in reasons["x.parquet/10"]
+
+
+def test_two_tables_of_one_name(tmp_path, table):
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        pyarrow.parquet.write_table(table, tmp_path / place / "x.parquet")
+    keys = [row.key for row in load_collection(str(tmp_path)).rows()]
+    assert keys == [f"{place}/x.parquet/{key}" for place in "ab" for key in "rgb"]
+
+
+def test_a_folder_that_was_saved_to_disk_needs_no_prefix(tmp_path, dataset):
+    dataset.save_to_disk(str(tmp_path / "saved"))
+    assert [row.captions[0] for row in load_collection(str(tmp_path / "saved")).rows()] == ["red", "green", "blue"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from vqlm.data_prep import load_collection
-from vqlm.data_prep.sources.webdataset import tar_shards
+from vqlm.data_prep.sources.webdataset import count_members, tar_shards
 
 
 def write_tar(path: Path, *members: tuple[str, bytes], mode: str = "w") -> Path:
@@ -65,7 +65,7 @@ def test_every_form_of_headers(tmp_path, picture, read, form):
     assert reasons == {}
 
 
-def test_one_shard_a_tar_in_the_order_of_names(tmp_path, picture):
+def test_one_shard_per_tar_in_the_order_of_names(tmp_path, picture):
     for name in ("2.tar", "1.tar"):
         write_tar(
             tmp_path / name, ("0.png", picture()), ("0.txt", name.encode()), ("1.png", picture()), ("1.txt", b"x")
@@ -124,7 +124,7 @@ def whole(tmp_path, picture) -> Path:
 @pytest.mark.parametrize(
     ("length", "kept"),
     [(6 * 1024, 3), (5 * 1024, 2), (4 * 1024, 2), (4 * 1024 + 100, 2), (4 * 1024 + 512 + 10, 2), (100, 0)],
-    ids=["no end mark", "behind a picture", "behind a sample", "in a header", "in a picture", "at once"],
+    ids=["no end mark", "after a picture", "after a sample", "in a header", "in a picture", "at once"],
 )
 def test_a_tar_that_is_cut_gives_what_is_before_the_cut(whole, read, length, kept):
     whole.write_bytes(whole.read_bytes()[:length])
@@ -153,3 +153,82 @@ def test_no_tar_at_all(tmp_path, read):
     (tmp_path / "x.tar").write_text("hello " * 300)
     captions, reasons = read(tar_shards([tmp_path / "x.tar"]))
     assert (captions, len(reasons)) == ({}, 1)
+
+
+# Which file is meant
+
+
+def test_a_depth_map_beside_a_picture_is_not_the_picture(tmp_path, picture):
+    members = [("0.depth.png", picture("black")), ("0.jpg", picture("red", "JPEG")), ("0.txt", b"red")]
+    path = write_tar(tmp_path / "x.tar", *members)
+    assert [row.image for row in tar_shards([path])[0].read()] == [picture("red", "JPEG")]
+
+
+def test_two_pictures_of_one_stem_are_not_guessed(tmp_path, picture, read):
+    path = write_tar(tmp_path / "x.tar", ("0.png", picture()), ("0.jpg", picture("red", "JPEG")), ("0.txt", b"red"))
+    assert read(tar_shards([path])) == ({}, {"x.tar/0": "it has several pictures (.jpg, .png); keep one of them"})
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".tga", ".ppm", ".jp2", ".avif", ".PNG"])
+def test_pictures_of_rarer_suffixes(tmp_path, picture, read, suffix):
+    path = write_tar(tmp_path / "x.tar", (f"0{suffix}", picture()), ("0.TXT", b"red"))
+    assert read(tar_shards([path])) == ({"x.tar/0": ("red",)}, {})
+
+
+def test_classes(tmp_path, picture, read):
+    path = write_tar(tmp_path / "x.tar", ("0.png", picture()), ("0.cls", b"polar_bear\n"))
+    assert read(tar_shards([path], class_template="a {}")) == ({"x.tar/0": ("a polar bear",)}, {})
+    assert "set `class_template`" in read(tar_shards([path]))[1]["x.tar/0"]
+
+
+def test_files_of_the_system_are_no_data(tmp_path, picture, read):
+    hidden = ["__MACOSX/0.png", "._0.png", ".hidden/1.png", "a/.DS_Store", "Thumbs.db"]
+    members = [(name, b"x") for name in hidden]
+    path = write_tar(tmp_path / "x.tar", *members, ("./0.png", picture()), ("./0.txt", b"red"))
+    assert read(tar_shards([path])) == ({"x.tar/0": ("red",)}, {})
+    kinds = count_members([path])
+    assert kinds == {
+        "archives": 1, "pictures": 1, "other files, .txt": 1, "hidden files and folders, files of the system": 5,
+    }  # fmt: skip
+
+
+def test_two_archives_of_one_name(tmp_path, picture):
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        write_tar(tmp_path / place / "0.tar", ("0.png", picture()), ("0.txt", place.encode()))
+    for data in (str(tmp_path), str(tmp_path / "*" / "*.tar")):
+        rows = list(load_collection(data).rows())
+        assert [(row.key, row.captions[0]) for row in rows] == [("a/0.tar/0", "a"), ("b/0.tar/0", "b")]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"[" * 100_000, "its .json cannot be read"),
+        (b'{"caption": "half \\ud83d"}', r"its caption holds '\ud83d', half of a character, which UTF-8 cannot hold"),
+        (b'{"\\ud83d": 1}', r"its .json has no caption, only \ud83d"),
+    ],
+)
+def test_json_from_strangers(tmp_path, picture, read, content, reason):
+    path = write_tar(tmp_path / "x.tar", ("0.png", picture()), ("0.json", content))
+    assert read(tar_shards([path]))[1]["x.tar/0"].startswith(reason)
+
+
+def test_a_caption_of_utf_16_without_its_mark(tmp_path, picture, read):
+    path = write_tar(tmp_path / "x.tar", ("0.png", picture()), ("0.txt", "red".encode("utf-16-le")))
+    assert read(tar_shards([path]))[1]["x.tar/0"] == "its caption holds a NUL byte; is it text in UTF-8?"
+
+
+def test_a_name_in_latin_1(tmp_path, picture):
+    with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as archive:
+        for suffix, content in ((".png", picture()), (".txt", b"blue")):
+            member = tarfile.TarInfo("bl\xe5" + suffix)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    rows = list(tar_shards([tmp_path / "x.tar"])[0].read())
+    assert [row.key for row in rows] == [r"x.tar/bl\xe5"]
+
+
+def test_a_separator_of_lines_inside_a_caption_survives(tmp_path, picture, read):
+    path = write_tar(tmp_path / "x.tar", ("0.png", picture()), ("0.txt", "one\u2028two\u0085three\x0cfour".encode()))
+    assert read(tar_shards([path]))[0] == {"x.tar/0": ("one two three four",)}

@@ -1,4 +1,4 @@
-"""A compiled step gives the logits of a plain one. Run by test_compiled_decoder.py in a process of its own."""
+"""A compiled step gives the logits of a plain one. Run by test_compiled_decoder.py in a separate process."""
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM

@@ -14,7 +14,7 @@ LEGAL, HERE = slice(20, 55), Path(__file__).parent
 
 
 def output_of(program: str) -> str:
-    """What `program` prints in a process of its own: the checks of shapes that these tests install do not compile."""
+    """What `program` prints in a separate process: the checks of shapes that these tests install do not compile."""
     done = subprocess.run([sys.executable, HERE / program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -1,4 +1,4 @@
-"""The decoder that runs a model's layers itself gives what the model's own forward gives."""
+"""The decoder that runs a model's layers itself gives what the model's forward gives."""
 
 import warnings
 
@@ -24,11 +24,11 @@ def test_every_step_equals_the_stock_forward(llama_like, padded_prompts, logits_
     following = torch.randint(3, VOCABULARY, (3, STEPS))
     ours = build_decoder(llama_like, LEGAL)
     assert isinstance(ours, LlamaDecoder)
-    made = logits_of(ours, *padded_prompts, following)
+    logits = logits_of(ours, *padded_prompts, following)
     expected = logits_of(StockDecoder(llama_like, LEGAL), *padded_prompts, following)
-    assert made.shape == (STEPS + 1, 3, 35)
-    torch.testing.assert_close(made, expected, atol=2e-5, rtol=1e-5)
-    assert made.std() > 0.1
+    assert logits.shape == (STEPS + 1, 3, 35)
+    torch.testing.assert_close(logits, expected, atol=2e-5, rtol=1e-5)
+    assert logits.std() > 0.1
 
 
 class _StepAnywhere(LlamaDecoder):
@@ -43,10 +43,10 @@ class _StepAnywhere(LlamaDecoder):
 
 def test_a_step_over_the_whole_cache_equals_one_over_what_is_filled(llama_like, padded_prompts, logits_of):
     following = torch.randint(3, VOCABULARY, (3, STEPS))
-    made, expected = (
+    logits, expected = (
         logits_of(kind(llama_like, LEGAL), *padded_prompts, following) for kind in (_StepAnywhere, LlamaDecoder)
     )
-    torch.testing.assert_close(made, expected, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(logits, expected, atol=2e-5, rtol=1e-5)
 
 
 def test_a_row_equals_itself_alone(llama_like, padded_prompts, logits_of):
@@ -100,7 +100,7 @@ def test_rows_that_are_alike_are_read_once(llama_like, padded_prompts, monkeypat
     ids, mask = (tensor[[0, 1, 0, 2, 1]] for tensor in padded_prompts)
     alone = [LlamaDecoder(llama_like, LEGAL) for _ in ids]
     together, read = LlamaDecoder(llama_like, LEGAL), []
-    expected = [one.read(own[None], seen[None], 2) for one, own, seen in zip(alone, ids, mask, strict=True)]
+    expected = [one.read(row_ids[None], seen[None], 2) for one, row_ids, seen in zip(alone, ids, mask, strict=True)]
     monkeypatch.setattr(
         "vqlm.lm.decoding.llama_decoder.run_step", lambda *given: read.append(given[2]) or run_step(*given)
     )
@@ -108,7 +108,7 @@ def test_rows_that_are_alike_are_read_once(llama_like, padded_prompts, monkeypat
     assert len(read) == 1
     assert len(read[0]) == 3
     ids = torch.randint(3, VOCABULARY, (5,))
-    expected = torch.cat([one.step(own[None]) for one, own in zip(alone, ids, strict=True)])
+    expected = torch.cat([one.step(row_ids[None]) for one, row_ids in zip(alone, ids, strict=True)])
     torch.testing.assert_close(together.step(ids), expected, atol=2e-5, rtol=1e-5)
 
 
@@ -116,9 +116,9 @@ def test_rows_that_are_alike_are_read_once(llama_like, padded_prompts, monkeypat
 def test_both_attentions_are_one(groups):
     query, keys, values = torch.randn(3, 4, 1, 8), torch.randn(3, groups, 7, 8), torch.randn(3, groups, 7, 8)
     mask = torch.zeros(3, 1, 1, 7).masked_fill(torch.arange(7) < torch.tensor([0, 2, 5]).view(3, 1, 1, 1), -torch.inf)
-    for own in (mask, None):
-        made = attend_by_sums(query, keys, values, own, 0.3)
-        torch.testing.assert_close(made, attend(query, keys, values, own, 0.3))
+    for visible in (mask, None):
+        mixed = attend_by_sums(query, keys, values, visible, 0.3)
+        torch.testing.assert_close(mixed, attend(query, keys, values, visible, 0.3))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -138,7 +138,7 @@ def test_the_models_weights_are_used_as_they_are(dtype, padded_prompts, build, l
 
 def hooked(build):
     model = build("llama")
-    model.model.layers[1].mlp.register_forward_hook(lambda _module, _inputs, made: 2 * made)
+    model.model.layers[1].mlp.register_forward_hook(lambda _module, _inputs, output: 2 * output)
     return model
 
 

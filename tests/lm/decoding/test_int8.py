@@ -1,4 +1,4 @@
-"""Int8 weights stay near the model's own, and a row does not depend on the rows beside it."""
+"""Int8 weights stay near the weights of the model, and a row does not depend on the rows beside it."""
 
 import weakref
 
@@ -26,8 +26,8 @@ def test_int8_weights_stay_near(kind, dtype, padded_prompts, build, logits_of):
     skip_without_int8()
     model, following = build(kind), torch.randint(3, VOCABULARY, (3, STEPS))
     exact = logits_of(LlamaDecoder(model, LEGAL), *padded_prompts, following)
-    made = logits_of(LlamaDecoder(model.to(dtype), LEGAL, quantize="int8"), *padded_prompts, following)
-    assert 0 < (made - exact).std() < 0.05 * exact.std()
+    logits = logits_of(LlamaDecoder(model.to(dtype), LEGAL, quantize="int8"), *padded_prompts, following)
+    assert 0 < (logits - exact).std() < 0.05 * exact.std()
 
 
 def test_a_row_of_int8_products_equals_itself_alone(padded_prompts, build, logits_of):
@@ -36,8 +36,8 @@ def test_a_row_of_int8_products_equals_itself_alone(padded_prompts, build, logit
     together = logits_of(LlamaDecoder(model, LEGAL, quantize="int8"), *padded_prompts, following)
     alone = LlamaDecoder(model, LEGAL, quantize="int8")
     for row, (ids, mask) in enumerate(zip(*padded_prompts, strict=True)):
-        made = logits_of(alone, ids[mask][None], mask[mask][None], following[row : row + 1])
-        torch.testing.assert_close(made[:, 0], together[:, row], atol=2e-5, rtol=1e-5)
+        logits = logits_of(alone, ids[mask][None], mask[mask][None], following[row : row + 1])
+        torch.testing.assert_close(logits[:, 0], together[:, row], atol=2e-5, rtol=1e-5)
 
 
 def test_packed_weights_end_with_their_decoder(padded_prompts, build, logits_of):

@@ -32,10 +32,10 @@ def next_log_probs(model, row: list[int], legal: slice) -> torch.Tensor:
 def test_pictures_by_hand(model, vocabulary, codes):
     prompts = prompt_ids(vocabulary, CAPTIONS, 20)
     image = slice(vocabulary.image.offset, vocabulary.image.stop)
-    found = code_log_likelihoods(model, vocabulary, prompts, codes)
-    for prompt, own, values in zip(prompts, codes, found, strict=True):
+    likelihoods = code_log_likelihoods(model, vocabulary, prompts, codes)
+    for prompt, picture_codes, values in zip(prompts, codes, likelihoods, strict=True):
         row = list(prompt)
-        for code, value in zip(own.tolist(), values, strict=True):
+        for code, value in zip(picture_codes.tolist(), values, strict=True):
             expected = next_log_probs(model, row, image).log_softmax(-1)[code].item()
             assert value.item() == pytest.approx(expected, abs=1e-3)
             row.append(image.start + code)
@@ -43,13 +43,13 @@ def test_pictures_by_hand(model, vocabulary, codes):
 
 def test_captions_by_hand(model, vocabulary, codes):
     ids = vocabulary.encode_text(CAPTIONS)
-    assert len({len(own) for own in ids}) == 3
+    assert len({len(caption_ids) for caption_ids in ids}) == 3
     text = slice(0, vocabulary.image.offset)
     for picture in codes:
-        found = log_likelihoods_of_captions(model, vocabulary, picture, ids)
-        for own, value in zip(ids, found, strict=True):
+        likelihoods = log_likelihoods_of_captions(model, vocabulary, picture, ids)
+        for caption_ids, value in zip(ids, likelihoods, strict=True):
             row, expected = picture_row(vocabulary, picture), 0.0
-            for place, target in enumerate([*own, vocabulary.eos]):
+            for place, target in enumerate([*caption_ids, vocabulary.eos]):
                 logits = next_log_probs(model, row, text)
                 if place == 0:
                     logits[vocabulary.eos] = -torch.inf
@@ -60,32 +60,32 @@ def test_captions_by_hand(model, vocabulary, codes):
 
 def test_many_captions_equal_few(build_tiny, vocabulary, codes):
     ids = vocabulary.encode_text(CAPTIONS) * 30
-    found = log_likelihoods_of_captions(build_tiny(), vocabulary, codes[0], ids)
-    assert found.shape == (90,)
-    torch.testing.assert_close(found[:3], found[87:])
+    likelihoods = log_likelihoods_of_captions(build_tiny(), vocabulary, codes[0], ids)
+    assert likelihoods.shape == (90,)
+    torch.testing.assert_close(likelihoods[:3], likelihoods[87:])
 
 
 def test_a_caption_each_equals_all_of_one_picture(model, vocabulary, codes, monkeypatch):
     ids = vocabulary.encode_text(CAPTIONS)
     monkeypatch.setattr("vqlm.lm.decoding.likelihood.ROWS_AT_ONCE", 2)
-    found = caption_log_likelihoods(model, vocabulary, codes, ids)
+    likelihoods = caption_log_likelihoods(model, vocabulary, codes, ids)
     expected = [
         log_likelihoods_of_captions(model, vocabulary, *pair)[0] for pair in zip(codes, [[i] for i in ids], strict=True)
     ]
-    torch.testing.assert_close(found, torch.stack(expected), atol=1e-3, rtol=0)
+    torch.testing.assert_close(likelihoods, torch.stack(expected), atol=1e-3, rtol=0)
 
 
 def test_another_picture_changes_the_captions_likelihood(build_tiny, vocabulary, codes):
     model, ids = build_tiny(), vocabulary.encode_text(CAPTIONS)
-    first, second = (log_likelihoods_of_captions(model, vocabulary, own, ids) for own in codes[:2])
+    first, second = (log_likelihoods_of_captions(model, vocabulary, picture_codes, ids) for picture_codes in codes[:2])
     assert (first - second).abs().min() > 1e-3
 
 
 def test_greedy_captions_by_hand(model, vocabulary, codes):
     drawn = draw_captions(model, vocabulary, codes, 4)
     specials = set(vocabulary.tokenizer.all_special_ids)
-    for own, caption in zip(codes, drawn, strict=True):
-        row, made = picture_row(vocabulary, own), []
+    for picture_codes, caption in zip(codes, drawn, strict=True):
+        row, likeliest_ids = picture_row(vocabulary, picture_codes), []
         for place in range(4):
             logits = next_log_probs(model, row, slice(0, vocabulary.text_size))
             forbidden = specials - ({vocabulary.eos} if place else set())
@@ -93,9 +93,9 @@ def test_greedy_captions_by_hand(model, vocabulary, codes):
             best = logits.argmax().item()
             if best == vocabulary.eos:
                 break
-            made.append(best)
+            likeliest_ids.append(best)
             row.append(best)
-        assert caption == vocabulary.decode_text(made)
+        assert caption == vocabulary.decode_text(likeliest_ids)
 
 
 def test_captions_of_a_batch_equal_captions_alone(build_tiny, vocabulary, codes):

@@ -19,7 +19,7 @@ INPUTS = {
     "rows": lambda: torch.randn(3, 32),
     "one id of one row": lambda: torch.randn(1, 1, 32),
     "an id a row": lambda: torch.randn(3, 1, 32),
-    "five ids a row": lambda: torch.randn(3, 5, 32),
+    "five ids per row": lambda: torch.randn(3, 5, 32),
     "the last id a row": lambda: torch.randn(3, 5, 32)[:, -1:],
     "turned": lambda: torch.randn(5, 3, 32).transpose(0, 1),
 }
@@ -54,11 +54,11 @@ def test_packed_maps_equal_linear_ones(quantize, given, has_bias):
     maps, weights = packed_maps(model, LEGAL, ROWS, quantize)
     with using(weights):
         parts = maps.layers[0].qkv(x)
-    own = model.model.layers[0].self_attn
-    for made, linear in zip(parts, (own.q_proj, own.k_proj, own.v_proj), strict=True):
+    attention = model.model.layers[0].self_attn
+    for product, linear in zip(parts, (attention.q_proj, attention.k_proj, attention.v_proj), strict=True):
         expected = linear.float()(x.float())
-        assert made.shape == expected.shape
-        assert (made - expected).std() < (0.02 if quantize else 0.005) * expected.std()
+        assert product.shape == expected.shape
+        assert (product - expected).std() < (0.02 if quantize else 0.005) * expected.std()
 
 
 @torch.no_grad()
@@ -77,5 +77,5 @@ def test_a_weight_is_packed_whatever_its_layout(quantize):
     for linear in (layer.mlp.down_proj, layer.self_attn.o_proj, model.lm_head):
         linear.weight.data = linear.weight.data.T.contiguous().T
     assert not layer.mlp.down_proj.weight.is_contiguous()
-    for made, straight in zip(products(), expected, strict=True):
-        assert torch.equal(made, straight)
+    for product, straight in zip(products(), expected, strict=True):
+        assert torch.equal(product, straight)

@@ -45,14 +45,14 @@ def probabilities_of(logits: torch.Tensor) -> list[float]:
     ],
 )
 def test_candidates_of_four(settings, kept):
-    found = candidates(log(PROBABILITIES), SamplingConfig(**settings))
-    assert found.nonzero()[:, 1].tolist() == kept
+    is_candidate = candidates(log(PROBABILITIES), SamplingConfig(**settings))
+    assert is_candidate.nonzero()[:, 1].tolist() == kept
 
 
 def test_each_row_has_its_own_candidates():
     log_probs = torch.cat([log([0.7, 0.2, 0.1]), log([0.1, 0.2, 0.7])])
-    found = candidates(log_probs, SamplingConfig(top_p=0.8))
-    assert found.tolist() == [[True, True, False], [False, True, True]]
+    is_candidate = candidates(log_probs, SamplingConfig(top_p=0.8))
+    assert is_candidate.tolist() == [[True, True, False], [False, True, True]]
 
 
 def test_candidates_share_all_the_probability():
@@ -87,13 +87,13 @@ def test_a_scale_of_zero_is_the_unconditional_distribution():
 @pytest.mark.parametrize("top_k", [0, 5])
 def test_guidance_is_its_formula(scale, top_k):
     conditional, unconditional = torch.randn(2, 9), torch.randn(2, 9)
-    made = guided_logits(conditional, unconditional, SamplingConfig(guidance_scale=scale, top_k=top_k))
+    guided = guided_logits(conditional, unconditional, SamplingConfig(guidance_scale=scale, top_k=top_k))
     with_prompt, without = (logits.double().log_softmax(-1) for logits in (conditional, unconditional))
     expected = without + scale * (with_prompt - without)
     if top_k:
         is_kept = with_prompt >= with_prompt.sort(-1, descending=True).values[:, top_k - 1 : top_k]
         expected = expected.masked_fill(~is_kept, -INF)
-    torch.testing.assert_close(made, expected.log_softmax(-1).float(), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(guided, expected.log_softmax(-1).float(), atol=1e-4, rtol=1e-5)
 
 
 def test_logits_need_not_be_normalised():

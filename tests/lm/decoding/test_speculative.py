@@ -35,13 +35,13 @@ def test_three_codes_have_the_models_own_distribution(build_tiny, vocabulary, sc
         exact[first, second] = (
             probabilities([])[first] * probabilities([first])[second] * probabilities([first, second])
         )
-    generator, found = torch.Generator().manual_seed(0), torch.zeros_like(exact)
+    generator, drawn_counts = torch.Generator().manual_seed(0), torch.zeros_like(exact)
     for _ in range(DRAWS):
         codes, _ = draw_speculatively(model, vocabulary, prompt, 3, settings, 4, generator)
-        found[tuple(codes.tolist())] += 1
-    assert found[exact == 0].sum() == 0
+        drawn_counts[tuple(codes.tolist())] += 1
+    assert drawn_counts[exact == 0].sum() == 0
     for summed in range(3):  # over which of the three; pairs of the other two have enough draws each
-        counts, expected = found.sum(summed).flatten(), exact.sum(summed).flatten() / exact.sum() * DRAWS
+        counts, expected = drawn_counts.sum(summed).flatten(), exact.sum(summed).flatten() / exact.sum() * DRAWS
         common = expected >= 5
         assert common.sum() > 50
         counts, expected = (torch.cat([part[common], part[~common].sum()[None]]) for part in (counts, expected))

@@ -1,4 +1,4 @@
-"""What a pipeline does beside drawing prompts: continue, mend, vary, describe, score, choose."""
+"""What a pipeline does beside drawing prompts: continue, fill in, vary, describe, score, choose."""
 
 from dataclasses import replace
 
@@ -95,9 +95,9 @@ def test_a_cosine_schedule_by_hand():
 def test_complete_keeps_the_first_rows(pipeline, pictures):
     codes = pipeline.image_tokenizer.unflatten_codes(pipeline.encode(pictures))
     for rows in range(GRID):
-        made = pipeline.complete(pictures, ["red", "blue", "green"], keep_rows=rows, generator=seeded())
-        assert torch.equal(made.codes[:, :rows], codes[:, :rows])
-        assert not torch.equal(made.codes[:, rows:], codes[:, rows:])
+        output = pipeline.complete(pictures, ["red", "blue", "green"], keep_rows=rows, generator=seeded())
+        assert torch.equal(output.codes[:, :rows], codes[:, :rows])
+        assert not torch.equal(output.codes[:, rows:], codes[:, rows:])
     half = pipeline.complete(pictures, generator=seeded(1))
     assert torch.equal(half.codes, pipeline.complete(pictures, keep_rows=2, generator=seeded(1)).codes)
     assert len(half.images) == 3
@@ -113,12 +113,12 @@ def test_inpaint_draws_only_under_the_mask(pipeline, pictures):
     codes = pipeline.image_tokenizer.unflatten_codes(pipeline.encode(pictures))
     mask = torch.zeros(SIDE, SIDE, dtype=torch.bool)
     mask[5, 9] = True  # one pixel, in the code (1, 2)
-    made = pipeline.inpaint(pictures, mask, "red", temperature=5.0, generator=seeded()).codes
-    changed = (made != codes).nonzero()[:, 1:].unique(dim=0).tolist()
+    repainted = pipeline.inpaint(pictures, mask, "red", temperature=5.0, generator=seeded()).codes
+    changed = (repainted != codes).nonzero()[:, 1:].unique(dim=0).tolist()
     assert changed == [[1, 2]]
     as_picture = Image.fromarray((mask.numpy() * 255).astype(np.uint8))
     again = pipeline.inpaint(pictures, as_picture, "red", temperature=5.0, generator=seeded()).codes
-    assert torch.equal(again, made)
+    assert torch.equal(again, repainted)
 
 
 def test_of_several_fillings_the_one_that_fits_what_follows(build_tiny, vocabulary):
@@ -129,18 +129,18 @@ def test_of_several_fillings_the_one_that_fits_what_follows(build_tiny, vocabula
     settings = SamplingConfig(temperature=10.0)
     drawn = fill_codes(model, vocabulary, prompts, codes, masks, settings, 400, seeded())
     image = slice(vocabulary.image.offset, vocabulary.image.stop)
-    for own, prompt, hole, made in zip(codes, prompts, holes, drawn, strict=True):
+    for original, prompt, hole, repainted in zip(codes, prompts, holes, drawn, strict=True):
 
-        def likelihood_of_what_follows(code: int, own=own, prompt=prompt, hole=hole) -> float:
-            filled = own.clone()
+        def likelihood_of_what_follows(code: int, original=original, prompt=prompt, hole=hole) -> float:
+            filled = original.clone()
             filled[hole] = code
             row = torch.tensor([prompt + vocabulary.codes_to_ids(filled).tolist()])
             log_probs = model(input_ids=row).logits[0, len(prompt) - 1 : -1, image].log_softmax(-1)
             return sum(log_probs[place, filled[place]].item() for place in range(hole + 1, 5))
 
-        expected = own.clone()
+        expected = original.clone()
         expected[hole] = max(range(16), key=likelihood_of_what_follows)
-        assert torch.equal(made, expected)
+        assert torch.equal(repainted, expected)
 
 
 def test_rows_that_are_filled_together_and_in_parts(build_tiny, vocabulary):
@@ -172,9 +172,9 @@ def test_masks_that_do_not_fit(pipeline, pictures):
 
 def test_variations_change_at_most_the_share(pipeline, pictures):
     codes = pipeline.encode(pictures)
-    made = pipeline.vary(pictures, share=0.25, temperature=5.0, generator=seeded()).codes.flatten(1)
-    assert (made != codes).sum(1).max() <= 4
-    assert (made != codes).any()
+    varied = pipeline.vary(pictures, share=0.25, temperature=5.0, generator=seeded()).codes.flatten(1)
+    assert (varied != codes).sum(1).max() <= 4
+    assert (varied != codes).any()
     with pytest.raises(UserError, match=r"`share` must lie in \(0, 1\]"):
         pipeline.vary(pictures, share=0.0)
 
@@ -192,7 +192,7 @@ def test_captions_and_scores(captioner, pictures):
     assert captioner.score(pictures, [None] * 3).prompt is None
 
 
-def test_a_model_that_never_saw_a_caption_behind_a_picture(pipeline, pictures):
+def test_a_model_that_never_saw_a_caption_after_a_picture(pipeline, pictures):
     for ask in (lambda: pipeline.caption(pictures), lambda: pipeline("red", rerank=2)):
         with pytest.raises(UserError, match="`sequences.captioning` above 0"):
             ask()
@@ -207,8 +207,8 @@ def test_rerank_keeps_one_of_each_group(captioner):
     ids = captioner.vocabulary.encode_text(texts)
     scores = caption_log_likelihoods(captioner.model, captioner.vocabulary, drawn, ids).view(4, 3)
     pictures = decode_flat(captioner, drawn).reshape(4, 3, -1)
-    for group, own, of_each, chosen in zip(drawn.view(4, 3, -1), scores, pictures, kept, strict=True):
-        weight = own.exp() / own.exp().sum()
+    for group, group_scores, of_each, chosen in zip(drawn.view(4, 3, -1), scores, pictures, kept, strict=True):
+        weight = group_scores.exp() / group_scores.exp().sum()
         risk = [sum(float(weight[j] * (of_each[i] - of_each[j]).square().sum()) for j in range(3)) for i in range(3)]
         assert torch.equal(chosen, group[risk.index(min(risk))])
     asked = ["red square"] * 2 + ["blue"] * 2
@@ -237,12 +237,12 @@ def test_the_picture_of_least_expected_distance():
 
 def test_a_picture_grows(pipeline):
     seen = []
-    made = pipeline(["red", "blue"], generator=seeded(), callback=lambda step, codes: seen.append((step, codes)))
+    output = pipeline(["red", "blue"], generator=seeded(), callback=lambda step, codes: seen.append((step, codes)))
     assert [step for step, _ in seen] == list(range(GRID * GRID))
     for step, codes in seen:
-        assert torch.equal(codes, made.codes.flatten(1)[:, : step + 1])
+        assert torch.equal(codes, output.codes.flatten(1)[:, : step + 1])
     assert len(pipeline.decode_partial(seen[3][1])) == 2
-    assert pipeline.decode_partial(seen[-1][1])[0].tobytes() == made.images[0].tobytes()
+    assert pipeline.decode_partial(seen[-1][1])[0].tobytes() == output.images[0].tobytes()
 
 
 def test_pictures_of_another_size_are_fitted_and_it_is_said(pipeline, pictures):
@@ -296,9 +296,9 @@ def test_figures_of_a_prepared_set(captioner, prepared, can_caption):
     captioner.image_tokenizer = prepared.load_image_tokenizer()
     figures = evaluate_other_tasks(captioner, prepared)
     assert list(figures) == list(prepared.held_out)
-    for own in figures.values():
-        assert ("caption_r1" in own) == ("reranked" in own) == can_caption
-        assert 0 <= own["completed_better"] <= 1
+    for split_figures in figures.values():
+        assert ("caption_r1" in split_figures) == ("reranked" in split_figures) == can_caption
+        assert 0 <= split_figures["completed_better"] <= 1
     page = "\n".join(other_tasks_markdown(figures))
     assert ("right caption" in page) == ("guidance 1, temperature 1, one draw" in page) == can_caption
 
@@ -309,7 +309,9 @@ def test_the_right_caption_is_found_where_the_model_says_so(captioner, prepared,
         "vqlm.lm.evaluate.other_tasks.log_likelihoods_of_captions",
         lambda _model, _vocabulary, _codes, ids: -torch.arange(len(ids)).float(),
     )
-    assert all(own["caption_r1"] == 1.0 for own in evaluate_other_tasks(captioner, prepared).values())
+    assert all(
+        split_figures["caption_r1"] == 1.0 for split_figures in evaluate_other_tasks(captioner, prepared).values()
+    )
 
 
 def test_the_mean_over_sets_counts_pictures():

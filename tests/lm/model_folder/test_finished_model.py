@@ -5,11 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import vqlm.lm.model_folder.finished_model
 import vqlm.lm.model_folder.tokenizers
 import yaml
 from huggingface_hub import ModelCard
-from vqlm.lm import TextToImagePipeline
+from safetensors.torch import load_file
+from vqlm.lm import TextToImagePipeline, TextToImageProcessor
+from vqlm.lm.model_folder import tokenizers
 from vqlm.lm.model_folder.card import data_name, license_of
 from vqlm.lm.model_folder.finished_model import record_figures, weights_checksum
 from vqlm.training.errors import UserError
@@ -92,8 +95,8 @@ def test_the_figures_come_into_the_card_and_stay_with_their_weights(folder, tmp_
     assert read_json(folder / "evaluation.json") == {"weights": weights_checksum(folder)} | FIGURES
     card = ModelCard.load(folder / "README.md")
     assert "| held_out | 1.234 | 37.5% | 75.0% |" in card.text
-    found = {(result.dataset_split, result.metric_type): result.metric_value for result in card.data.eval_results}
-    assert found == {
+    results = {(result.dataset_split, result.metric_type): result.metric_value for result in card.data.eval_results}
+    assert results == {
         ("held_out", "psnr"): 24.78, ("held_out", "nll"): 1.234,
         ("held_out", "recall@1"): 0.375, ("held_out", "recall@10"): 0.75,
     }  # fmt: skip
@@ -221,3 +224,55 @@ def test_a_folder_without_an_image_tokenizer(folder):
     (folder / "image_tokenizer").rename(folder / "elsewhere")
     with pytest.raises(UserError, match="emoji has no folder image_tokenizer, .* copy the whole folder"):
         TextToImagePipeline.from_pretrained(folder)
+
+
+# Saved in half the size
+
+
+def test_a_folder_in_bf16_loads_in_fp32_with_the_rounded_weights(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path / "whole")
+    pipeline.save_pretrained(tmp_path / "half", dtype=torch.bfloat16)
+    for file in ("model.safetensors", "image_tokenizer/model.safetensors"):
+        saved = load_file(tmp_path / "half" / file)
+        assert {tensor.dtype for tensor in saved.values() if tensor.is_floating_point()} == {torch.bfloat16}
+        assert (tmp_path / "half" / file).stat().st_size < 0.6 * (tmp_path / "whole" / file).stat().st_size
+    loaded = TextToImagePipeline.from_pretrained(tmp_path / "half", "cpu")
+    for part, original in ((loaded.model, pipeline.model), (loaded.image_tokenizer, pipeline.image_tokenizer)):
+        for name, tensor in original.state_dict().items():
+            rounded = tensor.to(torch.bfloat16).to(tensor.dtype) if tensor.is_floating_point() else tensor
+            assert part.state_dict()[name].dtype == tensor.dtype
+            torch.testing.assert_close(part.state_dict()[name], rounded, rtol=0, atol=0)
+    assert TextToImageProcessor.from_pretrained(tmp_path / "half").image_tokenizer.dtype == torch.float32
+    loaded("red heart", generator=torch.Generator().manual_seed(0))
+
+
+def test_saving_in_bf16_leaves_the_model_in_memory_alone(pipeline, tmp_path):
+    before = pipeline.image_tokenizer.fingerprint()
+    pipeline.save_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert pipeline.image_tokenizer.fingerprint() == before
+    assert pipeline.model.dtype == torch.float32
+
+
+# By name
+
+
+def test_a_name_is_a_folder_of_models_in_the_checkout(pipeline, tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizers, "CHECKOUT", tmp_path)
+    pipeline.save_pretrained(tmp_path / "models" / "emoji")
+    loaded = TextToImagePipeline.from_pretrained("emoji", "cpu")
+    assert loaded.image_tokenizer.fingerprint() == pipeline.image_tokenizer.fingerprint()
+
+
+def test_a_checkout_without_the_base_model_says_how_to_make_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizers, "CHECKOUT", tmp_path)
+    (tmp_path / "Makefile").touch()
+    with pytest.raises(UserError, match=r"^there is no models/emoji in .*; `make base` there trains"):
+        TextToImagePipeline.from_pretrained("emoji")
+    with pytest.raises(UserError, match="^other is not a folder"):
+        TextToImagePipeline.from_pretrained("other")
+
+
+def test_an_installed_package_does_not_advise_make(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizers, "CHECKOUT", tmp_path)
+    with pytest.raises(UserError, match="^emoji is not a folder"):
+        TextToImagePipeline.from_pretrained("emoji")

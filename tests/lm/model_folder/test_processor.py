@@ -33,7 +33,9 @@ def codes(pipeline, pictures) -> torch.Tensor:
 
 def trained_rows(vocabulary, codes, config: SequenceConfig | None, packs: bool = False) -> list[list[int]]:
     """The rows of `CAPTIONS` as stage two reads them; what it reads of a row is all but its eos."""
-    rows = [{"caption": text, "codes": own.numpy()} for text, own in zip(CAPTIONS, codes, strict=True)]
+    rows = [
+        {"caption": text, "codes": picture_codes.numpy()} for text, picture_codes in zip(CAPTIONS, codes, strict=True)
+    ]
     collate = RowCollator(vocabulary, LONGEST, config)
     if packs:
         return [[*collate([rows]).input_ids[0].tolist(), vocabulary.eos]]
@@ -44,9 +46,9 @@ def unchanged(**shares: float) -> SequenceConfig:
     return SequenceConfig(caption_dropout=0.0, code_noise=0.0, **shares)
 
 
-def rows_of(made) -> list[list[int]]:
+def rows_of(inputs) -> list[list[int]]:
     """Without the padding on the left."""
-    masked = zip(made["input_ids"], made["attention_mask"], strict=True)
+    masked = zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
     return [ids[mask.bool()].tolist() for ids, mask in masked]
 
 
@@ -54,19 +56,19 @@ def rows_of(made) -> list[list[int]]:
 
 
 def test_rows_with_the_caption_first(processor, vocabulary, pictures, codes):
-    made = processor(text=[f"{text}<image>" for text in CAPTIONS], images=pictures)
-    assert rows_of(made) == trained_rows(vocabulary, codes, None)
-    assert rows_of(made)[0][-2:] == [vocabulary.eoi, vocabulary.eos]
+    inputs = processor(text=[f"{text}<image>" for text in CAPTIONS], images=pictures)
+    assert rows_of(inputs) == trained_rows(vocabulary, codes, None)
+    assert rows_of(inputs)[0][-2:] == [vocabulary.eoi, vocabulary.eos]
 
 
 def test_rows_with_the_picture_first(processor, vocabulary, pictures, codes):
-    made = processor(text=[f"<image>\n {text} " for text in CAPTIONS], images=[[picture] for picture in pictures])
-    assert rows_of(made) == trained_rows(vocabulary, codes, unchanged(captioning=1.0))
+    inputs = processor(text=[f"<image>\n {text} " for text in CAPTIONS], images=[[picture] for picture in pictures])
+    assert rows_of(inputs) == trained_rows(vocabulary, codes, unchanged(captioning=1.0))
 
 
 def test_a_document_of_several_pictures(processor, vocabulary, pictures, codes):
-    made = processor(text="".join(f"{text}<image>" for text in CAPTIONS), images=pictures)
-    assert rows_of(made) == trained_rows(vocabulary, codes, unchanged(interleaved=1.0), packs=True)
+    inputs = processor(text="".join(f"{text}<image>" for text in CAPTIONS), images=pictures)
+    assert rows_of(inputs) == trained_rows(vocabulary, codes, unchanged(interleaved=1.0), packs=True)
 
 
 def test_a_picture_without_a_caption(processor, vocabulary, pictures, codes):
@@ -75,12 +77,12 @@ def test_a_picture_without_a_caption(processor, vocabulary, pictures, codes):
 
 
 def test_prompts_to_draw(processor, vocabulary):
-    made = processor(text=[*CAPTIONS, None])
+    inputs = processor(text=[*CAPTIONS, None])
     ids, mask, _ = left_pad(prompt_ids(vocabulary, [*CAPTIONS, None], LONGEST), vocabulary.pad)
-    assert torch.equal(made["input_ids"], ids)
-    assert torch.equal(made["attention_mask"], mask.long())
-    assert made["input_ids"].dtype == made["attention_mask"].dtype == torch.int64
-    assert rows_of(made)[2] == [vocabulary.bos, vocabulary.boi]
+    assert torch.equal(inputs["input_ids"], ids)
+    assert torch.equal(inputs["attention_mask"], mask.long())
+    assert inputs["input_ids"].dtype == inputs["attention_mask"].dtype == torch.int64
+    assert rows_of(inputs)[2] == [vocabulary.bos, vocabulary.boi]
 
 
 def test_pictures_to_describe(processor, vocabulary, pictures, codes):
@@ -139,8 +141,8 @@ def test_lists_of_pictures_that_do_not_match(processor, pictures):
 
 
 def test_rows_come_back(processor, pipeline, pictures, codes):
-    made = processor(text=["a red square<image>", "<image>blue"], images=pictures)
-    first, second = processor.post_process_generation(made["input_ids"])
+    inputs = processor(text=["a red square<image>", "<image>blue"], images=pictures)
+    first, second = processor.post_process_generation(inputs["input_ids"])
     drawn = pipeline.decode(pipeline.image_tokenizer.unflatten_codes(codes))
     assert first[0] == "a red square"
     assert first[1].tobytes() == drawn[0].tobytes()
@@ -152,10 +154,10 @@ def test_what_stock_generate_draws(processor, pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
     ids = model.generate(**processor(text=[*CAPTIONS, None]), do_sample=False)
-    made = processor.post_process_generation(ids)
+    segments = processor.post_process_generation(ids)
     ours = pipeline([*CAPTIONS, None], temperature=0.0, guidance_scale=1.0, min_p=0.0).images
-    assert [row[:-1] for row in made] == [[text] for text in CAPTIONS] + [[]]
-    assert [row[-1].tobytes() for row in made] == [picture.tobytes() for picture in ours]
+    assert [row[:-1] for row in segments] == [[text] for text in CAPTIONS] + [[]]
+    assert [row[-1].tobytes() for row in segments] == [picture.tobytes() for picture in ours]
     assert processor.batch_decode(ids, skip_special_tokens=True)[0].strip() == CAPTIONS[0]
 
 

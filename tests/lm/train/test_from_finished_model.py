@@ -133,7 +133,7 @@ def test_another_vocabulary(finished, collection, tiny_vqvae, tmp_path, monkeypa
     folder = finished()
     other = prepare(collection, tiny_vqvae, tmp_path / "other", "pictures", TextConfig(size=290), num_workers=0)
     monkeypatch.setattr(Run, "step", lambda *_: pytest.fail("trained for nothing"))
-    with pytest.raises(UserError, match=f"The vocabulary of init_from .* prepare the data with --for-model {folder}"):
+    with pytest.raises(UserError, match=f"The vocabulary of init_from .* prepare the data .* `for_model` {folder}"):
         go_on(other, tmp_path / "tuned", folder)
     assert not (tmp_path / "tuned").exists()
 
@@ -142,7 +142,7 @@ def test_another_image_tokenizer(finished, collection, other_vqvae, tmp_path):
     folder = finished()
     vocabulary = TextToImagePipeline.from_pretrained(folder, "cpu").vocabulary
     other = prepare(collection, other_vqvae, tmp_path / "other", "pictures", num_workers=0, vocabulary=vocabulary)
-    with pytest.raises(UserError, match="The image tokenizer of init_from .* prepare the data with --for-model"):
+    with pytest.raises(UserError, match="The image tokenizer of init_from .* prepare the data .* `for_model`"):
         go_on(other, tmp_path / "tuned", folder)
     assert not (tmp_path / "tuned").exists()
 

@@ -59,7 +59,13 @@ def test_the_finished_folder(train, prepared, tmp_path):
     summary = read_json(tmp_path / "model" / "run" / "summary.json")
     assert summary["steps"] == 4
     assert summary["held_out_image_nll"] > 0
-    assert pipeline.settings.trained_on["seconds"].keys() == {"train_vq", "prepare_data", "train_lm"}
+    seconds = pipeline.settings.trained_on["seconds"]
+    assert seconds.pop("train_lm") > 0
+    assert seconds == prepared.manifest["seconds"]
+    assert seconds.keys() == {"train_vq", "prepare_data"}
+    log = (tmp_path / "model" / "training_log.jsonl").read_text()
+    assert log == (tmp_path / "model" / "run" / "log.jsonl").read_text()
+    assert [line["step"] for line in map(json.loads, log.splitlines()) if "image_nll" in line] == [1, 2, 3, 4]
     assert pipeline.sampling == SamplingConfig(guidance_scale=1.5)
     assert pipeline.max_caption_tokens == prepared.manifest["longest_caption_tokens"]
     assert pipeline("red square").images[0].size == (16, 16)
@@ -82,10 +88,10 @@ def test_captions_longer_than_the_limit_are_cut_and_counted(train, prepared, tmp
 
 def test_captions_longer_than_the_limit_are_refused_if_asked(train, prepared, tmp_path):
     prepared.manifest["caption_lengths"] = {"2": 20, "3": 1, "5": 3}
-    found = (
+    message = (
         "3 of 24 captions are longer than `max_caption_tokens` 4, the longest has 5 tokens. Raise `max_caption_tokens`"
     )
-    with pytest.raises(UserError, match=found):
+    with pytest.raises(UserError, match=message):
         train(prepared, tmp_path / "model", max_caption_tokens=4, long_captions="refuse")
     train(prepared, tmp_path / "other", max_caption_tokens=5, long_captions="refuse", max_steps=1)
 

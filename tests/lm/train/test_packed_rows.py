@@ -22,7 +22,9 @@ def build(request, build_tiny):
 
 
 def rows_with(codes: list[list[int]], captions=CAPTIONS) -> list[dict]:
-    return [{"caption": caption, "codes": np.array(own)} for caption, own in zip(captions, codes, strict=True)]
+    return [
+        {"caption": caption, "codes": np.array(row_codes)} for caption, row_codes in zip(captions, codes, strict=True)
+    ]
 
 
 ROWS = rows_with([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3], [5, 8, 9, 7, 9]])
@@ -71,8 +73,8 @@ def test_the_loss_of_packed_rows_is_that_of_each_alone(build, vocabulary, collat
     rows = [*ROWS, *ROWS[1:]]
     alone = [objective(**vars(collate([[row]]))) for row in rows]
     texts = torch.tensor([len(collate([[row]]).text_targets) for row in rows])
-    image_nll = torch.stack([made.image_nll for made in alone])
-    text_nll = torch.stack([made.text_nll for made in alone]) * texts
+    image_nll = torch.stack([losses.image_nll for losses in alone])
+    text_nll = torch.stack([losses.text_nll for losses in alone]) * texts
     torch.testing.assert_close(packed.image_nll, image_nll.mean())
     torch.testing.assert_close(packed.text_nll, text_nll.sum() / texts.sum())
     expected = (5 * image_nll.sum() + 0.3 * text_nll.sum()) / (25 + 0.3 * texts.sum())

@@ -1,4 +1,4 @@
-"""Gradient estimators against values by hand and the rotation's own matrix."""
+"""Gradient estimators against values by hand and the matrix of the rotation."""
 
 import math
 
@@ -38,8 +38,8 @@ def test_rotation_by_a_right_angle_by_hand():
 def test_rotation_in_a_plane_is_that_by_the_angle_between(angle):
     e, g = torch.tensor([1.2, -0.5]), torch.tensor([0.3, 2.0])
     q = 0.6 * turned(angle) @ e
-    found = gradient(rotation, column(*e.tolist()), column(*q.tolist()), g.view(1, 2, 1))
-    torch.testing.assert_close(found.flatten(), 0.6 * turned(angle).T @ g)
+    gradient_of_z_e = gradient(rotation, column(*e.tolist()), column(*q.tolist()), g.view(1, 2, 1))
+    torch.testing.assert_close(gradient_of_z_e.flatten(), 0.6 * turned(angle).T @ g)
 
 
 @pytest.mark.parametrize("dim", [3, 8])
@@ -50,8 +50,8 @@ def test_rotation_by_its_matrix(dim):
     matrix = torch.eye(dim) - 2 * torch.outer(w, w) + 2 * torch.outer(unit_q, unit_e)
     torch.testing.assert_close(matrix @ matrix.T, torch.eye(dim))
     torch.testing.assert_close(matrix @ unit_e, unit_q)
-    found = gradient(rotation, column(*e.tolist()), column(*q.tolist()), g.view(1, dim, 1))
-    torch.testing.assert_close(found.flatten(), q.norm() / e.norm() * matrix.T @ g)
+    gradient_of_z_e = gradient(rotation, column(*e.tolist()), column(*q.tolist()), g.view(1, dim, 1))
+    torch.testing.assert_close(gradient_of_z_e.flatten(), q.norm() / e.norm() * matrix.T @ g)
 
 
 def test_the_value_of_rotation_is_z_q_to_the_last_bit():

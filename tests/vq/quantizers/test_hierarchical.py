@@ -136,8 +136,8 @@ def test_a_bottom_code_changes_its_own_vector_alone():
 def test_a_top_code_changes_the_context_of_its_region():
     quantizer = make_quantizer((32, 32))
     changed = changed_by(quantizer, quantizer.encode(torch.randn(1, WIDTH, 32, 32)), 0)
-    own, context = changed[:3], changed[3:].mean(0)
-    assert own.max() == 0  # the bottom codes are the same
+    bottom_codes, context = changed[:3], changed[3:].mean(0)
+    assert bottom_codes.max() == 0  # the bottom codes are the same
     # Three layers of 3x3 reach 3 positions of the top level; beyond them only the norm over all positions does.
     assert context[:2, :2].mean() > 10 * context[10:, 10:].mean()
 
@@ -282,9 +282,9 @@ def test_from_pictures_to_a_drawn_one(picture_folder, tiny_vqvae_config, tmp_pat
         prepared, tmp_path / "model", LanguageModelConfig(**sizes), LMTrainingConfig(compile="no", **short),
         SequenceConfig(), SamplingConfig(),
     )  # fmt: skip
-    made = pipeline(["red square", None])
-    assert made.codes.shape == (2, 20)
-    assert [picture.size for picture in made.images] == [(16, 16)] * 2
+    drawn = pipeline(["red square", None])
+    assert drawn.codes.shape == (2, 20)
+    assert [picture.size for picture in drawn.images] == [(16, 16)] * 2
 
 
 # What is refused

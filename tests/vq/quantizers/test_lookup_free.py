@@ -75,8 +75,8 @@ def test_entropy_loss_and_its_gradient_are_those_over_all_codes(dim, temperature
     loss = make_quantizer(dim, temperature=temperature, diversity=diversity)(z_e).losses["entropy"]
     naive = naive_entropy_loss(z_e, temperature, diversity)
     torch.testing.assert_close(loss, naive.float(), atol=1e-5, rtol=1e-5)
-    found, wanted = torch.autograd.grad(loss, z_e)[0], torch.autograd.grad(naive, z_e)[0]
-    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+    gradient, wanted = torch.autograd.grad(loss, z_e)[0], torch.autograd.grad(naive, z_e)[0]
+    torch.testing.assert_close(gradient, wanted, atol=1e-5, rtol=1e-4)
 
 
 def test_undecided_and_decided_vectors_by_hand():

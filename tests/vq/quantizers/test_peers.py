@@ -61,8 +61,8 @@ def test_finite_scalar_quantization(levels):
 def test_lookup_free_quantization(dim):
     quantizer = LookupFreeQuantizer(LFQConfig(codebook_size=2**dim, temperature=2.0))
     peer, z_e = peers.LFQ(codebook_size=2**dim, commitment_loss_weight=1.0), vectors(dim)
-    out, (found, parts) = quantizer(z_e), peer(z_e.mT, inv_temperature=0.5, return_loss_breakdown=True)
-    assert_same(out, found.quantized, found.indices)
+    out, (peer_output, parts) = quantizer(z_e), peer(z_e.mT, inv_temperature=0.5, return_loss_breakdown=True)
+    assert_same(out, peer_output.quantized, peer_output.indices)
     torch.testing.assert_close(quantizer.code_vectors(), peer.codebook)
     torch.testing.assert_close(out.losses["commitment"], parts.commitment)
     entropy = parts.per_sample_entropy - parts.batch_entropy

@@ -1,4 +1,4 @@
-"""A codebook behind one linear map, and codes compared by angle."""
+"""A codebook under one linear map, and codes compared by angle."""
 
 import pytest
 import torch

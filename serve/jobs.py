@@ -1,0 +1,193 @@
+"""What a request asks of a model: rows of codes to draw, and how pictures are made of them."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from vqlm.lm import SamplingConfig, TextToImagePipeline
+from vqlm.lm.decoding.draw import UNKNOWN
+from vqlm.lm.decoding.inpainting import code_grid, code_mask, random_mask
+from vqlm.lm.decoding.likelihood import code_log_likelihoods
+from vqlm.lm.decoding.sampling import draw_uniform
+from vqlm.lm.decoding.stepper import Row
+from vqlm.lm.prompts import prompt_ids, tokenize_prompts
+from vqlm.serve.errors import ApiError, wrong
+from vqlm.serve.fields import SAMPLING
+from vqlm.serve.pictures import Size
+from vqlm.training.errors import UserError
+
+
+@dataclass
+class Partial:
+    """An unfinished picture. number: how many came before it."""
+
+    number: int
+    picture: Image.Image
+
+
+@dataclass
+class Done:
+    """A finished picture."""
+
+    picture: Image.Image
+
+
+Event = Partial | Done | ApiError
+
+
+@dataclass
+class ServedModel:
+    """A pipeline under the name that clients call it."""
+
+    name: str
+    pipeline: TextToImagePipeline
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def size(self) -> Size:
+        """Width and height of its pictures."""
+        height, width = self.pipeline.image_tokenizer.config.network.input_shape
+        return width, height
+
+    @property
+    def num_codes(self) -> int:
+        """Codes of a picture."""
+        return self.pipeline.image_tokenizer.config.tokens_per_image
+
+
+@dataclass(eq=False)
+class PictureJob:
+    """One picture: the rows that are drawn for it, of which one is kept, and the numbers of codes after which an
+    unfinished picture is shown."""
+
+    rows: list[Row]
+    partial_at: list[int]
+    begun: Tensor | None = None  # (n,) codes of the picture that is edited
+    waiting: list[Row] = field(init=False)
+    shown: int = field(default=0, init=False)
+
+    def __post_init__(self):
+        self.waiting = list(self.rows)
+
+    @property
+    def is_finished(self) -> bool:
+        return all(row.is_finished for row in self.rows)
+
+    @property
+    def is_partial_due(self) -> bool:
+        return self.shown < len(self.partial_at) and len(self.rows[0].codes) >= self.partial_at[self.shown]
+
+    def codes_so_far(self, num_codes: int) -> list[int]:
+        """All codes of the picture: those drawn, and what stands for the rest."""
+        codes = self.rows[0].codes
+        rest = [codes[0]] * num_codes if self.begun is None else self.begun.tolist()
+        return codes + rest[len(codes) :]
+
+
+@dataclass(eq=False)
+class Job:
+    """A request in the engine. `on_event(picture number, event)` is called in the engine's thread."""
+
+    model: ServedModel
+    pictures: list[PictureJob]
+    on_event: Callable[[int, Event], None]
+    deadline: float  # of time.monotonic
+    is_edit: bool
+    captions: list[int]
+    cancelled: threading.Event = field(default_factory=threading.Event, init=False)
+    finished: set[int] = field(default_factory=set, init=False)
+
+    def cancel(self) -> None:
+        """Nobody waits for the pictures any more: their rows are freed before the next step."""
+        self.cancelled.set()
+
+
+@torch.no_grad()
+def make_pictures(
+    model: ServedModel, values: Mapping[str, Any], seed: int, image: Image.Image | None = None, mask: Any = None
+) -> tuple[list[PictureJob], list[int]]:
+    """The pictures of a request and the ids of its prompt. Raises ApiError for values that do not fit the model."""
+    pipe, vocabulary, num_codes = model.pipeline, model.pipeline.vocabulary, model.num_codes
+    settings = _sampling(pipe, values)
+    caption = _caption(pipe, values["prompt"], "prompt")
+    negative = None
+    if values["negative_prompt"] is not None:
+        if not settings.is_guided:
+            raise wrong("negative_prompt", "`negative_prompt` needs a `guidance_scale` other than 1.")
+        negative = prompt_ids(vocabulary, [_caption(pipe, values["negative_prompt"], "negative_prompt")])[0]
+    if values.get("rerank", 1) > 1 and not pipe.can_caption:
+        raise wrong(
+            "rerank",
+            f"`rerank` needs a model that describes pictures, which {model.name} does not.",
+            "unsupported_value",
+        )
+    prompt = prompt_ids(vocabulary, [caption])[0]
+    begun = None if image is None else pipe.encode([image])[0].cpu()
+    tries = values["candidates"] if image is not None else values["rerank"]
+    partial_at = partial_steps(values["partial_images"], num_codes)
+    pictures = []
+    for number in range(values["n"]):
+        generator = torch.Generator().manual_seed(seed + number)
+        known = None
+        if begun is not None:
+            holes = _holes(pipe, mask, num_codes)
+            if holes is None:
+                holes = random_mask(begun[None], values["share"], generator)[0]
+            known = torch.where(holes, UNKNOWN, begun)
+        uniform = draw_uniform(tries, num_codes, generator, torch.device("cpu"))
+        rows = [Row(prompt, settings, numbers, negative, known) for numbers in uniform]
+        pictures.append(PictureJob(rows, partial_at, begun))
+    return pictures, caption
+
+
+def partial_steps(count: int, num_codes: int) -> list[int]:
+    """After how many codes the unfinished pictures are shown: the first after an eighth, so that it is there soon."""
+    return [max(1, round(num_codes * (1 / 8 + number * 7 / 8 / count))) for number in range(count)]
+
+
+def choose(job: Job, picture: PictureJob) -> list[int]:
+    """The codes of the row that is kept: of an edit what fits best to what stays, else the one that `rerank` keeps."""
+    if len(picture.rows) == 1:
+        return picture.rows[0].codes
+    pipe, rows = job.model.pipeline, picture.rows
+    codes = torch.tensor([row.codes for row in rows], device=pipe.model.device)
+    if not job.is_edit:
+        return pipe._best_of(codes[None], [job.captions])[0].flatten().tolist()
+    known = torch.tensor(rows[0]._known, device=codes.device)
+    log_probs = code_log_likelihoods(pipe.model, pipe.vocabulary, [row.prompt for row in rows], codes)
+    return codes[log_probs.masked_fill(known == UNKNOWN, 0.0).sum(1).argmax()].tolist()
+
+
+def _sampling(pipe: TextToImagePipeline, values: Mapping[str, Any]) -> SamplingConfig:
+    try:
+        return pipe.sampling.override(**{name: values[name] for name in SAMPLING})
+    except UserError as error:
+        param = next((name for name in SAMPLING if str(error).startswith(name)), None)
+        raise wrong(param, str(error)) from None
+
+
+def _caption(pipe: TextToImagePipeline, text: str, name: str) -> list[int]:
+    if not text.strip():
+        raise wrong(name, f"`{name}` is empty; leave it out, or write something.")
+    most = pipe.max_caption_tokens
+    (ids,) = tokenize_prompts(pipe.vocabulary, [text], most + 1, truncation=True)
+    if len(ids or []) > most:
+        raise ApiError(
+            400, "string_above_max_length", f"`{name}` has more than {most} tokens, the most that this model knows; "
+            "shorten it.", name,
+        )  # fmt: skip
+    return ids or []
+
+
+def _holes(pipe: TextToImagePipeline, mask: Any, num_codes: int) -> Tensor | None:
+    """(n,) bool: the codes that are drawn again."""
+    if mask is None:
+        return None
+    config = pipe.image_tokenizer.config
+    cells = code_mask(mask, config.network.input_shape, code_grid(config))
+    return cells.flatten().repeat_interleave(num_codes // cells.numel())

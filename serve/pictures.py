@@ -1,0 +1,83 @@
+"""Pictures that come in and go out: uploads, masks, sizes, file formats."""
+
+import io
+from typing import Any
+
+from PIL import Image, ImageOps
+from vqlm.data_prep.picture_files import UnreadablePicture, explained_picture
+from vqlm.serve.errors import wrong
+from vqlm.vq.pixels import to_rgb
+
+Size = tuple[int, int]  # width, height
+HALF = 128
+
+
+def size_of(text: str, own: Size, is_strict: bool, max_pixels: int) -> Size:
+    """The size that a request wants. Raises ApiError for one that the model's pictures cannot have."""
+    if text in ("auto", f"{own[0]}x{own[1]}"):
+        return own
+    width, cross, height = text.partition("x")
+    if not (cross and width.isascii() and height.isascii() and width.isdigit() and height.isdigit()):
+        raise wrong("size", "`size` must be auto or WIDTHxHEIGHT, such as 1024x1024; found another text.")
+    if len(text) > 11 or not 0 < int(width) * int(height) <= max_pixels:
+        raise wrong("size", f"`size` must have from 1 to {max_pixels:,} pixels.", "unsupported_size")
+    if is_strict:
+        raise wrong("size", f"This model draws {own[0]}x{own[1]}; ask for that or auto.", "unsupported_size")
+    if int(width) * own[1] != int(height) * own[0]:
+        raise wrong(
+            "size", f"This model draws {own[0]}x{own[1]}, which can be scaled to the same shape only; found {text}.",
+            "unsupported_size",
+        )  # fmt: skip
+    return int(width), int(height)
+
+
+def encode_picture(picture: Image.Image, size: Size, file_format: str, compression: int | None) -> bytes:
+    """The file of a picture, scaled to `size` by Lanczos."""
+    if picture.size != size:
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    file, options = io.BytesIO(), {}
+    if file_format != "png":
+        options = {"quality": 95 if compression is None else compression}
+    picture.save(file, file_format, **options)
+    return file.getvalue()
+
+
+def read_picture(data: bytes, name: str, max_pixels: int) -> Image.Image:
+    """An uploaded picture, decoded, with the transparency that it has. Raises ApiError for what is not one."""
+    try:
+        with explained_picture(data, max_pixels) as picture:
+            if picture is None:
+                raise UnreadablePicture("SVG is not accepted; send a PNG, JPEG or WebP")
+            picture.load()
+            has_alpha = bool({"A", "a"} & set(picture.getbands())) or "transparency" in picture.info
+            return ImageOps.exif_transpose(picture.convert("RGBA") if has_alpha else picture)
+    except UnreadablePicture as error:
+        raise wrong(name, f"`{name}` is not a picture that can be read: {error}.", f"invalid_{name}") from None
+
+
+def prepare_edit(image: Image.Image, mask: Image.Image | None, size: Size, background: str) -> tuple[Image.Image, Any]:
+    """An upload and what is transparent in its mask, both scaled and cropped to the model's `size`.
+
+    Returns:
+        The picture in RGB, and a mask in L, white where to draw; None where nothing says so.
+
+    Raises:
+        ApiError: for a mask of another size than the picture, without transparency, or with nothing to draw.
+    """
+    if mask is None and image.mode == "RGBA":
+        mask = image if image.getchannel("A").getextrema()[0] < HALF else None
+    picture = ImageOps.fit(to_rgb(image, background), size, Image.Resampling.LANCZOS)
+    if mask is None:
+        return picture, None
+    if mask.size != image.size:
+        raise wrong(
+            "mask", f"`mask` is {mask.width}x{mask.height}, `image` {image.width}x{image.height}; they must be alike.",
+            "mask_size_mismatch",
+        )  # fmt: skip
+    if mask.mode != "RGBA":
+        raise wrong("mask", "`mask` has no transparency; what is transparent in it is drawn again.", "invalid_mask")
+    holes = mask.getchannel("A").point(lambda alpha: 255 if alpha < HALF else 0)
+    holes = ImageOps.fit(holes, size, Image.Resampling.BOX).point(lambda share: 255 if share else 0)
+    if not holes.getbbox():
+        raise wrong("mask", "`mask` is transparent nowhere: there is nothing to draw.", "invalid_mask")
+    return picture, holes
