@@ -70,7 +70,7 @@ docs: .venv/installed-docs links
 
 # Tools that read the source do not see through an editable installation: they get the package as a folder of links.
 links:
-	@mkdir -p build/links/vqlm && ln -sfn $(addprefix $(CURDIR)/,vq data_prep lm training serve scripts vqlm/__init__.py vqlm/__init__.pyi) build/links/vqlm/
+	@mkdir -p build/links/vqlm && ln -sfn $(addprefix $(CURDIR)/,vq data_prep lm training planning serve scripts vqlm/__init__.py vqlm/__init__.pyi) build/links/vqlm/
 
 lint: .venv/installed-dev links
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright --pythonpath $(BIN)/python

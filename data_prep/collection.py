@@ -165,6 +165,8 @@ def _open(data: str, image_size: int, config: CollectionConfig) -> Collection:
     files = [place] if place.is_file() else [Path(name) for name in glob.glob(data, recursive=True)]
     if collection := _of_files([path for path in files if path.is_file()], config):
         return collection
+    if not place.exists() and not glob.has_magic(data) and ":" not in data:
+        raise UserError(f"there is no folder {data} here; `data` must be {DATA_HELP[:-1]}.")
     raise UserError(f"`data` must be {DATA_HELP[:-1]}; {data!r} is none of them.")
 
 

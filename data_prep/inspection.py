@@ -17,6 +17,7 @@ from vqlm.data_prep.rows import LEFT_OUT, OTHER, TABLE_ROWS, Row, Unusable
 from vqlm.data_prep.settings import CollectionConfig
 from vqlm.data_prep.skipped import SkippedRows
 from vqlm.training.errors import UserError
+from vqlm.training.progress import Progress
 from vqlm.vq import scale_and_crop
 
 # Files that are not read and may hold pictures.
@@ -122,8 +123,10 @@ def inspect_collection(
     held_out_captions: list[list[int]] = []
     stems: dict[str, str] = {}
     examine = partial(_examine, size=size, config=collection.config)
+    progress = Progress("inspect")
     for _, (facts, skipped), _ in mapped_shards(collection.shards, examine, num_workers):
         inspection.skipped.add(len(facts) + len(skipped), skipped)
+        progress.tick(f"{inspection.skipped.seen:,} pictures")
         for fact in facts:
             split = collection.split_of(fact.key)
             inspection.splits[split] += 1

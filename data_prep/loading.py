@@ -19,6 +19,7 @@ from vqlm.data_prep.rows import Row, Shard, Unusable
 from vqlm.data_prep.settings import CollectionConfig, ViewConfig
 from vqlm.data_prep.skipped import SkippedRows
 from vqlm.training.errors import UserError
+from vqlm.training.progress import Progress
 
 BATCH = 128
 MAX_WORKERS = 8
@@ -112,6 +113,7 @@ class _Loaded:
         self.train: list[Tensor] = []
         self.held_out: list[Tensor] = []
         self.skipped = SkippedRows(collection.config.max_skipped)
+        self.progress = Progress("read")
 
     @property
     def is_full(self) -> bool:
@@ -125,6 +127,7 @@ class _Loaded:
         for number, batch in in_order(mapped_shards(parts, self.decode)):
             counts[number] += len(batch.rows) + len(batch.skipped)
             self.skipped.add(len(batch.rows) + len(batch.skipped), batch.skipped)
+            self.progress.tick(f"{self.skipped.seen:,} pictures")
             for row, value in zip(batch.rows, batch.values[:, 0], strict=True):
                 if self.split_of(row.key) == TRAIN:
                     if not self.is_full:

@@ -18,6 +18,7 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, dict[str, Command]] = {
     "from pictures to a model": {
+        "train": Command("train", "all stages on your pictures, planned for the minutes that you give"),
         "demo": Command("demo", "all stages on OpenMoji, from nothing to drawn prompts"),
         "inspect-data": Command("inspect_data", "what is wrong with a collection of pictures"),
         "train-vq": Command("train_vq", "stage one: train a VQ-VAE, which turns pictures into codes"),

@@ -5,8 +5,10 @@ vqlm evaluate --model runs/model --data runs/data --output runs/eval
 
 from pathlib import Path
 
+from vqlm.scripts.closing import close_stage
 from vqlm.scripts.options import run_script, script_parser
 from vqlm.training.errors import UserError
+from vqlm.training.files import require_writable
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -19,6 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--other_tasks", type=bool, default=False, help="Also: continuing pictures, captioning, choosing among draws."
     )
     settings = parser.parse_args(arguments)
+    require_writable(settings.output)
 
     from vqlm.data_prep import PreparedSet
     from vqlm.lm import TextToImagePipeline
@@ -41,6 +44,9 @@ def main(arguments: list[str] | None = None) -> None:
     write_report(figures, shown, prepared, settings.model, settings.output)
     record_figures(settings.model, figures)
     print((settings.output / "report.md").read_text(encoding="utf-8"), flush=True)
+    samples = settings.output / "samples.png"
+    next_command = ("generate", "--model", settings.model, "--prompt", next(iter(shown.values()))["captions"][0])
+    close_stage(f"look at {samples}", *next_command, "--output", "picture.png")
 
 
 if __name__ == "__main__":

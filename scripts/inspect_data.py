@@ -10,7 +10,7 @@ from pathlib import Path
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig, TextConfig
 from vqlm.scripts.options import run_script, script_parser, values_of
 from vqlm.training.errors import UserError
-from vqlm.training.files import require_empty
+from vqlm.training.files import require_output
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings = parser.parse_args(arguments)
     if settings.image_size < 1:
         raise UserError(f"`image_size` must be at least 1 pixel, found {settings.image_size}.")
-    require_empty(settings.output)
+    require_output(settings.output)
 
     from vqlm.data_prep import Vocabulary, load_collection
     from vqlm.data_prep.inspection import findings, inspect_collection, page

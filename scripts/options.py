@@ -115,6 +115,10 @@ class ScriptParser(ArgumentParser):
 
         return _NAMES.sub(replace, text)
 
+    def named_in(self, words: Sequence[str]) -> list[str]:
+        """The destinations that options in `words` set, in order."""
+        return [self._spelled_out(word)[2:].partition("=")[0] for word in words if word.startswith("--")]
+
     def _spelled_out(self, argument: str) -> str:
         """`--max-steps=5` -> `--max_steps=5`; `--lora` -> `--lora=true`; `--no-lora` -> `--lora=false`."""
         if not argument.startswith("--"):
@@ -208,6 +212,13 @@ def run_script(main: Callable[[list[str] | None], Any], arguments: list[str] | N
     _quiet_libraries()
     try:
         main(arguments)
+    except KeyboardInterrupt:
+        print(f"\nstopped{_how_to_continue()}", file=sys.stderr)
+        sys.exit(130)  # 128 + SIGINT, as a shell has it
+    except SystemExit as stopped:
+        if (message := getattr(stopped, "message", None)) and os.environ.get("RANK", "0") == "0":
+            print(f"{message}{_how_to_continue()}", file=sys.stderr)
+        raise
     except UserError as error:
         _end(f"error: {ScriptParser.in_use.in_options(str(error)) if ScriptParser.in_use else error}", 2)
     except KeyboardInterrupt:
@@ -229,6 +240,14 @@ def _end(text: str, status: int) -> NoReturn:
 def _is_disk_full(error: Exception) -> bool:
     """safetensors says it in its own kind of exception."""
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
+
+
+def _how_to_continue() -> str:
+    """How the script in use goes on, if it can."""
+    parser = ScriptParser.in_use
+    if parser is None or not any(action.dest == "resume" for action in parser._actions):
+        return ""
+    return "; the same command with --resume continues it"
 
 
 def _quiet_libraries() -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig, TextConfig, ViewConfig
-from vqlm.scripts.options import run_script, script_parser, values_of
+from vqlm.scripts.closing import close_stage
+from vqlm.scripts.options import ScriptParser, run_script, script_parser, values_of
 from vqlm.training.errors import UserError
+from vqlm.training.files import require_output
 
 FIRST = (
     "data", "image_tokenizer", "output", "resume", "views.views", "text.size", "text.pretrained", "for_model",
@@ -16,7 +18,8 @@ FIRST = (
 )  # fmt: skip
 
 
-def main(arguments: list[str] | None = None) -> None:
+def settings_parser() -> ScriptParser:
+    """The options."""
     parser = script_parser(__doc__, FIRST)
     parser.add_argument("--data", required=True, help=DATA_HELP)
     parser.add_argument("--image_tokenizer", type=Path, help="Folder that vqlm train-vq finished.")
@@ -44,30 +47,34 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_class_arguments(CollectionConfig)
     parser.add_class_arguments(ViewConfig, "views")
     parser.add_class_arguments(TextConfig, "text")
-    settings = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    settings = settings_parser().parse_args(arguments)
 
     model = settings.for_model
     if (model is None) == (settings.image_tokenizer is None):
         raise UserError("give one of `image_tokenizer`, for a new model, and `for_model`, to train a finished one on.")
+    require_output(settings.output, settings.resume)
 
-    from accelerate import PartialState
     from vqlm.data_prep import Vocabulary, load_collection, prepare
+    from vqlm.planning.reached import reached_by_prepare
     from vqlm.vq import load_image_tokenizer
 
     image_tokenizer = load_image_tokenizer(settings.image_tokenizer if model is None else model / "image_tokenizer")
     vocabulary = None if model is None else Vocabulary.from_pretrained(model)
     side = image_tokenizer.config.network.input_shape[0]
     collection = load_collection(settings.data, side, values_of(CollectionConfig, settings))
-    prepared = prepare(
+    prepare(
         collection, image_tokenizer, settings.output, settings.data, settings.text, settings.modalities,
         views=settings.views,
         num_workers=settings.num_workers, resume=settings.resume, vocabulary=vocabulary,
         mixed_precision=settings.mixed_precision,
     )  # fmt: skip
-    if PartialState().is_main_process:
-        counts = ", ".join(f"{len(rows)} {split}" for split, rows in prepared.rows.items())
-        skipped = f"; {prepared.manifest['skipped']} skipped, see skipped.jsonl" if prepared.manifest["skipped"] else ""
-        print(f"{settings.output}: {counts}; {prepared.vocabulary.size} ids{skipped}", flush=True)
+    next_command = ("train-lm", "--data", settings.output, "--output", settings.output.with_name("model"))
+    start = () if model is None else ("--init-from", model)
+    close_stage(reached_by_prepare(settings.output), *next_command, *start)
 
 
 if __name__ == "__main__":

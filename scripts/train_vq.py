@@ -6,7 +6,9 @@ vqlm train-vq --data openmoji --output runs/vq --max-minutes 3
 from pathlib import Path
 
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
-from vqlm.scripts.options import add_typed_settings, run_script, script_parser, values_of
+from vqlm.scripts.closing import close_stage
+from vqlm.scripts.options import ScriptParser, add_typed_settings, run_script, script_parser, values_of
+from vqlm.training.files import require_output
 from vqlm.training.old_names import COLLECTION_FORM
 from vqlm.vq.quantizers.settings import CONFIGS
 from vqlm.vq.settings import NetworkConfig, VQTrainingConfig
@@ -17,7 +19,8 @@ FIRST = (
 )  # fmt: skip
 
 
-def main(arguments: list[str] | None = None) -> None:
+def settings_parser(arguments: list[str] | None) -> ScriptParser:
+    """The options; those of a quantizer depend on the type that `arguments` name."""
     parser = script_parser(__doc__, FIRST)
     parser.add_argument("--data", required=True, help=DATA_HELP)
     parser.add_argument("--output", type=Path, required=True, help="Folder for the image tokenizer.")
@@ -27,10 +30,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_class_arguments(VQTrainingConfig)
     parser.add_class_arguments(NetworkConfig, "network")
     add_typed_settings(parser, "quantizer", CONFIGS, "vq", arguments)
-    settings = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    settings = settings_parser(arguments).parse_args(arguments)
     config = values_of(VQTrainingConfig, settings)
+    require_output(settings.output, settings.resume)
 
     from vqlm.data_prep import load_collection, load_pictures
+    from vqlm.planning.reached import reached_by_vq
     from vqlm.vq import VQVAEConfig
     from vqlm.vq.train import train_vq
 
@@ -45,6 +54,8 @@ def main(arguments: list[str] | None = None) -> None:
     )  # fmt: skip
     provenance = {"collection": collection.fingerprint(), "collection_form": COLLECTION_FORM}
     train_vq(pictures.train, pictures.held_out, settings.output, model_config, config, provenance, settings.resume)
+    next_command = ("prepare", "--data", settings.data, "--image-tokenizer", settings.output, "--output")
+    close_stage(reached_by_vq(settings.output), *next_command, settings.output.with_name("data"))
 
 
 if __name__ == "__main__":

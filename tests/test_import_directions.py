@@ -14,8 +14,9 @@ ALLOWED = {
     "vq": {"training"},
     "data_prep": {"vq", "training"},
     "lm": {"data_prep", "vq", "training"},
+    "planning": {"lm", "data_prep", "vq", "training"},
     "serve": {"lm", "data_prep", "vq", "training"},
-    "scripts": {"serve", "lm", "data_prep", "vq", "training", "scripts"},
+    "scripts": {"planning", "serve", "lm", "data_prep", "vq", "training", "scripts"},
 }
 PACKAGES = [name for name in ALLOWED if name != "scripts"]
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("vq", "data_prep", "lm", "training", "serve", "scripts", "vqlm")
+ROOMS = ("vq", "data_prep", "lm", "training", "planning", "serve", "scripts", "vqlm")
 
 
 @pytest.fixture(scope="module")

@@ -25,3 +25,10 @@ def schedule(share: float, config: TrainingConfig) -> float:
     if config.schedule == "cosine":
         left = (1 - math.cos(math.pi * left)) / 2
     return config.min_learning_rate_ratio + (1 - config.min_learning_rate_ratio) * left
+
+
+def budget_text(config: TrainingConfig) -> str:
+    """The budget of a run in words, such as "1,400 steps" or "3.5 minutes"."""
+    parts = [f"{config.max_steps:,} steps"] if config.max_steps is not None else []
+    parts += [f"{config.max_minutes:g} minutes"] if config.max_minutes is not None else []
+    return " or ".join(parts) + (", whichever ends first" if len(parts) > 1 else "")

@@ -84,3 +84,24 @@ def checksum_of(path: Path) -> str:
     """SHA-256 of a file, as `sha256sum` prints it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_writable(folder: Path) -> None:
+    """Raises UserError if `folder` is a file, lies below one, or cannot be written to. Writes nothing."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise UserError(f"`output` {folder} cannot be a folder: {place} is a file.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"`output` {folder} cannot be written: {place} is read-only for this user.")
+
+
+def require_output(folder: Path, resume: bool = False) -> None:
+    """Raises UserError if a stage cannot write to `folder`: see `require_writable`, and without `resume` also
+    `require_empty`. The first of several processes looks, before any of them writes."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    require_writable(folder)
+    if not resume:
+        require_empty(folder)

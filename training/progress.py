@@ -1,11 +1,11 @@
-"""The progress of any long task: a bar in a terminal, a line every 15 seconds in a file."""
+"""The progress of any long task: a bar in a terminal, a line every ten seconds in a file."""
 
 import sys
 import time
 
 from tqdm import tqdm
 
-SECONDS_BETWEEN_LINES = 15.0
+SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
@@ -15,7 +15,7 @@ class Progress:
         self.name, self.is_shown = name, is_shown
         self.is_terminal = sys.stderr.isatty()
         self.bar = None
-        self.last_line = 0.0
+        self.last_line = time.monotonic()
 
     def show(self, share: float, seconds_left: float, text: str) -> None:
         """`share` in [0, 1]; `text` holds the figures."""
@@ -24,11 +24,23 @@ class Progress:
         if self.is_terminal:
             if self.bar is None:
                 self.bar = tqdm(total=100, desc=self.name, bar_format="{desc}: {percentage:3.0f}%|{bar}| {postfix}")
+            self.last_line = time.monotonic()
             self.bar.n = round(100 * share)
             self.bar.set_postfix_str(f"{text}, {format_seconds(seconds_left)} left")
-        elif time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES or share >= 1:
+        elif self.is_due or share >= 1:
             self.last_line = time.monotonic()
             self.say(f"{100 * share:3.0f}%  {text}  {format_seconds(seconds_left)} left")
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the last line is so old that another one is welcome."""
+        return self.is_shown and time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES
+
+    def tick(self, text: str) -> None:
+        """A line that stays, unless the last one is recent: for work whose end is not known."""
+        if self.is_due:
+            self.last_line = time.monotonic()
+            self.say(text)
 
     def say(self, text: str) -> None:
         """A line that stays."""

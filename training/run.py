@@ -29,7 +29,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from vqlm.training.allocator import keep_freed_memory
-from vqlm.training.budget import schedule, share_of_budget
+from vqlm.training.budget import budget_text, schedule, share_of_budget
 from vqlm.training.checkpoint import Checkpoint, RunState
 from vqlm.training.config import TrainingConfig
 from vqlm.training.distributed import mean_over_processes, sum_over_processes
@@ -145,6 +145,8 @@ class Run:
 
     def batches(self, loader: DataLoader) -> Iterator[Any]:
         """Batches, epoch after epoch, until the budget is spent. Continues at the exact batch of a checkpoint."""
+        if self.share < 1:
+            self.progress.say(f"trains for {budget_text(self.config)}, {self._rows_per_step} rows per step")
         with self._stop_signals:
             self._last_mark = self._last_checkpoint = time.monotonic()
             while self.share < 1:
@@ -191,11 +193,13 @@ class Run:
         self.state.step += 1
         if self.due(self.config.log_every):
             self._write_log()
+        elif self.progress.is_due:
+            self.progress.show(self.share, self._seconds_left, f"step {self.state.step}")
         if is_checkpoint_due or stop_signal:
             self.checkpoint()
         if stop_signal:
-            self.progress.say(f"stopped at step {self.state.step}; run it again with `resume` to continue")
-            raise Interrupted(128 + int(stop_signal))
+            self.progress.close()
+            raise Interrupted(128 + int(stop_signal), f"{self.progress.name} stopped at step {self.state.step}")
 
     def _broadcast(self, *values: float) -> list[float]:
         """The values of the first process, on every process."""
@@ -257,6 +261,14 @@ class Run:
         """The share of the budget spent, in [0, 1]."""
         return share_of_budget(self.config, self.state.step, self.state.seconds)
 
+    @property
+    def _seconds_left(self) -> float:
+        return self.state.seconds * (1 - self.share) / max(self.share, 1e-9)
+
+    @property
+    def _rows_per_step(self) -> int:
+        return self.config.batch_size * self.accelerator.num_processes
+
     def due(self, every: int) -> bool:
         """Whether the step at hand is a multiple of `every`, or the budget's last."""
         return self.state.step % every == 0 or self.share >= 1
@@ -286,8 +298,7 @@ class Run:
             values = torch.tensor(list(figures.values()), device=self.accelerator.device)
             figures = dict(zip(figures, mean_over_processes(values).tolist(), strict=True))
         self._log.write(figures, self.state.step, self.state.seconds)
-        seconds_left = self.state.seconds * (1 - self.share) / max(self.share, 1e-9)
-        self.progress.show(self.share, seconds_left, f"step {self.state.step}  " + format_figures(figures))
+        self.progress.show(self.share, self._seconds_left, f"step {self.state.step}  " + format_figures(figures))
 
     def checkpoint(self) -> None:
         """Save the whole state. The last checkpoint is kept beside it, in case the disk damages the new one."""

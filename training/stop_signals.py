@@ -4,7 +4,14 @@ import signal
 
 
 class Interrupted(SystemExit):
-    """The run stopped at a signal; a checkpoint holds its state. A script exits with the status of that signal."""
+    """The run stopped at a signal; a checkpoint holds its state. A script exits with the status of that signal.
+
+    `message` says where it stopped.
+    """
+
+    def __init__(self, status: int, message: str):
+        super().__init__(status)
+        self.message = message
 
 
 class StopSignals:

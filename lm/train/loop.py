@@ -1,12 +1,14 @@
 """Training stage two on a prepared set of captions and codes."""
 
 import shutil
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 from transformers import PreTrainedModel
 from vqlm.data_prep.prepared_set import PreparedSet
 from vqlm.data_prep.settings import SequenceConfig
@@ -109,9 +111,11 @@ def train_lm(
         config.optimizer, start.model, config.learning_rate, config.weight_decay, config.beta2
     )
     packs = Packs(prepared, start.model, config, sequences, caption_tokens, run)
-    if _shall_compile(config, run):
+    if is_compiled := _shall_compile(config, run):
         objective.compile_parts()
     objective, loader, *optimizers = run.prepare(objective, packs.loader, *optimizers)
+    if is_compiled:
+        _compile_now(objective, packs, optimizers, run)
     model = run.accelerator.unwrap_model(objective).model
     if base is not None and not run.is_resumed:
         run.progress.say("before training: " + format_figures(held_out_nll(model, prepared, caption_tokens)))
@@ -142,6 +146,18 @@ def train_lm(
 
 
 # Set-up and end of a training
+
+
+def _compile_now(objective: Any, packs: Packs, optimizers: list[Optimizer], run: Run) -> None:
+    """Compile by a step that changes nothing, so that the budget pays for steps only."""
+    run.progress.say("compiling, about half a minute; it does not count as training time")
+    start = time.monotonic()
+    device = run.accelerator.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        run.accelerator.backward(objective(**vars(packs.collate(packs.first()))).loss)
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    run.progress.say(f"compiled in {time.monotonic() - start:.0f} s")
 
 
 def _deciding(

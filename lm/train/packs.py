@@ -69,6 +69,10 @@ class Packs:
         # The sampler decides which rows go without their caption, since lengths decide which rows share a pack.
         self._collator = RowCollator(prepared.vocabulary, caption_tokens, sequences)
 
+    def first(self) -> list:
+        """The first rows of the first epoch, without a trace in the loader."""
+        return self.loader.dataset.__getitems__(next(iter(self.loader.batch_sampler)))  # type: ignore[union-attr]
+
     def collate(self, packs: list) -> Batch:
         """The batch of `packs`, with its dropout and noise, on the device of the run.
 

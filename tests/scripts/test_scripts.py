@@ -162,8 +162,8 @@ def demo(call_script, picture_folder, vq_yaml, lm_yaml, tmp_path, monkeypatch):
     monkeypatch.setattr(collection, "SPLITS", few.held_out_names)
     configs = tmp_path / "configs"
     configs.mkdir()
-    (configs / "vq.yaml").write_text(vq_yaml.read_text())
-    (configs / "lm.yaml").write_text(lm_yaml.read_text())
+    (configs / "train_vq.yaml").write_text(vq_yaml.read_text())
+    (configs / "train_lm.yaml").write_text(lm_yaml.read_text())
 
     def run():
         call_script("demo", "--configs", configs, "--output", tmp_path / "demo")
@@ -199,7 +199,7 @@ def test_the_demo_stopped_between_stages_keeps_what_is_finished(demo, tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vqlm.lm.train.loop, "build_language_model", stop)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit):
             demo()
     finished = {
         path: time for name in ("image_tokenizer", "data") for path, time in files_of(tmp_path / "demo" / name).items()

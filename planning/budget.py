@@ -1,0 +1,140 @@
+"""Steps and seconds of each stage for one size of pictures within the minutes."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from vqlm.planning.facts import CollectionFacts
+from vqlm.planning.machine_speed import PICTURES, ROWS, MachineSpeed
+
+Settings = dict[str, Any]
+
+STRIDES = [4, 2]  # (side / 8)^2 codes of a picture
+# More passes over the pictures only learn them by heart.
+MOST_VQ_EPOCHS, MOST_LM_EPOCHS = 400, 200
+VQ_SHARE = 0.2  # of the training seconds, stage one's
+TRAINING_SHARE = 0.85  # of the minutes, at least, for training steps and compiling
+# Seconds beside the training: to load the libraries, to measure, to save.
+FIXED_SECONDS = 30.0
+READINGS = 3  # of every picture: to inspect, to train stage one, to prepare
+# Drawing one held-out picture, and a training step of one row: seconds of the first / seconds of the second.
+DRAWING = 3.0
+DRAWINGS_PER_PROMPT, MOST_PROMPTS = 4, 1000  # of the evaluation
+
+
+@dataclass(frozen=True)
+class Start:
+    """A finished model that the training starts from. side: of its pictures; psnr_db: of its image tokenizer on a
+    sample of the new ones."""
+
+    folder: str
+    side: int
+    codes: int
+    psnr_db: float
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a person sets instead of leaving it to the plan. `settings`: of each stage, nested as in its YAML."""
+
+    image_size: int | None = None
+    settings: dict[str, Settings] = field(default_factory=dict)
+
+    def of(self, stage: str, name: str) -> Any:
+        """The setting `name` of `stage`, None where it was not set."""
+        return self.settings.get(stage, {}).get(name)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Of one size of pictures.
+
+    Args:
+        side: of the pictures.
+        codes: of a picture.
+        vq_steps: of stage one; `lm_steps` of stage two.
+        vq_seconds: of those steps; `lm_seconds` likewise.
+        rest_seconds: beside the steps: reading, compiling, preparing, evaluating.
+        is_compiled: whether compiling stage two gives it more steps.
+        is_vq_capped: whether the steps are all that make sense, or as many as were asked for, rather than what the
+            minutes allow; `is_lm_capped` likewise.
+    """
+
+    side: int
+    codes: int
+    vq_steps: int
+    lm_steps: int
+    vq_seconds: float
+    lm_seconds: float
+    rest_seconds: float
+    is_compiled: bool
+    is_vq_capped: bool
+    is_lm_capped: bool
+
+    def has(self, vq_steps: int, lm_steps: int) -> bool:
+        """Whether each stage gets so many steps, or as many as make sense."""
+        return (self.is_vq_capped or self.vq_steps >= vq_steps) and (self.is_lm_capped or self.lm_steps >= lm_steps)
+
+
+def budget_for(
+    side: int,
+    facts: CollectionFacts,
+    speed: MachineSpeed,
+    minutes: float,
+    wishes: Wishes,
+    start: Start | None,
+    size: float = 1.0,
+) -> Budget:
+    codes = start.codes if start is not None else (side // math.prod(STRIDES)) ** 2
+    tokens = facts.tokens_per_caption
+    pictures, rows = batch_size_of(facts, wishes, "train_vq", PICTURES), batch_size_of(facts, wishes, "train_lm", ROWS)
+    vq_step = speed.vq_seconds(side, pictures)
+    plain, compiled = (speed.lm_seconds(codes, tokens, rows, is_compiled, size) for is_compiled in (False, True))
+    total = 60 * minutes
+    rest = _rest_seconds(side, codes, facts, speed)
+    training = max(total - rest, TRAINING_SHARE * total)
+    vq_seconds = 0.0 if start is not None else VQ_SHARE * training
+    vq_steps, is_vq_capped = _steps(vq_seconds / vq_step, facts, pictures, MOST_VQ_EPOCHS, wishes, "train_vq")
+    if start is not None:
+        vq_steps, is_vq_capped = 0, True
+    vq_seconds = vq_steps * vq_step
+    # What stage one leaves, stage two gets; compiling comes out of its part where the rest cannot hold it.
+    lm_seconds = training - vq_seconds
+    with_compiling = min(lm_seconds, total - rest - speed.compile_seconds - vq_seconds)
+    if with_compiling < TRAINING_SHARE * total - vq_seconds:
+        with_compiling = lm_seconds - speed.compile_seconds
+    is_compiled = with_compiling / compiled > lm_seconds / plain
+    lm_step = compiled if is_compiled else plain
+    available = with_compiling if is_compiled else lm_seconds
+    lm_steps, is_lm_capped = _steps(available / lm_step, facts, rows, MOST_LM_EPOCHS, wishes, "train_lm")
+    if is_lm_capped and lm_steps * plain < lm_steps * compiled + speed.compile_seconds:
+        is_compiled, lm_step = False, plain
+    rest += speed.compile_seconds if is_compiled else 0.0
+    return Budget(
+        side, codes, vq_steps, lm_steps, vq_seconds, lm_steps * lm_step, rest, is_compiled, is_vq_capped, is_lm_capped
+    )
+
+
+def batch_size_of(facts: CollectionFacts, wishes: Wishes, stage: str, default: int) -> int:
+    return wishes.of(stage, "batch_size") or max(1, min(default, facts.trained))
+
+
+def _steps(
+    possible: float, facts: CollectionFacts, batch_size: int, most_epochs: int, wishes: Wishes, stage: str
+) -> tuple[int, bool]:
+    """Steps of a stage, and whether they are all that make sense: set by the person, or limited by the pictures."""
+    if (steps := wishes.of(stage, "max_steps")) is not None:
+        return steps, True
+    if (minutes := wishes.of(stage, "max_minutes")) is not None:
+        return max(1, int(possible)), minutes > 0
+    most = max(1, most_epochs * facts.trained // batch_size)
+    return (most, True) if possible >= most else (max(0, int(possible)), False)
+
+
+def _rest_seconds(side: int, codes: int, facts: CollectionFacts, speed: MachineSpeed) -> float:
+    """Beside the training and compiling."""
+    reading = READINGS * sum(facts.pictures.values()) * facts.seconds_per_picture / speed.cores
+    encoding = sum(facts.pictures.values()) * speed.vq_seconds(side, 1) / 3  # without the backward pass
+    prompts = min(MOST_PROMPTS, facts.held_out)
+    row = speed.lm_seconds(codes, facts.tokens_per_caption, 1, is_compiled=False)
+    return FIXED_SECONDS + reading + encoding + DRAWINGS_PER_PROMPT * prompts * DRAWING * row

@@ -1,0 +1,200 @@
+"""What a collection is, from cheap counts and a sample of bounded size that the seed decides."""
+
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from statistics import mean, median
+
+import numpy as np
+from PIL import Image as PILImage
+from vqlm.data_prep import TextConfig, Vocabulary
+from vqlm.data_prep.collection import TRAIN, Collection
+from vqlm.data_prep.picture_files import UnreadablePicture, draw_svg, explained_picture
+from vqlm.data_prep.rows import Row
+from vqlm.training.errors import UserError
+from vqlm.vq import draft, to_rgb
+
+SAMPLED = 256  # pictures that are decoded
+COUNTED = 50_000  # rows that are counted; of a larger collection whole shards, the rest is estimated
+DECODED_SIDE = 128  # a picture need not be decoded finer to see its border
+ABOUT_SQUARE = 1.1  # longer side / shorter side
+# A border is of one colour if so much of all four edges lies so near (of 255) to their median colour.
+FLAT_SHARE, FLAT_DISTANCE = 0.98, 16
+OPAQUE = 250  # of 255
+
+
+@dataclass(frozen=True)
+class CollectionFacts:
+    """What the plan is made from.
+
+    Args:
+        pictures: pictures by split.
+        median_side: median of the pictures' shorter sides in pixels; None for drawings, which have any size.
+        not_square: share of the pictures whose longer side is more than 1.1 times the shorter.
+        transparent: share with transparent pixels; an SVG counts as one.
+        flat_border: share with one colour along all four edges, once transparency lies on the background.
+        captions_per_picture: mean.
+        words_per_caption: mean.
+        tokens_per_caption: mean, in tokens of a BPE trained on the sample.
+        distinct_captions: among the first captions of all counted pictures.
+        pictures_per_caption: counted pictures / distinct first captions.
+        known_words: share of the held-out captions of which every word also occurs in a caption that is trained on.
+        counted: pictures that the counts are from; fewer than all where `pictures` are estimated.
+        seconds_per_picture: that reading and decoding took here, on one core.
+        captions: first captions of the sample.
+    """
+
+    pictures: dict[str, int]
+    median_side: int | None
+    not_square: float
+    transparent: float
+    flat_border: float
+    captions_per_picture: float
+    words_per_caption: float
+    tokens_per_caption: float
+    distinct_captions: int
+    pictures_per_caption: float
+    known_words: float
+    counted: int
+    seconds_per_picture: float = field(compare=False)
+    captions: tuple[str, ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def trained(self) -> int:
+        """Pictures to train on."""
+        return self.pictures[TRAIN]
+
+    @property
+    def held_out(self) -> int:
+        return sum(self.pictures.values()) - self.trained
+
+
+def gather_facts(collection: Collection, seed: int = 0) -> CollectionFacts:
+    """Count a collection of pictures and look at `SAMPLED` of them.
+
+    Raises UserError for a collection of arrays, or if no sampled picture can be decoded.
+    """
+    if collection.array_shape is not None:
+        raise UserError("a plan is made for pictures; train arrays of an .npz file stage by stage, see docs/data.md.")
+    counts, sample = _count(collection, seed)
+    start = time.perf_counter()
+    looks = [look for row in sample if (look := _look_at(row, collection)) is not None]
+    seconds = (time.perf_counter() - start) / len(sample)
+    if not looks:
+        raise UserError(f"none of {len(sample)} pictures can be decoded; `vqlm inspect-data` lists the reasons.")
+    sides = [look.side for look in looks if look.side is not None]
+    captions = tuple(row.captions[0] for row in sample)
+    tokens = Vocabulary.build(list(captions), TextConfig(), {}).count_tokens(list(captions))
+    return CollectionFacts(
+        pictures={split: round(number * counts.scale) for split, number in counts.pictures.items()},
+        median_side=round(median(sides)) if len(sides) > len(looks) / 2 else None,
+        not_square=float(mean(look.aspect > ABOUT_SQUARE for look in looks)),
+        transparent=float(mean(look.is_transparent for look in looks)),
+        flat_border=float(mean(look.has_flat_border for look in looks)),
+        captions_per_picture=counts.captions / counts.total,
+        words_per_caption=counts.words / counts.captions,
+        tokens_per_caption=float(mean(tokens)),
+        distinct_captions=len(counts.first_captions),
+        pictures_per_caption=counts.total / len(counts.first_captions),
+        known_words=counts.known_words(),
+        counted=counts.total,
+        seconds_per_picture=seconds,
+        captions=captions,
+    )
+
+
+class _Counts:
+    """Of the rows that were read. `scale`: all rows / those."""
+
+    def __init__(self, splits: list[str]):
+        self.pictures = dict.fromkeys(splits, 0)
+        self.total = self.captions = self.words = 0
+        self.scale = 1.0
+        self.first_captions: Counter[str] = Counter()
+        self.trained_words: set[str] = set()
+        self.held_out_captions: list[frozenset[str]] = []
+
+    def add(self, row: Row, split: str) -> None:
+        self.pictures[split] += 1
+        self.total += 1
+        self.captions += len(row.captions)
+        self.first_captions[row.captions[0]] += 1
+        words = [caption.lower().split() for caption in row.captions]
+        self.words += sum(map(len, words))
+        if split == TRAIN:
+            self.trained_words.update(*words)
+        else:
+            self.held_out_captions.append(frozenset(words[0]))
+
+    def known_words(self) -> float:
+        captions = self.held_out_captions
+        return float(mean(words <= self.trained_words for words in captions)) if captions else 0.0
+
+
+def _count(collection: Collection, seed: int) -> tuple[_Counts, list[Row]]:
+    """Counts of at most about `COUNTED` rows, and an even sample of those."""
+    draw, counts, sample = random.Random(seed), _Counts(collection.split_names), []
+    shards = list(collection.shards)
+    draw.shuffle(shards)
+    for number, shard in enumerate(shards, start=1):
+        for row in shard.read():
+            if not isinstance(row, Row):
+                continue
+            counts.add(row, collection.split_of(row.key))
+            if len(sample) < SAMPLED:
+                sample.append(row)
+            elif (place := draw.randrange(counts.total)) < SAMPLED:  # reservoir sampling
+                sample[place] = row
+        counts.scale = len(shards) / number
+        if counts.total >= COUNTED:
+            break
+    return counts, sample
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What one picture looks like. side: the shorter one in pixels, None for an SVG."""
+
+    side: int | None
+    aspect: float
+    is_transparent: bool
+    has_flat_border: bool
+
+
+def _look_at(row: Row, collection: Collection) -> _Look | None:
+    """None for a picture that cannot be decoded."""
+    config, image = collection.config, row.image
+    assert not isinstance(image, np.ndarray)
+    try:
+        with explained_picture(image, config.max_pixels) as picture:
+            if picture is None:
+                svg = image if isinstance(image, bytes) else image.read_bytes()
+                drawing = draw_svg(svg.decode(), DECODED_SIDE, config.background)
+                return _Look(None, _aspect(drawing.size), True, has_flat_border(drawing))
+            size = picture.size
+            draft(picture, (DECODED_SIDE, DECODED_SIDE))
+            is_transparent = _is_transparent(picture)
+            rgb = to_rgb(picture, config.background)
+    except UnreadablePicture:
+        return None
+    return _Look(min(size), _aspect(size), is_transparent, has_flat_border(rgb))
+
+
+def _aspect(size: tuple[int, int]) -> float:
+    return max(size) / min(size)
+
+
+def _is_transparent(picture: PILImage.Image) -> bool:
+    if not picture.has_transparency_data:
+        return False
+    lowest, _ = picture.convert("RGBA").getchannel("A").getextrema()
+    return lowest < OPAQUE  # type: ignore[operator]
+
+
+def has_flat_border(picture: PILImage.Image) -> bool:
+    """Whether one colour runs along all four edges of an RGB picture."""
+    pixels = np.asarray(picture).astype(np.int16)
+    edges = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    distance = np.abs(edges - np.median(edges, axis=0)).max(axis=1)
+    return bool((distance <= FLAT_DISTANCE).mean() >= FLAT_SHARE)

@@ -1,0 +1,118 @@
+"""How long a training step takes here: measured by a few real steps at one size, scaled to the others."""
+
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+# Sizes at which the steps are measured.
+SIDE, PICTURES, CODES, ROWS = 64, 32, 64, 48
+ROW_OVERHEAD = 3  # bos, boi, eoi
+# A step takes longer by this power of the sides' and of the rows' lengths: 0.091 s at 64x64 and 0.28 s at 128x128;
+# 0.27 s with 64 codes and 1.48 s with 256 (2 cores, bf16 matrix peak 2,152 GFLOPS).
+SIDE_EXPONENT, LENGTH_EXPONENT = 1.62, 1.32
+# Stage two: seconds of a compiled step / of one that is not, and what compiling takes, in steps that are not compiled
+# (docs/benchmarks.md, lm_step: 302 and 384 ms, 19.6 s of first steps; the experiments had 33 s).
+COMPILED_STEP, COMPILING_STEPS = 0.79, 85
+# Seconds of a step of stage one on 2 cores at this matrix peak; it falls with about the root of the peak.
+KNOWN_SECONDS, KNOWN_GFLOPS, GFLOPS_EXPONENT = 0.091, 2152, 0.47
+SLOW = 2.5  # times the expected seconds
+
+
+@dataclass(frozen=True)
+class MachineSpeed:
+    """Seconds per step, and where they were measured.
+
+    Args:
+        vq_step: seconds of stage one for 32 pictures of 64x64.
+        lm_step: seconds of stage two for 48 rows of 64 codes and `tokens_per_caption`, not compiled, 5.2M parameters.
+        tokens_per_caption: mean tokens of the captions in `lm_step`.
+        device: "cpu", or the name of the accelerator.
+        threads: threads of torch.
+        cores: processor cores that this process may use.
+        bf16_gflops: matrix peak.
+        load: programs that wanted to run on the processor in the last minute, ours among them; None where unknown.
+    """
+
+    vq_step: float
+    lm_step: float
+    tokens_per_caption: float = 6.0
+    device: str = "cpu"
+    threads: int = 2
+    cores: int = 2
+    bf16_gflops: int = KNOWN_GFLOPS
+    load: float | None = None
+
+    def vq_seconds(self, side: int, batch_size: int = PICTURES) -> float:
+        """Seconds per step of stage one for pictures of `side` x `side`."""
+        return self.vq_step * (side / SIDE) ** SIDE_EXPONENT * batch_size / PICTURES
+
+    def lm_seconds(
+        self, codes: int, tokens_per_caption: float, batch_size: int = ROWS, is_compiled: bool = True, size: float = 1.0
+    ) -> float:
+        """Seconds per step of stage two. `size`: parameters / those of the default model."""
+        length = codes + tokens_per_caption + ROW_OVERHEAD
+        measured = CODES + self.tokens_per_caption + ROW_OVERHEAD
+        seconds = self.lm_step * (length / measured) ** LENGTH_EXPONENT * batch_size / ROWS * size
+        return seconds * (COMPILED_STEP if is_compiled else 1.0)
+
+    @property
+    def compile_seconds(self) -> float:
+        """What compiling stage two takes, once."""
+        return COMPILING_STEPS * self.lm_step
+
+    @property
+    def warning(self) -> str | None:
+        """A sentence if steps take far longer than the matrix peak allows."""
+        expected = KNOWN_SECONDS * (KNOWN_GFLOPS / max(self.bf16_gflops, 1)) ** GFLOPS_EXPONENT
+        if self.device != "cpu" or self.vq_step < SLOW * expected:
+            return None
+        text = f"A step takes {self.vq_step / expected:.1f} times as long as this processor should need: "
+        if self.threads > self.cores:
+            return text + f"torch uses {self.threads} threads on {self.cores} cores; set OMP_NUM_THREADS={self.cores}."
+        fewer = f"set OMP_NUM_THREADS={self.threads // 2} instead of {self.threads}" if self.threads > 1 else ""
+        if self.load is not None and self.load > 1.5 * self.cores:
+            text += f"other programs are running (load {self.load:.1f} on {self.cores} cores); stop them"
+            return text + (f", or {fewer} threads, which wait less for one another." if fewer else ".")
+        return text + (f"try to {fewer} threads." if fewer else "look for what slows it, such as a power limit.")
+
+
+def measure_speed(captions: list[str], seconds: float = 4.0) -> MachineSpeed:
+    """Train a few steps of each stage on random pictures and `captions`, about `seconds` for each."""
+    import torch
+    from vqlm.planning.few_steps import language_step, tokenizer_step
+    from vqlm.training.matrix_peak import describe_machine
+
+    with torch.random.fork_rng():
+        machine = describe_machine(0.5)
+        vq_step = _seconds_per_step(tokenizer_step(SIDE, PICTURES), seconds)
+        step, tokens_per_caption = language_step(captions, CODES, ROWS)
+        lm_step = _seconds_per_step(step, seconds)
+    return MachineSpeed(
+        vq_step=vq_step,
+        lm_step=lm_step,
+        tokens_per_caption=tokens_per_caption,
+        device=machine["device"],
+        threads=machine["threads"],
+        cores=usable_cores(),
+        bf16_gflops=machine["bf16_gflops"],
+        load=round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
+    )
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _seconds_per_step(step: Callable[[], None], seconds: float) -> float:
+    """Median of the steps that fit into `seconds`, at least three, after one that warms up."""
+    step()
+    taken: list[float] = []
+    while len(taken) < 3 or math.fsum(taken) < seconds:
+        start = time.perf_counter()
+        step()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)

@@ -1,0 +1,230 @@
+"""What to train, how large and how long. A pure function of facts: it reads nothing and measures nothing."""
+
+import math
+from dataclasses import dataclass, field
+
+from vqlm.planning.budget import STRIDES, Budget, Settings, Start, Wishes, budget_for
+from vqlm.planning.facts import CollectionFacts
+from vqlm.planning.machine_speed import PICTURES, ROWS, MachineSpeed
+from vqlm.planning.reasons import (
+    Decision,
+    compile_decision,
+    expectations,
+    fit_decision,
+    noise_decision,
+    rest_decision,
+    sampling_decision,
+    size_decision,
+    stage_decision,
+    start_decision,
+)
+from vqlm.training.errors import UserError
+
+STAGES = ("inspect", "train_vq", "prepare", "train_lm")
+
+SIDES = (32, 64, 96, 128)  # of pictures that a plan chooses
+ENLARGED = 1.3  # at most so many times the pictures' own side
+# Steps from which a size above the smallest is chosen. At 64x64, 1,000 and 1,400 steps reach R@1 71%; at 128x128,
+# 1,717 and 1,300 steps reach 74% and look far better.
+ENOUGH_VQ, ENOUGH_LM = 800, 800
+# Fewer steps teach nothing that is worth looking at.
+LEAST_VQ, LEAST_LM = 150, 250
+FEW_PICTURES = 1500  # from here on down the training adds noise
+WORDS_TO_SPARE = 3  # per caption: a shorter one loses its sense with a word
+# A larger model for so many pictures, where the largest pictures still get so many steps.
+MANY_PICTURES, MANY_STEPS = 10_000, 4000
+LARGE_MODEL = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 6}
+LARGE = 2.6  # times as long a step
+VECTORS_PER_CODE = 16  # of the codebook, at least, so that each code is trained
+SMALLEST_CODEBOOK, DEFAULT_CODEBOOK = 64, 1024
+# What makes the demo's pictures good: the model's own distribution smears.
+SAMPLING = {"guidance_scale": 2.0, "temperature": 0.25, "min_p": 0.05}
+MOSTLY = 0.9
+
+
+@dataclass
+class Plan:
+    """Settings of each stage, as the YAML of its command holds them, with the decisions and what to expect.
+
+    seconds: estimates of the parts, empty where nothing was measured.
+    """
+
+    settings: dict[str, Settings]
+    decisions: list[Decision] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    start: str | None = None
+
+
+def make_plan(
+    facts: CollectionFacts,
+    speed: MachineSpeed,
+    minutes: float,
+    wishes: Wishes | None = None,
+    start: Start | None = None,
+    can_fit: bool = False,
+    collection: Settings | None = None,
+) -> Plan:
+    """Decide everything that `wishes` leaves open.
+
+    Args:
+        facts: what the collection is.
+        speed: seconds per step on this machine.
+        minutes: for all stages together.
+        wishes: settings that are given.
+        start: a finished model to start from.
+        can_fit: whether the stages have a setting `fit`.
+        collection: settings of how the collection is read, which every stage gets.
+
+    Raises:
+        UserError: if the minutes allow no learning, or a wish contradicts `start`.
+    """
+    wishes = wishes or Wishes()
+    _check_minutes(minutes)
+    sides = _possible_sides(facts, wishes, start)
+    budgets = [budget_for(side, facts, speed, minutes, wishes, start) for side in sides]
+    chosen = next((budget for budget in reversed(budgets) if budget.has(ENOUGH_VQ, ENOUGH_LM)), budgets[0])
+    if not chosen.has(LEAST_VQ, LEAST_LM):
+        _refuse_minutes(minutes, chosen, facts, speed, wishes, start)
+    is_large = _is_large(chosen, facts, speed, wishes)
+    if is_large:
+        chosen = budget_for(chosen.side, facts, speed, minutes, wishes, start, LARGE)
+    fit = _fit(facts)
+    settings = _settings(chosen, facts, start, is_large, {**(collection or {}), **({"fit": fit} if can_fit else {})})
+    for stage, given in wishes.settings.items():
+        settings[stage] = merged(settings[stage], given)
+    decisions = [
+        size_decision(chosen, budgets, facts, minutes, wishes, start, chosen.side == SIDES[-1]),
+        stage_decision("stage one", chosen, facts, wishes, start),
+        stage_decision("stage two", chosen, facts, wishes, start, is_large),
+        compile_decision(chosen, speed, settings),
+        start_decision(start),
+        *([fit_decision(fit, facts)] if can_fit else []),
+        sampling_decision(settings["train_lm"]["sampling"], wishes.of("train_lm", "sampling") is None),
+        rest_decision(chosen, minutes, wishes),
+    ]
+    if facts.trained < FEW_PICTURES:
+        decisions.insert(-1, noise_decision(facts, start))
+    seconds = {
+        "train_vq": chosen.vq_seconds,
+        "compile": speed.compile_seconds if chosen.is_compiled else 0.0,
+        "train_lm": chosen.lm_seconds,
+        "rest": chosen.rest_seconds,
+    }
+    notes = expectations(facts, start) + ([speed.warning] if speed.warning else [])
+    return Plan(settings, decisions, notes, seconds, None if start is None else start.folder)
+
+
+def merged(settings: Settings, given: Settings) -> Settings:
+    """`settings` with the values of `given`, part by part."""
+    result = dict(settings)
+    for name, value in given.items():
+        both = isinstance(value, dict) and isinstance(result.get(name), dict)
+        result[name] = merged(result[name], value) if both else value
+    return result
+
+
+def _check_minutes(minutes: float) -> None:
+    if not 0 < minutes < math.inf:
+        raise UserError(f"`minutes` must be above 0, found {minutes}.")
+
+
+def _possible_sides(facts: CollectionFacts, wishes: Wishes, start: Start | None) -> list[int]:
+    """Ascending."""
+    side = wishes.image_size
+    if shape := (wishes.of("train_vq", "network") or {}).get("input_shape"):
+        if side is not None and list(shape) != [side, side]:
+            raise UserError(f"`image_size` {side} contradicts network.input_shape {shape}; leave one of them out.")
+        side = shape[0]
+    if start is not None:
+        if side not in (None, start.side):
+            raise UserError(
+                f"{start.folder} draws pictures of {start.side}x{start.side}, `image_size` is {side}; leave "
+                "`image_size` out, or `start`."
+            )
+        return [start.side]
+    if side is not None:
+        factor = math.prod(STRIDES)
+        if side < factor or side % factor:
+            raise UserError(f"`image_size` must be a multiple of {factor}, such as 64, 96 or 128; found {side}.")
+        return [side]
+    if facts.median_side is None:
+        return list(SIDES[1:])
+    return [side for side in SIDES if side <= ENLARGED * facts.median_side and (side > SIDES[0] or
+            facts.median_side < SIDES[1] / ENLARGED)] or [SIDES[0]]  # fmt: skip
+
+
+def _refuse_minutes(
+    minutes: float, budget: Budget, facts: CollectionFacts, speed: MachineSpeed, wishes: Wishes, start: Start | None
+) -> None:
+    least = next(
+        more
+        for more in range(math.ceil(minutes), 10**6)
+        if budget_for(budget.side, facts, speed, float(more), wishes, start).has(LEAST_VQ, LEAST_LM)
+    )
+    raise UserError(
+        f"{minutes:g} minutes allow {budget.vq_steps} steps of stage one and {budget.lm_steps} of stage two on this "
+        f"machine, from which nothing is learned; the least that makes sense is {least} minutes."
+        + (f" {speed.warning}" if speed.warning else "")
+    )
+
+
+def _is_large(budget: Budget, facts: CollectionFacts, speed: MachineSpeed, wishes: Wishes) -> bool:
+    if wishes.of("train_lm", "model") or facts.trained < MANY_PICTURES or budget.side < SIDES[-1]:
+        return False
+    return budget.lm_steps / LARGE >= MANY_STEPS
+
+
+def _settings(
+    budget: Budget, facts: CollectionFacts, start: Start | None, is_large: bool, collection: Settings
+) -> dict[str, Settings]:
+    is_few = facts.trained < FEW_PICTURES
+    vq: Settings = {
+        "network": {"input_shape": [budget.side, budget.side], "strides": list(STRIDES)},
+        "quantizer": {"codebook_size": _codebook_size(facts, budget.codes)},
+        "batch_size": min(PICTURES, facts.trained),
+        **_stagebudget_for(budget.vq_steps, budget.vq_seconds, budget.is_vq_capped),
+        "eval_every": _eval_every(budget.vq_steps),
+        **({"flip": 0.5, "max_shift": budget.side // 32} if is_few else {}),
+        **collection,
+    }
+    lm: Settings = {
+        "batch_size": min(ROWS, facts.trained),
+        **_stagebudget_for(budget.lm_steps, budget.lm_seconds, budget.is_lm_capped),
+        "eval_every": _eval_every(budget.lm_steps),
+        "compile": "auto" if budget.is_compiled else "no",
+        "sampling": dict(SAMPLING),
+        **({"embedding_dropout": 0.1} if is_few else {}),
+        **({"model": dict(LARGE_MODEL)} if is_large else {}),
+    }
+    if is_few and facts.words_per_caption >= WORDS_TO_SPARE:
+        lm["sequences"] = {"word_dropout": 0.1}
+    if start is not None:
+        lm["init_from"] = start.folder
+    return {
+        "inspect": {"image_size": budget.side, **collection},
+        "train_vq": {} if start is not None else vq,
+        "prepare": dict(collection),
+        "train_lm": lm,
+    }
+
+
+def _stagebudget_for(steps: int, seconds: float, is_capped: bool) -> Settings:
+    """Minutes, which hold on a machine whose speed varies; or steps, where more would not help."""
+    return {"max_steps": max(1, steps)} if is_capped else {"max_minutes": round(seconds / 60, 2)}
+
+
+def _eval_every(steps: int) -> int:
+    return max(50, steps // 4)
+
+
+def _codebook_size(facts: CollectionFacts, codes: int) -> int:
+    """A power of two of which every code occurs often enough to be trained."""
+    most = max(1, facts.trained * codes // VECTORS_PER_CODE)
+    return max(SMALLEST_CODEBOOK, min(DEFAULT_CODEBOOK, 2 ** int(math.log2(most))))
+
+
+def _fit(facts: CollectionFacts) -> str:
+    """How pictures that are not square become so."""
+    flat = max(facts.flat_border, facts.transparent)
+    return "crop" if facts.not_square == 0 or 1 - flat >= MOSTLY else "pad" if flat >= MOSTLY else "auto"

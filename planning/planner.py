@@ -1,0 +1,205 @@
+"""From a person's request to the plan that its output folder keeps."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from vqlm.data_prep import Collection, load_collection
+from vqlm.data_prep.settings import CollectionConfig
+from vqlm.planning.budget import Settings, Start, Wishes
+from vqlm.planning.facts import CollectionFacts, gather_facts
+from vqlm.planning.machine_speed import measure_speed
+from vqlm.planning.plan import Plan, make_plan
+from vqlm.planning.reasons import Decision
+from vqlm.planning.saved_plan import load_plan, read_settings, remove_inspection, remove_plan, save_plan
+from vqlm.training.errors import UserError
+
+FACTS_SIDE = 64  # at which drawings of a collection that draws them are looked at
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asked for.
+
+    Args:
+        data: the collection, see `DATA_HELP`.
+        output: folder for all that is made.
+        minutes: for all stages together.
+        image_size: side of the model's pictures; None leaves it to the plan.
+        start: a finished model to start from.
+        plan: a folder of YAML files that are taken instead of a plan.
+        collection: how the collection is read.
+        settings: of each stage, nested as in its YAML; they replace the plan's.
+        ignore_findings: train even if the doctor finds what would ruin the training.
+        seed: decides the sample that the plan looks at.
+    """
+
+    data: str
+    output: Path
+    minutes: float = 30.0
+    image_size: int | None = None
+    start: Path | None = None
+    plan: Path | None = None
+    collection: CollectionConfig = field(default_factory=CollectionConfig)
+    settings: dict[str, Settings] = field(default_factory=dict)
+    ignore_findings: bool = False
+    seed: int = 0
+
+    @property
+    def plan_folder(self) -> Path:
+        return self.output / "plan"
+
+    def arguments(self) -> dict[str, Any]:
+        """What the plan depends on, as JSON values by option name."""
+        values = {"minutes": self.minutes, "image_size": self.image_size, "seed": self.seed}
+        values |= {name: None if value is None else str(value) for name, value in (("start", self.start),)}
+        values |= {"plan": None if self.plan is None else str(self.plan)}
+        values |= asdict(self.collection)
+        return values | {name: self.settings.get(name, {}) for name in sorted(self.settings)}
+
+
+OPTION_OF_STAGE = {"train_vq": "vq", "train_lm": "lm", "prepare": "prepare"}
+
+
+def plan_for(request: Request, say: Callable[[str], None]) -> Plan:
+    """The plan in the request's output folder; made and saved there if there is none that holds.
+
+    A plan that was begun is kept, and what was asked for otherwise is said to have no effect. Raises UserError for
+    wrong input, before anything is written.
+    """
+    require_output(request.output)
+    saved = load_plan(request.plan_folder)
+    if saved is not None and has_begun(request.output):
+        plan, made_for = saved
+        if made_for["data"] != request.data:
+            raise UserError(
+                f"{request.output} was begun with {made_for['data']}, not {request.data}; give {made_for['data']} to "
+                "continue it, or another `output`."
+            )
+        say_without_effect(request, made_for["arguments"], say)
+        return plan
+    collection = open_collection(request)
+    made_for = {"data": request.data, "collection": collection.fingerprint(), "arguments": request.arguments()}
+    if saved is not None and all(saved[1].get(name) == value for name, value in made_for.items()):
+        return saved[0]
+    plan = _new_plan(request, collection, say)
+    remove_plan(request.plan_folder)
+    remove_inspection(request.output / "inspection")
+    save_plan(plan, request.plan_folder, made_for)
+    return plan
+
+
+def has_begun(output: Path) -> bool:
+    """Whether a stage after the doctor has written anything."""
+    return any((output / name).exists() for name in ("image_tokenizer", "data", "model", "report.json"))
+
+
+def say_without_effect(request: Request, earlier: dict[str, Any], say: Callable[[str], None]) -> None:
+    """One line for each argument that was given and differs from those that the plan was made for."""
+    defaults = Request(request.data, request.output).arguments()
+    for name, value in request.arguments().items():
+        if value != defaults.get(name) and value != earlier.get(name):
+            option = "--" + OPTION_OF_STAGE.get(name, name).replace("_", "-")
+            say(
+                f"note: {option} has no effect any more: the plan in {request.plan_folder} was made with "
+                f"{_shown(earlier.get(name))} and has begun. Edit its YAML for stages that have not, or take another "
+                "--output."
+            )
+
+
+def _shown(value: Any) -> str:
+    return "none" if value in (None, {}) else str(value)
+
+
+def require_output(output: Path) -> None:
+    """Raises UserError if `output` holds what `vqlm train` did not write."""
+    if not output.exists():
+        return
+    ours = {"plan", "inspection", "image_tokenizer", "data", "model"}
+    files = {"samples.png", "reconstructions.png", "curves.png", "report.md", "report.json", "report.html"}
+    if foreign := sorted(path.name for path in output.iterdir() if path.name not in ours | files):
+        raise UserError(
+            f"{output} already holds {foreign[0]}, which this command did not write; choose another `output`."
+        )
+
+
+def open_collection(request: Request) -> Collection:
+    """The collection. Raises UserError for a folder that is not there, or captions that are all alike."""
+    return load_collection(request.data, FACTS_SIDE, request.collection)
+
+
+def _new_plan(request: Request, collection: Collection, say: Callable[[str], None]) -> Plan:
+    if request.plan is not None:
+        settings = read_settings(request.plan)
+        return Plan(settings, [Decision("settings", "as they stand", f"in {request.plan}")], start=_start_name(request))
+    say(f"looking at {request.data}")
+    facts = gather_facts(collection, request.seed)
+    _require_captions(facts, request)
+    start = None if request.start is None else look_at_start(request.start, collection)
+    say(f"{describe(facts)}; measuring how fast this machine trains, about 15 s")
+    speed = measure_speed(list(facts.captions))
+    can_fit = "fit" in {setting.name for setting in fields(CollectionConfig)}
+    given = {name: value for name, value in asdict(request.collection).items()
+             if value != getattr(CollectionConfig(), name)}  # fmt: skip
+    wishes = Wishes(request.image_size, request.settings)
+    return make_plan(facts, speed, request.minutes, wishes, start, can_fit and "fit" not in given, given)
+
+
+def _start_name(request: Request) -> str | None:
+    return None if request.start is None else str(request.start)
+
+
+def describe(facts: CollectionFacts) -> str:
+    """The collection in half a sentence."""
+    about = "about " if facts.counted < sum(facts.pictures.values()) else ""
+    side = "drawings of any size" if facts.median_side is None else f"about {facts.median_side} pixels wide"
+    return (
+        f"{about}{facts.trained:,} pictures to train on, {facts.held_out:,} held out, {side}; "
+        f"{facts.distinct_captions:,} different captions of {facts.words_per_caption:.1f} words"
+    )
+
+
+def _require_captions(facts: CollectionFacts, request: Request) -> None:
+    if facts.distinct_captions == 1 and not request.ignore_findings:
+        raise UserError(
+            f"all {facts.counted} captions are {facts.captions[0]!r:.60}, so that a prompt decides nothing; write what "
+            "each picture shows, or train all the same with `ignore_findings`."
+        )
+
+
+def look_at_start(folder: Path, collection: Collection) -> Start:
+    """A finished model, and how well its image tokenizer rebuilds pictures of `collection`.
+
+    Raises UserError if the folder is no finished model of pictures, or has another background.
+    """
+    import itertools
+
+    import torch
+    from vqlm.data_prep.loading import decode_rows
+    from vqlm.data_prep.settings import ViewConfig
+    from vqlm.lm.settings import SETTINGS_FILE, is_finished
+    from vqlm.vq import load_image_tokenizer, to_pixel_values
+    from vqlm.vq.metrics import psnr
+
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder} to start from; give the folder of a finished model as `start`.")
+    if not is_finished(str(folder)):
+        raise UserError(f"{folder} is no finished model: it has no {SETTINGS_FILE}. `vqlm train-lm` writes one.")
+    tokenizer = load_image_tokenizer(folder / "image_tokenizer")
+    config = tokenizer.config
+    shape = config.network.input_shape
+    if not config.takes_pictures or shape[0] != shape[1]:
+        raise UserError(f"{folder} draws arrays of shape {shape}, not square pictures; leave `start` out.")
+    if config.background != collection.config.background:
+        raise UserError(
+            f"{folder} learned transparent pictures on {config.background}, yours would lie on "
+            f"{collection.config.background}; give `background` {config.background}, or leave `start` out."
+        )
+    rows = list(itertools.islice(collection.rows(), 64))
+    pictures = decode_rows(rows, shape, collection.config, ViewConfig()).values[:, 0]
+    with torch.no_grad():
+        pixel_values = to_pixel_values(pictures)
+        rebuilt = tokenizer.decode_codes(tokenizer.encode(pixel_values))
+        value = psnr(rebuilt, pixel_values).mean().item()
+    return Start(str(folder), shape[0], config.tokens_per_image, value)

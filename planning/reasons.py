@@ -1,0 +1,128 @@
+"""The lines of a plan: what was decided, and why."""
+
+from dataclasses import dataclass
+
+from vqlm.planning.budget import Budget, Settings, Start, Wishes, batch_size_of
+from vqlm.planning.facts import CollectionFacts
+from vqlm.planning.machine_speed import PICTURES, ROWS, MachineSpeed
+from vqlm.training.progress import format_seconds
+
+VERY_FEW = 200
+MOSTLY_UNKNOWN = 0.1
+POOR_PSNR = 20.0  # dB
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One line of the plan."""
+
+    what: str
+    choice: str
+    reason: str
+
+
+def size_decision(
+    budget: Budget,
+    budgets: list[Budget],
+    facts: CollectionFacts,
+    minutes: float,
+    wishes: Wishes,
+    start: Start | None,
+    is_largest: bool,
+) -> Decision:
+    choice = f"{budget.side}x{budget.side}, {budget.codes} codes each"
+    if start is not None:
+        return Decision("pictures", choice, "as the start has them")
+    if len(budgets) == 1 and (wishes.image_size or wishes.of("train_vq", "network")):
+        return Decision("pictures", choice, "as you set it")
+    larger = next((other for other in budgets if other.side > budget.side), None)
+    if larger is not None:
+        why = f"{larger.side}x{larger.side} would get {larger.vq_steps:,} and {larger.lm_steps:,} steps in "
+        return Decision("pictures", choice, why + f"{minutes:g} minutes, too few")
+    if not is_largest:
+        return Decision("pictures", choice, f"yours are about {facts.median_side} pixels wide")
+    return Decision("pictures", choice, "the largest that a plan chooses")
+
+
+def stage_decision(
+    name: str, budget: Budget, facts: CollectionFacts, wishes: Wishes, start: Start | None, is_large: bool = False
+) -> Decision:
+    is_first = name == "stage one"
+    if is_first and start is not None:
+        return Decision(name, "none", "the start's image tokenizer is kept")
+    stage, steps, seconds, is_capped = (
+        ("train_vq", budget.vq_steps, budget.vq_seconds, budget.is_vq_capped)
+        if is_first
+        else ("train_lm", budget.lm_steps, budget.lm_seconds, budget.is_lm_capped)
+    )
+    batch_size = batch_size_of(facts, wishes, stage, PICTURES if is_first else ROWS)
+    choice = f"about {steps:,} steps of {batch_size} pictures, {format_seconds(seconds)}"
+    size = ("15M" if is_large else "5M") + " parameters, "
+    passes = f"{steps * batch_size / max(1, facts.trained):.0f} times through {facts.trained:,} pictures"
+    if wishes.of(stage, "max_steps") is not None or wishes.of(stage, "max_minutes") is not None:
+        return Decision(name, choice, "as you set it")
+    if is_capped:
+        return Decision(name, choice, f"{passes}; more would learn them by heart")
+    return Decision(name, choice, f"a fifth of the training; {passes}" if is_first else size + passes)
+
+
+def compile_decision(budget: Budget, speed: MachineSpeed, settings: dict[str, Settings]) -> Decision:
+    takes = f"takes about {speed.compile_seconds:.0f} s"
+    if settings["train_lm"]["compile"] == "no":
+        return Decision("compile", "no", f"it {takes} and would not win them back")
+    return Decision("compile", "yes", f"it {takes}, then steps are a fifth shorter")
+
+
+def start_decision(start: Start | None) -> Decision:
+    if start is None:
+        return Decision("start", "from nothing", "no start was given")
+    return Decision("start", start.folder, f"its image tokenizer rebuilds your pictures at {start.psnr_db:.1f} dB")
+
+
+def fit_decision(fit: str, facts: CollectionFacts) -> Decision:
+    flat = f"{max(facts.flat_border, facts.transparent):.0%} are transparent or have a border of one colour"
+    if facts.not_square == 0:
+        return Decision("fit", fit, "all pictures are square")
+    return Decision("fit", fit, f"{facts.not_square:.0%} are not square; {flat}")
+
+
+def sampling_decision(sampling: Settings, is_chosen: bool) -> Decision:
+    choice = ", ".join(f"{name} {value:g}" for name, value in sampling.items() if isinstance(value, int | float))
+    return Decision("sampling", choice, "sharper than the model's own distribution" if is_chosen else "as you set it")
+
+
+def noise_decision(facts: CollectionFacts, start: Start | None) -> Decision:
+    choice = "dropout" if start is not None else "mirrored and shifted pictures, dropout"
+    return Decision("noise", choice, f"{facts.trained:,} pictures are few; it slows learning by heart")
+
+
+def rest_decision(budget: Budget, minutes: float, wishes: Wishes) -> Decision:
+    training = budget.vq_seconds + budget.lm_seconds
+    whole = training + budget.rest_seconds
+    choice = f"{format_seconds(whole)}, of it {format_seconds(training)} in training steps ({training / whole:.0%})"
+    reason = "the rest reads, compiles, prepares and evaluates"
+    is_set = any(wishes.of(stage, name) for stage in wishes.settings for name in ("max_steps", "max_minutes"))
+    if whole < 0.9 * 60 * minutes and not is_set:
+        reason += f"; your {minutes:g} minutes are more than these pictures need"
+    return Decision("in all", choice, reason)
+
+
+def expectations(facts: CollectionFacts, start: Start | None) -> list[str]:
+    """What to expect of the pictures that are drawn, where that is not everything."""
+    notes = []
+    if facts.trained < VERY_FEW and start is None:
+        notes.append(
+            f"{facts.trained} pictures are very few: expect the model to draw these again, and mixtures of them for "
+            "new prompts. Some hundreds with captions that share words make it draw new ones."
+        )
+    if facts.known_words < MOSTLY_UNKNOWN and facts.held_out:
+        notes.append(
+            f"Only {facts.known_words:.0%} of the held-out captions are made of words that are trained on: what the "
+            "others look like cannot be known, so judge the model by prompts that it was trained on."
+        )
+    if start is not None and start.psnr_db < POOR_PSNR:
+        notes.append(
+            f"The image tokenizer of {start.folder} rebuilds your pictures at {start.psnr_db:.1f} dB only, and nothing "
+            "drawn can be better; without `start` they get an image tokenizer of their own."
+        )
+    return notes

@@ -1,0 +1,177 @@
+"""Runs the stages of a plan one after the other, each by its own command, and goes on where an earlier run stopped."""
+
+import contextlib
+import io
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vqlm.planning.plan import Plan
+from vqlm.planning.planner import Request
+from vqlm.planning.saved_plan import remove_inspection
+from vqlm.training.errors import UserError
+from vqlm.training.files import read_json
+from vqlm.training.progress import format_seconds
+
+WRONG = "- **wrong**: "  # begins a finding of the doctor that would ruin the training
+
+RunCommand = Callable[[str, list[str]], None]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command of the plan.
+
+    Args:
+        command: subcommand of `vqlm`.
+        title: what it does, for a person.
+        words: its arguments.
+        result: the file with which it is finished.
+    """
+
+    command: str
+    title: str
+    words: list[str]
+    result: Path
+
+
+def stages_of(plan: Plan, request: Request) -> list[Stage]:
+    """The stages after the doctor."""
+    output, configs = request.output, request.plan_folder
+    tokenizer, data, model = output / "image_tokenizer", output / "data", output / "model"
+    start = plan.start
+    source = ("--image-tokenizer", tokenizer) if start is None else ("--for-model", start)
+    stages = [
+        Stage(
+            "prepare", "encode pictures and captions",
+            _words("--config", configs / "prepare.yaml", "--data", request.data, *source, "--output", data, "--resume"),
+            data / "manifest.json",
+        ),
+        Stage(
+            "train-lm", "stage two: learn to draw from captions",
+            _words("--config", configs / "train_lm.yaml", "--data", data, "--output", model, "--resume"),
+            model / "run" / "summary.json",
+        ),
+        Stage(
+            "evaluate", "draw prompts that were never trained on",
+            _words("--model", model, "--data", data, "--output", output),
+            output / "report.json",
+        ),
+    ]  # fmt: skip
+    if start is None:
+        words = ("--config", configs / "train_vq.yaml", "--data", request.data, "--output", tokenizer, "--resume")
+        stages.insert(
+            0,
+            Stage(
+                "train-vq", "stage one: learn to turn pictures into codes", _words(*words),
+                tokenizer / "run" / "summary.json",
+            ),
+        )  # fmt: skip
+    return stages
+
+
+def run_stages(plan: Plan, request: Request, run_command: RunCommand, prefix: list[str], say: Say) -> None:
+    """Run what is not finished yet, `run_command(name, words)` for each stage.
+
+    Raises UserError if the doctor finds what would ruin the training.
+    """
+    stages = stages_of(plan, request)
+    seconds = {"train-vq": "train_vq", "train-lm": "train_lm"}
+    _run_doctor(request, run_command, prefix, say, len(stages) + 1)
+    for number, stage in enumerate(stages, start=2):
+        if stage.result.exists():
+            continue
+        about = plan.seconds.get(seconds.get(stage.command, ""))
+        if stage.command == "train-lm" and about:
+            about += plan.seconds["compile"]
+        duration = f", about {format_seconds(about)}" if about else ""
+        say(f"\n[{number}/{len(stages) + 1}] {stage.title}{duration}")
+        say(f"$ {shlex.join([*prefix, stage.command, *stage.words])}")
+        with _no_output(stage.command == "evaluate"):
+            run_command(stage.command, stage.words)
+
+
+def _run_doctor(request: Request, run_command: RunCommand, prefix: list[str], say: Say, count: int) -> None:
+    folder = request.output / "inspection"
+    page = folder / "inspection.md"
+    if not page.exists():
+        remove_inspection(folder)  # an earlier run was stopped while it wrote
+        words = _words("--config", request.plan_folder / "inspect.yaml", "--data", request.data, "--output", folder)
+        say(f"\n[1/{count}] look for what is wrong with the pictures and captions")
+        say(f"$ {shlex.join([*prefix, 'inspect-data', *words])}")
+        with _no_output(True):
+            try:
+                run_command("inspect-data", words)
+            except SystemExit as stopped:
+                if stopped.code != 1:  # 1: something is wrong, which the page says
+                    raise
+        findings = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("- ")]
+        for line in findings:
+            say(line.replace("**", ""))
+        say(f"{'nothing wrong was found; ' if not findings else ''}look at {page}")
+    wrong = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith(WRONG)]
+    if wrong and not request.ignore_findings:
+        raise UserError(
+            f"training on {request.data} would go wrong: {wrong[0].removeprefix(WRONG)} Repair that and run the same "
+            "command again, or train all the same with `ignore_findings`."
+        )
+
+
+@contextlib.contextmanager
+def _no_output(is_silent: bool) -> Iterator[None]:
+    """Leave out what a stage prints, its page, which the caller tells in a few lines. Errors and progress stay."""
+    if not is_silent:
+        yield
+        return
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+def _words(*parts: object) -> list[str]:
+    return [str(part) for part in parts]
+
+
+def closing_lines(request: Request, prefix: list[str], started: float) -> list[str]:
+    """The held-out figures beside what chance gives, the files to look at, and the next command."""
+    output = request.output
+    report = read_json(output / "report.json")
+    lines = [""]
+    for split, by_scale in report["retrieval"].items():
+        recall = by_scale[f"{report['default_sampling']['guidance_scale']:g}"]
+        lines.append(f"{split} prompts: {_recall(recall, sum(report['pictures'].values()))}")
+    seconds = {name: value for name, value in report["seconds"].items() if value is not None}
+    training = sum(value for name, value in seconds.items() if name.startswith("train"))
+    took = format_seconds(time.monotonic() - started)
+    lines.append(f"{format_seconds(training)} in training steps; this command ran for {took}")
+    draw = [*prefix, "generate", "--model", str(output / "model"), "--prompt", _a_caption(output), "--output"]
+    lines.append(f"Look at {output / 'samples.png'} and {output / 'report.md'}, then draw your own:")
+    lines.append(f"  {shlex.join([*draw, 'picture.png'])}")
+    return lines
+
+
+def _recall(recall: dict[str, float], pictures: int) -> str:
+    """R@10 and R@1 beside chance, among `pictures`."""
+    return (
+        f"the right picture is among the ten nearest of {pictures:,} for {recall['r10']:.1%} (R@10; chance "
+        f"{min(1, 10 / pictures):.1%}), the nearest for {recall['r1']:.1%} (R@1; chance {1 / pictures:.1%})"
+    )
+
+
+def _a_caption(output: Path) -> str:
+    """A held-out caption, to draw."""
+    from vqlm.data_prep import PreparedSet
+
+    prepared = PreparedSet.load(output / "data", verify=False)
+    (rows, *_) = prepared.held_out.values()
+    return rows[0]["captions"][0]
+
+
+def continue_command(request: Request, prefix: list[str]) -> str:
+    """The command that goes on with an interrupted request."""
+    words: list[Any] = ["train", request.data, "--output", request.output]
+    words += ["--ignore-findings"] if request.ignore_findings else []
+    return shlex.join([*prefix, *map(str, words)])

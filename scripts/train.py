@@ -1,0 +1,77 @@
+"""From a folder of captioned pictures to a model that draws a prompt: plans, trains both stages, evaluates.
+
+vqlm train my_pictures --minutes 30 --output runs/mine
+
+It prints what it plans and why before it begins, and writes that to OUTPUT/plan. Run again, it continues. Any setting
+of a stage can be given: --vq.NAME is NAME of `vqlm train-vq`, --prepare.NAME of `vqlm prepare`, --lm.NAME of
+`vqlm train-lm`. Or run it with --plan-only, edit the YAML files in OUTPUT/plan, and run it again.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
+from vqlm.scripts.closing import without_next_command
+from vqlm.scripts.commands import command_prefix, run_command
+from vqlm.scripts.options import run_script, script_parser, values_of
+from vqlm.scripts.stage_settings import STAGES, split_by_stage, typed_settings
+from vqlm.training.files import require_writable
+
+FIRST = ("minutes", "output", "image_size", "start", "plan_only", "plan", "ignore_findings")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = script_parser(__doc__, FIRST)
+    parser.add_argument("data", help=DATA_HELP)
+    parser.add_argument("--output", type=Path, required=True, help="Folder for all that is made.")
+    parser.add_argument("--minutes", type=float, default=30.0, help="For all stages together.")
+    parser.add_argument("--image_size", type=int, help="Side of the model's pictures; by default the plan chooses.")
+    parser.add_argument("--start", type=Path, help="Finished model to start from; its image tokenizer is kept.")
+    parser.add_argument("--plan_only", type=bool, default=False, help="Write OUTPUT/plan, which may be edited; stop.")
+    parser.add_argument("--plan", type=Path, help="Folder of train_vq.yaml, train_lm.yaml, ... to take as they stand.")
+    parser.add_argument("--ignore_findings", type=bool, default=False, help="Train whatever the doctor finds.")
+    parser.add_argument("--seed", type=int, default=0, help="Decides which pictures the plan looks at.")
+    parser.add_class_arguments(CollectionConfig)
+    words, of_stages = split_by_stage(sys.argv[1:] if arguments is None else arguments)
+    settings = parser.parse_args(words)
+    require_writable(settings.output)
+
+    stage_settings = {STAGES[prefix]: typed_settings(prefix, of_stage) for prefix, of_stage in of_stages.items()}
+
+    started = time.monotonic()
+    report = settings.output / "report.json"
+    from vqlm.planning.planner import Request, plan_for
+    from vqlm.planning.saved_plan import plan_lines
+    from vqlm.planning.stages import closing_lines, continue_command, run_stages
+    from vqlm.training.stop_signals import Interrupted
+
+    request = Request(
+        settings.data, settings.output, settings.minutes, settings.image_size, settings.start, settings.plan,
+        values_of(CollectionConfig, settings),
+        stage_settings,
+        settings.ignore_findings, settings.seed,
+    )  # fmt: skip
+    try:
+        plan = plan_for(request, _say)
+        if report.exists():
+            _say(f"All is done: {settings.output / 'report.md'}. Remove {settings.output} to start again.")
+            return
+        _say("\n".join([f"plan for {request.data}, written to {request.plan_folder}:", *plan_lines(plan)]))
+        if settings.plan_only:
+            _say(f"Begin with: {continue_command(request, command_prefix())}")
+            return
+        with without_next_command():
+            run_stages(plan, request, run_command, command_prefix(), _say)
+    except (KeyboardInterrupt, Interrupted) as stopped:
+        _say(f"\nstopped; continue with: {continue_command(request, command_prefix())}")
+        sys.exit(stopped.code if isinstance(stopped, Interrupted) else 130)
+    _say("\n".join(closing_lines(request, command_prefix(), started)))
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    run_script(main)

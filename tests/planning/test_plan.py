@@ -1,0 +1,235 @@
+"""Every decision of the plan as a table: what it is told, what it decides."""
+
+from dataclasses import replace
+
+import pytest
+from vqlm.planning.budget import Start, Wishes
+from vqlm.planning.facts import CollectionFacts
+from vqlm.planning.machine_speed import MachineSpeed
+from vqlm.planning.plan import LARGE_MODEL, Plan, make_plan, merged
+from vqlm.training.errors import UserError
+
+# Two cores as they were measured: bf16 matrix peak 2,152 GFLOPS, and 400.
+FAST = MachineSpeed(vq_step=0.091, lm_step=0.34)
+SLOW = MachineSpeed(vq_step=0.21, lm_step=0.8, bf16_gflops=400)
+
+OPENMOJI = CollectionFacts(
+    pictures={"train": 3555, "compositional": 210, "novel": 188}, median_side=None, not_square=0.0, transparent=1.0,
+    flat_border=1.0, captions_per_picture=1.0, words_per_caption=3.4, tokens_per_caption=6.0, distinct_captions=3953,
+    pictures_per_caption=1.0, known_words=0.7, counted=3953, seconds_per_picture=0.003,
+)  # fmt: skip
+
+
+def plan_of(collection, speed, minutes, *rest, **options) -> Plan:
+    return make_plan(collection, speed, float(minutes), *rest, **options)
+
+
+def facts(trained: int, held_out: int | None = None, **changed) -> CollectionFacts:
+    held_out = max(1, trained // 9) if held_out is None else held_out
+    return replace(OPENMOJI, pictures={"train": trained, "held_out": held_out}, counted=trained + held_out, **changed)
+
+
+def choice(plan: Plan, what: str) -> str:
+    (decision,) = (decision for decision in plan.decisions if decision.what == what)
+    return decision.choice
+
+
+def side_of(plan: Plan) -> int:
+    return plan.settings["train_vq"]["network"]["input_shape"][0]
+
+
+@pytest.mark.parametrize(
+    ("collection", "speed", "minutes", "side"),
+    [
+        (OPENMOJI, FAST, 10, 64),
+        (OPENMOJI, FAST, 20, 96),
+        (OPENMOJI, FAST, 30, 128),
+        (OPENMOJI, FAST, 45, 128),
+        (OPENMOJI, SLOW, 10, 64),
+        (OPENMOJI, SLOW, 30, 64),
+        (OPENMOJI, SLOW, 45, 96),
+        (OPENMOJI, SLOW, 90, 128),
+        (facts(900), FAST, 20, 96),
+        # Never much above the pictures' own size, and below 64 only for pictures that are as small.
+        (facts(900, median_side=128), FAST, 60, 128),
+        (facts(900, median_side=100), FAST, 60, 128),
+        (facts(900, median_side=80), FAST, 60, 96),
+        (facts(900, median_side=64), FAST, 60, 64),
+        (facts(900, median_side=50), FAST, 60, 64),
+        (facts(900, median_side=48), FAST, 60, 32),
+        (facts(900, median_side=16), FAST, 60, 32),
+    ],
+)
+def test_the_largest_pictures_that_get_enough_steps(collection, speed, minutes, side):
+    plan = plan_of(collection, speed, minutes)
+    assert side_of(plan) == side
+    assert plan.settings["train_vq"]["network"]["strides"] == [4, 2]
+    assert plan.settings["inspect"]["image_size"] == side
+    assert choice(plan, "pictures") == f"{side}x{side}, {(side // 8) ** 2} codes each"
+
+
+@pytest.mark.parametrize("speed", [FAST, SLOW])
+@pytest.mark.parametrize("minutes", [20, 45, 120])
+@pytest.mark.parametrize("trained", [900, 3555])
+def test_the_minutes_go_into_training_and_a_fifth_of_that_into_stage_one(speed, minutes, trained):
+    seconds = plan_of(facts(trained), speed, minutes).seconds
+    training = seconds["train_vq"] + seconds["train_lm"]
+    assert training / (60 * minutes) >= 0.8  # 85% with compiling
+    assert (training + seconds["compile"]) / (60 * minutes) >= 0.85
+    assert training + seconds["rest"] <= 60 * minutes * 1.001
+    assert seconds["train_vq"] / training == pytest.approx(0.2, abs=0.02)
+
+
+def test_stages_are_given_minutes_unless_more_steps_would_not_help():
+    plan = plan_of(OPENMOJI, FAST, 10)
+    assert plan.settings["train_vq"]["max_minutes"] == pytest.approx(plan.seconds["train_vq"] / 60, abs=0.01)
+    assert plan.settings["train_lm"]["max_minutes"] == pytest.approx(plan.seconds["train_lm"] / 60, abs=0.01)
+    few = plan_of(facts(90), FAST, 60, Wishes(image_size=64))
+    assert few.settings["train_vq"]["max_steps"] == 400 * 90 // 32
+    assert few.settings["train_lm"]["max_steps"] == 200 * 90 // 48
+    assert "max_minutes" not in few.settings["train_lm"]
+    assert "more than these pictures need" in few.decisions[-1].reason
+
+
+@pytest.mark.parametrize(
+    ("trained", "batches", "codebook_size"), [(3555, (32, 48), 1024), (90, (32, 48), 256), (18, (18, 18), 64)]
+)
+def test_few_pictures_make_small_batches_and_a_small_codebook(trained, batches, codebook_size):
+    settings = plan_of(facts(trained), FAST, 10, Wishes(image_size=64)).settings
+    assert (settings["train_vq"]["batch_size"], settings["train_lm"]["batch_size"]) == batches
+    assert settings["train_vq"]["quantizer"]["codebook_size"] == codebook_size
+
+
+@pytest.mark.parametrize(("trained", "words", "noise"), [(3555, 3, False), (900, 3, True), (900, 1, True)])
+def test_few_pictures_get_noise_against_learning_by_heart(trained, words, noise):
+    settings = plan_of(facts(trained, words_per_caption=float(words)), FAST, 10).settings
+    assert settings["train_vq"].get("flip", 0.0) == (0.5 if noise else 0.0)
+    assert settings["train_vq"].get("max_shift", 0) == (2 if noise else 0)
+    assert settings["train_lm"].get("embedding_dropout", 0.0) == (0.1 if noise else 0.0)
+    assert settings["train_lm"].get("sequences", {}) == ({"word_dropout": 0.1} if noise and words == 3 else {})
+
+
+@pytest.mark.parametrize(
+    ("speed", "minutes", "compile"), [(FAST, 3, "no"), (FAST, 10, "auto"), (SLOW, 10, "auto"), (SLOW, 6, "no")]
+)
+def test_stage_two_is_compiled_where_that_wins_steps(speed, minutes, compile):
+    plan = plan_of(facts(2000), speed, minutes)
+    assert plan.settings["train_lm"]["compile"] == compile
+    assert (plan.seconds["compile"] > 0) == (compile == "auto")
+
+
+@pytest.mark.parametrize(
+    ("trained", "minutes", "model"), [(3555, 900, {}), (15_000, 60, {}), (15_000, 900, LARGE_MODEL)]
+)
+def test_a_larger_model_for_many_pictures_and_hours(trained, minutes, model):
+    assert plan_of(facts(trained), FAST, minutes).settings["train_lm"].get("model", {}) == model
+
+
+@pytest.mark.parametrize(
+    ("not_square", "transparent", "flat_border", "fit"),
+    [(0.0, 1.0, 1.0, "crop"), (0.5, 0.95, 0.2, "pad"), (0.5, 0.0, 0.95, "pad"), (0.5, 0.0, 0.1, "crop"),
+     (0.5, 0.3, 0.4, "auto")],
+)  # fmt: skip
+def test_pictures_are_padded_cropped_or_either(not_square, transparent, flat_border, fit):
+    collection = facts(900, not_square=not_square, transparent=transparent, flat_border=flat_border)
+    plan = plan_of(collection, FAST, 20, can_fit=True)
+    assert choice(plan, "fit") == fit
+    assert [plan.settings[stage]["fit"] for stage in ("inspect", "train_vq", "prepare")] == [fit] * 3
+    without = plan_of(collection, FAST, 20)
+    assert all("fit" not in settings for settings in without.settings.values())
+
+
+def test_the_sampling_is_that_of_the_demo():
+    sampling = plan_of(OPENMOJI, FAST, 10).settings["train_lm"]["sampling"]
+    assert sampling == {"guidance_scale": 2.0, "temperature": 0.25, "min_p": 0.05}
+
+
+def test_how_the_collection_is_read_reaches_every_stage_that_reads_it():
+    settings = make_plan(OPENMOJI, FAST, 10.0, collection={"background": "black"}).settings
+    assert [stage for stage in settings if settings[stage].get("background") == "black"] == [
+        "inspect", "train_vq", "prepare",
+    ]  # fmt: skip
+
+
+def test_what_is_set_is_taken():
+    wishes = Wishes(
+        128,
+        {"train_vq": {"max_steps": 7, "network": {"stem_channels": 96}}, "train_lm": {"sampling": {"top_k": 5}}},
+    )
+    plan = plan_of(facts(900), FAST, 10, wishes)
+    assert plan.settings["train_vq"]["network"] == {"input_shape": [128, 128], "strides": [4, 2], "stem_channels": 96}
+    assert plan.settings["train_vq"]["max_steps"] == 7
+    assert plan.settings["train_lm"]["sampling"]["top_k"] == 5
+    assert plan.seconds["train_vq"] == pytest.approx(7 * FAST.vq_seconds(128))
+    reasons = {decision.what: decision.reason for decision in plan.decisions}
+    assert reasons["pictures"] == reasons["stage one"] == reasons["sampling"] == "as you set it"
+    assert reasons["stage two"] != "as you set it"
+
+
+def test_a_start_gives_its_size_and_all_minutes_go_to_stage_two():
+    start = Start("models/base", side=64, codes=64, psnr_db=24.0)
+    plan = plan_of(facts(900), FAST, 10, start=start)
+    assert plan.settings["train_vq"] == {}
+    assert plan.settings["train_lm"]["init_from"] == "models/base"
+    assert "model" not in plan.settings["train_lm"]
+    assert plan.seconds["train_vq"] == 0
+    assert choice(plan, "pictures") == "64x64, 64 codes each"
+    assert plan.notes == []
+    poor = plan_of(facts(900), FAST, 10, start=replace(start, psnr_db=17.2))
+    assert "rebuilds your pictures at 17.2 dB only" in poor.notes[0]
+    with pytest.raises(UserError, match=r"models/base draws pictures of 64x64, `image_size` is 128"):
+        plan_of(facts(900), FAST, 10, Wishes(image_size=128), start)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "said"),
+    [
+        (Wishes(image_size=100), "multiple of 8, such as 64, 96 or 128; found 100"),
+        (Wishes(image_size=0), "multiple of 8"),
+        (Wishes(96, {"train_vq": {"network": {"input_shape": [64, 64]}}}), "96 contradicts network.input_shape"),
+    ],
+)
+def test_sizes_that_cannot_be(wishes, said):
+    with pytest.raises(UserError, match=said):
+        plan_of(OPENMOJI, FAST, 10, wishes)
+
+
+@pytest.mark.parametrize(("speed", "minutes", "least"), [(FAST, 1, 3), (FAST, 0.1, 3), (SLOW, 2, 5)])
+def test_too_few_minutes_are_refused_with_the_least_that_makes_sense(speed, minutes, least):
+    with pytest.raises(UserError, match=f"the least that makes sense is {least} minutes"):
+        plan_of(OPENMOJI, speed, minutes)
+    assert side_of(plan_of(OPENMOJI, speed, least)) == 64
+
+
+@pytest.mark.parametrize("minutes", [0, -3, float("inf"), float("nan")])
+def test_minutes_must_be_a_number(minutes):
+    with pytest.raises(UserError, match="`minutes` must be above 0"):
+        plan_of(OPENMOJI, FAST, minutes)
+
+
+def test_twenty_pictures_are_trained_on_and_told_what_to_expect():
+    plan = plan_of(facts(18, 2), FAST, 5)
+    assert "18 pictures are very few" in plan.notes[0]
+
+
+def test_captions_of_unknown_words_are_said_to_tell_nothing():
+    assert plan_of(OPENMOJI, FAST, 10).notes == []
+    plan = plan_of(facts(900, known_words=0.04), FAST, 10)
+    assert "Only 4% of the held-out captions" in plan.notes[0]
+
+
+def test_a_slow_machine_is_a_note():
+    plan = plan_of(OPENMOJI, replace(FAST, vq_step=0.5), 60)
+    assert "times as long as this processor should need" in plan.notes[-1]
+
+
+def test_the_plan_has_about_ten_lines():
+    plan = plan_of(facts(900, not_square=0.4), FAST, 20, can_fit=True)
+    assert len(plan.decisions) == 9
+    assert all(decision.choice and decision.reason for decision in plan.decisions)
+
+
+def test_settings_are_merged_part_by_part():
+    assert merged({"a": {"x": 1, "y": 2}, "b": 3}, {"a": {"y": 4}, "c": {"z": 5}}) == {
+        "a": {"x": 1, "y": 4}, "b": 3, "c": {"z": 5},
+    }  # fmt: skip

@@ -1,0 +1,217 @@
+"""`vqlm train` on a folder, in seconds: whole, interrupted in each stage and continued, and what it refuses."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import vqlm.lm.evaluate.report
+import vqlm.lm.train.loop
+import vqlm.vq.train
+import yaml
+from PIL import Image
+from vqlm.data_prep import inspection, preparation
+from vqlm.planning import planner
+from vqlm.planning.machine_speed import MachineSpeed
+from vqlm.scripts import train
+from vqlm.scripts.stage_settings import split_by_stage, typed_settings
+from vqlm.training import matrix_peak
+from vqlm.training.errors import UserError
+from vqlm.training.files import read_json
+
+TINY = [
+    "--image-size", "16", "--vq.max-steps", "3", "--vq.network.stem_channels=8", "--vq.network.hidden_channels", "16",
+    "--vq.network.num-residual-layers", "1", "--vq.mixed-precision", "no", "--lm.max_steps", "3",
+    "--lm.model.hidden_size", "32", "--lm.model.num_hidden_layers", "1", "--lm.mixed-precision", "no",
+    "--lm.compile", "no", "--prepare.text.size", "300",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch):
+    monkeypatch.setattr(matrix_peak, "matrix_peak", lambda *_: 123.0)
+    monkeypatch.setattr(planner, "measure_speed", lambda captions: MachineSpeed(vq_step=0.091, lm_step=0.34))
+
+
+def call(folder: Path, output: Path, *words: object) -> None:
+    train.main([str(folder), "--output", str(output), *map(str, words)])
+
+
+def test_from_a_folder_to_a_page(picture_folder, tmp_path, capsys):
+    output = tmp_path / "mine"
+    call(picture_folder, output, *TINY)
+    said = capsys.readouterr().out
+    plan, rest = said.split("[1/5]")
+    for what in ("pictures", "stage one", "stage two", "compile", "start", "sampling", "in all"):
+        assert re.search(rf"^  {what} ", plan, re.MULTILINE), what
+    assert "16x16, 4 codes each" in plan
+    commands = re.findall(r"^\$ .*vqlm (\S+) --", rest, re.MULTILINE)
+    assert commands == ["inspect-data", "train-vq", "prepare", "train-lm", "evaluate"]
+    assert re.search(r"image tokenizer: \d+\.\d dB on held-out pictures", rest)
+    assert re.search(r"R@10; chance \d+\.\d%", rest)
+    assert "Next:" not in rest
+    assert rest.rstrip().endswith("--output picture.png")
+    for name in ("report.md", "report.json", "samples.png", "plan/plan.md", "inspection/inspection.md"):
+        assert (output / name).exists(), name
+    settings = yaml.safe_load((output / "plan" / "train_lm.yaml").read_text())
+    assert settings["max_steps"] == 3
+    assert settings["compile"] == "no"
+    assert settings["model"] == {"hidden_size": 32, "num_hidden_layers": 1}
+    assert read_json(output / "model" / "text_to_image.json")["sampling"]["temperature"] == 0.25
+
+    call(picture_folder, output, "--minutes", 50, "--lm.max_steps", 9)
+    said = capsys.readouterr().out
+    assert "note: --minutes has no effect any more" in said
+    assert "note: --lm has no effect any more" in said
+    assert "All is done" in said
+    assert "--image-size" not in said  # it was not given
+    with pytest.raises(UserError, match=f"was begun with {picture_folder}, not openmoji"):
+        call("openmoji", output)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        (inspection, "mapped_shards"),
+        (vqlm.vq.train, "initialize_codebook"),
+        (preparation, "check_sample"),
+        (vqlm.lm.train.loop, "held_out_nll"),
+        (vqlm.lm.evaluate.report, "gallery"),
+    ],
+)
+def test_interrupted_in_a_stage_it_continues(picture_folder, tmp_path, capsys, module, name):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    output = tmp_path / "mine"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, name, stop)
+        with pytest.raises(SystemExit) as stopped:
+            call(picture_folder, output, *TINY)
+    assert stopped.value.code == 130
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    assert last.startswith("stopped; continue with: ")
+    assert last.endswith(f"train {picture_folder} --output {output}")
+    finished = {path: path.stat().st_mtime_ns for path in output.glob("*/model.safetensors")}
+    call(picture_folder, output)
+    assert (output / "report.json").exists()
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+
+
+def test_a_plan_may_be_edited_before_a_stage_begins(picture_folder, tmp_path, capsys):
+    output = tmp_path / "mine"
+    call(picture_folder, output, *TINY, "--plan-only")
+    assert sorted(path.name for path in output.iterdir()) == ["plan"]
+    path = output / "plan" / "train_vq.yaml"
+    path.write_text(path.read_text().replace("max_steps: 3", "max_steps: 2"))
+    call(picture_folder, output, *TINY)
+    assert read_json(output / "image_tokenizer" / "run" / "summary.json")["steps"] == 2
+
+
+def test_a_plan_that_has_not_begun_is_made_again_for_other_arguments(picture_folder, tmp_path):
+    output = tmp_path / "mine"
+    call(picture_folder, output, *TINY, "--plan-only")
+    call(picture_folder, output, *TINY, "--vq.max-steps", 5, "--plan-only")
+    assert yaml.safe_load((output / "plan" / "train_vq.yaml").read_text())["max_steps"] == 5
+
+
+def test_a_finished_model_is_a_start(picture_folder, tmp_path, capsys):
+    first, second = tmp_path / "first", tmp_path / "second"
+    call(picture_folder, first, *TINY)
+    words = ["--lm.max_steps", 2, "--lm.mixed-precision", "no", "--lm.compile", "no"]
+    call(picture_folder, second, "--start", first / "model", *words)
+    assert not (second / "image_tokenizer").exists()
+    assert read_json(second / "model" / "run" / "settings.json")["init_from"] == str(first / "model")
+    for wrong, message in (
+        (["--start", tmp_path / "none"], "there is no folder .*none to start from"),
+        (["--start", picture_folder], "is no finished model: it has no text_to_image.json"),
+        (["--start", first / "model", "--image-size", 64], "draws pictures of 16x16, `image_size` is 64"),
+        (["--start", first / "model", "--background", "black"], "learned transparent pictures on white"),
+    ):
+        with pytest.raises(UserError, match=message):
+            call(picture_folder, tmp_path / "none_written", *wrong)
+        assert not (tmp_path / "none_written").exists()
+
+
+def test_twenty_pictures_run_and_are_told_what_to_expect(picture_folder, tmp_path, capsys):
+    call(picture_folder, tmp_path / "mine", *TINY, "--plan-only")
+    assert "pictures are very few: expect" in capsys.readouterr().out
+
+
+def test_one_picture_per_class_is_told_that_others_cannot_be_known(tmp_path, capsys):
+    for number in range(30):
+        (tmp_path / "classes" / f"class{number}").mkdir(parents=True)
+        Image.new("RGB", (16, 16), (8 * number, 0, 0)).save(tmp_path / "classes" / f"class{number}" / "a.png")
+    call(tmp_path / "classes", tmp_path / "mine", *TINY, "--class-template", "{}", "--plan-only")
+    assert "Only 0% of the held-out captions" in capsys.readouterr().out
+
+
+def test_captions_all_alike_are_refused(picture_folder, tmp_path):
+    table = picture_folder / "metadata.csv"
+    table.write_text(
+        re.sub(r",.*", ",a picture", table.read_text()).replace("file_name,a picture", "file_name,caption")
+    )
+    with pytest.raises(UserError, match="all 24 captions are 'a picture', so that a prompt decides nothing"):
+        call(picture_folder, tmp_path / "mine", *TINY)
+    assert not (tmp_path / "mine").exists()
+    call(picture_folder, tmp_path / "mine", *TINY, "--ignore-findings", "--plan-only")
+
+
+def test_findings_that_would_ruin_the_training_stop_it(picture_folder, tmp_path, capsys):
+    names = sorted(path.name for path in picture_folder.glob("*.png"))
+    for name in names[1:]:
+        shutil.copy(picture_folder / names[0], picture_folder / name)  # held-out ones are trained on too
+    output = tmp_path / "mine"
+    with pytest.raises(UserError, match=r"would go wrong: .* are also trained on .*`ignore_findings`"):
+        call(picture_folder, output, *TINY)
+    assert not (output / "image_tokenizer").exists()
+    with pytest.raises(UserError, match="would go wrong"):
+        call(picture_folder, output, *TINY)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["my_pictures"], "there is no folder my_pictures here"),
+        (["PICTURES", "--minutes", "0.1"], "the least that makes sense is"),
+        (["PICTURES", "--minutes", "-1"], "--minutes must be above 0, found -1"),
+        (["PICTURES", "--image-size", "50"], "--image-size must be a multiple of 8"),
+        (["PICTURES", "--vq.quantiser", "3"], "there is no option --quantiser"),
+        (["PICTURES", "--lm.data", "x"], "--lm.data is set by `vqlm train` itself"),
+        (["PICTURES", "--plan", "PICTURES"], "holds none of inspect.yaml"),
+    ],
+)
+def test_wrong_input_is_one_line_and_nothing_is_written(start_script, picture_folder, tmp_path, words, said):
+    words = [str(picture_folder) if word == "PICTURES" else word for word in words]
+    done = start_script("train", *words, "--output", tmp_path / "mine")
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "mine").exists()
+
+
+def test_an_output_that_cannot_be_used(picture_folder, tmp_path):
+    file = picture_folder / "metadata.csv"
+    with pytest.raises(UserError, match=f"cannot be a folder: {file} is a file"):
+        call(picture_folder, file / "mine")
+    with pytest.raises(UserError, match="already holds .*, which this command did not write"):
+        call(picture_folder, picture_folder)
+
+
+def test_options_of_a_stage_are_read_by_its_command():
+    words = [
+        "pictures",
+        "--vq.quantizer.type",
+        "fsq",
+        "--vq.quantizer.levels",
+        "[4,4]",
+        "--minutes",
+        "3",
+        "--lm.compile=no",
+    ]
+    others, of_stages = split_by_stage(words)
+    assert others == ["pictures", "--minutes", "3"]
+    assert of_stages == {"vq": ["--quantizer.type", "fsq", "--quantizer.levels", "[4,4]"], "lm": ["--compile=no"]}
+    assert typed_settings("vq", of_stages["vq"]) == {"quantizer": {"type": "fsq", "levels": [4, 4]}}
+    assert typed_settings("lm", ["--max-minutes", "2", "--no-lora"]) == {"max_minutes": 2.0, "lora": False}
