@@ -7,13 +7,17 @@ BENCHMARKS := roofline drawing lm_training lm_step vq_training data_loading near
 # These ask a finished model: where `make demo` has made one.
 OF_THE_DEMO := speculative quantized
 
-.PHONY: demo test test-cuda lint docs links smoke bench bench-quick clean
+.PHONY: demo test test-fast test-cuda lint docs links smoke bench bench-quick clean
 
 demo: .venv/installed-demo
 	$(BIN)/python scripts/demo.py --output outputs/demo
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest
+
+# Without the tests that take long.
+test-fast: .venv/installed-dev
+	$(BIN)/python -m pytest -m 'not slow and not cuda'
 
 # What a GPU does; `make test` runs on the CPU.
 test-cuda: .venv/installed-dev

@@ -1,4 +1,4 @@
-"""The reference of settings, from the dataclasses: `python docs/settings_reference.py` prints it."""
+"""Reference of settings, from the dataclasses: `python docs/settings_reference.py` prints it, `make docs` has it."""
 
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields

@@ -33,6 +33,7 @@ PAGES = {
     "docs/tour.ipynb": "tour.md",
 }
 SOURCES = {page: source for source, page in PAGES.items()}
+WORKER = "https://unpkg.com/iframe-worker/shim"
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^(```.*?^```[ \t]*$)", re.MULTILINE | re.DOTALL)
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
@@ -58,6 +59,16 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
 
 def on_page_content(content: str, **_: object) -> str:
     return FORMULA.sub(_formula, content)
+
+
+def on_post_page(output: str, page: Page, **_: object) -> str:
+    # The theme fetches this one script; docs/javascripts has a copy.
+    here = posixpath.dirname(page.file.dest_uri) or "."
+    return output.replace(WORKER, posixpath.relpath("javascripts/iframe-worker.js", here))
+
+
+def on_post_template(output_content: str, **_: object) -> str:
+    return output_content.replace(WORKER, "/javascripts/iframe-worker.js")
 
 
 def commit() -> str:

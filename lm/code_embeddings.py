@@ -1,4 +1,4 @@
-"""What a language model can know of its codes beforehand: codes near one another in the codebook look alike."""
+"""The start of the code embeddings, and the neighbours of each code in the codebook, which look alike."""
 
 from typing import NamedTuple
 
@@ -9,14 +9,14 @@ from transformers import PreTrainedModel
 from vqlm.data_prep.vocabulary import Vocabulary
 
 NUM_NEIGHBORS = 64
-TEMPERATURE = 0.5  # of the mean squared distance from a code to the nearest other
+TEMPERATURE = 0.5  # times the mean squared distance from a code to the nearest other
 CHUNK = 1024
-# A new row is this much the projected codebook vector; what is left of its variance is its own.
+# The weight of the projected codebook vector in a new row; the rest of its variance is the row's random start.
 CODEBOOK_SHARE = 0.8
 
 
 class SimilarCodes(NamedTuple):
-    """codes: (K, n), each code's nearest, itself among them; weights: (K, n), sum 1 a row."""
+    """codes: (K, n), the nearest of each code, itself included; weights: (K, n), rows that sum to 1."""
 
     codes: Int[Tensor, "k n"]
     weights: Float[Tensor, "k n"]
@@ -30,16 +30,16 @@ def similar_codes(codebook: Float[Tensor, "k d"]) -> SimilarCodes:
     scale. Memory is that of `CHUNK` rows of distances and of the result.
     """
     size = min(NUM_NEIGHBORS, len(codebook))
-    found = [torch.cdist(part, codebook).topk(size, largest=False) for part in codebook.float().split(CHUNK)]
-    squared = torch.cat([part.values for part in found]).square()
+    nearest = [torch.cdist(part, codebook).topk(size, largest=False) for part in codebook.float().split(CHUNK)]
+    squared = torch.cat([part.values for part in nearest]).square()
     scale = squared[:, 1].mean() if size > 1 else squared.new_ones(())
     weights = (-squared / (TEMPERATURE * scale).clamp(min=1e-12)).softmax(-1)
-    return SimilarCodes(torch.cat([part.indices for part in found]), weights)
+    return SimilarCodes(torch.cat([part.indices for part in nearest]), weights)
 
 
 @torch.no_grad()
 def initialize_code_embeddings(model: PreTrainedModel, vocabulary: Vocabulary, codebook: Float[Tensor, "k d"]) -> None:
-    """Start the embeddings of the image codes near one another where the codes are, at the scale they had.
+    """Start the embeddings of image codes near one another where the codes are, at the scale that they had.
 
     The standardised codebook goes through a random projection, the same one for input and output embeddings.
     """

@@ -1,4 +1,4 @@
-"""The training loss: one cross-entropy over the ids that can occur at each place, with a weight per modality."""
+"""The training loss: one cross-entropy over the ids that can occur at each position, with a weight per modality."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from vqlm.data_prep.sequences import IGNORED
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.lm.code_embeddings import SimilarCodes
+from vqlm.lm.probes import has_plain_head
 
 
 class ObjectiveOutput(NamedTuple):
@@ -25,9 +26,9 @@ class ObjectiveOutput(NamedTuple):
 class WeightedCrossEntropy(nn.Module):
     """A causal LM with its loss on packed rows; see `vqlm.data_prep.sequences.Batch`.
 
-    Logits are computed for image codes where a code is predicted and for text and brackets where those are: at these
-    sizes the head is a third of a training step. Drawing takes codes from the image range only, so no other logit is
-    missed there.
+    Logits are computed for image codes where the target is a code, and for text and brackets elsewhere: at these sizes
+    the head is a third of a training step. Drawing takes codes from the image range only and needs no
+    other logit there.
     """
 
     similar_codes: Tensor
@@ -49,7 +50,7 @@ class WeightedCrossEntropy(nn.Module):
         self.text_weight, self.image_weight, self.caption_weight = text_weight, image_weight, caption_weight
         self.label_smoothing, self.neighbor_smoothing = label_smoothing, neighbor_smoothing
         if neighbor_smoothing and similar is None:
-            raise ValueError("neighbor_smoothing needs the similar codes; see vqlm.lm.code_embeddings.similar_codes.")
+            raise ValueError("`neighbor_smoothing` needs `similar`; see vqlm.lm.code_embeddings.similar_codes.")
         if similar is not None:
             self.register_buffer("similar_codes", similar.codes, persistent=False)
             self.register_buffer("similar_weights", similar.weights, persistent=False)
@@ -67,19 +68,21 @@ class WeightedCrossEntropy(nn.Module):
         text_targets: Int[Tensor, " n"],
         is_described: Bool[Tensor, " n"] | None = None,
     ) -> ObjectiveOutput:
-        """A `Batch`; without `is_described` no caption stands behind its picture. Without an attention mask
-        transformers keeps packed rows apart by their positions."""
+        """The loss of a `Batch`; without `is_described` no caption comes after its picture.
+
+        Without an attention mask, transformers keeps packed rows apart by their positions.
+        """
         inputs = {"input_ids": input_ids, "position_ids": position_ids, "use_cache": False}
         if self.has_plain_head:
-            read = self.model.get_decoder()(**inputs).last_hidden_state
+            output = self.model.get_decoder()(**inputs).last_hidden_state
         else:
-            read = self.model(**inputs).logits
-        return self._loss(read.flatten(0, 1), code_places, code_targets, text_places, text_targets, is_described)
+            output = self.model(**inputs).logits
+        return self._loss(output.flatten(0, 1), code_places, code_targets, text_places, text_targets, is_described)
 
     def compile_parts(self) -> None:
-        """Have torch.compile build the decoder's blocks and the loss, when they are first called.
+        """Let torch.compile build the decoder's blocks and the loss when they are first called.
 
-        Blocks are alike, so that one is built for all of them: as fast as the whole at once, built in half the time.
+        The blocks are alike, so one build serves all: as fast as compiling the whole model, in half the build time.
         """
         for part in _compilable(self.model.get_decoder() or self.model):
             part.compile(dynamic=False)
@@ -87,19 +90,19 @@ class WeightedCrossEntropy(nn.Module):
 
     def _loss(
         self,
-        read: Tensor,
+        output: Tensor,
         code_places: Tensor,
         code_targets: Tensor,
         text_places: Tensor,
         text_targets: Tensor,
         is_described: Tensor | None,
     ) -> ObjectiveOutput:
-        """`read` is (P * T, D) hidden states where the head is plain, else (P * T, V) logits."""
+        """`output` is (P * T, D) hidden states where the head is plain, else (P * T, V) logits."""
         if self.has_plain_head:
-            code_logits = self._head(read[code_places], self.codes)
-            text_logits = self._head(read[text_places], self.others)
+            code_logits = self._head(output[code_places], self.codes)
+            text_logits = self._head(output[text_places], self.others)
         else:
-            code_logits, text_logits = read[code_places, self.codes], read[text_places, self.others]
+            code_logits, text_logits = output[code_places, self.codes], output[text_places, self.others]
         code_logits = code_logits.float()
         image_nll, text_nll = _cross_entropy(code_logits, code_targets), _cross_entropy(text_logits, text_targets)
         num_codes, num_texts = (code_targets != IGNORED).sum(), (text_targets != IGNORED).sum()
@@ -136,35 +139,12 @@ class WeightedCrossEntropy(nn.Module):
 
 
 def _compilable(decoder: nn.Module) -> Iterator[nn.Module]:
-    """The blocks of a decoder one by one, and what stands beside them but for embeddings, which gain nothing."""
+    """The blocks of a decoder one by one, and its other modules except embeddings, which gain nothing."""
     for part in decoder.children():
         if isinstance(part, nn.ModuleList):
             yield from part
         elif not isinstance(part, nn.Embedding) and any(True for _ in part.parameters()):
             yield part
-
-
-@torch.no_grad()
-def has_plain_head(model: PreTrainedModel) -> bool:
-    """Whether the logits are the decoder's output through the output embedding and nothing else."""
-    head = model.get_output_embeddings()
-    if model.get_decoder() is None or not isinstance(head, nn.Linear):
-        return False
-    was_training = model.training
-    model.eval()
-    ids = torch.ones(1, 1, dtype=torch.int64, device=model.device)  # not pad, whose embedding is zero
-    # Large enough to meet a soft cap, which is the identity near zero.
-    enlarge = model.get_decoder().register_forward_hook(_enlarge)
-    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-    logits = model(input_ids=ids, use_cache=False).logits
-    enlarge.remove()
-    model.train(was_training)
-    return torch.allclose(head(hidden), logits, rtol=1e-4)
-
-
-def _enlarge(_module, _inputs, output):
-    output.last_hidden_state = 1000 * output.last_hidden_state
-    return output
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

@@ -1,17 +1,17 @@
 """The language model: a stock transformers architecture over the merged vocabulary."""
 
-import inspect
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, Cache, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from vqlm.data_prep.vocabulary import Vocabulary
+from vqlm.lm.probes import is_causal
 from vqlm.lm.settings import LanguageModelConfig
 from vqlm.training.errors import UserError
 
-LONG = 1024  # ids of a pack, from which on explicit attention wins nothing
+LONG = 1024  # ids of a pack from which explicit attention is no faster
 
 
 def build_language_model(config: LanguageModelConfig, vocabulary: Vocabulary, max_length: int) -> PreTrainedModel:
@@ -26,7 +26,7 @@ def build_language_model(config: LanguageModelConfig, vocabulary: Vocabulary, ma
         "intermediate_size": config.intermediate_size,
         "max_position_embeddings": max_length,
     }
-    if config.architecture == "gpt2":  # GPT-2 names its feed-forward width differently, and has dropout of its own
+    if config.architecture == "gpt2":  # GPT-2 names its feed-forward width differently and has its own dropout
         sizes["n_inner"] = sizes.pop("intermediate_size")
         sizes |= dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
     else:
@@ -43,62 +43,32 @@ def build_language_model(config: LanguageModelConfig, vocabulary: Vocabulary, ma
         model = AutoModelForCausalLM.from_config(stock)
     except ValueError as error:
         raise UserError(
-            f"model.architecture {config.architecture!r} is no causal language model of transformers "
-            f"({str(error).splitlines()[0][:150]}); take for example llama, qwen3 or gpt2."
+            f"`model.architecture` {config.architecture!r} is no causal language model of transformers "
+            f"({str(error).splitlines()[0][:150]}); use for example llama, qwen3 or gpt2."
         ) from None
     if unknown := [name for name in config.extra if not hasattr(known, name)]:
-        raise UserError(f"model.extra has {unknown[0]!r}, which {config.architecture} does not know; check it.")
-    if _sees_the_future(model):
-        raise UserError(f"model.architecture {config.architecture!r} sees later ids; take for example llama or gpt2.")
+        raise UserError(
+            f"`model.extra` has {unknown[0]!r}, which {config.architecture} does not know; check its spelling."
+        )
+    if not is_causal(model):
+        raise UserError(f"`model.architecture` {config.architecture!r} sees later ids; use for example llama or gpt2.")
     return model
 
 
-@torch.no_grad()
-def _sees_the_future(model: PreTrainedModel) -> bool:
-    was_training = model.training
-    ids = torch.tensor([[0, 1, 2], [0, 1, 3]])
-    first, second = model.eval()(input_ids=ids).logits[:, :2]
-    model.train(was_training)
-    return not torch.allclose(first, second, atol=1e-5)
-
-
-@torch.no_grad()
-def keeps_packed_rows_apart(model: PreTrainedModel) -> bool:
-    """Whether a row gives the same behind another one as alone, told by the position ids only.
-
-    True of most of transformers' attention; a recurrent model, for one, carries its state over. Two packs, since flash
-    attention of transformers looks for packed rows in a batch of one pack only.
-    """
-    was_training = model.training
-    ids = torch.tensor([[0, 1, 2, 3, 2, 1], [3, 0, 2, 1, 1, 2]], device=model.device)
-    restarting = torch.tensor([[0, 1, 2, 0, 1, 2]] * 2, device=model.device)
-    model.eval()
-    packed = model(input_ids=ids, position_ids=restarting, use_cache=False).logits[:, 3:]
-    alone = model(input_ids=ids[:, 3:], position_ids=restarting[:, 3:], use_cache=False).logits
-    model.train(was_training)
-    return torch.allclose(packed, alone, atol=1e-5)
-
-
-def read_into(cache: Cache, model: PreTrainedModel, **inputs: Any) -> Tensor:
-    """The logits of a stock forward that grows `cache`, by the name that this release of transformers gives it."""
-    named = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-    return model(**inputs, **{named: cache}, use_cache=True).logits
-
-
 def choose_attention(model: PreTrainedModel, device: torch.device, length: int) -> None:
-    """For packs of `length` ids: explicit attention where it is faster than the kernel that transformers takes.
+    """Explicit attention for packs of `length` ids where it is faster than the fused kernel that transformers takes.
 
-    On a CPU the fused kernel is slower for short packs, most of all where the rest is compiled. From `LONG` ids on it
-    is as fast, and its memory does not grow with the square of the length (benchmarks/growth.py).
+    On a CPU the fused kernel is slower for short packs, most of all where the rest is compiled. From `LONG` ids it is
+    as fast, and its memory does not grow with the square of the length (benchmarks/growth.py).
     """
     if device.type == "cpu" and length < LONG:
         model.set_attn_implementation("eager")
 
 
 def add_embedding_dropout(model: PreTrainedModel, rate: float) -> None:
-    """Dropout on the input embeddings, in training only.
+    """Add dropout to the input embeddings, in training only.
 
-    Stock decoders of today have none. A hook changes neither the weights nor the saved configuration.
+    Current stock decoders have none. A hook changes neither the weights nor the saved configuration.
     """
 
     def drop(module: nn.Module, _inputs: Any, embedded: Tensor) -> Tensor:

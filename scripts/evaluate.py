@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     from vqlm.data_prep import PreparedSet
     from vqlm.lm import TextToImagePipeline
-    from vqlm.lm.evaluate.other_tasks import evaluate_directions
+    from vqlm.lm.evaluate.other_tasks import evaluate_other_tasks
     from vqlm.lm.evaluate.report import evaluate, require_no_other, write_report
     from vqlm.lm.model_folder.finished_model import record_figures
 
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
     figures, shown = evaluate(pipeline, prepared, settings.seed)
     if settings.other_tasks:
-        figures["directions"] = evaluate_directions(pipeline, prepared, settings.seed)
+        figures["other_tasks"] = evaluate_other_tasks(pipeline, prepared, settings.seed)
     write_report(figures, shown, prepared, settings.model, settings.output)
     record_figures(settings.model, figures)
     print((settings.output / "report.md").read_text(encoding="utf-8"), flush=True)

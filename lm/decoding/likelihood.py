@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from vqlm.data_prep.sequences import picture_ids
 from vqlm.data_prep.vocabulary import Vocabulary
-from vqlm.lm.model import read_into
+from vqlm.lm.decoding.stock_forward import read_into
 
 ROWS_AT_ONCE = 64
 

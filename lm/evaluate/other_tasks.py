@@ -32,7 +32,7 @@ class _HeldOut:
     originals: Tensor
 
 
-def evaluate_directions(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int = 0) -> dict[str, Any]:
+def evaluate_other_tasks(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int = 0) -> dict[str, Any]:
     """For every held-out split:
 
     completed_better: share of the pictures whose lower half is closer to the original, in pixels, when the model
@@ -45,7 +45,7 @@ def evaluate_directions(pipeline: TextToImagePipeline, prepared: PreparedSet, se
     pool = sorted({caption for part in sets.values() for caption in part.captions})
     progress, figures = Progress("evaluate"), {}
     for number, (split, part) in enumerate(sets.items()):
-        progress.show(number / len(sets), 0.0, f"{split}, other directions")
+        progress.show(number / len(sets), 0.0, f"{split}, other tasks")
         figures[split] = {"completed_better": completed_better(pipeline, part.originals, seed).double().mean().item()}
         if pipeline.can_caption:
             figures[split]["caption_r1"] = _caption_r1(pipeline, part, pool, seed)
@@ -62,11 +62,11 @@ def _mean(figures: list[dict[str, Any]], counts: list[int]) -> dict[str, Any]:
     """Of figures that are numbers, or dicts of numbers, over `counts` pictures each."""
     mean = {}
     for name, first in figures[0].items():
-        own = [part[name] for part in figures]
+        values = [part[name] for part in figures]
         if isinstance(first, dict):
-            mean[name] = _mean(own, counts)
+            mean[name] = _mean(values, counts)
         else:
-            mean[name] = sum(value * count for value, count in zip(own, counts, strict=True)) / sum(counts)
+            mean[name] = sum(value * count for value, count in zip(values, counts, strict=True)) / sum(counts)
     return mean
 
 
@@ -85,13 +85,13 @@ def completed_better(
     return (errors[0] < errors[1]).float()
 
 
-def directions_markdown(figures: dict[str, Any]) -> list[str]:
+def other_tasks_markdown(figures: dict[str, Any]) -> list[str]:
     """The figures as lines of the report."""
     names = {
         "completed_better": "lower half closer to the original when continued from the upper",
         "caption_r1": f"right caption likeliest of {CAPTIONS}",
     }
-    lines = ["", "## Other directions", "", f"| figure | {' | '.join(figures)} |", "|---" * (len(figures) + 1) + "|"]
+    lines = ["", "## Other tasks", "", f"| figure | {' | '.join(figures)} |", "|---" * (len(figures) + 1) + "|"]
     for name, title in names.items():
         if all(name in own for own in figures.values()):
             lines.append(f"| {title} | " + " | ".join(f"{100 * own[name]:.1f}%" for own in figures.values()) + " |")

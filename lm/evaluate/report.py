@@ -12,10 +12,11 @@ from vqlm.lm.evaluate.as_typed import as_typed_markdown, nll_as_typed
 from vqlm.lm.evaluate.curves import save_curves
 from vqlm.lm.evaluate.gallery import MAX_PROMPTS, decode_flat, gallery
 from vqlm.lm.evaluate.metrics import evaluate_nll, recall_at, retrieval_ranks
-from vqlm.lm.evaluate.other_tasks import directions_markdown
+from vqlm.lm.evaluate.other_tasks import other_tasks_markdown
+from vqlm.lm.evaluate.training_record import stage_seconds
 from vqlm.lm.pipeline import TextToImagePipeline
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json, require_match, write_json
+from vqlm.training.files import require_match, write_json
 from vqlm.training.matrix_peak import describe_machine
 from vqlm.training.progress import Progress
 from vqlm.vq import to_pixel_values
@@ -71,8 +72,8 @@ def evaluate(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int = 0
         as_typed[split] = nll_as_typed(pipeline, rows, prepared.tokens_per_image, nll[split])
         for scale in scales:
             generator = torch.Generator().manual_seed(seed)
-            made = pipeline(captions, guidance_scale=scale, generator=generator)
-            drawings[split, scale] = decode_flat(pipeline, made.codes.flatten(1))
+            codes_drawn = pipeline(captions, guidance_scale=scale, generator=generator).codes
+            drawings[split, scale] = decode_flat(pipeline, codes_drawn.flatten(1))
             done, all_drawings = len(drawings), len(scales) * len(prepared.held_out)
             elapsed = time.monotonic() - start
             progress.show(done / all_drawings, elapsed * (all_drawings / done - 1), f"{split}, guidance {scale:g}")
@@ -82,9 +83,8 @@ def evaluate(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int = 0
     targets = torch.cat([shown[split]["pictures"][1] for split, _ in drawings])
     ranks = retrieval_ranks(torch.cat(list(drawings.values())), targets, gallery(pipeline, prepared))
     retrieval: dict[str, dict] = {split: {} for split in shown}
-    for (split, scale), own in zip(drawings, ranks.split([len(part) for part in drawings.values()]), strict=True):
-        retrieval[split][f"{scale:g}"] = {"r1": recall_at(own, 1), "r10": recall_at(own, 10)}
-    stages = pipeline_seconds(pipeline)
+    for (split, scale), part in zip(drawings, ranks.split([len(part) for part in drawings.values()]), strict=True):
+        retrieval[split][f"{scale:g}"] = {"r1": recall_at(part, 1), "r10": recall_at(part, 10)}
     figures = {
         "held_out_psnr_db": torch.cat(psnr_values).mean().item(),
         "perplexity": held_out_usage.perplexity,
@@ -95,23 +95,17 @@ def evaluate(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int = 0
         "retrieval": retrieval,
         "default_sampling": vars(pipeline.sampling).copy(),
         "pictures": prepared.manifest["splits"],
-        "seconds": stages | {"evaluate": round(time.monotonic() - start, 1)},
+        "seconds": stage_seconds(pipeline) | {"evaluate": round(time.monotonic() - start, 1)},
         "machine": describe_machine(),
     }
     return figures, shown
-
-
-def pipeline_seconds(pipeline: TextToImagePipeline) -> dict[str, float]:
-    """Seconds of the stages that made the model, as they wrote them into its folder; empty where they did not."""
-    path = Path(pipeline.model.config.name_or_path or "") / "run" / "stages.json"
-    return read_json(path) if path.exists() else {}
 
 
 def require_no_other(output: Path) -> None:
     """Raises UserError if `output` holds a report already, or is the folder of another stage."""
     for name in ("report.json", "run", "manifest.json"):
         if (output / name).exists():
-            raise UserError(f"{output} already holds {name}; choose another --output for the report.")
+            raise UserError(f"{output} already holds {name}; choose another `output` for the report.")
 
 
 def write_report(figures: dict[str, Any], shown: dict, prepared: PreparedSet, model: Path, output: Path) -> None:
@@ -177,8 +171,9 @@ def report_markdown(figures: dict[str, Any], attribution: str | None) -> str:
             )
     if "held_out_image_nll_as_typed" in figures:
         lines += as_typed_markdown(figures["held_out_image_nll_as_typed"], figures["held_out_image_nll"])
-    if "directions" in figures:
-        lines += directions_markdown(figures["directions"])
+    # Reports before version 0.2.0 call them directions.
+    if other_tasks := figures.get("other_tasks", figures.get("directions")):
+        lines += other_tasks_markdown(other_tasks)
     lines += ["", "## Time", "", "| stage | seconds |", "|---|---|"]
     lines += [f"| {stage} | {seconds:.0f} |" for stage, seconds in figures["seconds"].items() if seconds is not None]
     lines += [

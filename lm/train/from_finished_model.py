@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from vqlm.data_prep.prepared_set import PreparedSet
+from vqlm.lm.model_folder.settings import ModelFolderSettings
 from vqlm.lm.pipeline import TextToImagePipeline
 from vqlm.lm.settings import SamplingConfig
 from vqlm.training.errors import UserError
@@ -49,8 +50,9 @@ def lengthen_context(pipeline: TextToImagePipeline, folder: str, max_length: int
 
 
 def inherit(pipeline: TextToImagePipeline, base: TextToImagePipeline) -> None:
-    """What `base` reads, does and owes, `pipeline`, which was trained from it, does too: the longest captions of the
-    two, captioning, the licence lines of both collections, and the sampling of `base` where no other was set."""
+    """What `base` reads, does and owes, `pipeline`, which was trained from it, does too: the longest prompts and the
+    words of the two, captioning, the licence lines of both collections, and the sampling of `base` where no other was
+    set."""
     old, new = base.settings, pipeline.settings
     lines = [line for text in (old.attribution, new.attribution) if text for line in text.splitlines()]
     pipeline.settings = replace(
@@ -59,4 +61,9 @@ def inherit(pipeline: TextToImagePipeline, base: TextToImagePipeline) -> None:
         can_caption=new.can_caption or old.can_caption,
         sampling=old.sampling if new.sampling == SamplingConfig() else new.sampling,
         attribution="\n".join(dict.fromkeys(lines)) or None,
+        known_words=None if old.known_words is None or new.known_words is None else _both(old, new),
     )
+
+
+def _both(old: ModelFolderSettings, new: ModelFolderSettings) -> str:
+    return " ".join(dict.fromkeys(f"{new.known_words} {old.known_words}".split()))

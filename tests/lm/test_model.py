@@ -55,7 +55,7 @@ def test_an_extra_setting_that_no_one_knows(vocabulary, tiny_config):
 
 @pytest.mark.parametrize("architecture", ["lama", "vit", "t5"])
 def test_no_causal_language_model(vocabulary, tiny_config, architecture):
-    with pytest.raises(UserError, match=f"model.architecture '{architecture}' is no causal language model"):
+    with pytest.raises(UserError, match=f"`model.architecture` '{architecture}' is no causal language model"):
         build_language_model(tiny_config(architecture), vocabulary, 40)
 
 

@@ -13,7 +13,7 @@ from vqlm.lm.decoding.likelihood import caption_log_likelihoods
 from vqlm.lm.decoding.minimum_bayes_risk import minimum_bayes_risk_index
 from vqlm.lm.decoding.sampling import guided_logits
 from vqlm.lm.evaluate.gallery import decode_flat
-from vqlm.lm.evaluate.other_tasks import _mean, completed_better, directions_markdown, evaluate_directions
+from vqlm.lm.evaluate.other_tasks import _mean, completed_better, evaluate_other_tasks, other_tasks_markdown
 from vqlm.lm.model_folder.settings import ModelFolderSettings
 from vqlm.lm.settings import DecodingOptions
 from vqlm.training.errors import UserError
@@ -294,12 +294,12 @@ def test_a_picture_continued_from_itself_is_closer(captioner, monkeypatch):
 def test_figures_of_a_prepared_set(captioner, prepared, can_caption):
     captioner.settings = replace(captioner.settings, can_caption=can_caption)
     captioner.image_tokenizer = prepared.load_image_tokenizer()
-    figures = evaluate_directions(captioner, prepared)
+    figures = evaluate_other_tasks(captioner, prepared)
     assert list(figures) == list(prepared.held_out)
     for own in figures.values():
         assert ("caption_r1" in own) == ("reranked" in own) == can_caption
         assert 0 <= own["completed_better"] <= 1
-    page = "\n".join(directions_markdown(figures))
+    page = "\n".join(other_tasks_markdown(figures))
     assert ("right caption" in page) == ("guidance 1, temperature 1, one draw" in page) == can_caption
 
 
@@ -309,7 +309,7 @@ def test_the_right_caption_is_found_where_the_model_says_so(captioner, prepared,
         "vqlm.lm.evaluate.other_tasks.log_likelihoods_of_captions",
         lambda _model, _vocabulary, _codes, ids: -torch.arange(len(ids)).float(),
     )
-    assert all(own["caption_r1"] == 1.0 for own in evaluate_directions(captioner, prepared).values())
+    assert all(own["caption_r1"] == 1.0 for own in evaluate_other_tasks(captioner, prepared).values())
 
 
 def test_the_mean_over_sets_counts_pictures():

@@ -68,7 +68,7 @@ def test_the_seed_decides_the_drawings(finished, prepared):
 @pytest.mark.parametrize("name", ["report.json", "run", "manifest.json"])
 def test_the_folder_of_another_stage_is_not_written_over(tmp_path, name):
     (tmp_path / name).mkdir()
-    with pytest.raises(UserError, match=f"already holds {name}; choose another --output"):
+    with pytest.raises(UserError, match=f"already holds {name}; choose another `output`"):
         require_no_other(tmp_path)
 
 

@@ -133,6 +133,6 @@ def test_from_a_pretrained_model_to_a_picture(build, collection, tiny_vqvae, tmp
 
 
 def test_sizes_have_no_effect_then(build, prepared, tmp_path):
-    with pytest.raises(UserError, match="--model settings have no effect with init_from"):
+    with pytest.raises(UserError, match="`model` settings have no effect with `init_from`"):
         train(prepared, tmp_path / "model", build(), LanguageModelConfig(hidden_size=64))
     assert not (tmp_path / "model").exists()

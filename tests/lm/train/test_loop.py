@@ -54,14 +54,17 @@ def test_the_finished_folder(train, prepared, tmp_path):
     names = {str(path.relative_to(tmp_path / "model")) for path in (tmp_path / "model").rglob("*")}
     assert names >= {
         "config.json", "model.safetensors", "tokenizer.json", "vocabulary.json", "text_to_image.json",
-        "image_tokenizer/model.safetensors", "run/summary.json", "run/stages.json", "run/log.jsonl",
+        "image_tokenizer/model.safetensors", "run/summary.json", "run/log.jsonl", "training_log.jsonl",
     }  # fmt: skip
     summary = read_json(tmp_path / "model" / "run" / "summary.json")
     assert summary["steps"] == 4
     assert summary["held_out_image_nll"] > 0
-    assert read_json(tmp_path / "model" / "run" / "stages.json").keys() == {"train_vq", "prepare_data", "train_lm"}
+    assert pipeline.settings.trained_on["seconds"].keys() == {"train_vq", "prepare_data", "train_lm"}
     assert pipeline.sampling == SamplingConfig(guidance_scale=1.5)
-    assert pipeline.max_caption_tokens == prepared.manifest["longest_caption_tokens"]
+    assert pipeline.max_caption_tokens == 64 > prepared.manifest["longest_caption_tokens"]
+    assert set(pipeline.settings.known_words.split()) == {
+        word for captions in prepared.train["captions"] for caption in captions for word in caption.split()
+    }
     assert pipeline("red square").images[0].size == (16, 16)
 
 
@@ -77,12 +80,14 @@ def test_the_loss_falls(train, prepared, tmp_path):
 def test_captions_longer_than_the_limit_are_cut_and_counted(train, prepared, tmp_path, capsys):
     pipeline = train(prepared, tmp_path / "model", max_caption_tokens=1, max_steps=1)
     assert pipeline.max_caption_tokens == 1
-    assert "24 of 24 captions are longer than max_caption_tokens 1; they are cut" in capsys.readouterr().err
+    assert "24 of 24 captions are longer than `max_caption_tokens` 1; they are cut" in capsys.readouterr().err
 
 
 def test_captions_longer_than_the_limit_are_refused_if_asked(train, prepared, tmp_path):
     prepared.manifest["caption_lengths"] = {"2": 20, "3": 1, "5": 3}
-    found = "3 of 24 captions are longer than max_caption_tokens 4, the longest has 5 tokens. Raise max_caption_tokens"
+    found = (
+        "3 of 24 captions are longer than `max_caption_tokens` 4, the longest has 5 tokens. Raise `max_caption_tokens`"
+    )
     with pytest.raises(UserError, match=found):
         train(prepared, tmp_path / "model", max_caption_tokens=4, long_captions="refuse")
     train(prepared, tmp_path / "other", max_caption_tokens=5, long_captions="refuse", max_steps=1)
@@ -117,7 +122,7 @@ def test_an_architecture_that_mixes_packed_rows_has_one_a_pack(train, prepared, 
     build = RowCollator.__call__
     monkeypatch.setattr(RowCollator, "__call__", collate)
     train(prepared, tmp_path / "model", architecture="mamba", max_steps=1)
-    assert capsys.readouterr().err.count("mamba mixes packed rows: one row a pack, with padding") == 1
+    assert capsys.readouterr().err.count("mamba mixes packed rows: one row per pack, with padding") == 1
     assert len(positions[0]) == 4
     assert positions[0][:, -1].le(positions[0].shape[1] - 1).all()
     assert (positions[0].diff() == 1).sum(1).tolist() == [int(row.max()) for row in positions[0]]

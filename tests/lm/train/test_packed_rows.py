@@ -5,7 +5,7 @@ import pytest
 import torch
 from vqlm.data_prep.sequences import PackShape, RowCollator
 from vqlm.lm.loss import WeightedCrossEntropy
-from vqlm.lm.model import keeps_packed_rows_apart
+from vqlm.lm.probes import supports_packing
 
 ARCHITECTURES = ["llama", "gpt2", "qwen3"]
 CAPTIONS = ["red square", None, "a green circle"]
@@ -108,7 +108,7 @@ def test_learned_positions_suffice_for_a_pack_that_is_nearly_empty(vocabulary, b
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("spread", [0.02, 0.3])
 def test_these_keep_packed_rows_apart(build_tiny, architecture, spread):
-    assert keeps_packed_rows_apart(build_tiny(architecture, spread=spread))
+    assert supports_packing(build_tiny(architecture, spread=spread))
 
 
 @pytest.mark.parametrize("architecture", ["mamba", "biogpt"])
@@ -116,5 +116,5 @@ def test_these_keep_packed_rows_apart(build_tiny, architecture, spread):
 def test_these_mix_packed_rows(build_tiny, architecture, spread):
     """Mamba carries a state from row to row; BioGPT makes an attention mask of its own where it is given none."""
     model = build_tiny(architecture, spread=spread).train()
-    assert not keeps_packed_rows_apart(model)
+    assert not supports_packing(model)
     assert model.training
