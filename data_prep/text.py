@@ -79,7 +79,7 @@ def load_text_tokenizer(name: str) -> PreTrainedTokenizerBase:
     Where one id serves as two of them, as in GPT-2, eos keeps it: a row must not begin with the token that ends one.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # the hub, the network and the tokenizers raise many types
         raise UserError(
             f"`text.pretrained` {name!r} holds no tokenizer that can be loaded ({type(error).__name__}: "

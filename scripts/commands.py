@@ -29,6 +29,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "generate": Command("generate", "draw a prompt, continue a picture, or draw a part of it again"),
         "caption": Command("caption", "describe pictures"),
         "evaluate": Command("evaluate", "figures and samples on a page"),
+        "set-sampling": Command("set_sampling", "change how a finished model draws by default"),
     },
     "to look closer": {
         "compare-pca": Command("compare_pca", "a VQ-VAE against PCA at equal bits per picture"),

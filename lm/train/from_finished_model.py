@@ -38,10 +38,12 @@ def lengthen_context(pipeline: TextToImagePipeline, folder: str, max_length: int
     context = getattr(pipeline.model.config, "max_position_embeddings", None)
     if context is None or context >= max_length:
         return
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     config.max_position_embeddings = max_length
     try:
-        pipeline.model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32)
+        pipeline.model = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+        )
     except RuntimeError:  # a table of another size
         raise UserError(
             f"Rows have up to {max_length} ids, the context of init_from {folder!r} {context}, and {config.model_type} "
