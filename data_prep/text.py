@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from vqlm.data_prep.settings import TextConfig
 from vqlm.training.errors import UserError
@@ -28,9 +28,7 @@ def train_text_tokenizer(captions: Iterable[str], config: TextConfig) -> PreTrai
             f"found {config.size}."
         )
     bpe = Tokenizer(models.BPE(unk_token=None if config.byte_level else UNK))
-    steps = {"nfc": [normalizers.NFC()], "nfkc": [normalizers.NFKC()], "none": []}[config.normalization]
-    steps += [normalizers.Lowercase()] if config.lowercase else []
-    if steps:
+    if steps := normalization_steps(config):
         bpe.normalizer = normalizers.Sequence(steps) if len(steps) > 1 else steps[0]
     if config.byte_level:
         bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -53,13 +51,35 @@ def train_text_tokenizer(captions: Iterable[str], config: TextConfig) -> PreTrai
     )
 
 
+def normalization_steps(config: TextConfig) -> list[normalizers.Normalizer]:
+    """What becomes of a text before it is split into tokens, in order. They are saved in tokenizer.json, so that the
+    stock tokenizer takes the same steps. None of them leaves an empty text."""
+    steps: list[normalizers.Normalizer] = []
+    if config.normalization != "none":
+        steps.append(normalizers.NFC() if config.normalization == "nfc" else normalizers.NFKC())
+    if config.lowercase:  # the last two: what str.upper makes of these letters has another small form
+        steps += [normalizers.Lowercase(), normalizers.Replace("ß", "ss"), normalizers.Replace("ς", "σ")]
+    if config.plain_punctuation:
+        steps += [
+            normalizers.Replace(Regex("[‘’‚‛ʼ′]"), "'"),
+            normalizers.Replace(Regex("[“”„‟″«»]"), '"'),
+            normalizers.Replace(Regex("[‐‑‒–—―−]"), "-"),
+            normalizers.Replace(Regex(r"\s+"), " "),
+            normalizers.Replace(Regex(r"\A[ \"']+(?=[^ \"'.。…])"), ""),
+            normalizers.Replace(Regex(r"(?<=[^ \"'.。…])[ \"'.。…]+\z"), ""),
+        ]
+    if config.drop_article:  # not of "a." or "the ?"
+        steps.append(normalizers.Replace(Regex(r"\A\s*(?i:an?|the)\s+(?=\w)"), ""))
+    return steps
+
+
 def load_text_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a causal language model; pad, bos and eos are added where it lacks them.
 
     Where one id serves as two of them, as in GPT-2, eos keeps it: a row must not begin with the token that ends one.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # the hub, the network and the tokenizers raise many types
         raise UserError(
             f"`text.pretrained` {name!r} holds no tokenizer that can be loaded ({type(error).__name__}: "

@@ -245,7 +245,7 @@ class Vocabulary:
             True
         """
         ranges = read_json(Path(folder) / RANGES_FILE)
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         return cls(tokenizer, ranges["text_size"], [Modality(**modality) for modality in ranges["modalities"]])
 
     def fingerprint(self) -> str:

@@ -1,7 +1,7 @@
 """A finished model in memory: its parts and settings, loaded from a folder or the hub and saved there, with pictures
 encoded and decoded. `vqlm.lm.pipeline` draws with it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from vqlm.lm.image_codes import Pictures, decode_pictures, encode_pictures
 from vqlm.lm.model_folder.finished_model import FinishedModel, load_finished, push_finished, save_finished
 from vqlm.lm.model_folder.settings import ModelFolderSettings
 from vqlm.lm.model_folder.tokenizers import local_folder
+from vqlm.lm.prompts import tokenize_prompts
 from vqlm.lm.settings import DecodingOptions, SamplingConfig
 from vqlm.training.device import best_device, usable_device
 from vqlm.training.errors import UserError
@@ -68,6 +69,11 @@ class LoadedModel:
     def can_caption(self) -> bool:
         """Whether the model was trained on rows whose picture comes before the caption."""
         return self.settings.can_caption
+
+    def _tokenize(self, prompts: Sequence[str | None]) -> list[list[int] | None]:
+        words = self.settings.known_words
+        known = None if words is None else frozenset(words.split())
+        return tokenize_prompts(self.vocabulary, prompts, self.max_caption_tokens, known)
 
     # Codes
 

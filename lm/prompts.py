@@ -1,17 +1,25 @@
 """Prompts -> the ids after which a picture is drawn. Says in one sentence what is wrong with a prompt."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from vqlm.data_prep.captions import normalize_caption
+from vqlm.data_prep.known_words import unknown_words
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.training.errors import UserError
 
 Prompts = str | Sequence[str | None] | None
 
 
-def as_list(prompts: Prompts) -> list[str | None]:
-    """One prompt, or several, as a list."""
-    return [prompts] if prompts is None or isinstance(prompts, str) else list(prompts)
+def as_list(prompts: Prompts, name: str = "prompt") -> list[str | None]:
+    """One prompt, or several, as a list; `name` is the argument's. Raises UserError for what is not text."""
+    listed = [prompts] if prompts is None or isinstance(prompts, str) else prompts
+    listed = list(listed) if isinstance(listed, Iterable) and not isinstance(listed, bytes | Mapping) else [listed]
+    if wrong := [text for text in listed if not isinstance(text, str | None)]:
+        raise UserError(
+            f"`{name}` must be text, None or a list of them, found {wrong[0]!r:.40} of type {type(wrong[0]).__name__}."
+        )
+    return listed
 
 
 def one_per_picture(prompts: Prompts, count: int, name: str) -> list[str | None]:
@@ -19,26 +27,52 @@ def one_per_picture(prompts: Prompts, count: int, name: str) -> list[str | None]
 
     Raises UserError for another number of prompts.
     """
-    listed = as_list(prompts)
+    listed = as_list(prompts, name)
     if len(listed) not in (1, count):
         raise UserError(f"`{name}` must be one, or one for each of the {count}; found {len(listed)}.")
     return listed * count if len(listed) == 1 else listed
 
 
 def tokenize_prompts(
-    vocabulary: Vocabulary, prompts: Sequence[str | None], max_tokens: int, truncation: bool = False
+    vocabulary: Vocabulary,
+    prompts: Sequence[str | None],
+    max_tokens: int,
+    known_words: Collection[str] | None = None,
+    truncation: bool | None = None,
 ) -> list[list[int] | None]:
-    """The caption ids of each prompt, None for None; `truncation` cuts them to `max_tokens`.
+    """The caption ids of each prompt, None for None.
 
-    Raises UserError for an empty prompt, or one that is longer than the captions that the model was trained on.
+    Prompts are cut to `max_tokens`; a warning quotes what is left out, unless `truncation` asks for it. Another one
+    says of which prompts no word is among `known_words`. Raises UserError for an empty prompt.
     """
     if empty := [index for index, text in enumerate(prompts) if text is not None and not text.strip()]:
         raise UserError(f"Prompt {empty[0]} is empty; write what to draw, or pass None to draw without a prompt.")
-    captions = vocabulary.encode_text([normalize_caption(text) for text in prompts if text is not None])
-    if not truncation:
-        require_short(captions, max_tokens)
+    texts = [normalize_caption(text) for text in prompts if text is not None]
+    captions = cut(vocabulary, vocabulary.encode_text(texts), max_tokens, truncation)
+    if known_words is not None:
+        for text in dict.fromkeys(texts):
+            if unknown := unknown_words(text, known_words, vocabulary):
+                warnings.warn(
+                    f"No word of the prompt {text!r:.80} is common in the training captions: the model knows nothing "
+                    f"of {', '.join(unknown[:8])}.",
+                    stacklevel=2,
+                )
     remaining = iter(captions)
-    return [None if text is None else next(remaining)[:max_tokens] for text in prompts]
+    return [None if text is None else next(remaining) for text in prompts]
+
+
+def cut(
+    vocabulary: Vocabulary, captions: list[list[int]], max_tokens: int, truncation: bool | None = None
+) -> list[list[int]]:
+    """`captions` with at most `max_tokens` ids; a warning quotes what is left out, unless `truncation` asks for it."""
+    if not truncation:
+        for ids in {tuple(ids) for ids in captions if len(ids) > max_tokens}:
+            warnings.warn(
+                f"A prompt has {len(ids)} tokens, this model reads {max_tokens}; left out: "
+                f"{vocabulary.decode_text(list(ids[max_tokens:]))!r}.",
+                stacklevel=2,
+            )
+    return [ids[:max_tokens] for ids in captions]
 
 
 def prompt_ids(vocabulary: Vocabulary, captions: Sequence[list[int] | None]) -> list[list[int]]:
@@ -49,10 +83,3 @@ def prompt_ids(vocabulary: Vocabulary, captions: Sequence[list[int] | None]) -> 
 def repeated(rows: list, times: int) -> list:
     """Each of the rows `times` times, one after another."""
     return [row for row in rows for _ in range(times)]
-
-
-def require_short(captions: list[list[int]], max_tokens: int) -> None:
-    """Raises UserError if one of the captions has more than `max_tokens` ids."""
-    longest = max(map(len, captions), default=0)
-    if longest > max_tokens:
-        raise UserError(f"A prompt has {longest} tokens, this model knows at most {max_tokens}; shorten it.")

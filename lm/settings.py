@@ -4,6 +4,7 @@ can name them quickly."""
 import importlib.util
 import math
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -126,8 +127,7 @@ class DecodingOptions:
     quantize: str | None = None
 
     def __post_init__(self):
-        if self.batch_size < 1:
-            raise UserError(f"`batch_size` must be at least 1, found {self.batch_size}.")
+        require_count("batch_size", self.batch_size)
         if self.quantize not in (None, "int8"):
             raise UserError(f"`quantize` must be 'int8' or left out, found {self.quantize!r}.")
 
@@ -231,6 +231,14 @@ class LMTrainingConfig(TrainingConfig):
                 f"lora needs a finished model, which init_from {self.init_from!r} is not: adapters leave embeddings as "
                 "they are, and those of the image codes have yet to be learned. Train without lora first."
             )
+
+
+def require_count(name: str, value: Any) -> None:
+    """Raises UserError if the argument `name` is not a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise UserError(f"`{name}` must be a whole number, found {value!r} of type {type(value).__name__}.")
+    if value < 1:
+        raise UserError(f"`{name}` must be at least 1, found {value}.")
 
 
 def is_finished(name: str) -> bool:

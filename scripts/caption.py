@@ -4,6 +4,7 @@ vqlm caption --model runs/model --image picture.png --output metadata.jsonl
 """
 
 import json
+import os
 from pathlib import Path
 
 from vqlm.scripts.options import run_script, script_parser
@@ -26,12 +27,17 @@ def main(arguments: list[str] | None = None) -> None:
     background = pipeline.image_tokenizer.config.background
     captions = pipeline.caption([open_picture(path, background) for path in settings.image])
     lines = [
-        json.dumps({"file_name": path.name, "caption": caption})
+        json.dumps({"file_name": _name_of(path, settings.output), "caption": caption})
         for path, caption in zip(settings.image, captions, strict=True)
     ]
     print("\n".join(lines), flush=True)
     if settings.output is not None:
         settings.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _name_of(path: Path, output: Path | None) -> str:
+    """How the written file names a picture: from the folder in which it lies, as --data of a folder reads it."""
+    return str(path) if output is None else Path(os.path.relpath(path.resolve(), output.resolve().parent)).as_posix()
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "app": Command("app", "a page to draw on, in the browser"),
         "serve": Command("serve", "draw over HTTP, by OpenAI's image API"),
         "evaluate": Command("evaluate", "figures and samples on a page"),
+        "set-sampling": Command("set_sampling", "change how a finished model draws by default"),
     },
     "to look closer": {
         "compare-pca": Command("compare_pca", "a VQ-VAE against PCA at equal bits per picture"),

@@ -5,9 +5,14 @@ vqlm generate --model runs/model --prompt "red heart" --image half.png --output 
 vqlm generate --model runs/model --image picture.png --mask hole.png --output repainted.png
 """
 
+import json
+import secrets
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import Namespace
+from vqlm.lm.settings import SamplingConfig
 from vqlm.scripts.options import run_script, script_parser
 from vqlm.training.errors import UserError
 
@@ -19,15 +24,27 @@ FIRST = (
 
 def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__, FIRST)
-    parser.add_argument("--model", type=Path, required=True, help="Folder that vqlm train-lm finished.")
+    parser.add_argument(
+        "--model", type=str, required=True, help="Finished model: its folder, or OWNER/NAME on the hub."
+    )
     parser.add_argument("--prompt", type=str, help="What to draw; without it the model draws what it likes.")
     parser.add_argument("--output", type=Path, required=True, help="Picture file to write.")
     parser.add_argument("--num_images", type=int, default=1, help="Pictures to draw, side by side in one file.")
-    parser.add_argument("--seed", type=int, help="The same seed draws the same picture.")
+    parser.add_argument(
+        "--seed", type=int, help="The same seed draws the same picture; drawn and printed if not given."
+    )
+    parser.add_argument("--overwrite", type=bool, default=False, help="Replace --output if it exists.")
     parser.add_argument("--guidance_scale", type=float, help="Weight of the prompt; the model's default if not given.")
     parser.add_argument(
         "--temperature", type=float, help="0 takes the likeliest code; the model's default if not given."
     )
+    parser.add_argument("--guidance_schedule", type=str, help="constant or cosine; the model's default if not given.")
+    parser.add_argument("--top_k", type=int, help="Codes to choose among; the model's default if not given.")
+    parser.add_argument("--top_p", type=float, help="Probability to choose within; the model's default if not given.")
+    parser.add_argument("--min_p", type=float, help="Least share of the likeliest; the model's default if not given.")
+    parser.add_argument("--device", type=str, help="Such as cpu or cuda; the best of this machine if not given.")
+    parser.add_argument("--dtype", type=str, default="float32", help="Precision of the language model.")
+    parser.add_argument("--batch_size", type=int, default=64, help="Pictures drawn at a time.")
     parser.add_argument("--negative_prompt", type=str, help="What guidance leads away from.")
     parser.add_argument("--rerank", type=int, help="Draw so many for each picture, keep one by the prompt.")
     parser.add_argument("--image", type=Path, help="Picture to continue, or to repaint under --mask.")
@@ -37,20 +54,23 @@ def main(arguments: list[str] | None = None) -> None:
     if settings.output.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise UserError(f"`output` must end in .png, .jpg or .webp, found {settings.output.name!r}.")
     _refuse_what_has_no_effect(settings)
+    if settings.output.exists() and not settings.overwrite:
+        raise UserError(f"{settings.output} exists; name another file, or give `overwrite`.")
 
-    import torch
     from vqlm.data_prep.picture_files import open_picture
     from vqlm.lm import TextToImagePipeline
     from vqlm.vq.pixels import picture_grid, to_pil
 
-    pipeline = TextToImagePipeline.from_pretrained(settings.model)
+    pipeline = TextToImagePipeline.from_pretrained(
+        settings.model, settings.device, settings.dtype, batch_size=settings.batch_size
+    )
     if pipeline.image_tokenizer.config.network.spatial_dims != 2:
         raise UserError(
             f"{settings.model} draws arrays of shape {pipeline.image_tokenizer.config.network.input_shape}, not "
             "pictures; take them from Python: pipe(prompt).codes and pipe.image_tokenizer.decode_codes(codes)."
         )
-    generator = None if settings.seed is None else torch.Generator().manual_seed(settings.seed)
-    sampling = {"guidance_scale": settings.guidance_scale, "temperature": settings.temperature}
+    generator = secrets.randbelow(2**31) if settings.seed is None else settings.seed
+    sampling = {field.name: getattr(settings, field.name) for field in fields(SamplingConfig)}
     if settings.image is None:
         output = pipeline(
             settings.prompt, negative_prompt=settings.negative_prompt, num_images_per_prompt=settings.num_images,
@@ -68,8 +88,21 @@ def main(arguments: list[str] | None = None) -> None:
             output = pipeline.inpaint(images, mask, settings.prompt, generator=generator, **sampling)
     settings.output.parent.mkdir(parents=True, exist_ok=True)
     pictures = pipeline.image_tokenizer.decode_codes(output.codes)
-    (to_pil(pictures)[0] if len(pictures) == 1 else picture_grid([pictures])).save(settings.output)
-    print(f"{settings.output}: {len(output.images)} drawn", flush=True)
+    picture = to_pil(pictures)[0] if len(pictures) == 1 else picture_grid([pictures])
+    picture.save(settings.output, **_described(settings, generator, pipeline.sampling.override(**sampling)))
+    print(f"{settings.output}: {len(output.images)} drawn, seed {generator}", flush=True)
+
+
+def _described(settings: Namespace, seed: int, sampling: SamplingConfig) -> dict[str, Any]:
+    """What a PNG says of how it was drawn, as one text under the name "vqlm"."""
+    if settings.output.suffix.lower() != ".png":
+        return {}
+    from PIL.PngImagePlugin import PngInfo
+
+    info, told = PngInfo(), {"model": settings.model, "prompt": settings.prompt, "seed": seed} | vars(sampling)
+    told |= {"negative_prompt": settings.negative_prompt, "num_images": settings.num_images, "rerank": settings.rerank}
+    info.add_text("vqlm", json.dumps(told))
+    return {"pnginfo": info}
 
 
 def _refuse_what_has_no_effect(settings: Namespace) -> None:

@@ -17,11 +17,14 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
 from vqlm.data_prep.vocabulary import Vocabulary
-from vqlm.lm.decoding.draw import UNKNOWN, draw_codes
+from vqlm.lm.decoding.draw import UNKNOWN, OnCodes, draw_codes
 from vqlm.lm.decoding.likelihood import code_log_likelihoods
+from vqlm.lm.decoding.sampling import Generators, draw_uniform, generators_of
 from vqlm.lm.settings import DecodingOptions, SamplingConfig
 from vqlm.training.errors import UserError
 from vqlm.vq import VQVAEConfig
+
+Mask = Image.Image | np.ndarray | Tensor
 
 
 @torch.no_grad()
@@ -33,25 +36,39 @@ def fill_codes(
     masks: Bool[Tensor, "b n"],
     settings: SamplingConfig,
     candidates: int,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     options: DecodingOptions | None = None,
+    *,
+    negative_prompts: list[list[int]] | None = None,
+    on_codes: OnCodes | None = None,
 ) -> Int[Tensor, "b n"]:
     """`codes` with those under `masks` drawn again after their prompts; for each row the likeliest of `candidates`
-    fillings. The candidates of a row are drawn together, as many rows at a time as fit in `options.batch_size`."""
+    fillings. The candidates of a row are drawn together, as many rows at a time as fit in `options.batch_size`.
+
+    `generator` is one for all rows or one per row. `on_codes` gets the codes of all candidates, see `draw_codes`."""
     options = options or DecodingOptions()
+    generators = None if generator is None else generators_of(generator, len(prompts))
     known = torch.where(masks, UNKNOWN, codes).to(model.device)
     at_once, filled = max(1, options.batch_size // candidates), []
     for start in range(0, len(prompts), at_once):
-        rows = known[start : start + at_once].repeat_interleave(candidates, 0)
-        repeated = [prompt for prompt in prompts[start : start + at_once] for _ in range(candidates)]
+        part = slice(start, start + at_once)
+        rows = known[part].repeat_interleave(candidates, 0)
+        repeated = _repeated(prompts[part], candidates)
         drawn = draw_codes(
-            model, vocabulary, repeated, codes.shape[1], settings, generator, known=rows, options=options
-        )
+            model, vocabulary, repeated, codes.shape[1], settings,
+            None if generators is None else _repeated(generators[part], candidates), known=rows, options=options,
+            negative_prompts=None if negative_prompts is None else _repeated(negative_prompts[part], candidates),
+            on_codes=on_codes,
+        )  # fmt: skip
         log_probs = code_log_likelihoods(model, vocabulary, repeated, drawn)
         weights = log_probs.masked_fill(rows == UNKNOWN, 0.0).sum(1)
         best = weights.view(-1, candidates).argmax(1)
         filled.append(drawn.view(-1, candidates, codes.shape[1])[torch.arange(len(best)), best])
     return torch.cat(filled)
+
+
+def _repeated(rows: list, times: int) -> list:
+    return [row for row in rows for _ in range(times)]
 
 
 def code_grid(config: VQVAEConfig) -> tuple[int, ...]:
@@ -61,22 +78,25 @@ def code_grid(config: VQVAEConfig) -> tuple[int, ...]:
     return tuple(config.code_shape[:2])
 
 
-def code_mask(mask: Image.Image | Tensor, shape: Sequence[int], grid: tuple[int, ...]) -> Tensor:
-    """(h, w) bool: the codes of which any pixel is masked."""
-    pixels = torch.from_numpy(np.array(mask.convert("L")) > 127) if isinstance(mask, Image.Image) else mask.bool()
+def code_mask(mask: Mask, shape: Sequence[int], grid: tuple[int, ...]) -> Tensor:
+    """(h, w) bool: the codes of which any pixel is masked. Numbers are masked above half: of 255, or of 1."""
+    if isinstance(mask, Image.Image):
+        mask = np.array(mask.convert("L"))
+    pixels = torch.as_tensor(mask)
     if tuple(pixels.shape) != tuple(shape):
         raise UserError(
             f"`mask` must be {shape[0]} high and {shape[1]} wide, as the pictures; found {tuple(pixels.shape)}."
         )
+    if pixels.dtype != torch.bool:
+        pixels = pixels > (127 if pixels.max() > 1 else 0.5)
     if not pixels.any():
         raise UserError("`mask` is empty: nothing is to be drawn. White, or True, is what is drawn again.")
     return F.adaptive_max_pool2d(pixels[None, None].float(), grid)[0, 0].bool()
 
 
-def random_mask(codes: Int[Tensor, "b n"], share: float, generator: torch.Generator | None) -> Bool[Tensor, "b n"]:
+def random_mask(codes: Int[Tensor, "b n"], share: float, generator: Generators) -> Bool[Tensor, "b n"]:
     """A random `share` of the codes of each row, at least one."""
     if not 0 < share <= 1:
         raise UserError(f"`share` must lie in (0, 1], found {share}.")
-    device = generator.device if generator is not None else "cpu"
-    order = torch.rand(codes.shape, generator=generator, device=device).argsort(1).to(codes.device)
+    order = draw_uniform(*codes.shape, generator, codes.device).argsort(1)
     return order < max(1, round(share * codes.shape[1]))

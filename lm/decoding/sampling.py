@@ -1,6 +1,8 @@
 """From logits to the next code: guidance, candidates, temperature, random numbers. Knows neither models nor caches."""
 
 from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -9,6 +11,7 @@ from vqlm.lm.settings import SamplingConfig
 from vqlm.training.errors import UserError
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
+Seeds = Generators | int | Sequence[int]  # as people give them
 NOT_FINITE = (
     "The model's logits are not finite at {}: its weights are damaged or its training diverged. Train it again with a "
     "lower learning rate, or in fp32."
@@ -67,6 +70,34 @@ def draw_uniform(rows: int, columns: int, generator: Generators, device: torch.d
         return torch.rand(rows, columns, generator=generator, device=source).to(device)
     generators = generators_of(generator, rows)
     return torch.stack([torch.rand(columns, generator=each, device=each.device).to(device) for each in generators])
+
+
+def from_seeds(seeds: Any) -> Generators:
+    """Generators as they are; a generator for a seed, or for each of several. Raises UserError for anything else."""
+    if seeds is None or isinstance(seeds, torch.Generator):
+        return seeds
+    if isinstance(seeds, list | tuple):
+        return [_from_seed(seed) for seed in seeds]
+    return _from_seed(seeds)
+
+
+def _from_seed(seed: Any) -> torch.Generator:
+    if isinstance(seed, torch.Generator):
+        return seed
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**63:
+        raise UserError(
+            "`generator` must be a torch.Generator, a seed from 0 to 2^63 - 1, or a list with one for each picture; "
+            f"found {seed!r:.40} of type {type(seed).__name__}."
+        )
+    return torch.Generator().manual_seed(int(seed))
+
+
+def one_each(generator: Generators, rows: int) -> Sequence[torch.Generator] | None:
+    """A generator of its own for each row, so that what a row takes does not depend on the rows beside it."""
+    if not isinstance(generator, torch.Generator):
+        return None if generator is None else generators_of(generator, rows)
+    seeds = torch.randint(2**63 - 1, (rows,), generator=generator, device=generator.device).tolist()
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def generators_of(generator: Generators, rows: int) -> list:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from vqlm.data_prep.prepared_set import PreparedSet, pictures_of, spread
 from vqlm.data_prep.sheets import sample_sheet
+from vqlm.lm.evaluate.as_typed import as_typed_markdown, nll_as_typed
 from vqlm.lm.evaluate.curves import save_curves
 from vqlm.lm.evaluate.gallery import MAX_PROMPTS, decode_flat, gallery
 from vqlm.lm.evaluate.metrics import evaluate_nll, recall_at, retrieval_ranks
@@ -75,7 +76,7 @@ def evaluate(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int = 0
     for rows in prepared.rows.values():
         for codes in prepared.code_parts(rows, USAGE_PART):
             usage.add(*quantizer.by_codebook(image_tokenizer.unflatten_codes(codes)))
-    psnr_values, nll, shown = [], {}, {}
+    psnr_values, nll, as_typed, shown = [], {}, {}, {}
     drawings: dict[tuple[str, float], Tensor] = {}
     default = pipeline.sampling.guidance_scale
     scales = sorted({*GUIDANCE_SCALES, default})
@@ -90,6 +91,7 @@ def evaluate(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int = 0
         nll[split] = evaluate_nll(
             pipeline.model, pipeline.vocabulary, rows, pipeline.max_caption_tokens, prepared.tokens_per_image
         )
+        as_typed[split] = nll_as_typed(pipeline, rows, prepared.tokens_per_image, nll[split])
         for scale in scales:
             generator = torch.Generator().manual_seed(seed)
             codes_drawn = pipeline(captions, guidance_scale=scale, generator=generator).codes
@@ -111,6 +113,7 @@ def evaluate(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int = 0
         "perplexity_collection": usage.perplexity,
         "codebook_usage": usage.usage,
         "held_out_image_nll": nll,
+        "held_out_image_nll_as_typed": as_typed,
         "retrieval": retrieval,
         "default_sampling": vars(pipeline.sampling).copy(),
         "pictures": prepared.manifest["splits"],
@@ -188,6 +191,8 @@ def report_markdown(figures: dict[str, Any], attribution: str | None) -> str:
                 f"| {split} | {figures['held_out_image_nll'][split]:.3f} | {scale}{' (default)' if is_default else ''} "
                 f"| {100 * recall['r1']:.1f}% | {100 * recall['r10']:.1f}% |"
             )
+    if "held_out_image_nll_as_typed" in figures:
+        lines += as_typed_markdown(figures["held_out_image_nll_as_typed"], figures["held_out_image_nll"])
     # Reports before version 0.2.0 call them directions.
     if other_tasks := figures.get("other_tasks", figures.get("directions")):
         lines += other_tasks_markdown(other_tasks)

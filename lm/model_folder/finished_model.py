@@ -117,7 +117,9 @@ def load_finished(
         raise UserError(f"{folder} holds no weights of a language model (model.safetensors); train it again.")
     vocabulary, image_tokenizer = parts or load_parts(folder, content)
     if model is None:
-        model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=dtype, trust_remote_code=False, use_safetensors=True
+        )
     return FinishedModel(model, vocabulary, image_tokenizer, settings, _figures(folder))
 
 

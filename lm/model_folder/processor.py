@@ -14,7 +14,7 @@ from vqlm.data_prep.sequences import left_pad, picture_ids
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.lm.image_codes import Picture, Pictures, decode_pictures, encode_pictures
 from vqlm.lm.model_folder.tokenizers import fingerprints, load_parts, local_folder, save_parts
-from vqlm.lm.prompts import prompt_ids, require_short, tokenize_prompts
+from vqlm.lm.prompts import cut, prompt_ids, tokenize_prompts
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json, write_json
 from vqlm.vq import VQVAE
@@ -37,7 +37,7 @@ class TextToImageProcessor(ProcessorMixin):
     Args:
         vocabulary (Vocabulary): text and codes in one id space.
         image_tokenizer (VQVAE): pictures <-> codes.
-        max_caption_tokens (int): the longest caption that the model was trained on.
+        max_caption_tokens (int): the longest prompt, in tokens.
 
     Example:
         >>> import vqlm
@@ -88,14 +88,15 @@ class TextToImageProcessor(ProcessorMixin):
             images (picture, list of them, or list per text): pictures as `vqlm.VQVAEImageProcessor` takes them.
             text (str or list of str and None): captions, in which `<image>` stands for a picture; None is no caption.
             padding (bool): pad rows on the left to one length.
-            truncation (bool): cut captions that are longer than those the model was trained on.
+            truncation (bool): longer captions than `max_caption_tokens` are cut; without this a warning quotes what is
+                left out.
             return_tensors ("pt", "np" or None): the kind of the result; None gives lists.
 
         Returns:
             BatchFeature: `input_ids` and `attention_mask`, (B, T) int64.
 
         Raises:
-            UserError: for an empty or too long prompt, or texts and pictures that do not match.
+            UserError: for an empty prompt, or texts and pictures that do not match.
 
         Example:
             >>> processor = vqlm.TextToImageProcessor.from_pretrained("outputs/demo/model")
@@ -111,7 +112,7 @@ class TextToImageProcessor(ProcessorMixin):
             raise UserError("There is nothing to process; give `text`, `images` or both.")
         codes = None if images is None else encode_pictures(self.image_tokenizer, _flat(images)).cpu()
         if codes is None:
-            captions = tokenize_prompts(self.vocabulary, texts or [], self.max_caption_tokens, truncation)
+            captions = tokenize_prompts(self.vocabulary, texts or [], self.max_caption_tokens, None, truncation)
             rows = prompt_ids(self.vocabulary, captions)
         elif texts is None:
             rows = picture_ids(self.vocabulary, codes).tolist()
@@ -131,11 +132,10 @@ class TextToImageProcessor(ProcessorMixin):
         for text in texts:
             pieces = [normalize_caption(piece) for piece in text.split(self.image_token)]
             captions = [vocabulary.encode_text([piece])[0] if piece else [] for piece in pieces]
-            if not truncation:
-                require_short(captions, self.max_caption_tokens)
+            captions = cut(vocabulary, captions, self.max_caption_tokens, truncation)
             row = [vocabulary.bos]
             for number, caption in enumerate(captions):
-                row += [*(next(pictures) if number else []), *caption[: self.max_caption_tokens]]
+                row += [*(next(pictures) if number else []), *caption]
             rows.append([*row, vocabulary.eos])
         return rows
 

@@ -16,10 +16,12 @@ class ModelFolderSettings:
 
     Args:
         sampling: how codes are drawn by default.
-        max_caption_tokens: longest caption that the model was trained on, in tokens.
+        max_caption_tokens: longest prompt, in tokens; the rest of a longer one is left out.
         can_caption: whether it was trained on rows whose picture comes before the caption.
         attribution: licence lines of the pictures that it was trained on.
-        trained_on: `data`, what the data were called, and `pictures`, their number in each split.
+        trained_on: `data`, what the data were called, `pictures`, their number in each split, and
+            `longest_caption_tokens`.
+        known_words: words of the training captions, separated by spaces; None where they were not recorded.
     """
 
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -27,6 +29,7 @@ class ModelFolderSettings:
     can_caption: bool = False
     attribution: str | None = None
     trained_on: Mapping[str, Any] | None = None
+    known_words: str | None = field(default=None, repr=False)
 
     def to_json(self, fingerprints: Mapping[str, str]) -> dict[str, Any]:
         """The content of the file; `fingerprints` are those of the tokenizers beside it."""

@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from vqlm.data_prep.prepared_set import PreparedSet
+from vqlm.lm.model_folder.settings import ModelFolderSettings
 from vqlm.lm.pipeline import TextToImagePipeline
 from vqlm.lm.settings import SamplingConfig
 from vqlm.training.errors import UserError
@@ -37,10 +38,12 @@ def lengthen_context(pipeline: TextToImagePipeline, folder: str, max_length: int
     context = getattr(pipeline.model.config, "max_position_embeddings", None)
     if context is None or context >= max_length:
         return
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     config.max_position_embeddings = max_length
     try:
-        pipeline.model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32)
+        pipeline.model = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+        )
     except RuntimeError:  # its table of position embeddings has another size
         raise UserError(
             f"Rows have up to {max_length} ids, the context of init_from {folder!r} {context}, and {config.model_type} "
@@ -49,7 +52,7 @@ def lengthen_context(pipeline: TextToImagePipeline, folder: str, max_length: int
 
 
 def inherit(pipeline: TextToImagePipeline, base: TextToImagePipeline) -> None:
-    """Give `pipeline`, which was trained from `base`, what `base` has: the longer of the two caption lengths,
+    """Give `pipeline`, which was trained from `base`, what `base` has: the longest prompts and the words of the two,
     captioning, the licence lines of both collections, and the sampling of `base` unless another was set."""
     old, new = base.settings, pipeline.settings
     lines = [line for text in (old.attribution, new.attribution) if text for line in text.splitlines()]
@@ -59,4 +62,9 @@ def inherit(pipeline: TextToImagePipeline, base: TextToImagePipeline) -> None:
         can_caption=new.can_caption or old.can_caption,
         sampling=old.sampling if new.sampling == SamplingConfig() else new.sampling,
         attribution="\n".join(dict.fromkeys(lines)) or None,
+        known_words=None if old.known_words is None or new.known_words is None else _both(old, new),
     )
+
+
+def _both(old: ModelFolderSettings, new: ModelFolderSettings) -> str:
+    return " ".join(dict.fromkeys(f"{new.known_words} {old.known_words}".split()))

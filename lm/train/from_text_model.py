@@ -20,8 +20,10 @@ def load_pretrained(
     that do not fit into the model's context.
     """
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
-        base_vocabulary = AutoTokenizer.from_pretrained(name).get_vocab()
+        model = AutoModelForCausalLM.from_pretrained(
+            name, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+        )
+        base_vocabulary = AutoTokenizer.from_pretrained(name, trust_remote_code=False).get_vocab()
     except Exception as error:  # the hub, the network and each architecture raise different errors
         raise UserError(
             f"init_from {name!r} holds no causal language model with its tokenizer that can be loaded "

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
-from vqlm.data_prep.prepared_set import PreparedSet
+from vqlm.data_prep.known_words import known_words
+from vqlm.data_prep.prepared_set import PreparedSet, spread
 from vqlm.data_prep.settings import SequenceConfig
 from vqlm.lm.code_embeddings import similar_codes
 from vqlm.lm.evaluate.metrics import evaluate_nll
@@ -24,6 +25,7 @@ from vqlm.lm.train.from_finished_model import inherit
 from vqlm.lm.train.lora import save_and_merge
 from vqlm.lm.train.optimizers import build_optimizers
 from vqlm.lm.train.packs import Packs, limit_captions, longest_row
+from vqlm.lm.train.prompt_length import allow_prompts
 from vqlm.lm.train.start import choose_start, load_base
 from vqlm.training.compiling import compile_failure
 from vqlm.training.log import format_figures
@@ -35,6 +37,8 @@ from vqlm.vq import VQVAE
 MIN_STEPS_TO_COMPILE = 300
 # Rows of a held-out split to evaluate; a large split would take longer than the training between two evaluations.
 EVALUATED_ROWS = 2048
+# Training rows, evenly over all, whose words the finished model records.
+WORD_ROWS = 200_000
 
 
 def train_lm(
@@ -133,8 +137,9 @@ def train_lm(
         if start.adapters is not None:
             model = save_and_merge(start.adapters, output / "adapter")
         settings = ModelFolderSettings(
-            sampling, caption_tokens, sequences.captioning > 0, prepared.manifest["attribution"],
-            _trained_on(prepared, run),
+            sampling, allow_prompts(model, config.max_caption_tokens, caption_tokens, length),
+            sequences.captioning > 0, prepared.manifest["attribution"], _trained_on(prepared, run),
+            _known_words(prepared),
         )  # fmt: skip
         pipeline = TextToImagePipeline(model, vocabulary, image_tokenizer, settings)
         if base is not None:
@@ -202,8 +207,15 @@ def _trained_on(prepared: PreparedSet, run: Run) -> dict[str, Any]:
     return {
         "data": prepared.manifest["made_from"]["data"],
         "pictures": prepared.manifest["splits"],
+        "longest_caption_tokens": prepared.manifest["longest_caption_tokens"],
         "seconds": prepared.manifest["seconds"] | {"train_lm": run.state.seconds},
     }
+
+
+def _known_words(prepared: PreparedSet) -> str:
+    rows = prepared.train.select_columns(["captions"])
+    chosen = rows.select(spread(len(rows), WORD_ROWS))
+    return known_words((caption for row in chosen["captions"] for caption in row), prepared.vocabulary)
 
 
 @torch.compiler.set_stance("force_eager")  # compiled parts are for the shapes of a training step

@@ -48,6 +48,44 @@ def test_lowercase_and_normalisation():
     assert none.encode_text([composed]) != none.encode_text([decomposed])
 
 
+AS_TYPED = [
+    "Red Heart", "RED HEART", "red heart.", "a red heart", "The red heart", "  red   heart ", "red\u00a0heart",
+    "“red heart”", "„Red heart.“", "A red heart...", "'red heart'",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("byte_level", [True, False])
+def test_a_prompt_means_the_same_however_it_is_typed(tmp_path, byte_level):
+    text = TextConfig(300, byte_level, lowercase=True, plain_punctuation=True, drop_article=True)
+    made = Vocabulary.build(["red heart", "woman's hat", "t-shirt"], text, CODES)
+    (expected,) = made.encode_text(["red heart"])
+    assert made.decode_text(expected) == "red heart"
+    assert dict(zip(AS_TYPED, made.encode_text(AS_TYPED), strict=True)) == dict.fromkeys(AS_TYPED, expected)
+    assert made.count_tokens(AS_TYPED) == [len(expected)] * len(AS_TYPED)
+    assert made.encode_text(["Woman’s hat", "T‑shirt"]) == made.encode_text(["woman's hat", "t-shirt"])
+    made.save_pretrained(tmp_path)
+    stock = AutoTokenizer.from_pretrained(tmp_path)
+    for typed in AS_TYPED:  # between special tokens, as users of transformers write a prompt
+        assert stock(f"<bos>{typed}<image>").input_ids == [made.bos, *expected, made.boi]
+
+
+def test_what_no_normalisation_leaves_out():
+    text = TextConfig(300, lowercase=True, plain_punctuation=True, drop_article=True)
+    made = Vocabulary.build(CAPTIONS, text, CODES)
+    kept = {
+        "A": "a",
+        "the": "the",
+        ".": ".",
+        "...": "...",
+        "'": "'",
+        "an ...": "an",
+        "theatre": "theatre",
+        "a-b": "a-b",
+    }
+    assert [made.decode_text(ids) for ids in made.encode_text(list(kept))] == list(kept.values())
+    assert made.encode_text(["STRASSE ΚΌΣΜΟΣ"]) == made.encode_text(["straße κόσμος"])
+
+
 def test_bpe_over_characters(tmp_path):
     vocabulary = Vocabulary.build(CAPTIONS, TextConfig(size=60, byte_level=False), CODES)
     assert vocabulary.text_size <= 60

@@ -289,10 +289,87 @@ def test_an_empty_prompt(pipeline, prompt):
         pipeline(["red square", prompt])
 
 
-def test_a_prompt_that_is_too_long(pipeline, vocabulary):
-    length = len(vocabulary.encode_text(["xyz" * 5])[0])
-    with pytest.raises(UserError, match=f"prompt has {length} tokens, .* at most 8; shorten it"):
-        pipeline("xyz" * 5)
+def test_a_prompt_that_is_too_long_is_cut(pipeline, vocabulary):
+    ids = vocabulary.encode_text(["xyz" * 5])[0]
+    left_out = vocabulary.decode_text(ids[8:])
+    with pytest.warns(UserWarning, match=f"prompt has {len(ids)} tokens, this model reads 8; left out: '{left_out}'"):
+        drawn = pipeline("xyz" * 5, temperature=0.0).codes
+    assert torch.equal(drawn, pipeline(vocabulary.decode_text(ids[:8]), temperature=0.0).codes)
+    with pytest.warns(UserWarning, match="left out"):
+        pipeline("red square", negative_prompt="xyz" * 5)
+
+
+def test_a_prompt_of_words_that_were_never_seen(pipeline, recwarn):
+    pipeline("zebra crossing")
+    assert not [warning for warning in recwarn if "common" in str(warning.message)]  # an old folder knows no words
+    pipeline.settings = replace(pipeline.settings, known_words="red square")
+    pipeline("zebra square")
+    assert not [warning for warning in recwarn if "common" in str(warning.message)]
+    with pytest.warns(UserWarning, match="'zebra crossing' is common .* nothing of zebra, crossing"):
+        pipeline("zebra crossing")
+
+
+def test_an_empty_negative_prompt_is_none(pipeline):
+    plain = pipeline(PROMPTS, temperature=0.0).codes
+    assert torch.equal(pipeline(PROMPTS, negative_prompt="", temperature=0.0).codes, plain)
+    assert torch.equal(pipeline(PROMPTS, negative_prompt=["", None], temperature=0.0).codes, plain)
+    pipeline("red square", negative_prompt="", guidance_scale=1.0)
+
+
+def test_a_seed_is_a_generator(pipeline):
+    drawn = pipeline(PROMPTS, generator=seeded(42)).codes
+    assert torch.equal(pipeline(PROMPTS, generator=42).codes, drawn)
+    each = pipeline(PROMPTS, generator=[seeded(1), seeded(2)]).codes
+    assert torch.equal(pipeline(PROMPTS, generator=[1, 2]).codes, each)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"generator": "42"}, "`generator` must be a torch.Generator, a seed from 0"),
+        ({"generator": -1}, "`generator` must be .* found -1"),
+        ({"num_images_per_prompt": 2.0}, "`num_images_per_prompt` must be a whole number, found 2.0 of type float"),
+        ({"batch_size": 0}, "`batch_size` must be at least 1, found 0"),
+        ({"prompt": 3}, "`prompt` must be text, None or a list of them, found 3 of type int"),
+        ({"prompt": ["red", b"blue"]}, "`prompt` must be text, .* found b'blue' of type bytes"),
+        ({"prompt": "red", "negative_prompt": [1]}, "`negative_prompt` must be text"),
+    ],
+)
+def test_arguments_of_a_wrong_kind(pipeline, unchecked_types, wrong, message):
+    with pytest.raises(UserError, match=message):
+        pipeline(**wrong)
+
+
+def test_editing_takes_what_drawing_takes(pipeline):
+    pictures, mask = pipeline(PROMPTS, generator=3).images, np.zeros((16, 16), np.uint8)
+    mask[:8] = 255
+    for edit in (
+        lambda images, **given: pipeline.complete(images, "red square", **given),
+        lambda images, **given: pipeline.inpaint(images, mask, "red square", candidates=2, **given),
+        lambda images, **given: pipeline.vary(images, "red square", share=0.5, temperature=3.0, **given),
+    ):
+        alone = edit(pictures[:1], generator=7).codes
+        assert torch.equal(edit(pictures, generator=7).codes[:1], alone)
+        both = edit(pictures, generator=[5, 6]).codes
+        assert torch.equal(edit(pictures[1:], generator=[6]).codes, both[1:])
+        steps = []
+        one_by_one = edit(pictures, generator=[5, 6], batch_size=1, callback=lambda step, _, to=steps: to.append(step))
+        assert torch.equal(one_by_one.codes, both)
+        assert steps
+        other = edit(pictures, generator=[5, 6], negative_prompt="green circle", guidance_scale=20.0).codes
+        assert not torch.equal(other, edit(pictures, generator=[5, 6], guidance_scale=20.0).codes)
+        with pytest.raises(UserError, match="`generator` must be one, or one for each of the 2"):
+            edit(pictures, generator=[1, 2, 3])
+
+
+def test_masks_of_several_kinds(pipeline):
+    (picture,), mask = pipeline("red square", generator=0).images, np.zeros((16, 16), bool)
+    mask[4:9] = True
+    first, *others = (
+        pipeline.inpaint(picture, kind, candidates=1, generator=0).codes
+        for kind in (mask, torch.from_numpy(mask), mask.astype(np.uint8) * 255, mask.astype(np.float32))
+    )
+    assert all(torch.equal(first, other) for other in others)
 
 
 @pytest.mark.parametrize("number", [0, -1])

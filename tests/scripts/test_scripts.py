@@ -81,7 +81,20 @@ def test_from_pictures_to_a_report(call_script, picture_folder, vq_yaml, lm_yaml
         (["--prompt", "red", "--rerank", 2], "`sequences.captioning`"),
     ):
         with pytest.raises(UserError, match=message):
-            call_script("generate", "--model", model, "--output", again, *wrong)
+            call_script("generate", "--model", model, "--output", tmp_path / "wrong.png", *wrong)
+    with pytest.raises(UserError, match="again.png exists; name another file, or give `overwrite`"):
+        call_script("generate", "--model", model, "--output", again)
+    described = json.loads(Image.open(again).text["vqlm"])
+    assert described["prompt"] == "red square"
+    assert described["seed"] == 1
+    call_script("generate", "--model", model, "--output", again, "--overwrite", "--prompt", "red square", "--seed", 1)
+    call_script("set_sampling", model, "--min-p", 0.125)
+    assert read_json(model / "text_to_image.json")["sampling"]["min_p"] == 0.125
+    with pytest.raises(UserError, match="there is nothing to change; give one of `guidance_scale`"):
+        call_script("set_sampling", model)
+    with pytest.raises(UserError, match=r"`top_p` must lie in \(0, 1\]"):
+        call_script("set_sampling", model, "--top-p", 2)
+    call_script("set_sampling", model, "--min-p", 0)
     with pytest.raises(UserError, match="`sequences.captioning`"):
         call_script("caption", "--model", model, "--image", one)
     settings_file = model / "text_to_image.json"

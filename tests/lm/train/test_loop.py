@@ -67,7 +67,10 @@ def test_the_finished_folder(train, prepared, tmp_path):
     assert log == (tmp_path / "model" / "run" / "log.jsonl").read_text()
     assert [line["step"] for line in map(json.loads, log.splitlines()) if "image_nll" in line] == [1, 2, 3, 4]
     assert pipeline.sampling == SamplingConfig(guidance_scale=1.5)
-    assert pipeline.max_caption_tokens == prepared.manifest["longest_caption_tokens"]
+    assert pipeline.max_caption_tokens == 64 > prepared.manifest["longest_caption_tokens"]
+    assert set(pipeline.settings.known_words.split()) == {
+        word for captions in prepared.train["captions"] for caption in captions for word in caption.split()
+    }
     assert pipeline("red square").images[0].size == (16, 16)
 
 
