@@ -213,16 +213,13 @@ def run_script(main: Callable[[list[str] | None], Any], arguments: list[str] | N
     try:
         main(arguments)
     except KeyboardInterrupt:
-        print(f"\nstopped{_how_to_continue()}", file=sys.stderr)
-        sys.exit(130)  # 128 + SIGINT, as a shell has it
+        _end(f"\nstopped{_how_to_continue()}", 128 + signal.SIGINT)  # as a shell has it
     except SystemExit as stopped:
-        if (message := getattr(stopped, "message", None)) and os.environ.get("RANK", "0") == "0":
+        if (message := getattr(stopped, "message", None)) and os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"{message}{_how_to_continue()}", file=sys.stderr)
         raise
     except UserError as error:
         _end(f"error: {ScriptParser.in_use.in_options(str(error)) if ScriptParser.in_use else error}", 2)
-    except KeyboardInterrupt:
-        _end("stopped by Ctrl-C", 128 + signal.SIGINT)
     except Exception as error:
         if not _is_disk_full(error):
             raise
