@@ -119,7 +119,8 @@ def say_without_effect(request: Request, earlier: dict[str, Any], say: Callable[
         option = "--" + OPTION_OF_STAGE.get(name, name).replace("_", "-")
         say(
             f"note: {option} has no effect any more: the plan in {request.plan_folder} was made with "
-            f"{_shown(earlier.get(name))} and has begun. Edit its YAML for stages that have not, or take another --output."
+            f"{_shown(earlier.get(name))} and has begun. Edit its YAML for stages that have not, or take another "
+            "--output."
         )
 
 
