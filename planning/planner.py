@@ -15,6 +15,7 @@ from vqlm.planning.reasons import Decision
 from vqlm.planning.saved_plan import load_plan, read_settings, remove_inspection, remove_plan, save_plan
 from vqlm.training.errors import UserError
 
+DEFAULT_MINUTES = 30.0
 FACTS_SIDE = 64  # at which drawings of a collection that draws them are looked at
 
 
@@ -25,7 +26,7 @@ class Request:
     Args:
         data: the collection, see `DATA_HELP`.
         output: folder for all that is made.
-        minutes: for all stages together.
+        minutes: for all stages together; None for `DEFAULT_MINUTES`.
         image_size: side of the model's pictures; None leaves it to the plan.
         start: a finished model to start from.
         plan: a folder of YAML files that are taken instead of a plan.
@@ -37,7 +38,7 @@ class Request:
 
     data: str
     output: Path
-    minutes: float = 30.0
+    minutes: float | None = None
     image_size: int | None = None
     start: Path | None = None
     plan: Path | None = None
@@ -81,7 +82,7 @@ def plan_for(request: Request, say: Callable[[str], None]) -> Plan:
         return plan
     collection = open_collection(request)
     made_for = {"data": request.data, "collection": collection.fingerprint(), "arguments": request.arguments()}
-    if saved is not None and all(saved[1].get(name) == value for name, value in made_for.items()):
+    if saved is not None and _holds_for(saved[1], made_for, request):
         return saved[0]
     plan = _new_plan(request, collection, say)
     remove_plan(request.plan_folder)
@@ -95,17 +96,32 @@ def has_begun(output: Path) -> bool:
     return any((output / name).exists() for name in ("image_tokenizer", "data", "model", "report.json"))
 
 
+def _holds_for(earlier: dict[str, Any], now: dict[str, Any], request: Request) -> bool:
+    """Whether a plan that has not begun is of the same collection, and of the arguments that are given now."""
+    is_same = all(earlier[name] == now[name] for name in ("data", "collection"))
+    return is_same and not _changed(request, earlier["arguments"])
+
+
+def _changed(request: Request, earlier: dict[str, Any]) -> list[str]:
+    """Names of the arguments that are given now and differ from the `earlier` ones. The command that continues need not
+    repeat them."""
+    defaults = Request(request.data, request.output).arguments()
+    return [
+        name
+        for name, value in request.arguments().items()
+        if value != defaults.get(name) and value != earlier.get(name)
+    ]
+
+
 def say_without_effect(request: Request, earlier: dict[str, Any], say: Callable[[str], None]) -> None:
     """One line for each argument that was given and differs from those that the plan was made for."""
-    defaults = Request(request.data, request.output).arguments()
-    for name, value in request.arguments().items():
-        if value != defaults.get(name) and value != earlier.get(name):
-            option = "--" + OPTION_OF_STAGE.get(name, name).replace("_", "-")
-            say(
-                f"note: {option} has no effect any more: the plan in {request.plan_folder} was made with "
-                f"{_shown(earlier.get(name))} and has begun. Edit its YAML for stages that have not, or take another "
-                "--output."
-            )
+    for name in _changed(request, earlier):
+        option = "--" + OPTION_OF_STAGE.get(name, name).replace("_", "-")
+        say(
+            f"note: {option} has no effect any more: the plan in {request.plan_folder} was made with "
+            f"{_shown(earlier.get(name))} and has begun. Edit its YAML for stages that have not, or take another "
+            "--output."
+        )
 
 
 def _shown(value: Any) -> str:
@@ -143,7 +159,8 @@ def _new_plan(request: Request, collection: Collection, say: Callable[[str], Non
     given = {name: value for name, value in asdict(request.collection).items()
              if value != getattr(CollectionConfig(), name)}  # fmt: skip
     wishes = Wishes(request.image_size, request.settings)
-    return make_plan(facts, speed, request.minutes, wishes, start, can_fit and "fit" not in given, given)
+    minutes = DEFAULT_MINUTES if request.minutes is None else request.minutes
+    return make_plan(facts, speed, minutes, wishes, start, can_fit and "fit" not in given, given)
 
 
 def _start_name(request: Request) -> str | None:

@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__, FIRST)
     parser.add_argument("data", help=DATA_HELP)
     parser.add_argument("--output", type=Path, required=True, help="Folder for all that is made.")
-    parser.add_argument("--minutes", type=float, default=30.0, help="For all stages together.")
+    parser.add_argument("--minutes", type=float, help="For all stages together; 30 by default.")
     parser.add_argument("--image_size", type=int, help="Side of the model's pictures; by default the plan chooses.")
     parser.add_argument("--start", type=Path, help="Finished model to start from; its image tokenizer is kept.")
     parser.add_argument("--plan_only", type=bool, default=False, help="Write OUTPUT/plan, which may be edited; stop.")

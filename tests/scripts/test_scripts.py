@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-import vqlm.lm.train.loop
+import vqlm.lm.train.start
 import yaml
 from PIL import Image
 from vqlm.data_prep import collection, load_collection
@@ -211,7 +211,7 @@ def test_the_demo_stopped_between_stages_keeps_what_is_finished(demo, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vqlm.lm.train.loop, "build_language_model", stop)
+        patch.setattr(vqlm.lm.train.start, "build_language_model", stop)
         with pytest.raises(SystemExit):
             demo()
     finished = {
