@@ -170,7 +170,7 @@ def _sampling(pipe: TextToImagePipeline, values: Mapping[str, Any]) -> SamplingC
     try:
         return pipe.sampling.override(**{name: values[name] for name in SAMPLING})
     except UserError as error:
-        param = next((name for name in SAMPLING if str(error).startswith(name)), None)
+        param = next((name for name in SAMPLING if str(error).lstrip("`").startswith(name)), None)
         raise wrong(param, str(error)) from None
 
 

@@ -115,4 +115,4 @@ def test_the_configs_of_the_demo_are_installed(environment, tmp_path):
     )
     command = [environment / "bin" / "python", "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert done.stdout.split() == ["lm.yaml", "vq.yaml"]
+    assert done.stdout.split() == ["train_lm.yaml", "train_vq.yaml"]

@@ -36,7 +36,7 @@ def evaluate_nll(
 
 
 def retrieval_ranks(
-    drawn: Float[Tensor, "b c h w"], targets: Float[Tensor, "b c h w"], gallery: Iterable[Float[Tensor, "n c h w"]]
+    drawn: Float[Tensor, "b c h w"], targets: Float[Tensor, "b c h w"], gallery: Iterable[Float[Tensor, "_ c h w"]]
 ) -> Int[Tensor, " b"]:
     """Rank (1 is best) of `targets[i]` among the gallery by L2 pixel distance to `drawn[i]`.
 

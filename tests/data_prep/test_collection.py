@@ -146,7 +146,11 @@ def test_settings_that_make_no_sense(settings, message):
 @pytest.mark.parametrize("name", ["nowhere", "file.txt"])
 def test_no_source_at_all(tmp_path, name):
     (tmp_path / "file.txt").write_text("")
-    with pytest.raises(UserError, match=f"`data` must be openmoji.*{name}.* is none of them"):
+    message = {
+        "nowhere": "there is no folder .*nowhere here; `data` must be openmoji",
+        "file.txt": "file.txt.* is none",
+    }
+    with pytest.raises(UserError, match=message[name]):
         load_collection(str(tmp_path / name))
 
 

@@ -79,7 +79,8 @@ def test_a_damaged_one_falls_back_to_the_one_before(killed, make_run, capsys, da
     folder, whole = killed
     file = folder / "checkpoint" / "model.safetensors"
     if damage == "changed":
-        file.write_bytes(file.read_bytes()[:-1] + b"?")
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     elif damage == "cut":
         file.write_bytes(file.read_bytes()[:40])
     elif damage == "missing":

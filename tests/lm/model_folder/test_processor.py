@@ -1,5 +1,7 @@
 """Texts and pictures to the ids that a model is trained on, and back; AutoProcessor's folder."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -107,11 +109,17 @@ def test_codes_spelled_in_a_text_stay_text(processor, vocabulary):
 def test_truncation(processor, vocabulary, pictures):
     long = "xyz" * 5
     ids = vocabulary.encode_text([long])[0]
-    with pytest.raises(UserError, match=f"prompt has {len(ids)} tokens, this model knows at most {LONGEST}; shorten"):
-        processor(text=long)
-    with pytest.raises(UserError, match=f"prompt has {len(ids)} tokens"):
+    left_out = vocabulary.decode_text(ids[LONGEST:])
+    with pytest.warns(
+        UserWarning, match=f"prompt has {len(ids)} tokens, this model reads {LONGEST}; left out: '{left_out}'"
+    ):
+        cut = processor(text=long)
+    with pytest.warns(UserWarning, match=f"prompt has {len(ids)} tokens"):
         processor(text=f"{long}<image>", images=pictures[0])
-    assert rows_of(processor(text=long, truncation=True)) == prompt_ids(vocabulary, [long], LONGEST)
+    assert rows_of(cut) == prompt_ids(vocabulary, [long], LONGEST)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert rows_of(processor(text=long, truncation=True)) == prompt_ids(vocabulary, [long], LONGEST)
     (row,) = rows_of(processor(text=f"{long}<image>", images=pictures[0], truncation=True))
     assert row[: LONGEST + 2] == prompt_ids(vocabulary, [long], LONGEST)[0]
 

@@ -19,8 +19,8 @@ ATTRIBUTION = "Drawn by hand for these tests."
 def finished(prepared, tiny_config, tmp_path):
     """finished(architecture, **settings): the folder of a model trained on `prepared` for two steps."""
 
-    def make(architecture: str = "llama", sampling=None, sequences=None):
-        settings = {"max_steps": 2, "batch_size": 4, "compile": "no", "mixed_precision": "no"}
+    def make(architecture: str = "llama", sampling=None, sequences=None, **changes):
+        settings = {"max_steps": 2, "batch_size": 4, "compile": "no", "mixed_precision": "no"} | changes
         prepared.manifest["attribution"] = ATTRIBUTION
         train_lm(
             prepared, tmp_path / "model", tiny_config(architecture), LMTrainingConfig(**settings),
@@ -82,12 +82,12 @@ def test_training_goes_on_from_it(finished, more, tmp_path):
 
 
 def test_longer_captions_lengthen_the_context(finished, more, tmp_path):
-    folder = finished()
+    folder = finished(max_caption_tokens=8)
     old = TextToImagePipeline.from_pretrained(folder)
     prepared = more(folder, " in the pouring rain of an endless night")
     longest = prepared.manifest["longest_caption_tokens"]
-    assert longest > old.max_caption_tokens
-    new = go_on(prepared, tmp_path / "tuned", folder)
+    assert longest > old.max_caption_tokens == 8
+    new = go_on(prepared, tmp_path / "tuned", folder, max_caption_tokens=longest)
     assert new.max_caption_tokens == longest
     gained = new.model.config.max_position_embeddings - old.model.config.max_position_embeddings
     assert gained == longest - old.max_caption_tokens
