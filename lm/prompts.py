@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from vqlm.data_prep.captions import normalize_caption
 from vqlm.data_prep.known_words import unknown_words
@@ -13,7 +14,7 @@ Prompts = str | Sequence[str | None] | None
 
 def as_list(prompts: Prompts, name: str = "prompt") -> list[str | None]:
     """One prompt, or several, as a list; `name` is the argument's. Raises UserError for what is not text."""
-    listed = [prompts] if prompts is None or isinstance(prompts, str) else prompts
+    listed: Any = [prompts] if prompts is None or isinstance(prompts, str) else prompts
     listed = list(listed) if isinstance(listed, Iterable) and not isinstance(listed, bytes | Mapping) else [listed]
     if wrong := [text for text in listed if not isinstance(text, str | None)]:
         raise UserError(

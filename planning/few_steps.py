@@ -30,7 +30,8 @@ def tokenizer_step(side: int, batch_size: int) -> Callable[[], None]:
     """A step of stage one on `batch_size` random pictures of `side` x `side`, with the default settings."""
     keep_freed_memory()
     device, config = best_device(), VQTrainingConfig()
-    model = VQVAE(VQVAEConfig(network=NetworkConfig(input_shape=[side, side]))).train().to(device)
+    model = VQVAE(VQVAEConfig(network=NetworkConfig(input_shape=[side, side]))).train()
+    model = model.to(device)  # type: ignore[call-overload]
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizers = build_vq_optimizers(config.optimizer, model, config.learning_rate, config.weight_decay, config.beta2)
     pictures = torch.randint(256, (2 * batch_size, 3, side, side), dtype=torch.uint8)

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -180,7 +180,7 @@ class Drawing:
         name = self.service.store.keep(file, answer.values["output_format"])
         return {"url": f"{str(self.request.base_url).rstrip('/')}{PICTURE_PATH}{name}"}
 
-    async def _events(self) -> AsyncIterator[tuple[int, Event]]:
+    async def _events(self) -> AsyncGenerator[tuple[int, Event], None]:
         """Until all pictures are finished, an error, or the client has left."""
         missing, leaves = len(self.job.pictures), asyncio.create_task(self._left())
         is_answered = False

@@ -65,7 +65,7 @@ def prepare_edit(image: Image.Image, mask: Image.Image | None, size: Size, backg
         ApiError: for a mask of another size than the picture, without transparency, or with nothing to draw.
     """
     if mask is None and image.mode == "RGBA":
-        mask = image if image.getchannel("A").getextrema()[0] < HALF else None
+        mask = image if image.getchannel("A").getextrema()[0] < HALF else None  # type: ignore[operator]
     picture = ImageOps.fit(to_rgb(image, background), size, Image.Resampling.LANCZOS)
     if mask is None:
         return picture, None
@@ -76,8 +76,8 @@ def prepare_edit(image: Image.Image, mask: Image.Image | None, size: Size, backg
         )  # fmt: skip
     if mask.mode != "RGBA":
         raise wrong("mask", "`mask` has no transparency; what is transparent in it is drawn again.", "invalid_mask")
-    holes = mask.getchannel("A").point(lambda alpha: 255 if alpha < HALF else 0)
-    holes = ImageOps.fit(holes, size, Image.Resampling.BOX).point(lambda share: 255 if share else 0)
+    holes = mask.getchannel("A").point([255 if alpha < HALF else 0 for alpha in range(256)])
+    holes = ImageOps.fit(holes, size, Image.Resampling.BOX).point([0] + 255 * [255])
     if not holes.getbbox():
         raise wrong("mask", "`mask` is transparent nowhere: there is nothing to draw.", "invalid_mask")
     return picture, holes

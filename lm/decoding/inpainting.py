@@ -98,5 +98,5 @@ def random_mask(codes: Int[Tensor, "b n"], share: float, generator: Generators) 
     """A random `share` of the codes of each row, at least one."""
     if not 0 < share <= 1:
         raise UserError(f"`share` must lie in (0, 1], found {share}.")
-    order = draw_uniform(*codes.shape, generator, codes.device).argsort(1)
+    order = draw_uniform(len(codes), codes.shape[1], generator, codes.device).argsort(1)
     return order < max(1, round(share * codes.shape[1]))

@@ -84,7 +84,7 @@ def from_seeds(seeds: Any) -> Generators:
 def _from_seed(seed: Any) -> torch.Generator:
     if isinstance(seed, torch.Generator):
         return seed
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**63:
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= int(seed) < 2**63:
         raise UserError(
             "`generator` must be a torch.Generator, a seed from 0 to 2^63 - 1, or a list with one for each picture; "
             f"found {seed!r:.40} of type {type(seed).__name__}."

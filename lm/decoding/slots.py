@@ -193,9 +193,10 @@ class StockSlots:
     def _forward(
         self, cache: DynamicCache | None, ids: Int[Tensor, "r t"], seen: Bool[Tensor, "r n"], positions: Tensor
     ) -> Float[Tensor, "r k"]:
+        assert cache is not None
         logits = read_into(
             cache, self.model, input_ids=ids, attention_mask=seen, position_ids=positions, logits_to_keep=1
-        )  # type: ignore[arg-type]
+        )
         return logits[:, -1, self.legal].float()
 
 
