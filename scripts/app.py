@@ -8,7 +8,7 @@ from vqlm.scripts.options import run_script
 
 
 def main(arguments: list[str] | None = None) -> None:
-    serve.main(arguments, page=True)
+    serve.main(arguments, page=True, description=__doc__)
 
 
 if __name__ == "__main__":

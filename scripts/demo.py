@@ -20,6 +20,15 @@ def main(arguments: list[str] | None = None) -> None:
         "--configs", type=Path, default=CONFIGS / "demo", help="Folder of train_vq.yaml and train_lm.yaml."
     )
     settings = parser.parse_args(arguments)
+    if not (settings.output / "report.json").exists():
+        from vqlm.training.matrix_peak import describe_machine
+
+        machine = describe_machine()
+        print(
+            f"{machine['processor']}, {machine['threads']} threads, {machine['device']}: matrix peak "
+            f"{machine['bf16_gflops']} GFLOPS in bf16, {machine['fp32_gflops']} in fp32",
+            flush=True,
+        )
     words = ["openmoji", "--plan", settings.configs, "--output", settings.output, "--ignore-findings"]
     train.main([str(word) for word in words])
 

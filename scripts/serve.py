@@ -16,8 +16,8 @@ from vqlm.training.extras import install_hint
 FIRST = ("model", "host", "port", "api_key", "served_model_name", "aliases", "strict_sizes", "dtype")
 
 
-def main(arguments: list[str] | None = None, page: bool = False) -> None:
-    parser = script_parser(__doc__, FIRST)
+def main(arguments: list[str] | None = None, page: bool = False, description: str | None = __doc__) -> None:
+    parser = script_parser(description, FIRST)
     parser.add_argument(
         "--model",
         action="append",

@@ -55,7 +55,7 @@ def test_help_holds_the_line_of_a_setting(capsys):
     assert ended.value.code == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "optimizer steps to train for" in printed
-    assert "rows per step and process" in printed
+    assert "rows per process that are computed at once" in printed
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,10 @@ def test_from_pictures_to_a_report(call_script, picture_folder, vq_yaml, lm_yaml
     captions = tmp_path / "metadata.jsonl"
     call_script("caption", "--model", model, "--image", one, again, "--output", captions)
     described = [json.loads(line) for line in captions.read_text().splitlines()]
-    assert [line["file_name"] for line in described] == ["one.png", "again.png"]
+    assert [line["file_name"] for line in described] == [
+        "new/one.png",
+        "again.png",
+    ]  # from the file's folder, so that they load
     assert described[0]["caption"] == described[1]["caption"] != ""
     with pytest.raises(UserError, match="exists; name another"):
         call_script("caption", "--model", model, "--image", one, "--output", captions)
@@ -342,9 +345,10 @@ def test_help(call_script, name, capsys):
         call_script(name, "--help")
     assert stopped.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert f"vqlm {COMMANDS[name]} --" in shown
+    assert f"vqlm {COMMANDS[name]} " in shown
     assert "--config CONFIG" in shown
-    assert "--output OUTPUT" in shown
+    if name not in ("app", "serve", "set_sampling"):  # which write no output
+        assert "--output OUTPUT" in shown
 
 
 @pytest.mark.parametrize(

@@ -171,5 +171,5 @@ def test_frequencies_of_many_draws():
     ],
 )
 def test_a_setting_outside_its_range(name, value):
-    with pytest.raises(UserError, match=rf"{name} must .* found {value}"):
+    with pytest.raises(UserError, match=rf"`{name}` must .* found {value}"):
         SamplingConfig(**{name: value})
