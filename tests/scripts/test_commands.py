@@ -62,7 +62,7 @@ def test_every_subcommand_is_a_script(monkeypatch):
 def test_a_wrong_subcommand_is_told_the_nearest():
     with pytest.raises(UserError, match="no subcommand 'train_vg'; did you mean train-vq or train or train-lm?"):
         commands.run_command("train_vg", [])
-    with pytest.raises(UserError, match="no subcommand 'xyz'; it has demo, inspect-data, .*sample-prior"):
+    with pytest.raises(UserError, match="no subcommand 'xyz'; it has train, demo, inspect-data, .*sample-prior"):
         commands.run_command("xyz", [])
 
 
