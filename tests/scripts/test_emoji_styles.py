@@ -156,7 +156,7 @@ def test_no_held_out_picture_is_trained_on_in_any_form(styles, picture):
 
 
 def make_package(styles: ModuleType, folder: Path, style: str, colour: str, license: str) -> None:
-    """A tarball of four pictures in place of the family's, pinned."""
+    """A tarball of four pictures, pinned instead of the family's."""
     icons = {  # each drawn as no other
         "icons": {
             name: {"body": f'{SQUARE.replace("#f00", colour)}<path d="M0 0h{number}"/>'}

@@ -19,10 +19,10 @@ model = LlamaForCausalLM(CONFIG).eval()
 LEGAL = slice(20, 55)
 
 
-def compare(shapes, check, quantize=None, is_compiled_anew=True):
-    if is_compiled_anew:
+def compare(shapes, check, quantize=None, recompiles=True):
+    if recompiles:
         torch.compiler.reset()
-    torch.compiler.set_stance("default" if is_compiled_anew else "fail_on_recompile")
+    torch.compiler.set_stance("default" if recompiles else "fail_on_recompile")
     compiled = LlamaDecoder(model, LEGAL, compile=True, quantize=quantize)
     plain = LlamaDecoder(model, LEGAL, quantize=quantize)
     for rows, is_padded in shapes:
@@ -43,7 +43,7 @@ def near(logits, expected):  # the cache is bf16 in the one and fp32 in the othe
 
 compare([(3, True), (3, False), (1, False)], equal)
 model = LlamaForCausalLM(CONFIG).eval()  # an equal one needs no compiling
-compare([(4, True)], equal, is_compiled_anew=False)
+compare([(4, True)], equal, recompiles=False)
 torch.compiler.set_stance("default")
 model.config.rms_norm_eps = 0.5  # one that differs in a single number needs it
 compiled, plain = LlamaDecoder(model, LEGAL, compile=True), LlamaDecoder(model, LEGAL)
@@ -56,6 +56,6 @@ if can_pack(torch.zeros(1, dtype=torch.bfloat16)):
     model.config.num_hidden_layers = 1
     compare([(3, True)], near)
     model.model.layers[0].mlp.down_proj.weight.data.mul_(3)  # no stale weights
-    compare([(4, True)], near, is_compiled_anew=False)
+    compare([(4, True)], near, recompiles=False)
     compare([(3, True)], near, "int8")
 print("the same")
