@@ -25,6 +25,7 @@ from vqlm.data_prep.splits import (
     HELD_OUT,
     TRAIN,
     HashSplit,
+    KeySplit,
     SplitRule,
     described_rule,
     given_split,
@@ -96,7 +97,7 @@ class Collection:
         # Settings that came later are left out at their defaults, so that earlier runs are recognised.
         if not settings["allow_outside_files"]:
             del settings["allow_outside_files"]
-        if settings.pop("held_out") is not None:
+        if settings.pop("held_out") is not None or isinstance(self.rule, KeySplit):
             # A result depends on what is held out, not on how that is written down.
             settings["held_out"] = described_rule(self.rule)
         return digest_of([settings, *((shard.name, shard.stamp) for shard in self.shards)])
@@ -198,7 +199,10 @@ def _of_folder(folder: Path, config: CollectionConfig) -> Collection:
     given = {part: GIVEN_NAMES[part.lower()] for part in sorted(first_parts) if part.lower() in GIVEN_NAMES}
     shards = shards_of_content(folder, content)
     return Collection(
-        shards, config, rule=split_rule(config.held_out, given), count_files=partial(Counter, content.kinds)
+        shards,
+        config,
+        rule=split_rule(config.held_out, given, content.splits),
+        count_files=partial(Counter, content.kinds),
     )
 
 

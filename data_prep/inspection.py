@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 from torch import Tensor
+from vqlm.data_prep.captions import compared_form
 from vqlm.data_prep.collection import TRAIN, Collection
 from vqlm.data_prep.loading import mapped_shards
 from vqlm.data_prep.picture_files import UnreadablePicture, decode_picture, explained_picture
@@ -133,7 +134,7 @@ def inspect_collection(
             inspection.kinds[fact.kind] += 1
             inspection.sizes[fact.size] += 1
             inspection.num_captions += len(fact.captions)
-            hashes = [hash(caption) for caption in fact.captions]
+            hashes = [hash(compared_form(caption)) for caption in fact.captions]
             if split == TRAIN:
                 trained_captions.update(hashes)
             else:
@@ -201,7 +202,7 @@ def findings(
         remarks.append(f"{summary}. All are listed in unusable.jsonl.")
     held_out = max(1, inspection.num_held_out)
     remarks += _remarks_on_files(inspection)
-    if inspection.seen_captions > REMARKABLE * held_out:
+    if inspection.seen_captions:
         remarks.append(
             f"{inspection.seen_captions} of {held_out} held-out pictures have captions that are also trained on: as "
             "prompts they are not new, only their pictures are."
