@@ -138,6 +138,7 @@ def test_partial_pictures_come_early():
     assert partial_steps(3, 1) == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_the_description_is_kept_by_the_server(server):
     """Requests that Schemathesis makes of the OpenAPI description: no answer of 5xx, none outside the description."""
     schemathesis = pytest.importorskip("schemathesis")

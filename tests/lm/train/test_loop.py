@@ -99,6 +99,7 @@ def test_captions_longer_than_the_limit_are_refused_if_asked(train, prepared, tm
     train(prepared, tmp_path / "other", max_caption_tokens=5, long_captions="refuse", max_steps=1)
 
 
+@pytest.mark.slow
 def test_trained_captions_are_memorised(train, collection, tiny_vqvae, tmp_path):
     by_caption = {row.captions[0]: row.key for row in collection.rows("train")}
     chosen = {by_caption[caption] for caption in ("red square", "green circle", "black square", "purple circle")}
