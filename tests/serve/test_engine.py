@@ -12,6 +12,8 @@ from serving import build_pipeline, generators, opened, png, running, same
 from vqlm.serve.jobs import ServedModel, partial_steps
 from vqlm.serve.settings import ServeConfig
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ("red square", "green circle", "blue square", "red")
 SETTINGS = (
     {},
@@ -138,7 +140,6 @@ def test_partial_pictures_come_early():
     assert partial_steps(3, 1) == [1, 1, 1]
 
 
-@pytest.mark.slow
 def test_the_description_is_kept_by_the_server(server):
     """Requests that Schemathesis makes of the OpenAPI description: no answer of 5xx, none outside the description."""
     schemathesis = pytest.importorskip("schemathesis")

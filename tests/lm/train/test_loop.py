@@ -20,6 +20,8 @@ from vqlm.training.progress import Progress
 from vqlm.training.run import Run
 from vqlm.training.stop_signals import Interrupted
 
+pytestmark = pytest.mark.slow
+
 CLEAN = SequenceConfig(caption_dropout=0.0, word_dropout=0.0, code_noise=0.0)
 
 
@@ -99,7 +101,6 @@ def test_captions_longer_than_the_limit_are_refused_if_asked(train, prepared, tm
     train(prepared, tmp_path / "other", max_caption_tokens=5, long_captions="refuse", max_steps=1)
 
 
-@pytest.mark.slow
 def test_trained_captions_are_memorised(train, collection, tiny_vqvae, tmp_path):
     by_caption = {row.captions[0]: row.key for row in collection.rows("train")}
     chosen = {by_caption[caption] for caption in ("red square", "green circle", "black square", "purple circle")}
