@@ -44,7 +44,8 @@ def main(arguments: list[str] | None = None) -> None:
     from vqlm.vq.train import train_vq
 
     shape = settings.network.input_shape
-    collection = load_collection(settings.data, shape[0], values_of(CollectionConfig, settings))
+    config_of_data = values_of(CollectionConfig, settings)
+    collection = load_collection(settings.data, shape[0], config_of_data, needs_captions=False)
     pictures = load_pictures(collection, shape, settings.max_pictures)
     if skipped := pictures.skipped.summary():
         print(skipped, flush=True)

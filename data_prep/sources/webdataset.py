@@ -5,7 +5,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vqlm.data_prep.file_kinds import is_picture, is_system_file, key_of
@@ -117,14 +117,18 @@ def _row(name: str, stem: str, files: dict[str, bytes], seen: set[str], form: Sa
         return Unusable(key, f"it has no picture, only {listed}")
     if len(pictures) > 1:
         return Unusable(key, f"it has several pictures ({', '.join(sorted(pictures))}); keep one of them")
-    picture = files[pictures[0]]
+    row = _captioned(key, files[pictures[0]], files, form)
+    return replace(row, image=files[pictures[0]]) if isinstance(row, Unusable) else row
+
+
+def _captioned(key: str, picture: bytes, files: dict[str, bytes], form: SampleForm) -> Row | Unusable:
     if ".json" in files and (form.caption_column is not None or ".txt" not in files):
         return _described(key, picture, files[".json"], form)
     if ".txt" in files:
         return row_or_reason(key, picture, files[".txt"].splitlines() or "")
     if ".cls" in files:
         return _classified(key, picture, files[".cls"], form)
-    return Unusable(key, f"it has no caption (.txt or .json), only {listed}")
+    return Unusable(key, f"it has no caption (.txt or .json), only {', '.join(sorted(files))}")
 
 
 def _described(key: str, picture: bytes, content: bytes, form: SampleForm) -> Row | Unusable:
