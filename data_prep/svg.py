@@ -38,7 +38,7 @@ def draw_svg(svg: str, width: int, background: str, max_pixels: int = MAX_PIXELS
     try:
         import resvg_py
     except ImportError:
-        raise UnsafeDrawing(f"SVG drawings need resvg-py; install it: {install_hint('demo')}") from None
+        raise UnsafeDrawing(f"SVG drawings need resvg-py; install it: {install_hint('svg')}") from None
     _Check(svg, width, max_pixels)
     drawn = resvg_py.svg_to_bytes(
         svg_string=svg, width=width, background=background, skip_system_fonts=True, dpi=float(DPI)

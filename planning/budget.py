@@ -25,12 +25,13 @@ DRAWINGS_PER_PROMPT, MOST_PROMPTS = 4, 1000  # of the evaluation
 @dataclass(frozen=True)
 class Start:
     """A finished model that the training starts from. side: of its pictures; psnr_db: of its image tokenizer on a
-    sample of the new ones."""
+    sample of the new ones; fit: how it learned pictures that are not square."""
 
     folder: str
     side: int
     codes: int
     psnr_db: float
+    fit: str = "crop"
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,8 @@ class Service:
             return None, None
         picture = read_picture(image, "image", self.config.max_pixels)
         masked = None if mask is None else read_picture(mask, "mask", self.config.max_pixels)
-        return prepare_edit(picture, masked, model.size, model.pipeline.image_tokenizer.config.background)
+        config = model.pipeline.image_tokenizer.config
+        return prepare_edit(picture, masked, model.size, config.background, config.fit)
 
 
 NOT_BUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the latter for nginx
