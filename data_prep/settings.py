@@ -74,9 +74,9 @@ class TextConfig:
     size: int = 1500
     byte_level: bool = True
     normalization: Literal["nfc", "nfkc", "none"] = "nfc"
-    lowercase: bool = False
-    plain_punctuation: bool = False
-    drop_article: bool = False
+    lowercase: bool = True
+    plain_punctuation: bool = True
+    drop_article: bool = True
     pretrained: str | None = None
 
     def __post_init__(self):
