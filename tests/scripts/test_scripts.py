@@ -16,6 +16,8 @@ from vqlm.training.errors import UserError
 from vqlm.training.files import read_json
 from vqlm.vq import VQVAE
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = {command.module: name for group in commands.COMMANDS.values() for name, command in group.items()}
 
 

@@ -19,6 +19,8 @@ from vqlm.training import matrix_peak
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json
 
+pytestmark = pytest.mark.slow
+
 TINY = [
     "--image-size", "16", "--vq.max-steps", "3", "--vq.network.stem_channels=8", "--vq.network.hidden_channels", "16",
     "--vq.network.num-residual-layers", "1", "--vq.mixed-precision", "no", "--lm.max_steps", "3",

@@ -56,6 +56,7 @@ def test_rows_appear_one_after_another(page_server):
         assert [kind for kind, own in kinds if own == index] == ["partial_image"] * 3 + ["completed"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium, which .ci/run installs")
 def test_chromium_shows_it(page_server, tmp_path):
     done = subprocess.run(
