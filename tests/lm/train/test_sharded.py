@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from vqlm.data_prep import TextConfig, load_collection, prepare
 from vqlm.lm import TextToImagePipeline
 from vqlm.lm.settings import LMTrainingConfig
-from vqlm.lm.train.sharded import refuse_adapters
+from vqlm.lm.train.sharded import refuse_unsharded
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json
 from vqlm.vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig
@@ -139,8 +139,8 @@ def test_a_finished_model_is_trained_further(folder):
 def test_adapters_are_refused(monkeypatch):
     config = LMTrainingConfig()
     config.lora = True
-    refuse_adapters(config)
+    refuse_unsharded(config)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_VERSION", "2")
     with pytest.raises(UserError, match="`lora` trains few weights"):
-        refuse_adapters(config)
+        refuse_unsharded(config)
