@@ -36,10 +36,8 @@ def _chosen(row: Row, config: CollectionConfig) -> Row | Unusable:
                 words = f"at least {low}" if high is None else f"{low} to {high}"
                 reason = f"left out: it has no caption of {words} words (`min_caption_words`, `max_caption_words`)"
                 return Unusable(row.key, reason, is_left_out=True)
-        if config.caption_prefix or config.caption_suffix:
-            captions = tuple(
-                normalize_caption(f"{config.caption_prefix}{text}{config.caption_suffix}") for text in captions
-            )
+        if config.add_prefix or config.add_suffix:
+            captions = tuple(normalize_caption(f"{config.add_prefix}{text}{config.add_suffix}") for text in captions)
     if (reason := _size_reason(row, config)) is not None:
         return Unusable(row.key, reason, is_left_out=True)
     return row if captions is row.captions else replace(row, captions=captions)

@@ -37,7 +37,7 @@ def draw_svg(svg: str, width: int, background: str, max_pixels: int = MAX_PIXELS
     Raises UnsafeDrawing if resvg-py is missing or the drawing is refused, ValueError for text that is not an SVG.
     """
     if find_spec("resvg_py") is None:
-        raise UnsafeDrawing(f"SVG drawings need resvg-py; install it: {install_hint('demo')}")
+        raise UnsafeDrawing(f"SVG drawings need resvg-py; install it: {install_hint('svg')}")
     _Check(svg, width, max_pixels)
     return PILImage.open(io.BytesIO(RENDERER.render(svg, width, background))).convert("RGB")
 

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from vqlm.data_prep.caption_lines import chosen_lines, no_line
 from vqlm.data_prep.file_kinds import is_picture, is_system_file, key_of, picture_suffixes
+from vqlm.data_prep.names import NO_WORDS, caption_of, needs_folder, require_template
 from vqlm.data_prep.rows import (
     LEFT_OUT,
     SYSTEM,
@@ -23,10 +25,8 @@ from vqlm.data_prep.rows import (
     Row,
     Shard,
     Unusable,
-    caption_of_class,
     digest_of,
     kind_of_other,
-    require_template,
     row_or_reason,
     rows_per_shard,
 )
@@ -48,6 +48,14 @@ class Entry(NamedTuple):
 
     name: str
     captions: Any
+
+
+class NoCaptions(UserError):
+    """A folder of pictures without any captions; `keys` are those of the pictures."""
+
+    def __init__(self, text: str, keys: list[str]):
+        super().__init__(text)
+        self.keys = keys
 
 
 @dataclass
@@ -87,16 +95,20 @@ def read_folder(
     columns: tuple[str | None, str | None] = (None, None),
     allow_outside_files: bool = False,
     names: list[str] | None = None,
+    is_named: bool = False,
+    caption_lines: str = "all",
     needs_captions: bool = True,
 ) -> FolderContent:
     """Find the pictures of `folder` and their captions. Pictures themselves are not opened.
 
     Args:
         folder: where to look, folders inside it included.
-        class_template: caption of a picture by the name of its folder, which stands for `{}`.
+        class_template: caption of a picture by the names of its folders and its own, see `vqlm.data_prep.names`.
         columns: names of the picture and the caption column of metadata files, None for the usual names.
         allow_outside_files: whether metadata may name pictures outside the folder.
         names: what `files_below` gives, where it is known.
+        is_named: whether the names of pictures are their captions, whatever files with captions are there.
+        caption_lines: which lines of the text beside a picture are its captions, see `vqlm.data_prep.caption_lines`.
         needs_captions: whether a folder without any captions is an error.
 
     Raises:
@@ -106,6 +118,10 @@ def read_folder(
     files = _files_by_key(folder, content, files_below(folder) if names is None else names)
     pictures = [key for key in sorted(files) if is_picture(key)]
     finder = _Finder(folder, files, allow_outside_files)
+    if is_named:
+        _add_names(folder, content, files, pictures, class_template or "{name}")
+        _count(content, files, pictures, [], set())
+        return content
     tables = [key for key in sorted(files) if PurePosixPath(key).name.lower() in METADATA]
     for table in tables:
         _add_rows(content, finder, table, read_table(folder / files[table], columns))
@@ -120,9 +136,9 @@ def read_folder(
     texts = {_stem(key): key for key in sorted(files) if key.lower().endswith(".txt") and key not in tables}
     left = [key for key in pictures if key not in content.entries]
     if class_template is not None:
-        _add_classes(folder, content, files, left, class_template)
+        _add_names(folder, content, files, left, class_template)
     else:
-        _add_texts(folder, content, files, left, texts, tables, needs_captions)
+        _add_texts(folder, content, files, left, texts, tables, caption_lines, needs_captions)
     _count(content, files, pictures, tables, {texts[_stem(key)] for key in pictures if _stem(key) in texts})
     return content
 
@@ -299,31 +315,50 @@ def _flickr_file(files: dict[str, str], pictures: list[str]) -> str | None:
     return next((key for key in top if key.lower().endswith(FLICKR_SUFFIX)), None)
 
 
-def _add_classes(
-    folder: Path, content: FolderContent, files: dict[str, str], pictures: list[str], template: str
-) -> None:
+def _add_names(folder: Path, content: FolderContent, files: dict[str, str], pictures: list[str], template: str) -> None:
+    """Captions of the names of folders and files. What has no words is left out."""
     require_template(template)
-    if loose := [key for key in pictures if "/" not in key]:
+    if needs_folder(template) and (loose := [key for key in pictures if "/" not in key]):
         raise UserError(
             f"{folder}: {loose[0]} lies in no class folder; move it into one, or leave `class_template` out."
         )
     for key in pictures:
-        content.entries[key] = Entry(files[key], caption_of_class(template, PurePosixPath(key).parent.name))
+        if caption := caption_of(template, key):
+            content.entries[key] = Entry(files[key], caption)
+        else:
+            content.kinds[NO_WORDS] += 1
+    if pictures and content.kinds[NO_WORDS] == len(pictures):
+        raise UserError(
+            f"{folder}: the names of its {len(pictures)} pictures, such as {pictures[0]}, have no words; write "
+            "metadata.csv with the columns file_name and caption, or a .txt of the same name beside each picture."
+        )
 
 
 def _add_texts(
     folder: Path, content: FolderContent, files: dict[str, str], pictures: list[str], texts: dict[str, str],
-    tables: list[str], needs_captions: bool,
+    tables: list[str], caption_lines: str, needs_captions: bool,
 ) -> None:  # fmt: skip
     described = [key for key in pictures if _stem(key) in texts]
     if not described and not tables and needs_captions:
-        raise UserError(
+        raise NoCaptions(
             f"{folder} has {len(pictures)} pictures without a caption; write metadata.csv with the columns file_name "
-            "and caption, or a .txt of the same name beside each picture, or set `class_template` to "
-            '"a photo of a {}" if its folders are classes.'
+            "and caption, or a .txt of the same name beside each picture, or set `captions_from` to names if these say "
+            'what they show, or `class_template` to "a photo of a {}" if its folders are classes.',
+            pictures,
         )
+    missing = no_line(caption_lines)
     for key in described:
-        content.entries[key] = Entry(files[key], _lines(folder / files[texts[_stem(key)]]))
+        lines = _lines(folder / files[texts[_stem(key)]])
+        captions = lines if isinstance(lines, NoCaption) else chosen_lines(lines, caption_lines)
+        if isinstance(lines, list) and any(lines) and not captions:
+            content.kinds[missing] += 1
+        else:
+            content.entries[key] = Entry(files[key], captions)
+    if described and content.kinds[missing] == len(described):
+        raise UserError(
+            f"{folder}: no text beside its {len(described)} pictures has a line in {caption_lines}; set "
+            "`caption_lines` to first, or to a language that begins lines such as `de.utf8=...`."
+        )
     places = {"." if may_be_caption_json(table) else str(PurePosixPath(table).parent) for table in tables}
     for key in set(pictures).difference(described):
         # A table speaks for its folder and those below it: it leaves out what it does not name.
