@@ -106,14 +106,14 @@ class Collection:
         return IterableDataset.from_generator(_examples, features=features, gen_kwargs=arguments)  # type: ignore[return-value]
 
     def as_learned_by(self, image_tokenizer: VQVAEConfig) -> "Collection":
-        """This collection with its pictures fitted as an image tokenizer learned them.
+        """This collection with its pictures on the background and fitted as an image tokenizer learned them.
 
-        Raises UserError where the collection's settings say otherwise.
+        Raises UserError where the collection's settings say otherwise than by their defaults.
         """
         if self.array_shape is not None:
             return self
         background, fit = self.config.background, self.config.fit
-        if background != image_tokenizer.background:
+        if background not in (CollectionConfig.background, image_tokenizer.background):
             raise UserError(
                 f"The collection puts transparent pictures on {background}, the image tokenizer learned them on "
                 f"{image_tokenizer.background}; set `background` to {image_tokenizer.background}, or train another "
@@ -124,7 +124,9 @@ class Collection:
                 f"The collection fits pictures by {fit}, the image tokenizer learned them by {image_tokenizer.fit}; "
                 "leave `fit` out, or train another image tokenizer."
             )
-        return replace(self, config=replace(self.config, fit=image_tokenizer.fit))
+        return replace(
+            self, config=replace(self.config, fit=image_tokenizer.fit, background=image_tokenizer.background)
+        )
 
     def fingerprint(self) -> str:
         """16 hex digits that depend on the content of the shards and on how they are read."""

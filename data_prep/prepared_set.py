@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pyarrow
 import torch
-from datasets import Dataset, concatenate_datasets
-from jaxtyping import Int, UInt8
+from datasets import Dataset, Image, concatenate_datasets
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from vqlm.data_prep.captions import compared_form
 from vqlm.data_prep.collection import TRAIN
@@ -184,8 +184,10 @@ def spread(count: int, wanted: int) -> list[int]:
     return [number * count // wanted for number in range(wanted)]
 
 
-def pictures_of(rows: Dataset) -> UInt8[Tensor, "n c h w"]:
-    """The pictures of held-out `rows`, as the tokenizer saw them."""
+def pictures_of(rows: Dataset) -> UInt8[Tensor, "n c *shape"] | Float[Tensor, "n c *shape"]:
+    """The pictures or arrays of held-out `rows`, as the tokenizer saw them."""
+    if not isinstance(rows.features["image"], Image):
+        return torch.from_numpy(np.stack(list(rows.with_format("numpy")["image"][:])))  # type: ignore[index]
     return torch.stack([torch.from_numpy(np.array(row["image"])).permute(2, 0, 1) for row in rows])  # type: ignore[index]
 
 

@@ -46,9 +46,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     shape = settings.network.input_shape
     collection = open_collection(settings, shape[0], needs_captions=False)
-    pictures = load_pictures(collection, shape, settings.max_pictures)
-    if skipped := pictures.skipped.summary():
-        print(skipped, flush=True)
+    pictures = load_pictures(collection, shape, settings.max_pictures, config.seed)
+    for note in pictures.notes():
+        print(note, flush=True)
     model_config = VQVAEConfig(
         network=settings.network, quantizer=settings.quantizer,
         background=collection.config.background, fit=collection.config.fit_or_auto, attribution=collection.attribution,
