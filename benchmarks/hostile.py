@@ -35,7 +35,8 @@ NASTY = (
     b"\0", b"\xff\xfe", b"\xed\xa0\x80", b"\xe2\x80\xa8", b"\xc2\x85", b"\x0c", b'"', b"'", b"\n", b"\r\n", b"..", b"/",
     b"../../", b"\\", b"{", b"}", b"[", b"]", b"[" * 3000, b",", b";", b"\t", b":", b"-1", b"99999999999999999999",
     b"NaN", b"1e999", b"null", b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"%s", b"${x}", b"<", b">",
-    b"&#0;", b"url(/dev/zero)", b"!!python/object/apply:os.system [x]", b"A" * 5000, "é".encode("latin-1"), "♥".encode(),
+    b"&#0;", b"url(/dev/zero)", b"!!python/object/apply:os.system [x]", b"A" * 5000, "é".encode("latin-1"),
+    "♥".encode(),
 )  # fmt: skip
 MOST_REASONS = 6
 WRITES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "shutil.rmtree"}

@@ -232,7 +232,15 @@ def mapped_shards(
     if num_workers:
         # A tokenizer that has used threads would warn at every fork.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    return iter(DataLoader(_MappedShards(shards, function), batch_size=None, num_workers=num_workers))
+    try:
+        yield from DataLoader(_MappedShards(shards, function), batch_size=None, num_workers=num_workers)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"a process that decodes pictures was killed ({' '.join(str(error).split())[:120]}): the memory is full, "
+            "or a decoder crashed. Try fewer `num_workers`; with 0 of them the picture that was read last is the one."
+        ) from None
 
 
 class _MappedShards(IterableDataset):
