@@ -91,8 +91,8 @@ class TextConfig:
         byte_level: BPE over bytes, which can write any text; else over the characters that occur in the captions.
         normalization: Unicode form that captions are brought to, nfc, nfkc, or none.
         lowercase: whether captions are brought to lower case.
-        plain_punctuation: whether curly quotes and long dashes become plain ones; repeated spaces, a full stop at the
-            end and quotes around the caption are left out.
+        plain_punctuation: whether curly quotes and long dashes become plain ones; repeated spaces, invisible
+            characters, quotes around the caption and the full stop, "!" or other punctuation at its end are left out.
         drop_article: whether "a", "an" or "the" at the beginning is left out.
         pretrained: folder or hub name of a causal language model whose tokenizer is taken instead of all this.
     """
@@ -100,9 +100,9 @@ class TextConfig:
     size: int = 1500
     byte_level: bool = True
     normalization: Literal["nfc", "nfkc", "none"] = "nfc"
-    lowercase: bool = False
-    plain_punctuation: bool = False
-    drop_article: bool = False
+    lowercase: bool = True
+    plain_punctuation: bool = True
+    drop_article: bool = True
     pretrained: str | None = None
 
     def __post_init__(self):

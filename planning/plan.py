@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from vqlm.planning.budget import STRIDES, Budget, Settings, Start, Wishes, budget_for
+from vqlm.planning.budget import STRIDES, Budget, Settings, Start, Wishes, budget_for, choosing_seconds
 from vqlm.planning.facts import CollectionFacts
 from vqlm.planning.machine_speed import PICTURES, ROWS, MachineSpeed
 from vqlm.planning.reasons import (
@@ -37,7 +37,7 @@ LARGE_MODEL = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers
 LARGE = 2.6  # times as long a step
 VECTORS_PER_CODE = 16  # of the codebook, at least, so that each code is trained
 SMALLEST_CODEBOOK, DEFAULT_CODEBOOK = 64, 1024
-# What makes the demo's pictures good: the model's own distribution smears.
+# What makes the demo's pictures good: the rest of it where a person sets a part. Else it is chosen after training.
 SAMPLING = {"guidance_scale": 2.0, "temperature": 0.25, "min_p": 0.05}
 
 
@@ -88,6 +88,8 @@ def make_plan(
         chosen = budget_for(chosen.side, facts, speed, minutes, wishes, start, LARGE)
     fit = _fit(facts, start)
     settings = _settings(chosen, facts, start, is_large, {"fit": fit, **(collection or {})})
+    if wishes.of("train_lm", "sampling") is not None:
+        settings["train_lm"]["sampling"] = dict(SAMPLING)
     for stage, given in wishes.settings.items():
         settings[stage] = merged(settings[stage], given)
     decisions = [
@@ -97,7 +99,7 @@ def make_plan(
         compile_decision(chosen, speed, settings),
         start_decision(start),
         fit_decision(settings["prepare"]["fit"], facts, start, "fit" in (collection or {})),
-        sampling_decision(settings["train_lm"]["sampling"], wishes.of("train_lm", "sampling") is None),
+        sampling_decision(settings["train_lm"].get("sampling"), choosing_seconds(minutes, wishes)),
         rest_decision(chosen, minutes, wishes),
     ]
     if facts.trained < FEW_PICTURES:
@@ -106,6 +108,7 @@ def make_plan(
         "train_vq": chosen.vq_seconds,
         "compile": speed.compile_seconds if chosen.is_compiled else 0.0,
         "train_lm": chosen.lm_seconds,
+        "choose_sampling": choosing_seconds(minutes, wishes),
         "rest": chosen.rest_seconds,
     }
     notes = expectations(facts, start) + ([speed.warning] if speed.warning else [])
@@ -190,7 +193,6 @@ def _settings(
         **_stagebudget_for(budget.lm_steps, budget.lm_seconds, budget.is_lm_capped),
         "eval_every": _eval_every(budget.lm_steps),
         "compile": "auto" if budget.is_compiled else "no",
-        "sampling": dict(SAMPLING),
         **({"embedding_dropout": 0.1} if is_few else {}),
         **({"model": dict(LARGE_MODEL)} if is_large else {}),
     }

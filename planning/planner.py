@@ -15,6 +15,7 @@ from vqlm.planning.machine_speed import measure_speed
 from vqlm.planning.plan import Plan, make_plan
 from vqlm.planning.reasons import Decision
 from vqlm.planning.saved_plan import load_plan, read_settings, remove_inspection, remove_plan, save_plan
+from vqlm.planning.without_effect import OPTION_OF_STAGE, without_effect
 from vqlm.training.errors import UserError
 
 DEFAULT_MINUTES = 30.0
@@ -63,9 +64,6 @@ class Request:
         return values | {name: self.settings.get(name, {}) for name in sorted(self.settings)}
 
 
-OPTION_OF_STAGE = {"train_vq": "vq", "train_lm": "lm", "prepare": "prepare"}
-
-
 def plan_for(request: Request, say: Callable[[str], None]) -> Plan:
     """The plan in the request's output folder; made and saved there if there is none that holds.
 
@@ -81,7 +79,9 @@ def plan_for(request: Request, say: Callable[[str], None]) -> Plan:
                 f"{request.output} was begun with {made_for['data']}, not {request.data}; give {made_for['data']} to "
                 "continue it, or another `output`."
             )
-        say_without_effect(request, made_for["arguments"], say)
+        given = {name: request.arguments()[name] for name in _given(request) if name not in OPTION_OF_STAGE}
+        for line in without_effect(request.output, plan, given, made_for["arguments"], request.settings):
+            say(line)
         return plan
     collection, captions = open_collection(request)
     made_for = {"data": request.data, "collection": collection.fingerprint(), "arguments": request.arguments()}
@@ -105,33 +105,14 @@ def has_begun(output: Path) -> bool:
 def _holds_for(earlier: dict[str, Any], now: dict[str, Any], request: Request) -> bool:
     """Whether a plan that has not begun is of the same collection, and of the arguments that are given now."""
     is_same = all(earlier[name] == now[name] for name in ("data", "collection"))
-    return is_same and not _changed(request, earlier["arguments"])
+    arguments = request.arguments()
+    return is_same and all(arguments[name] == earlier["arguments"].get(name) for name in _given(request))
 
 
-def _changed(request: Request, earlier: dict[str, Any]) -> list[str]:
-    """Names of the arguments that are given now and differ from the `earlier` ones. The command that continues need not
-    repeat them."""
+def _given(request: Request) -> list[str]:
+    """Names of the arguments that differ from their defaults. The command that continues need not repeat any."""
     defaults = Request(request.data, request.output).arguments()
-    return [
-        name
-        for name, value in request.arguments().items()
-        if value != defaults.get(name) and value != earlier.get(name)
-    ]
-
-
-def say_without_effect(request: Request, earlier: dict[str, Any], say: Callable[[str], None]) -> None:
-    """One line for each argument that was given and differs from those that the plan was made for."""
-    for name in _changed(request, earlier):
-        option = "--" + OPTION_OF_STAGE.get(name, name).replace("_", "-")
-        say(
-            f"note: {option} has no effect any more: the plan in {request.plan_folder} was made with "
-            f"{_shown(earlier.get(name))} and has begun. Edit its YAML for stages that have not, or take another "
-            "--output."
-        )
-
-
-def _shown(value: Any) -> str:
-    return "none" if value in (None, {}) else str(value)
+    return [name for name, value in request.arguments().items() if value != defaults.get(name)]
 
 
 def require_output(output: Path) -> None:

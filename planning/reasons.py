@@ -90,9 +90,12 @@ def fit_decision(fit: str, facts: CollectionFacts, start: Start | None, is_given
     return Decision("fit", fit, f"{facts.not_square:.0%} are not square; {flat}: those are padded, others cropped")
 
 
-def sampling_decision(sampling: Settings, is_chosen: bool) -> Decision:
+def sampling_decision(sampling: Settings | None, seconds: float) -> Decision:
+    """`sampling`: as a person set it, None where `seconds` of drawing decide."""
+    if sampling is None:
+        return Decision("sampling", "chosen after training", f"on held-out prompts, in about {seconds:.0f} s")
     choice = ", ".join(f"{name} {value:g}" for name, value in sampling.items() if isinstance(value, int | float))
-    return Decision("sampling", choice, "sharper than the model's own distribution" if is_chosen else "as you set it")
+    return Decision("sampling", choice, "as you set it")
 
 
 def noise_decision(facts: CollectionFacts, start: Start | None) -> Decision:

@@ -65,7 +65,7 @@ def create_app(models: Sequence[ServedModel], config: ServeConfig | None = None)
     _add_error_handlers(app)
     _add_routes(app, service)
     if service.config.page:
-        add_page(app)
+        add_page(app, service)
     return app
 
 

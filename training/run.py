@@ -38,7 +38,7 @@ from vqlm.training.files import read_json, write_json
 from vqlm.training.gradients import Gradients
 from vqlm.training.log import TrainingLog, format_figures
 from vqlm.training.processes import decided_by_main, describe_processes, rows_per_step, start_accelerator
-from vqlm.training.progress import Progress
+from vqlm.training.progress import Progress, format_seconds
 from vqlm.training.run_folder import RunFolder
 from vqlm.training.stop_signals import Interrupted, StopSignals
 
@@ -117,6 +117,14 @@ class Run:
             return False
         summary = read_json(self.folder / "summary.json")
         return share_of_budget(self.config, summary["steps"], summary["seconds"]) >= 1
+
+    def say_finished(self) -> None:
+        """That there is nothing left to do, and what would change that."""
+        summary = read_json(self.folder / "summary.json")
+        self.progress.say(
+            f"{self.output} is finished already, after {summary['steps']:,} steps in "
+            f"{format_seconds(summary['seconds'])}; a larger `max_steps` or `max_minutes` continues it"
+        )
 
     def prepare(self, *objects: Any) -> Any:
         """`Accelerator.prepare`, then, for a run that is continued, the state of its checkpoint."""

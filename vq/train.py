@@ -101,7 +101,7 @@ def train_vq(
     deciding = _deciding(model_config, config, pictures, provenance)
     run = Run(output, "train_vq", config, deciding, resume, len(pictures))
     if run.is_finished:
-        run.progress.say(f"{output} is finished already")
+        run.say_finished()
         return VQVAE.from_pretrained(output)
 
     model = _in_fast_memory_format(VQVAE(model_config).train())

@@ -39,6 +39,16 @@ def require_same_tokenizers(pipeline: TextToImagePipeline, prepared: PreparedSet
     )  # fmt: skip
 
 
+def require_pictures(pipeline: TextToImagePipeline, model: Path) -> None:
+    """Raises UserError if the model, of the folder `model`, draws no pictures."""
+    network = pipeline.image_tokenizer.config.network
+    if network.spatial_dims != 2:
+        raise UserError(
+            f"pictures are measured; {model} draws arrays of shape {network.input_shape}. Its held-out NLL is in "
+            f"{model / 'run' / 'summary.json'}."
+        )
+
+
 @torch.no_grad()
 def evaluate(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int = 0) -> tuple[dict[str, Any], dict]:
     """Measure a finished model on the held-out rows of a prepared set.

@@ -100,7 +100,7 @@ def train_lm(
         output, "train_lm", config, _deciding(prepared, model_config, config, sequences), resume, len(prepared.train)
     )
     if run.is_finished:
-        run.progress.say(f"{output} is finished already")
+        run.say_finished()
         return TextToImagePipeline.from_pretrained(output)
 
     vocabulary, image_tokenizer = prepared.vocabulary, prepared.load_image_tokenizer()

@@ -113,6 +113,7 @@ def test_references_that_multiply_end_no_process():
     assert "more than 200,000 elements" in refusal(drawing(groups + '<g id="g9"><rect/></g>'))
 
 
+@pytest.mark.slow
 def test_entities_that_multiply_end_no_process():
     entities = '<!ENTITY a "<g/><g/>">' + "".join(
         f'<!ENTITY {chr(98 + n)} "{f"&{chr(97 + n)};" * 10}">' for n in range(12)

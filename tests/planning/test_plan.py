@@ -151,9 +151,19 @@ def test_pictures_that_are_not_square_are_padded_or_cropped(not_square, start, g
     assert plan.settings["train_vq"].get("fit") == (None if start else fit)
 
 
-def test_the_sampling_is_that_of_the_demo():
-    sampling = plan_of(OPENMOJI, FAST, 10).settings["train_lm"]["sampling"]
-    assert sampling == {"guidance_scale": 2.0, "temperature": 0.25, "min_p": 0.05}
+@pytest.mark.parametrize(("minutes", "seconds"), [(3, 10), (10, 12), (30, 36), (600, 120)])
+def test_the_sampling_is_chosen_after_training(minutes, seconds):
+    plan = plan_of(OPENMOJI, FAST, minutes)
+    assert "sampling" not in plan.settings["train_lm"]
+    assert plan.seconds["choose_sampling"] == pytest.approx(seconds)
+    assert choice(plan, "sampling") == "chosen after training"
+
+
+def test_where_a_part_of_the_sampling_is_set_the_rest_is_that_of_the_demo():
+    plan = plan_of(OPENMOJI, FAST, 10, Wishes(settings={"train_lm": {"sampling": {"temperature": 0.5}}}))
+    assert plan.settings["train_lm"]["sampling"] == {"guidance_scale": 2.0, "temperature": 0.5, "min_p": 0.05}
+    assert plan.seconds["choose_sampling"] == 0
+    assert choice(plan, "sampling") == "guidance_scale 2, temperature 0.5, min_p 0.05"
 
 
 def test_how_the_collection_is_read_reaches_every_stage_that_reads_it():

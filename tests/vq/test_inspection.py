@@ -32,6 +32,8 @@ from vqlm.vq.inspection import (
 from vqlm.vq.inspection_page import commonest_neighborhood, write_page
 from vqlm.vq.metrics import psnr
 
+pytestmark = pytest.mark.slow
+
 VQ = VQConfig(codebook_size=16, codebook_dim=4)
 
 

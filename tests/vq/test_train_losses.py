@@ -14,6 +14,8 @@ from vqlm.vq import VQVAE, VQConfig, to_pixel_values
 from vqlm.vq.settings import LossConfig, VQTrainingConfig
 from vqlm.vq.train import check_values, train_vq
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def pictures() -> torch.Tensor:
