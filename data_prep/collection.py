@@ -28,6 +28,7 @@ from vqlm.data_prep.splits import (
     HELD_OUT,
     TRAIN,
     HashSplit,
+    KeySplit,
     SplitRule,
     described_rule,
     given_split,
@@ -127,7 +128,7 @@ class Collection:
         settings = asdict(self.config) | {"max_skipped": None, "fit": self.config.fit_or_auto}
         # Settings that came later are left out where they change nothing, so that earlier runs are recognised.
         settings = {name: value for name, value in settings.items() if value != BEFORE_SETTING.get(name, ...)}
-        if settings.pop("held_out") is not None:
+        if settings.pop("held_out") is not None or isinstance(self.rule, KeySplit):
             # A result depends on what is held out, not on how that is written down.
             settings["held_out"] = described_rule(self.rule)
         return digest_of([settings, *((shard.name, shard.stamp) for shard in self.shards)])
@@ -179,7 +180,7 @@ def load_collection(data: str, image_size: int = 64, config: CollectionConfig | 
     if collection.config.drop_copies and collection.array_shape is None:
         from vqlm.data_prep.copies import without_copies  # which reads collections
 
-        return without_copies(collection)
+        return without_copies(collection)  # type: ignore[arg-type,return-value]  # the same class, seen by another path
     return collection
 
 
@@ -243,7 +244,9 @@ def _of_folder(folder: Path, config: CollectionConfig) -> Collection:
     told = (NO_WORDS, no_line(config.caption_lines))
     notes = tuple(f"{content.kinds[kind]:,} {kind}" for kind in told if content.kinds[kind])
     count = partial(Counter, content.kinds)
-    return Collection(shards, config, rule=split_rule(config.held_out, given), count_files=count, notes=notes)
+    return Collection(
+        shards, config, rule=split_rule(config.held_out, given, content.splits), count_files=count, notes=notes
+    )
 
 
 def _of_files(paths: list[Path], config: CollectionConfig, is_chosen: bool = True) -> Collection | None:

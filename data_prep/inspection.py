@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from vqlm.data_prep.caption_check import CaptionFacts, caption_findings
 from vqlm.data_prep.caption_lines import NO_LINE
+from vqlm.data_prep.captions import compared_form
 from vqlm.data_prep.collection import TRAIN, Collection
 from vqlm.data_prep.copies import digest_of_pixels
 from vqlm.data_prep.loading import mapped_shards
@@ -144,7 +145,7 @@ def inspect_collection(
             inspection.sizes[fact.size] += 1
             inspection.cropped[fact.size] += fact.is_cropped
             inspection.num_captions += len(fact.captions)
-            hashes = [hash(caption) for caption in fact.captions]
+            hashes = [hash(compared_form(caption)) for caption in fact.captions]
             if split == TRAIN:
                 trained_captions.update(hashes)
             else:
@@ -216,7 +217,7 @@ def findings(
         remarks.append(f"{summary}. All are listed in unusable.jsonl.")
     held_out = max(1, inspection.num_held_out)
     remarks += _remarks_on_files(inspection)
-    if inspection.seen_captions > REMARKABLE * held_out:
+    if inspection.seen_captions:
         remarks.append(
             f"{inspection.seen_captions} of {held_out} held-out pictures have captions that are also trained on: as "
             "prompts they are not new, only their pictures are."

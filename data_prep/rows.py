@@ -52,6 +52,10 @@ class Unusable:
             object.__setattr__(self, name, text)
 
 
+class NoCaption(str):
+    """Stands where captions should be; the text is the reason."""
+
+
 @dataclass(frozen=True)
 class Shard:
     """A part of a collection that is read, encoded and written as one.

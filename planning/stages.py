@@ -58,7 +58,7 @@ def stages_of(plan: Plan, request: Request) -> list[Stage]:
         ),
         *([] if "sampling" in plan.settings["train_lm"] else [_choose_sampling(plan, model, data)]),
         Stage(
-            "evaluate", "draw prompts that were never trained on",
+            "evaluate", "draw the held-out prompts",
             _words("--model", model, "--data", data, "--output", output),
             output / "report.json",
         ),
@@ -151,6 +151,10 @@ def closing_lines(request: Request, prefix: list[str], started: float) -> list[s
     for split, by_scale in report["retrieval"].items():
         recall = by_scale[f"{report['default_sampling']['guidance_scale']:g}"]
         lines.append(f"{split} prompts: {_recall(recall, sum(report['pictures'].values()))}")
+        if seen := report.get("prompts_also_trained_on", {}).get(split):
+            lines.append(
+                f"  {seen:,} of these {report['pictures'][split]:,} prompts were trained on with other pictures"
+            )
     seconds = {name: value for name, value in report["seconds"].items() if value is not None}
     training = sum(value for name, value in seconds.items() if name.startswith("train"))
     took = format_seconds(time.monotonic() - started)
