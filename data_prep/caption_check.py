@@ -141,7 +141,7 @@ def _on_shared_captions(facts: CaptionFacts) -> list[str]:
         return []
     caption, count = facts.commonest[0]
     per_caption = facts.total / len(facts.captions)
-    if count <= ONE_CAPTION * facts.pictures and per_caption < PICTURES_PER_CAPTION:
+    if count <= max(2, ONE_CAPTION * facts.pictures) and per_caption < PICTURES_PER_CAPTION:
         return []
     remedy = (
         "Their names have words: `captions_from` names, or {name} in `class_template`, tells them apart."

@@ -188,9 +188,8 @@ def _open(data: str, image_size: int, config: CollectionConfig) -> Collection:
     # Pillow would warn of pictures that are refused here with a reason.
     warnings.simplefilter("ignore", PILImage.DecompressionBombWarning)
     kind, _, rest = data.partition(":")
-    if config.is_named and (kind in ("openmoji", "hf") or data.endswith((".npz", ".parquet"))):
-        raise UserError(f"`captions_from` names has no effect on {data}, which has its own captions; leave it out.")
     if kind == "openmoji":
+        _require_own_captions(data, config)
         shards, splits = openmoji_shards(image_size, rest)
         if config.held_out is not None:
             return Collection(shards, config, rule=split_rule(config.held_out, {}), attribution=ATTRIBUTION)
@@ -199,6 +198,7 @@ def _open(data: str, image_size: int, config: CollectionConfig) -> Collection:
         return _of_dataset(rest, config)
     place = Path(data)
     if place.is_file() and place.suffix == ".npz":
+        _require_own_captions(data, config)
         shards, shape = array_shards(place)
         return Collection(shards, config, array_shape=shape, rule=split_rule(config.held_out, {}))
     if place.is_dir():
@@ -217,7 +217,15 @@ def _notice_beside(data: str) -> str | None:
     return notice.read_text(encoding="utf-8").strip() or None if notice.is_file() else None
 
 
+def _require_own_captions(place: object, config: CollectionConfig) -> None:
+    """Raises UserError for settings of names and texts, which tables, data sets and arrays do without."""
+    for name, default in (("captions_from", "files"), ("caption_lines", "all")):
+        if (value := getattr(config, name)) != default:
+            raise UserError(f"`{name}` {value} has no effect on {place}, which has its own captions; leave it out.")
+
+
 def _of_dataset(name: str, config: CollectionConfig) -> Collection:
+    _require_own_captions(name, config)
     shards, given = hub_shards(name, config.columns, config.class_template)
     return Collection(shards, config, rule=split_rule(config.held_out, given))
 
@@ -266,6 +274,7 @@ def _of_files(paths: list[Path], config: CollectionConfig, is_chosen: bool = Tru
         shards = tar_shards(tars, config.caption_column, config.class_template, config.is_named, config.caption_lines)
         count = partial(_count_archives, tars, others)
     else:
+        _require_own_captions(tables[0], config)
         shards = parquet_shards(tables, config.columns, config.allow_outside_files)
         count = partial(_count_tables, tables, others)
     return Collection(join_shards(shards), config, rule=rule, count_files=count)
