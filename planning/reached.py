@@ -1,9 +1,11 @@
 """What a finished stage reached, in one line, from the files in its folder."""
 
+import math
 from pathlib import Path
 
 from vqlm.training.files import read_json
 from vqlm.training.progress import format_seconds
+from vqlm.vq import VQVAEConfig
 
 
 def reached_by_vq(folder: Path) -> str:
@@ -32,6 +34,26 @@ def reached_by_lm(folder: Path) -> str:
         for name, value in figures.items()
         if name.endswith("image_nll")
     )
+    uniform = math.log(VQVAEConfig.from_pretrained(folder / "image_tokenizer").codebook_size)
     return (
-        f"language model: NLL per code {nll}, after {figures['steps']:,} steps in {format_seconds(figures['seconds'])}"
+        f"language model: NLL per held-out code {nll} (drawn uniformly {uniform:.2f}), after {figures['steps']:,} "
+        f"steps in {format_seconds(figures['seconds'])}; look at {folder / 'README.md'}"
     )
+
+
+def reached_by_evaluation(folder: Path) -> list[str]:
+    """Of a folder that `vqlm evaluate` finished: the held-out figures beside what chance gives, and the verdict."""
+    report = read_json(folder / "report.json")
+    pictures, scale = sum(report["pictures"].values()), f"{report['default_sampling']['guidance_scale']:g}"
+    lines = [
+        f"{split} prompts: the right picture is among the ten nearest of {pictures:,} for {recall['r10']:.1%} of "
+        f"{report['prompts'][split]} (R@10; chance {chance(10, pictures)}), the nearest for {recall['r1']:.1%} (R@1; "
+        f"chance {chance(1, pictures)})"
+        for split, recall in ((split, by_scale[scale]) for split, by_scale in report["retrieval"].items())
+    ]
+    return [*lines, report["verdict"]["headline"]]
+
+
+def chance(k: int, pictures: int) -> str:
+    """R@k of pictures drawn without looking at the prompt."""
+    return f"{100 * min(1.0, k / pictures):.2g}%"
