@@ -11,10 +11,11 @@ from vqlm.vq import VQVAEConfig
 def reached_by_vq(folder: Path) -> str:
     """Of a folder that `vqlm train-vq` finished."""
     figures = read_json(folder / "run" / "summary.json")
+    sheet = folder / "reconstructions.png"  # of pictures only
     return (
         f"image tokenizer: {figures['held_out_psnr_db']:.1f} dB on held-out pictures, "
         f"{figures['held_out_usage']:.0%} of the codes in use, after {figures['steps']:,} steps in "
-        f"{format_seconds(figures['seconds'])}; look at {folder / 'reconstructions.png'}"
+        f"{format_seconds(figures['seconds'])}" + (f"; look at {sheet}" if sheet.exists() else "")
     )
 
 
