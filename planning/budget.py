@@ -26,12 +26,13 @@ CHOOSING_SHARE, LEAST_CHOOSING, MOST_CHOOSING = 0.02, 10.0, 120.0  # of the minu
 @dataclass(frozen=True)
 class Start:
     """A finished model that the training starts from. side: of its pictures; psnr_db: of its image tokenizer on a
-    sample of the new ones."""
+    sample of the new ones; fit: how it learned pictures that are not square."""
 
     folder: str
     side: int
     codes: int
     psnr_db: float
+    fit: str = "crop"
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,6 @@ VECTORS_PER_CODE = 16  # of the codebook, at least, so that each code is trained
 SMALLEST_CODEBOOK, DEFAULT_CODEBOOK = 64, 1024
 # What makes the demo's pictures good: the rest of it where a person sets a part. Else it is chosen after training.
 SAMPLING = {"guidance_scale": 2.0, "temperature": 0.25, "min_p": 0.05}
-MOSTLY = 0.9
 
 
 @dataclass
@@ -62,7 +61,6 @@ def make_plan(
     minutes: float,
     wishes: Wishes | None = None,
     start: Start | None = None,
-    can_fit: bool = False,
     collection: Settings | None = None,
 ) -> Plan:
     """Decide everything that `wishes` leaves open.
@@ -73,7 +71,6 @@ def make_plan(
         minutes: for all stages together.
         wishes: settings that are given.
         start: a finished model to start from.
-        can_fit: whether the stages have a setting `fit`.
         collection: settings of how the collection is read, which every stage gets.
 
     Raises:
@@ -95,8 +92,8 @@ def make_plan(
     is_large = _is_large(chosen, facts, speed, wishes)
     if is_large:
         chosen = budget_for(chosen.side, facts, speed, minutes, wishes, start, LARGE)
-    fit = _fit(facts)
-    settings = _settings(chosen, facts, start, is_large, {**(collection or {}), **({"fit": fit} if can_fit else {})})
+    fit = _fit(facts, start)
+    settings = _settings(chosen, facts, start, is_large, {"fit": fit, **(collection or {})})
     if wishes.of("train_lm", "sampling") is not None:
         settings["train_lm"]["sampling"] = dict(SAMPLING)
     for stage, given in wishes.settings.items():
@@ -107,7 +104,7 @@ def make_plan(
         stage_decision("stage two", chosen, facts, wishes, start, is_large),
         compile_decision(chosen, speed, settings),
         start_decision(start),
-        *([fit_decision(fit, facts)] if can_fit else []),
+        fit_decision(settings["prepare"]["fit"], facts, start, "fit" in (collection or {})),
         sampling_decision(settings["train_lm"].get("sampling"), choosing_seconds(minutes, wishes)),
         rest_decision(chosen, minutes, wishes),
     ]
@@ -246,7 +243,8 @@ def _codebook_size(facts: CollectionFacts, codes: int) -> int:
     return max(SMALLEST_CODEBOOK, min(DEFAULT_CODEBOOK, 2 ** int(math.log2(most))))
 
 
-def _fit(facts: CollectionFacts) -> str:
+def _fit(facts: CollectionFacts, start: Start | None) -> str:
     """How pictures that are not square become so."""
-    flat = max(facts.flat_border, facts.transparent)
-    return "crop" if facts.not_square == 0 or 1 - flat >= MOSTLY else "pad" if flat >= MOSTLY else "auto"
+    if start is not None:
+        return start.fit
+    return "crop" if facts.not_square == 0 else "auto"

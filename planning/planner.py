@@ -1,12 +1,14 @@
 """From a person's request to the plan that its output folder keeps."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vqlm.data_prep import Collection, load_collection
+from vqlm.data_prep.names import words_of_name
 from vqlm.data_prep.settings import CollectionConfig
+from vqlm.data_prep.sources.folder import NoCaptions
 from vqlm.planning.budget import Settings, Start, Wishes
 from vqlm.planning.facts import CollectionFacts, gather_facts
 from vqlm.planning.machine_speed import measure_speed
@@ -17,6 +19,7 @@ from vqlm.planning.without_effect import OPTION_OF_STAGE, without_effect
 from vqlm.training.errors import UserError
 
 DEFAULT_MINUTES = 30.0
+MOSTLY_NAMED = 0.5  # of the pictures: a collection whose names have words
 FACTS_SIDE = 64  # at which drawings of a collection that draws them are looked at
 
 
@@ -80,11 +83,14 @@ def plan_for(request: Request, say: Callable[[str], None]) -> Plan:
         for line in without_effect(request.output, plan, given, made_for["arguments"], request.settings):
             say(line)
         return plan
-    collection = open_collection(request)
+    collection, captions = open_collection(request)
     made_for = {"data": request.data, "collection": collection.fingerprint(), "arguments": request.arguments()}
     if saved is not None and _holds_for(saved[1], made_for, request):
         return saved[0]
-    plan = _new_plan(request, collection, say)
+    for note in collection.notes:
+        say(note)
+    plan = _new_plan(replace(request, collection=collection.config), collection, say)
+    plan.decisions += captions
     remove_plan(request.plan_folder)
     remove_inspection(request.output / "inspection")
     save_plan(plan, request.plan_folder, made_for)
@@ -121,9 +127,19 @@ def require_output(output: Path) -> None:
         )
 
 
-def open_collection(request: Request) -> Collection:
-    """The collection. Raises UserError for a folder that is not there, or captions that are all alike."""
-    return load_collection(request.data, FACTS_SIDE, request.collection)
+def open_collection(request: Request) -> tuple[Collection, list[Decision]]:
+    """The collection; where a folder has no captions and names that are words, with these as captions, which is a
+    decision. Raises UserError for a folder that is not there, or without captions."""
+    try:
+        return load_collection(request.data, FACTS_SIDE, request.collection), []
+    except NoCaptions as error:
+        words = {key: words_of_name(PurePosixPath(key).name) for key in error.keys}
+        named = [key for key in error.keys if words[key]]
+        if len(named) < MOSTLY_NAMED * len(error.keys):
+            raise
+        config = replace(request.collection, captions_from="names")
+        reason = f"no file holds captions, and {named[0]} is {words[named[0]]!r}"
+        return load_collection(request.data, FACTS_SIDE, config), [Decision("captions", "from names", reason)]
 
 
 def _new_plan(request: Request, collection: Collection, say: Callable[[str], None]) -> Plan:
@@ -136,12 +152,11 @@ def _new_plan(request: Request, collection: Collection, say: Callable[[str], Non
     start = None if request.start is None else look_at_start(request.start, collection)
     say(f"{describe(facts)}; measuring how fast this machine trains, about 15 s")
     speed = measure_speed(list(facts.captions))
-    can_fit = "fit" in {setting.name for setting in fields(CollectionConfig)}
     given = {name: value for name, value in asdict(request.collection).items()
              if value != getattr(CollectionConfig(), name)}  # fmt: skip
     wishes = Wishes(request.image_size, request.settings)
     minutes = DEFAULT_MINUTES if request.minutes is None else request.minutes
-    return make_plan(facts, speed, minutes, wishes, start, can_fit and "fit" not in given, given)
+    return make_plan(facts, speed, minutes, wishes, start, given)
 
 
 def _start_name(request: Request) -> str | None:
@@ -169,7 +184,7 @@ def _require_captions(facts: CollectionFacts, request: Request) -> None:
 def look_at_start(folder: Path, collection: Collection) -> Start:
     """A finished model, and how well its image tokenizer rebuilds pictures of `collection`.
 
-    Raises UserError if the folder is no finished model of pictures, or has another background.
+    Raises UserError if the folder is no finished model of pictures, or has another background or fit.
     """
     import itertools
 
@@ -189,15 +204,18 @@ def look_at_start(folder: Path, collection: Collection) -> Start:
     shape = config.network.input_shape
     if not config.takes_pictures or shape[0] != shape[1]:
         raise UserError(f"{folder} draws arrays of shape {shape}, not square pictures; leave `start` out.")
-    if config.background != collection.config.background:
-        raise UserError(
-            f"{folder} learned transparent pictures on {config.background}, yours would lie on "
-            f"{collection.config.background}; give `background` {config.background}, or leave `start` out."
-        )
+    for name in ("background", "fit"):
+        learned, given = getattr(config, name), getattr(collection.config, name)
+        if given not in (None, learned):
+            raise UserError(
+                f"{folder} learned its pictures with {name} {learned}, not {given}; give `{name}` {learned}, or leave "
+                "`start` out."
+            )
+    collection = collection.as_learned_by(config)
     rows = list(itertools.islice(collection.rows(), 64))
     pictures = decode_rows(rows, shape, collection.config, ViewConfig()).values[:, 0]
     with torch.no_grad():
         pixel_values = to_pixel_values(pictures)
         rebuilt = tokenizer.decode_codes(tokenizer.encode(pixel_values))
         value = psnr(rebuilt, pixel_values).mean().item()
-    return Start(str(folder), shape[0], config.tokens_per_image, value)
+    return Start(str(folder), shape[0], config.tokens_per_image, value, config.fit)

@@ -46,12 +46,17 @@ def reached_by_evaluation(folder: Path) -> list[str]:
     """Of a folder that `vqlm evaluate` finished: the held-out figures beside what chance gives, and the verdict."""
     report = read_json(folder / "report.json")
     pictures, scale = sum(report["pictures"].values()), f"{report['default_sampling']['guidance_scale']:g}"
-    lines = [
-        f"{split} prompts: the right picture is among the ten nearest of {pictures:,} for {recall['r10']:.1%} of "
-        f"{report['prompts'][split]} (R@10; chance {chance(10, pictures)}), the nearest for {recall['r1']:.1%} (R@1; "
-        f"chance {chance(1, pictures)})"
-        for split, recall in ((split, by_scale[scale]) for split, by_scale in report["retrieval"].items())
-    ]
+    lines = []
+    for split, by_scale in report["retrieval"].items():
+        recall = by_scale[scale]
+        lines.append(
+            f"{split} prompts: the right picture is among the ten nearest of {pictures:,} for {recall['r10']:.1%} of "
+            f"{report['prompts'][split]:,} (R@10; chance {chance(10, pictures)}), the nearest for {recall['r1']:.1%} "
+            f"(R@1; chance {chance(1, pictures)})"
+        )
+        if seen := report["prompts_also_trained_on"].get(split):
+            count = report["pictures"][split]
+            lines.append(f"  {seen:,} of all {count:,} prompts of it were trained on with other pictures")
     return [*lines, report["verdict"]["headline"]]
 
 

@@ -79,11 +79,15 @@ def start_decision(start: Start | None) -> Decision:
     return Decision("start", start.folder, f"its image tokenizer rebuilds your pictures at {start.psnr_db:.1f} dB")
 
 
-def fit_decision(fit: str, facts: CollectionFacts) -> Decision:
-    flat = f"{max(facts.flat_border, facts.transparent):.0%} are transparent or have a border of one colour"
+def fit_decision(fit: str, facts: CollectionFacts, start: Start | None, is_given: bool) -> Decision:
+    if start is not None:
+        return Decision("fit", fit, "as the start has it")
+    if is_given:
+        return Decision("fit", fit, "as you set it")
     if facts.not_square == 0:
         return Decision("fit", fit, "all pictures are square")
-    return Decision("fit", fit, f"{facts.not_square:.0%} are not square; {flat}")
+    flat = f"{max(facts.flat_border, facts.transparent):.0%} are transparent or have a border of one colour"
+    return Decision("fit", fit, f"{facts.not_square:.0%} are not square; {flat}: those are padded, others cropped")
 
 
 def sampling_decision(sampling: Settings | None, seconds: float) -> Decision:

@@ -59,7 +59,7 @@ def stages_of(plan: Plan, request: Request) -> list[Stage]:
         ),
         *([] if "sampling" in plan.settings["train_lm"] else [_choose_sampling(plan, model, data)]),
         Stage(
-            "evaluate", "draw prompts that were never trained on",
+            "evaluate", "draw the held-out prompts",
             _words("--model", model, "--data", data, "--output", output),
             output / "report.json",
         ),

@@ -12,7 +12,7 @@ from vqlm.lm.evaluate.curves import draw_curves
 from vqlm.lm.evaluate.evidence import gather_evidence, names_of
 from vqlm.lm.evaluate.page_drawings import Draws, Grid, PageDrawings
 from vqlm.lm.evaluate.page_parts import Cell, cards, document, escaped, figure_picture, picture, section, table
-from vqlm.lm.evaluate.report import Shown
+from vqlm.lm.evaluate.report import Shown, seen_prompts_markdown
 from vqlm.lm.evaluate.verdict import Limit, Verdict, judge
 from vqlm.lm.model_folder.card import data_name
 from vqlm.lm.pipeline import TextToImagePipeline
@@ -102,7 +102,8 @@ def _figures(figures: dict[str, Any], held_out: dict[str, Shown], pipeline: Text
         f"Image tokenizer: {figures['held_out_psnr_db']:.1f} dB PSNR over {len(originals):,} held-out pictures (one "
         f"picture for all, their mean: {mean:.1f} dB), {figures['codebook_usage']:.0%} of {codes:,} codes in use."
     )
-    return section("Figures", f"<p>{escaped(text)}</p>{table(head, rows)}<p>{escaped(quality)}</p>")
+    seen = "".join(f"<p>{escaped(line)}</p>" for line in seen_prompts_markdown(figures) if line)
+    return section("Figures", f"<p>{escaped(text)}</p>{table(head, rows)}{seen}<p>{escaped(quality)}</p>")
 
 
 def _share(value: float, k: int, pictures: int) -> str:

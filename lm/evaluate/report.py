@@ -149,6 +149,7 @@ def evaluate(
         "prompts": {split: len(part.captions) for split, part in shown.items()},
         "default_sampling": vars(pipeline.sampling).copy(),
         "pictures": prepared.manifest["splits"],
+        "prompts_also_trained_on": prepared.seen_prompts(),
         "seconds": stage_seconds(pipeline) | {"evaluate": round(time.monotonic() - start, 1)},
         "machine": describe_machine(),
     }
@@ -162,6 +163,20 @@ def _draw_trained(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: in
     drawn = pipeline(captions, generator=torch.Generator().manual_seed(seed)).codes
     reconstructions = decode_flat(pipeline, prepared.codes_of(rows))
     return Shown(captions, None, reconstructions, decode_flat(pipeline, drawn.flatten(1)))
+
+
+def seen_prompts_markdown(figures: dict[str, Any]) -> list[str]:
+    """One line of the report for each held-out set of which captions are also trained on."""
+    lines = []
+    for split, seen in figures.get("prompts_also_trained_on", {}).items():
+        if count := figures["pictures"][split]:
+            share = "All" if seen == count else f"{seen} of"
+            if seen:
+                lines.append(
+                    f"{share} {count} prompts of {split} are captions that other pictures were trained on with: they "
+                    "are no new prompts, only the pictures are new, and there are several right answers to each."
+                )
+    return ["", *lines] if lines else []
 
 
 def require_no_other(output: Path) -> None:
@@ -241,6 +256,7 @@ def report_markdown(figures: dict[str, Any], attribution: str | None) -> str:
                 f"| {split} | {figures['held_out_image_nll'][split]:.3f} | {scale}{' (default)' if is_default else ''} "
                 f"| {100 * recall['r1']:.1f}% | {100 * recall['r10']:.1f}% |"
             )
+    lines += seen_prompts_markdown(figures)
     if "held_out_image_nll_as_typed" in figures:
         lines += as_typed_markdown(figures["held_out_image_nll_as_typed"], figures["held_out_image_nll"])
     # Reports before version 0.2.0 call them directions.

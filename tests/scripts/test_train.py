@@ -139,7 +139,10 @@ def test_a_finished_model_is_a_start(picture_folder, tmp_path, capsys):
         (["--start", tmp_path / "none"], "there is no folder .*none to start from"),
         (["--start", picture_folder], "is no finished model: it has no text_to_image.json"),
         (["--start", first / "model", "--image-size", 64], "draws pictures of 16x16, `image_size` is 64"),
-        (["--start", first / "model", "--background", "black"], "learned transparent pictures on white"),
+        (
+            ["--start", first / "model", "--background", "black"],
+            "learned its pictures with background white, not black",
+        ),
     ):
         with pytest.raises(UserError, match=message):
             call(picture_folder, tmp_path / "none_written", *wrong)
@@ -157,6 +160,34 @@ def test_one_picture_per_class_is_told_that_others_cannot_be_known(tmp_path, cap
         Image.new("RGB", (16, 16), (8 * number, 0, 0)).save(tmp_path / "classes" / f"class{number}" / "a.png")
     call(tmp_path / "classes", tmp_path / "mine", *TINY, "--class-template", "{}", "--plan-only")
     assert "Only 0% of the held-out captions" in capsys.readouterr().out
+
+
+def test_names_are_captions_where_there_are_no_others(tmp_path, capsys):
+    folder, output = tmp_path / "drawings", tmp_path / "mine"
+    folder.mkdir()
+    for number in range(30):
+        colour = ("red", "green", "blue")[number % 3]
+        Image.new("RGB", (24, 16), colour).save(folder / f"{colour}_flag-{number}.png")
+    Image.new("RGB", (24, 16), "black").save(folder / "IMG_1234.png")
+    call(folder, output, *TINY, "--plan-only")
+    said = capsys.readouterr().out
+    assert "1 pictures whose names have no words, left out" in said
+    assert re.search(r"captions +from names +no file holds captions, and \S+png is '(red|green|blue) flag'", said)
+    assert re.search(r"fit +auto +100% are not square", said)
+    for stage in ("inspect", "train_vq", "prepare"):
+        settings = yaml.safe_load((output / "plan" / f"{stage}.yaml").read_text())
+        assert (settings["captions_from"], settings["fit"]) == ("names", "auto")
+    call(folder, output, *TINY)
+    assert read_json(output / "model" / "image_tokenizer" / "config.json")["fit"] == "auto"
+    assert "has no effect" not in capsys.readouterr().out
+
+
+def test_names_without_words_are_no_captions(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number in range(30):
+        Image.new("RGB", (16, 16)).save(tmp_path / "photos" / f"IMG_{number:04}.png")
+    with pytest.raises(UserError, match="30 pictures without a caption; .* set `captions_from` to names"):
+        call(tmp_path / "photos", tmp_path / "mine", *TINY, "--plan-only")
 
 
 def test_captions_all_alike_are_refused(picture_folder, tmp_path):
