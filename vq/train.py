@@ -237,8 +237,9 @@ def _finish(run: Run, model: VQVAE, held_out: PictureTensor) -> VQVAE:
         model.config.training_record = run.summary(**figures)
         if run.accelerator.is_main_process:
             model.save_pretrained(run.output)
-            save_reconstructions(model, held_out, run.output / "reconstructions.png")
     run.finish(**figures)
+    if run.accelerator.is_main_process:  # last: what is drawn may fail without loss
+        save_reconstructions(model, held_out, run.output / "reconstructions.png")
     return model
 
 

@@ -186,7 +186,7 @@ def _deciding(
     prepared: PreparedSet, model_config: LanguageModelConfig, config: LMTrainingConfig, sequences: SequenceConfig
 ) -> dict[str, Any]:
     """All settings that decide the result, by which `Run` recognises the same run."""
-    settings = {"model": asdict(model_config), "sequences": asdict(sequences)} | asdict(config)
+    settings = {"model": asdict(model_config), "sequences": sequences.described()} | asdict(config)
     return settings | {key: prepared.manifest[key] for key in ("vocabulary", "made_from")}
 
 
