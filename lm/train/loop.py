@@ -132,10 +132,10 @@ def train_lm(
         if not run.step(losses.loss, objective, *optimizers, weight=losses.weight / packs.shape.num_ids):
             continue
         run.log(image_nll=losses.image_nll, text_nll=losses.text_nll)
-        if run.is_next_due(config.eval_every):
+        if run.is_next_due(config.eval_interval):
             run.report(**held_out_nll(model, prepared, caption_tokens))
 
-    nll = held_out_nll(model.eval(), prepared, caption_tokens)
+    nll = run.final_report or held_out_nll(model.eval(), prepared, caption_tokens)
     if run.sharding:
         model = stock_copy(model, run.accelerator.is_main_process)
     if run.accelerator.is_main_process:
