@@ -1,5 +1,5 @@
 #!/bin/bash
-# A command of vqlm on all GPUs of several machines:
+# A stage on all GPUs of several machines:
 #   sbatch configs/accelerate/slurm.sh train-lm --data runs/data --output runs/model --max-minutes 60
 # Two minutes before its time is over the job is told, and the run stops with a checkpoint. The same command continues it.
 # For FSDP2: sbatch --export=ALL,ACCELERATE_USE_FSDP=true,FSDP_VERSION=2 configs/accelerate/slurm.sh train-lm ...
