@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -22,7 +22,9 @@ class RunState:
     """The counters of a run: all that a checkpoint needs beside weights, optimizers and random states.
 
     step: optimizer steps done, the skipped ones included. epoch, batch: the place in the data. seconds: time spent in
-    the loop. skipped: steps without a finite gradient. num_processes: that count the batches; 0 before they do.
+    the loop. skipped: steps without a finite gradient; skipped_of: the same of further models, such as a discriminator,
+    by name. checkpoint_seconds, sample_seconds: how much of the time checkpoints and samples took.
+    num_processes: those that count the batches; 0 before they do.
     """
 
     step: int = 0
@@ -30,6 +32,9 @@ class RunState:
     batch: int = 0
     seconds: float = 0.0
     skipped: int = 0
+    skipped_of: dict[str, int] = field(default_factory=dict)
+    checkpoint_seconds: float = 0.0
+    sample_seconds: float = 0.0
     num_processes: int = 0
 
     def share_among(self, num_processes: int) -> None:

@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
+from vqlm.training.batch_size import with_fitting_batch
 from vqlm.training.device import training_device
 from vqlm.training.distributed import num_processes, process_index, sum_numbers, sum_over_processes
 from vqlm.training.errors import UserError
@@ -22,6 +23,7 @@ from vqlm.vq.metrics import CodeUsage, psnr
 from vqlm.vq.model import VQVAE, require_finite
 from vqlm.vq.optimizers import build_optimizers
 from vqlm.vq.pixels import picture_grid, to_pixel_values
+from vqlm.vq.samples import reconstructed_samples
 from vqlm.vq.settings import VQTrainingConfig
 
 GRID_PICTURES = 12
@@ -97,12 +99,17 @@ def train_vq(
         >>> model.config.code_shape
         (2, 2)
     """
+    if config.find_batch_size:
+        return with_fitting_batch(
+            config, output, resume,
+            lambda fitting: train_vq(pictures, held_out, output, model_config, fitting, provenance, resume),
+        )  # fmt: skip
     data_variance = check_values(pictures, held_out)
     config = _with_precision(with_launcher(config), model_config)
     deciding = _deciding(model_config, config, pictures, provenance)
     run = Run(output, "train_vq", config, deciding, resume, len(pictures))
     if run.is_finished:
-        run.progress.say(f"{output} is finished already")
+        run.say_finished()
         return VQVAE.from_pretrained(output)
 
     model = _in_fast_memory_format(VQVAE(model_config).train())
@@ -113,6 +120,7 @@ def train_vq(
     model, loader, optimizers = _prepare(run, model, _loader(pictures, config, run), optimizers, adversary)
     if not run.is_resumed:
         initialize_codebook(run.accelerator.unwrap_model(model), pictures)
+    run.show_samples(reconstructed_samples(run.accelerator.unwrap_model(model), held_out))
 
     seen: list[tuple[Tensor, Tensor]] = []  # by the quantizer, since its last update
     for batch in run.batches(loader):
@@ -131,16 +139,17 @@ def train_vq(
             seen.clear()
         if adversary is not None and is_judged:
             figures["discriminator_loss"] = adversary.discriminator_loss(result.reconstruction, pixel_values)
-            run.step(figures["discriminator_loss"], adversary.discriminator, adversary.optimizer)
+            run.step(figures["discriminator_loss"], adversary.discriminator, adversary.optimizer, name="discriminator")
 
         mse = F.mse_loss(result.reconstruction.detach(), pixel_values)
         figures |= {f"{name}_loss": value for name, value in result.losses.items()}
-        run.log(psnr=10 * torch.log10(4 / mse), **figures)
+        run.log(loss=loss, psnr=10 * torch.log10(4 / mse), **figures)
         code_usage.add(*quantizer.by_codebook(result.codes))
         if run.is_next_due(config.log_interval):
             code_usage.log(run)
         if run.is_next_due(config.eval_interval):
-            run.report(**evaluate_reconstruction(run.accelerator.unwrap_model(model), held_out))
+            with run.averaged_weights():
+                run.report(**evaluate_reconstruction(run.accelerator.unwrap_model(model), held_out))
 
     return _finish(run, run.accelerator.unwrap_model(model).eval(), held_out)
 
@@ -224,11 +233,13 @@ class _LoggedUsage:
 
 def _finish(run: Run, model: VQVAE, held_out: PictureTensor) -> VQVAE:
     """Save the model with the record of its training, and pictures of what it does."""
-    figures = run.final_report or evaluate_reconstruction(model, held_out)
-    model.config.training_record = run.summary(**figures)
-    if run.accelerator.is_main_process:
-        model.save_pretrained(run.output)
-        save_reconstructions(model, held_out, run.output / "reconstructions.png")
+    run.checkpoint()  # of the weights of the last step, where their average is saved
+    with run.averaged_weights():
+        figures = run.final_report or evaluate_reconstruction(model, held_out)
+        model.config.training_record = run.summary(**figures)
+        if run.accelerator.is_main_process:
+            model.save_pretrained(run.output)
+            save_reconstructions(model, held_out, run.output / "reconstructions.png")
     run.finish(**figures)
     return model
 

@@ -12,12 +12,16 @@ from vqlm.training.sharding import launcher_sharding, whole_weights
 MODEL_PREFIX = "model."  # of the language model in its objective
 
 
-def refuse_adapters(config: LMTrainingConfig) -> None:
-    """Raises UserError for low-rank adapters under FSDP2."""
-    if config.lora and launcher_sharding() is not None:
+def refuse_unsharded(config: LMTrainingConfig) -> None:
+    """Raises UserError for low-rank adapters or averaged weights under FSDP2."""
+    if launcher_sharding() is None:
+        return
+    if config.lora:
         raise UserError(
             "`lora` trains few weights, and FSDP2 is not tried with it; start it without FSDP, or set `lora` to false."
         )
+    if config.weight_ema_decay:
+        raise UserError("`weight_ema_decay` has no effect under FSDP2; start it without FSDP, or set it to 0.")
 
 
 def blocks_of(model: PreTrainedModel) -> Iterator[nn.Module]:

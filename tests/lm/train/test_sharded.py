@@ -18,7 +18,7 @@ from vqlm.data_prep import PreparedSet, TextConfig, load_collection, prepare
 from vqlm.lm import TextToImagePipeline
 from vqlm.lm.evaluate.metrics import evaluate_nll
 from vqlm.lm.settings import LMTrainingConfig
-from vqlm.lm.train.sharded import refuse_adapters
+from vqlm.lm.train.sharded import refuse_unsharded
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json
 from vqlm.vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig
@@ -164,8 +164,8 @@ def test_held_out_rows_are_shared_and_counted_once(folder):
 def test_adapters_are_refused(monkeypatch):
     config = LMTrainingConfig()
     config.lora = True
-    refuse_adapters(config)
+    refuse_unsharded(config)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_VERSION", "2")
     with pytest.raises(UserError, match="`lora` trains few weights"):
-        refuse_adapters(config)
+        refuse_unsharded(config)
