@@ -24,12 +24,13 @@ base: .venv/installed-demo
 	$(BIN)/vqlm prepare --data $(BASE)/styles --for-model models/emoji --output $(BASE)/data-bf16 --resume
 	$(BIN)/python benchmarks/emoji_styles.py --model models/emoji --data $(BASE)/data-bf16 --output $(BASE)
 
+# One worker per core.
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 # Without the tests that take long.
 test-fast: .venv/installed-dev
-	$(BIN)/python -m pytest -m 'not slow and not cuda'
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow and not cuda'
 
 # What a GPU does; `make test` runs on the CPU.
 test-cuda: .venv/installed-dev

@@ -98,6 +98,15 @@ class SamplingConfig:
         """Whether some codes may be no candidates."""
         return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
 
+    def describe(self) -> str:
+        """The settings in words, such as "guidance 2, temperature 0.25, min-p 0.05"; the others where they are set."""
+        values = {"guidance": self.guidance_scale, "temperature": self.temperature, "min-p": self.min_p}
+        shown = {name: f"{value:g}" for name, value in values.items()}
+        for name in ("guidance_schedule", "top_k", "top_p"):
+            if (value := getattr(self, name)) != getattr(SamplingConfig, name):
+                shown[name.replace("_", "-")] = str(value)
+        return ", ".join(f"{name} {value}" for name, value in shown.items())
+
     def override(self, **given: Any) -> "SamplingConfig":
         """These settings with those of `given` that are not None. Raises UserError for an unknown name."""
         if unknown := sorted(given.keys() - vars(self).keys()):

@@ -65,7 +65,7 @@ def create_app(models: Sequence[ServedModel], config: ServeConfig | None = None)
     _add_error_handlers(app)
     _add_routes(app, service)
     if service.config.page:
-        add_page(app)
+        add_page(app, service)
     return app
 
 
@@ -133,7 +133,8 @@ class Service:
             return None, None
         picture = read_picture(image, "image", self.config.max_pixels)
         masked = None if mask is None else read_picture(mask, "mask", self.config.max_pixels)
-        return prepare_edit(picture, masked, model.size, model.pipeline.image_tokenizer.config.background)
+        config = model.pipeline.image_tokenizer.config
+        return prepare_edit(picture, masked, model.size, config.background, config.fit)
 
 
 NOT_BUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the latter for nginx

@@ -18,7 +18,7 @@ programs out.
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from vqlm.training.processes import decided_by_main, describe_processes, rows_pe
 from vqlm.training.progress import Progress, format_seconds
 from vqlm.training.rows_of_step import rows_of_batches
 from vqlm.training.run_folder import RunFolder
+from vqlm.training.sharding import ShardedState, launcher_sharding, shard
 from vqlm.training.stop_signals import Interrupted, StopSignals
 from vqlm.training.watching.samples import Samples, SampleSource
 from vqlm.training.watching.trackers import Trackers
@@ -95,6 +96,7 @@ class Run:
     ):
         self.output, self.folder, self.config = Path(output), Path(output) / "run", config
         self.accelerator = start_accelerator(config)
+        self.sharding = launcher_sharding()
         if num_rows is not None and num_rows < self.accelerator.num_processes:
             raise UserError(_too_few(num_rows, self.accelerator.num_processes))
         self.progress = Progress(name, self.accelerator.is_main_process)
@@ -120,7 +122,8 @@ class Run:
     # Set-up
 
     def _claim_folder(self, settings: dict[str, Any], resume: bool) -> None:
-        settings = settings | {"num_processes": self.accelerator.num_processes}
+        num_processes = self.accelerator.num_processes if self.sharding is None else "any, by FSDP2"
+        settings = settings | {"num_processes": num_processes}
         deciding = {key: value for key, value in _flatten(settings).items() if key not in BUDGET_SETTINGS}
         said = decided_by_main(self.accelerator, lambda: self._run_folder.claim(deciding, self.config, resume))
         for sentence in said:
@@ -136,9 +139,25 @@ class Run:
         summary = read_json(self.folder / "summary.json")
         return share_of_budget(self.config, summary["steps"], summary["seconds"]) >= 1
 
+    def say_finished(self) -> None:
+        """That there is nothing left to do, and what would change that."""
+        summary = read_json(self.folder / "summary.json")
+        self.progress.say(
+            f"{self.output} is finished already, after {summary['steps']:,} steps in "
+            f"{format_seconds(summary['seconds'])}; a larger `max_steps` or `max_minutes` continues it"
+        )
+
+    def shard(self, model: nn.Module, blocks: Iterable[nn.Module]) -> None:
+        """Share out `model` among the processes where the launcher asks for FSDP2, before its optimizers are built.
+
+        See `vqlm.training.sharding.shard`.
+        """
+        if self.sharding is not None:
+            shard(model, blocks, self.sharding, self.accelerator.device, self.accelerator.mixed_precision)
+
     def prepare(self, *objects: Any) -> Any:
         """`Accelerator.prepare`, then, for a run that is continued, the state of its checkpoint."""
-        prepared = self.accelerator.prepare(*objects)
+        prepared = self._prepare_sharded(*objects) if self.sharding else self.accelerator.prepare(*objects)
         for part in prepared if len(objects) > 1 else [prepared]:
             if isinstance(part, nn.Module):
                 self._gradients[id(part)] = Gradients(self.config.gradient_accumulation_steps, self._new_scaler())
@@ -148,6 +167,7 @@ class Run:
         if self.is_resumed:
             self.state = self._checkpoint.load()
             self._first_step = self.state.step
+        self.state.share_among(self.accelerator.num_processes)
         self._log.cut_after(self.state.step if self.is_resumed else -1)
         self._log.start_window(self.state)
         self._samples.continue_at(self.state.step, self.share)
@@ -156,6 +176,12 @@ class Run:
         if self.is_resumed:
             self.progress.say(f"continues at step {self.state.step}")
         return prepared
+
+    def _prepare_sharded(self, *objects: Any) -> list[Any]:
+        """The model is ready, and `ShardedState` saves it with its optimizers: accelerate gets the loader only."""
+        (model,) = (part for part in objects if isinstance(part, nn.Module))
+        self._checkpoint.sharded = ShardedState(model, [part for part in objects if isinstance(part, Optimizer)])
+        return [self.accelerator.prepare(part) if isinstance(part, DataLoader) else part for part in objects]
 
     def _new_scaler(self) -> GradScaler | None:
         """A scaler of fp16 gradients, whose state is part of the checkpoint."""

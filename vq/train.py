@@ -108,7 +108,7 @@ def train_vq(
     deciding = _deciding(model_config, config, pictures, provenance)
     run = Run(output, "train_vq", config, deciding, resume, len(pictures))
     if run.is_finished:
-        run.progress.say(f"{output} is finished already")
+        run.say_finished()
         return VQVAE.from_pretrained(output)
 
     model = _in_fast_memory_format(VQVAE(model_config).train())
@@ -131,7 +131,7 @@ def train_vq(
             if adversary is not None:
                 adversary.optimizer.zero_grad()
             continue
-        seen.append((result.z_e.detach(), result.codes))
+        seen.append((result.vectors.detach(), result.codes))
         if not run.is_accumulating:
             figures = {"revived": float(quantizer.update(*map(torch.cat, zip(*seen, strict=True))))} | figures
             seen.clear()
@@ -201,23 +201,32 @@ def _prepare(
 
 
 class _LoggedUsage:
-    """Perplexity and usage of the codebook between two log lines. Warns once if they are poor."""
+    """Perplexity and usage of the codebook between two log lines. Warns once if they are poor.
+
+    A large codebook occurs too rarely between two lines to be judged: for the warning lines are joined.
+    """
 
     def __init__(self, config: VQVAEConfig):
         self.config, self.has_warned = config, False
-        self.usage = CodeUsage(config.codebook_size, config.quantizer.num_codebooks)
+        self.usage, self.judged = (CodeUsage(config.codebook_size, config.quantizer.num_codebooks) for _ in range(2))
 
     def add(self, *codes: Tensor) -> None:
         self.usage.add(*codes)
 
     def log(self, run: Run) -> None:
-        usage, config = self.usage, self.config
-        run.log(perplexity=usage.perplexity, usage=usage.usage)
-        if not self.has_warned and run.share >= WARN_FROM_SHARE and usage.is_telling:
-            for finding in usage_findings(usage.usage, usage.perplexity, config.codebook_size, config.quantizer):
-                run.progress.say(f"warning, step {run.state.step + 1}: {finding}")
-                self.has_warned = True
-        usage.reset()
+        run.log(perplexity=self.usage.perplexity, usage=self.usage.usage)
+        if not self.has_warned and run.share >= WARN_FROM_SHARE:
+            self.judged.counts = self.judged.counts.to(self.usage.counts.device) + self.usage.counts
+            if self.judged.is_telling:
+                self._warn(run)
+        self.usage.reset()
+
+    def _warn(self, run: Run) -> None:
+        judged, config = self.judged, self.config
+        for finding in usage_findings(judged.usage, judged.perplexity, config.codebook_size, config.quantizer):
+            run.progress.say(f"warning, step {run.state.step + 1}: {finding}")
+            self.has_warned = True
+        judged.reset()
 
 
 def _finish(run: Run, model: VQVAE, held_out: PictureTensor) -> VQVAE:

@@ -12,6 +12,8 @@ import torch
 from vqlm.lm.decoding.packed_weights import require_int8
 from vqlm.training.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 

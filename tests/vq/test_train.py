@@ -21,6 +21,8 @@ from vqlm.vq.quantizers.vector import layer_norm
 from vqlm.vq.settings import VQTrainingConfig
 from vqlm.vq.train import augment, evaluate_reconstruction, initialize_codebook, train_vq
 
+pytestmark = pytest.mark.slow
+
 CONFIG = VQTrainingConfig(max_steps=8, batch_size=8, mixed_precision="no", log_every=2, eval_every=4)
 
 

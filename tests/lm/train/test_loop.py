@@ -21,6 +21,8 @@ from vqlm.training.progress import Progress
 from vqlm.training.run import Run
 from vqlm.training.stop_signals import Interrupted
 
+pytestmark = pytest.mark.slow
+
 CLEAN = SequenceConfig(caption_dropout=0.0, word_dropout=0.0, code_noise=0.0)
 
 
