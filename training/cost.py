@@ -85,7 +85,7 @@ def step_cost(
     within the update of the weights is that of any number of units.
     """
     keep_freed_memory()
-    fewer, half = max(1, units // 4), max(2, units // 2) if units > 1 else 1
+    fewer, half = _fewer(units)
     accumulates = config.gradient_accumulation_steps > 1
     small = _trace(build(fewer), accumulates)
     step = build(half)
@@ -108,6 +108,11 @@ def peak_of(config: TrainingConfig, device: torch.device) -> tuple[str, float]:
     precision = config.mixed_precision if config.mixed_precision != "auto" else fastest_precision(device)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}[precision]
     return precision, matrix_peak(dtype, device)
+
+
+def _fewer(units: int) -> tuple[int, int]:
+    """A quarter and a half of the units, or as few as there are."""
+    return max(1, units // 4), max(min(2, units), units // 2)
 
 
 @dataclass

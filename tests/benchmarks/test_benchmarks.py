@@ -117,6 +117,12 @@ def test_stage_one_is_compared_with_its_peer(run_tiny, unchecked_types):
     assert all(row[2] > 0 for row in rows_of(result, 1))
 
 
+def test_memory_is_predicted(run_tiny):
+    result = run_tiny("plan_memory")
+    assert first_cells(result) == {"configs/smoke/train_vq.yaml", "configs/smoke/train_lm.yaml"}
+    assert all(predicted > 0 for _, predicted, _, _ in rows_of(result))
+
+
 def test_quantizers_are_compared(picture_folder, tmp_path, unchecked_types):
     compare = importlib.import_module("image_tokenizers").main
     options = ["--minutes", "0.0001", "--only", "the default", "--data", str(picture_folder)]
