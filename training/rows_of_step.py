@@ -19,4 +19,5 @@ def _numbers(drawn: Any) -> list[int]:
     """The numbers in what a sampler drew: numbers of rows, objects with a `row`, or lists of these."""
     if isinstance(drawn, list | tuple) and not hasattr(drawn, "row"):
         return [number for part in drawn for number in _numbers(part)]
-    return [int(getattr(drawn, "row", drawn))]
+    row: Any = getattr(drawn, "row", drawn)
+    return [int(row)]

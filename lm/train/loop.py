@@ -150,7 +150,7 @@ def train_lm(
         nll = held_out_nll(model.eval(), prepared, caption_tokens)
         if run.sharding:
             model = stock_copy(model, run.accelerator.is_main_process)
-        if run.accelerator.is_main_process:
+        if model is not None and run.accelerator.is_main_process:
             if start.adapters is not None:
                 model = save_and_merge(start.adapters, output / "adapter")
             settings = ModelFolderSettings(

@@ -5,14 +5,11 @@ dependency.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, HTTPException
 from starlette.responses import FileResponse, Response
 from vqlm.serve.page.tools import add_tools
-
-if TYPE_CHECKING:
-    from vqlm.serve.app import Service
+from vqlm.serve.service import Service
 
 FOLDER = Path(__file__).parent
 HEADERS = {
@@ -24,7 +21,7 @@ HEADERS = {
 MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript"}
 
 
-def add_page(app: FastAPI, service: "Service") -> None:
+def add_page(app: FastAPI, service: Service) -> None:
     """Serve the page at /, its scripts and style below /page, and what they ask beyond OpenAI's API."""
 
     @app.get("/", include_in_schema=False)

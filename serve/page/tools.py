@@ -2,7 +2,7 @@
 
 import asyncio
 import io
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from fastapi import FastAPI, Request
@@ -13,17 +13,15 @@ from vqlm.serve.errors import ApiError, wrong
 from vqlm.serve.jobs import ServedModel
 from vqlm.serve.pictures import read_picture
 from vqlm.serve.requests import read_json_object, read_upload
+from vqlm.serve.service import Service
 from vqlm.training.errors import UserError
 from vqlm.vq import to_pil
 from vqlm.vq.metrics import psnr
 
-if TYPE_CHECKING:
-    from vqlm.serve.app import Service
-
 NEIGHBORS = 8
 
 
-def add_tools(app: FastAPI, service: "Service") -> None:
+def add_tools(app: FastAPI, service: Service) -> None:
     """Add the endpoints below /page/."""
 
     @app.get("/page/models/{name}", include_in_schema=False)
