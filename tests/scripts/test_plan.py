@@ -44,7 +44,7 @@ def test_settings_of_both_stages_do_not_tell(tmp_path):
         _stage(["--stage", "two"])
 
 
-def test_the_plan_of_stage_one(capsys, tmp_path):
+def test_the_plan_of_stage_one(capsys, tmp_path, unchecked_types):
     config = tmp_path / "one.yaml"
     config.write_text("network: {input_shape: [16, 16], stem_channels: 8, hidden_channels: 16}\nmax_steps: 10\n")
     main(["--config", str(config), "--batch-size", "8", "--quantizer.codebook-size", "16", "--pictures", "1000"])
@@ -59,7 +59,7 @@ def test_the_plan_of_stage_one(capsys, tmp_path):
     assert lines[6].startswith("            10 steps: 0:0")
 
 
-def test_the_plan_of_stage_two(capsys):
+def test_the_plan_of_stage_two(capsys, unchecked_types):
     sizes = ["--model.hidden-size", "32", "--model.intermediate-size", "64", "--model.num-hidden-layers", "1"]
     main([*sizes, "--batch-size", "4", "--codes-per-picture", "16", "--codebook-size", "32", "--max-steps", "2"])
     lines = capsys.readouterr().out.splitlines()

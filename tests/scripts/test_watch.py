@@ -80,7 +80,9 @@ def test_held_out_figures_share_a_chart_with_those_of_training():
     }
 
 
-@pytest.mark.parametrize("curve", [[(1, 2.0)], [(1, 0.0), (2, 0.0)], [(step, step**0.5) for step in range(5000)]])
+@pytest.mark.parametrize(
+    "curve", [[(1.0, 2.0)], [(1.0, 0.0), (2.0, 0.0)], [(float(step), step**0.5) for step in range(5000)]]
+)
 def test_a_chart_is_svg_of_few_points_within_its_box(curve):
     chart = ElementTree.fromstring(draw_chart("a < b", {"a": curve, "b": curve}))
     assert chart.get("aria-label") == "a < b"

@@ -42,9 +42,15 @@ def test_flops_and_bytes_by_hand():
 
 
 def test_a_peak_in_the_update_does_not_grow_with_the_rows():
-    few, more = (step_cost(build, rows, TrainingConfig(), CPU)[1] for rows in (4, 8))
+    def build_with_adam(rows: int) -> TracedStep:
+        step = build(rows)
+        optimizer = torch.optim.AdamW(step.models[0].parameters(), foreach=True)  # whose update copies all weights
+        return TracedStep(step.compute, lambda _: (optimizer.step(), optimizer.zero_grad()), step.models, [optimizer])
+
+    few, more = (step_cost(build_with_adam, rows, TrainingConfig(), CPU)[1] for rows in (2, 4))
     assert sum(few.values()) == sum(more.values())
     assert few["gradients"] == 4 * 2 * WIDTH * HIDDEN
+    assert few["optimizer"] >= 3 * few["weights"]
 
 
 def test_accumulation_takes_more_flops_and_keeps_the_gradient():
@@ -58,7 +64,7 @@ def test_averaged_weights_are_counted():
     assert memory["averaged weights"] == memory["weights"]
 
 
-def test_more_rows_than_were_tried(monkeypatch):
+def test_more_rows_than_were_tried(monkeypatch, unchecked_types):
     monkeypatch.setattr(cost, "matrix_peak", lambda *given: 100.0)
     network = NetworkConfig(input_shape=[32, 32], stem_channels=16, hidden_channels=32, num_residual_layers=1)
     model_config = VQVAEConfig(network=network, quantizer=VQConfig(codebook_size=64))
