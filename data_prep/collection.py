@@ -212,7 +212,7 @@ def _load_part(data: str, reading: Reading) -> Collection:
     if collection.config.drop_copies and collection.array_shape is None:
         from vqlm.data_prep.copies import without_copies  # which reads collections
 
-        return without_copies(collection)
+        return without_copies(collection)  # type: ignore[arg-type,return-value]  # the same class, seen by another path
     return collection
 
 
@@ -258,9 +258,8 @@ def _count_all(counts: list[Callable[[], Counter[str]]]) -> Counter[str]:
 def _open(data: str, reading: Reading) -> Collection:
     image_size, config, needs_captions = reading
     kind, _, rest = data.partition(":")
-    if config.is_named and (kind in ("openmoji", "hf") or data.endswith((".npz", ".parquet"))):
-        raise UserError(f"`captions_from` names has no effect on {data}, which has its own captions; leave it out.")
     if kind == "openmoji":
+        _require_own_captions(data, config)
         shards, splits = openmoji_shards(image_size, rest)
         if config.held_out is not None:
             rule = split_rule(config.held_out, {})
@@ -270,6 +269,7 @@ def _open(data: str, reading: Reading) -> Collection:
         return _of_dataset(rest, reading)
     place = Path(data)
     if place.is_file() and place.suffix == ".npz":
+        _require_own_captions(data, config)
         shards, shape = array_shards(place, needs_captions)
         rule = split_rule(config.held_out, {})
         return Collection(_chosen(shards, reading), config, array_shape=shape, rule=rule)
@@ -289,6 +289,13 @@ def _notice_beside(data: str) -> str | None:
     return notice.read_text(encoding="utf-8").strip() or None if notice.is_file() else None
 
 
+def _require_own_captions(place: object, config: CollectionConfig) -> None:
+    """Raises UserError for settings of names and texts, which tables, data sets and arrays do without."""
+    for name, default in (("captions_from", "files"), ("caption_lines", "all")):
+        if (value := getattr(config, name)) != default:
+            raise UserError(f"`{name}` {value} has no effect on {place}, which has its own captions; leave it out.")
+
+
 def _chosen(shards: list[Shard], reading: Reading) -> list[Shard]:
     """The shards, of which only the rows that the settings want are rows."""
     if reading.config.drop_prefix:
@@ -301,6 +308,7 @@ def _chosen(shards: list[Shard], reading: Reading) -> list[Shard]:
 
 def _of_dataset(name: str, reading: Reading) -> Collection:
     config = reading.config
+    _require_own_captions(name, config)
     shards, given = hub_shards(name, config.columns, config.class_template, reading.needs_captions)
     return Collection(_chosen(shards, reading), config, rule=split_rule(config.held_out, given))
 
@@ -351,6 +359,7 @@ def _of_files(paths: list[Path], reading: Reading, is_chosen: bool = True) -> Co
         shards = tar_shards(tars, config.caption_column, config.class_template, config.is_named, config.caption_lines)
         count = partial(_count_archives, tars, others)
     else:
+        _require_own_captions(tables[0], config)
         shards = parquet_shards(tables, config.columns, config.allow_outside_files, reading.needs_captions)
         count = partial(_count_tables, tables, others)
     return Collection(_chosen(join_shards(shards), reading), config, rule=rule, count_files=count)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from vqlm.data_prep.caption_lines import require_caption_lines
 from vqlm.training.errors import UserError
-from vqlm.vq.settings import Fit
+from vqlm.vq import Fit
 
 DATA_HELP = (
     "openmoji[:LANGUAGES], a folder of captioned pictures, a glob of WebDataset (.tar) or Parquet files, "
