@@ -21,7 +21,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +232,7 @@ def main() -> None:
     results = hostile(arguments.kinds, arguments.inputs, arguments.seed, output, arguments.seconds)
     output.mkdir(parents=True, exist_ok=True)
     report = {"date": str(datetime.date.today()), "seed": arguments.seed}
-    report |= {"kinds": {kind: asdict(result) for kind, result in results.items()}}
+    report |= {"kinds": {kind: vars(result) for kind, result in results.items()}}
     (output / "hostile.json").write_text(json.dumps(report, indent=2, ensure_ascii=True) + "\n", encoding="utf-8")
     escapes = sum(result.escapes.total() for result in results.values())
     inputs = sum(result.inputs for result in results.values())

@@ -254,3 +254,22 @@ def test_the_first_options_stand_first(capsys):
 def test_settings_longer_than_a_file_name():
     text = '{"type": "fsq", "levels": [' + ", ".join(["8"] * 200) + "]}"
     assert quantizer_of("--quantizer", text) == FSQConfig(levels=[8] * 200)
+
+
+# Several collections
+
+
+@pytest.mark.parametrize("words", [["--data", "a", "--data", "b"], ["--data=a", "--data=b"], ["--data", "a + b"]])
+def test_several_collections_are_one_value(words):
+    from vqlm.scripts import train_vq
+
+    assert train_vq.settings_parser(words).parse_args([*words, "--output", "o"]).data == "a + b"
+
+
+def test_a_list_of_collections_in_yaml(tmp_path):
+    from vqlm.scripts import prepare_data
+
+    (tmp_path / "x.yaml").write_text("data: [a, b]\n")
+    words = ["--config", str(tmp_path / "x.yaml"), "--image-tokenizer", "vq", "--output", "o"]
+    assert prepare_data.settings_parser().parse_args(words).data == "a + b"
+    assert prepare_data.settings_parser().parse_args([*words, "--data", "c"]).data == "c"
