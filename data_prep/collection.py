@@ -133,7 +133,7 @@ class Collection:
         settings = asdict(self.config) | {"max_skipped": None, "fit": self.config.fit_or_auto}
         # Settings that came later are left out where they change nothing, so that earlier runs are recognised.
         settings = {name: value for name, value in settings.items() if value != BEFORE_SETTING.get(name, ...)}
-        if settings.pop("held_out") is not None or isinstance(self.rule, KeySplit):
+        if settings.pop("held_out") is not None or isinstance(self.rule, KeySplit | JoinedSplit):
             # A result depends on what is held out, not on how that is written down.
             settings["held_out"] = described_rule(self.rule)
         return digest_of([settings, *((shard.name, shard.stamp) for shard in self.shards)])
@@ -236,7 +236,7 @@ def _joined(collections: dict[str, Collection], config: CollectionConfig) -> Col
             Shard(f"{name}/{shard.name}", partial(_prefixed, shard.read, name), shard.stamp)
             for shard in collection.shards
         ]
-        by_part[name] = collection.rule if collection.splits is None else collection.splits.__getitem__
+        by_part[name] = collection.rule if collection.splits is None else collection.splits
         held_out |= dict.fromkeys(collection.held_out_names)
         notices |= dict.fromkeys((collection.attribution or "").split("\n"))
         count.append(collection.count_files)
