@@ -79,7 +79,7 @@ class KeySplit:
 
 @dataclass(frozen=True)
 class JoinedSplit:
-    """Splits each of several collections by its own rule, or by the split of each key; the first part of a key names the
+    """Splits each of several collections by its own rule, or by the split of each key; a key begins with the name of its
     collection."""
 
     rules: "Mapping[str, SplitRule | Mapping[str, str]]"
