@@ -206,14 +206,12 @@ def _settings(
         "quantizer": {"codebook_size": _codebook_size(facts, budget.codes)},
         "batch_size": min(PICTURES, facts.trained),
         **_stagebudget_for(budget.vq_steps, budget.vq_seconds, budget.is_vq_capped),
-        "eval_every": _eval_every(budget.vq_steps),
         **({"flip": 0.5, "max_shift": budget.side // 32} if is_few else {}),
         **collection,
     }
     lm: Settings = {
         "batch_size": min(ROWS, facts.trained),
         **_stagebudget_for(budget.lm_steps, budget.lm_seconds, budget.is_lm_capped),
-        "eval_every": _eval_every(budget.lm_steps),
         "compile": "auto" if budget.is_compiled else "no",
         **({"embedding_dropout": 0.1} if is_few else {}),
         **({"model": dict(LARGE_MODEL)} if is_large else {}),
@@ -232,11 +230,9 @@ def _settings(
 
 def _stagebudget_for(steps: int, seconds: float, is_capped: bool) -> Settings:
     """Minutes, which hold on a machine whose speed varies; or steps, where more would not help."""
-    return {"max_steps": max(1, steps)} if is_capped else {"max_minutes": round(seconds / 60, 2)}
-
-
-def _eval_every(steps: int) -> int:
-    return max(50, steps // 4)
+    if is_capped:
+        return {"max_steps": max(1, steps), "eval_every": max(50, steps // 4)}
+    return {"max_minutes": round(seconds / 60, 2)}
 
 
 def _codebook_size(facts: CollectionFacts, codes: int) -> int:

@@ -23,8 +23,10 @@ def reached_by_prepare(folder: Path) -> str:
     """Of a folder that `vqlm prepare` finished."""
     manifest = read_json(folder / "manifest.json")
     counts = ", ".join(f"{count:,} {split}" for split, count in manifest["splits"].items())
-    skipped = f"; {manifest['skipped']} left out, see {folder / 'skipped.jsonl'}" if manifest["skipped"] else ""
-    return f"prepared: {counts}; {manifest['tokens_per_image']} codes per picture{skipped}"
+    lost = f"; {manifest['skipped']} could not be used" if manifest["skipped"] else ""
+    lost += "".join(f"; {count:,} {reason}" for reason, count in manifest.get("left_out", {}).items())
+    listed = f", see {folder / 'skipped.jsonl'}" if lost else ""
+    return f"prepared: {counts}; {manifest['tokens_per_image']} codes per picture{lost}{listed}"
 
 
 def reached_by_lm(folder: Path) -> str:

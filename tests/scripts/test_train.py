@@ -167,7 +167,10 @@ def test_names_are_captions_where_there_are_no_others(tmp_path, capsys):
     folder.mkdir()
     for number in range(30):
         colour = ("red", "green", "blue")[number % 3]
-        Image.new("RGB", (24, 16), colour).save(folder / f"{colour}_flag-{number}.png")
+        flag = Image.new("RGB", (24, 16), colour)
+        flag.paste("white", (0, 0, 4, number % 16))  # no copies
+        flag.paste("black", (20, 0, 24, number // 2))
+        flag.save(folder / f"{colour}_flag-{number}.png")
     Image.new("RGB", (24, 16), "black").save(folder / "IMG_1234.png")
     call(folder, output, *TINY, "--plan-only")
     said = capsys.readouterr().out
