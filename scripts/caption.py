@@ -50,7 +50,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _name_of(path: Path, output: Path | None) -> str:
     """How the written file names a picture: from the folder in which it lies, as --data of a folder reads it."""
-    return str(path) if output is None else Path(os.path.relpath(path, output.parent)).as_posix()
+    if output is None:
+        return str(path)
+    relative = os.path.relpath(path, output.parent)
+    if relative.startswith(".."):  # perhaps through a link to a folder; a link to the picture itself stays its name
+        relative = os.path.relpath(path.parent.resolve() / path.name, output.parent.resolve())
+    return Path(relative).as_posix()
 
 
 if __name__ == "__main__":

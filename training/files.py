@@ -96,7 +96,7 @@ def require_empty(folder: Path) -> None:
         )
 
 
-def require_match(what: str, fingerprint: str | None, expected_what: str, expected: str) -> None:
+def require_match(what: str, fingerprint: str | None, expected_what: str, expected: str | None) -> None:
     """Raises UserError naming the two things whose fingerprints disagree.
 
     Args:

@@ -39,12 +39,33 @@ class ModelFolderSettings:
     def from_json(cls, content: Mapping[str, Any]) -> "ModelFolderSettings":
         """From the content of the file, as this or an earlier version wrote it.
 
-        Raises UserError for the file of a later version.
+        Raises UserError for the file of a later version, or one that was changed by hand.
         """
-        if (version := content.get("version", VERSION)) > VERSION:
+        version = content.get("version", VERSION)
+        if isinstance(version, int) and version > VERSION:
             raise UserError(
                 f"{SETTINGS_FILE} has version {version}, this vqlm reads versions up to {VERSION}; install a newer one."
             )
         known: dict[str, Any] = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
-        known["sampling"] = SamplingConfig(**content["sampling"])
+        for name, kinds in KINDS.items():
+            if not isinstance(known.get(name, cls.__dataclass_fields__[name].default), kinds):
+                raise _damaged(f"`{name}` cannot be {known[name]!r:.40}")
+        sampling = content.get("sampling")
+        if not isinstance(sampling, Mapping) or sampling.keys() - SamplingConfig.__dataclass_fields__:
+            raise _damaged(f"`sampling` must hold {', '.join(SamplingConfig.__dataclass_fields__)}")
+        known["sampling"] = SamplingConfig(**sampling)
         return cls(**known)
+
+
+# JSON types; None only where the default is.
+KINDS: dict[str, tuple[type, ...]] = {
+    "max_caption_tokens": (int,),
+    "can_caption": (bool,),
+    "attribution": (str, type(None)),
+    "trained_on": (Mapping, type(None)),
+    "known_words": (str, type(None)),
+}
+
+
+def _damaged(what: str) -> UserError:
+    return UserError(f"{SETTINGS_FILE}: {what}; copy the file from where the model came, or train the model again.")
