@@ -75,8 +75,8 @@ def prepare(
         The prepared set, opened.
 
     Raises:
-        UserError: `output` holds something else; the collection's background is not the tokenizer's; more pictures
-            than the collection's `max_skipped` cannot be used; a split is empty; the disk is full.
+        UserError: `output` holds something else; the collection's background or fit is not the tokenizer's; more
+            pictures than the collection's `max_skipped` cannot be used; a split is empty; the disk is full.
 
     Example:
         >>> import pathlib, tempfile
@@ -91,7 +91,7 @@ def prepare(
         >>> sum(prepared.manifest["splits"].values()), prepared.tokens_per_image
         (20, 4)
     """
-    _require_background(collection, image_tokenizer)
+    collection = collection.as_learned_by(image_tokenizer.config)
     start, views, text = time.monotonic(), views or ViewConfig(), text or TextConfig()
     name = NAMES[image_tokenizer.config.network.spatial_dims]
     codebook_sizes = {name: image_tokenizer.config.codebook_size} | _checked(modalities or {}, name)
@@ -143,15 +143,6 @@ def prepare(
         _finish(encoder, output, made_from, seconds)
     state.wait_for_everyone()
     return PreparedSet.load(output, verify=state.is_main_process)
-
-
-def _require_background(collection: Collection, image_tokenizer: VQVAE) -> None:
-    background, expected = collection.config.background, image_tokenizer.config.background
-    if collection.array_shape is None and background != expected:
-        raise UserError(
-            f"The collection puts transparent pictures on {background}, the image tokenizer learned them on "
-            f"{expected}; set `background` to {expected}, or train another image tokenizer."
-        )
 
 
 def _checked(modalities: dict[str, int], name: str) -> dict[str, int]:
@@ -263,6 +254,7 @@ def _finish(encoder: ShardEncoder, output: Path, made_from: dict[str, Any], seco
         "vocabulary": encoder.vocabulary.fingerprint(),
         "splits": {split: splits[split] for split in collection.split_names},
         "skipped": len(skipped.rows),
+        "left_out": skipped.left_out_by_reason(),
         "code_shape": list(config.code_shape),
         "tokens_per_image": config.tokens_per_image,
         "caption_lengths": {str(length): lengths[length] for length in sorted(lengths)},

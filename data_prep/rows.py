@@ -2,13 +2,12 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from vqlm.data_prep.captions import normalize_caption
-from vqlm.training.errors import UserError
 
 CAPTION_COLUMNS = ("caption", "captions", "text", "texts")
 PICTURE_COLUMNS = ("image", "file_name", "file", "picture", "img")
@@ -41,16 +40,29 @@ class Row:
 
 @dataclass(frozen=True)
 class Unusable:
-    """A row that cannot be used, and the reason, for people."""
+    """A row that cannot be used, and the reason, for people.
+
+    is_left_out: a setting leaves it out, nothing is wrong with it. image: its picture, if only the caption is missing.
+    """
 
     key: str
     reason: str
+    is_left_out: bool = False
+    image: bytes | Path | np.ndarray | None = field(default=None, repr=False)
 
     def __post_init__(self):
         # Both are written as UTF-8, which cannot hold every name and every error.
         for name in ("key", "reason"):
             text = getattr(self, name).encode("utf-8", "backslashreplace").decode()
             object.__setattr__(self, name, text)
+
+
+class NoCaption(str):
+    """Stands where captions should be; the text is the reason."""
+
+
+class MissingCaption(NoCaption):
+    """Of a picture that is there and lacks only its caption."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +81,12 @@ class Shard:
 
 
 def row_or_reason(key: str, image: bytes | Path | np.ndarray, captions: object) -> Row | Unusable:
-    """The row with its captions, one line each, or the reason why they cannot be used."""
+    """The row with its captions, one line each, or the reason why they cannot be used, with the picture."""
+    row = _with_captions(key, image, captions)
+    return replace(row, image=image) if isinstance(row, Unusable) else row
+
+
+def _with_captions(key: str, image: bytes | Path | np.ndarray, captions: object) -> Row | Unusable:
     texts = [captions] if isinstance(captions, str | bytes) or captions is None else captions
     if not isinstance(texts, list | tuple | np.ndarray):
         return Unusable(key, f"its caption must be text, found {captions!r:.40}")
@@ -91,19 +108,6 @@ def row_or_reason(key: str, image: bytes | Path | np.ndarray, captions: object) 
     if not cleaned:
         return Unusable(key, "its caption is empty")
     return Row(key, image, tuple(cleaned))
-
-
-def require_template(template: str) -> None:
-    """Raises UserError for a caption of classes that has no place for the class."""
-    if "{}" not in template:
-        raise UserError(
-            f'`class_template` must hold {{}} where the class goes, as "a photo of a {{}}"; found {template!r}.'
-        )
-
-
-def caption_of_class(template: str, name: str) -> str:
-    """The caption of a class: its name, with spaces for underscores, stands for `{}`."""
-    return template.replace("{}", name.replace("_", " "))
 
 
 def digest_of(parts: Iterable[object]) -> str:

@@ -12,19 +12,27 @@ from jaxtyping import Float
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
-from vqlm.data_prep.picture_files import open_picture
+from vqlm.data_prep.picture_files import open_picture, read_picture
 from vqlm.lm.image_codes import decode_pixel_values
 from vqlm.lm.picture_requests import TEXT_KEY, PictureRequest, text_of
 from vqlm.lm.pipeline import TextToImagePipeline
 from vqlm.vq.pixels import picture_grid, to_pil
 
 SHEET_COLUMNS = 8
+SEVERAL = 1.0  # temperature; measured by benchmarks/variety.py
 Drawn = tuple[PictureRequest, Float[Tensor, "c h w"]]
 
 
 def with_defaults(pipeline: TextToImagePipeline, requests: Sequence[PictureRequest]) -> list[PictureRequest]:
-    """The requests with all sampling settings, those of the model's folder where a request has none."""
-    return [replace(request, **vars(pipeline.sampling.override(**request.sampling))) for request in requests]
+    """The requests with all sampling settings, those of the model's folder where a request has none; but several
+    pictures of one prompt have at least a temperature of `SEVERAL`, without which many of them would be alike."""
+    complete = []
+    for request in requests:
+        sampling = pipeline.sampling.override(**request.sampling)
+        if request.num_images > 1 and request.temperature is None and sampling.temperature < SEVERAL:
+            sampling = replace(sampling, temperature=SEVERAL)
+        complete.append(replace(request, **vars(sampling)))
+    return complete
 
 
 def draw(pipeline: TextToImagePipeline, requests: Sequence[PictureRequest]) -> Iterator[Drawn]:
@@ -52,7 +60,7 @@ def _draw_together(pipeline: TextToImagePipeline, part: list[PictureRequest]) ->
     if first.image is None:
         output = pipeline(prompts, rerank=first.rerank, **given)
     else:
-        images = [open_picture(Path(first.image), pipeline.image_tokenizer.config.background)] * len(part)
+        images = [read_picture(Path(first.image), pipeline.image_tokenizer.image_processor)] * len(part)
         if first.mask is None:
             output = pipeline.complete(images, prompts, keep_rows=first.keep_rows, **given)
         else:

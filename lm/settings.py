@@ -103,6 +103,15 @@ class SamplingConfig:
         """Whether some codes may be no candidates."""
         return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
 
+    def describe(self) -> str:
+        """The settings in words, such as "guidance 2, temperature 0.25, min-p 0.05"; the others where they are set."""
+        values = {"guidance": self.guidance_scale, "temperature": self.temperature, "min-p": self.min_p}
+        shown = {name: f"{value:g}" for name, value in values.items()}
+        for name in ("guidance_schedule", "top_k", "top_p"):
+            if (value := getattr(self, name)) != getattr(SamplingConfig, name):
+                shown[name.replace("_", "-")] = str(value)
+        return ", ".join(f"{name} {value}" for name, value in shown.items())
+
     def override(self, **given: Any) -> "SamplingConfig":
         """These settings with those of `given` that are not None. Raises UserError for an unknown name."""
         if unknown := sorted(given.keys() - vars(self).keys()):
@@ -160,6 +169,8 @@ class LMTrainingConfig(TrainingConfig):
             a share of the rows need a high one to be more than a few percent of the loss.
         max_caption_tokens: longest caption, in tokens.
         long_captions: whether longer ones are cut, or the training refused.
+        weights: how often rows are shown per epoch by pattern of their keys, such as {"photos/*": 2, "10_cats/*": 0.5};
+            1 for all others. The first pattern that matches counts.
         label_smoothing: share of a code's target that is spread over all codes, against overconfidence.
         neighbor_smoothing: share of a code's target that is spread over the codes nearest to it in the codebook.
         init_from: where the training starts: a finished model's folder, for whose tokenizers the data were prepared
@@ -173,6 +184,7 @@ class LMTrainingConfig(TrainingConfig):
         gradient_checkpointing: keep the input of each block only and compute the rest again in the backward pass: less
             memory, slower, the same loss.
         compile: whether torch.compile builds parts of a step; auto: where it works and the run is long enough.
+        sample_prompts: file of one prompt per line, drawn while it trains; by default eight held-out captions.
     """
 
     default_steps: ClassVar[int] = 1400
@@ -185,6 +197,7 @@ class LMTrainingConfig(TrainingConfig):
     image_weight: float = 1.0
     text_weight: float = 0.1
     caption_weight: float = 6.0
+    weights: dict[str, float] = field(default_factory=dict)
     label_smoothing: float = 0.05
     neighbor_smoothing: float = 0.15
     max_caption_tokens: int = 64
@@ -195,9 +208,12 @@ class LMTrainingConfig(TrainingConfig):
     new_rows: NewRows = "codebook"
     gradient_checkpointing: bool = False
     compile: Literal["auto", "yes", "no"] = "auto"
+    sample_prompts: str | None = None
 
     def __post_init__(self):
         super().__post_init__()
+        if self.sample_prompts is not None and not self.sample_every:
+            raise UserError("sample_prompts has no effect with sample_every 0; leave one of them out.")
         for name in ("embedding_dropout", "label_smoothing", "neighbor_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} must lie in [0, 1), found {getattr(self, name)}.")

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from vqlm.planning.budget import STRIDES, Budget, Settings, Start, Wishes, budget_for
+from vqlm.planning.budget import STRIDES, Budget, Settings, Start, Wishes, budget_for, choosing_seconds
 from vqlm.planning.facts import CollectionFacts
 from vqlm.planning.machine_speed import PICTURES, ROWS, MachineSpeed
 from vqlm.planning.reasons import (
@@ -37,9 +37,8 @@ LARGE_MODEL = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers
 LARGE = 2.6  # times as long a step
 VECTORS_PER_CODE = 16  # of the codebook, at least, so that each code is trained
 SMALLEST_CODEBOOK, DEFAULT_CODEBOOK = 64, 1024
-# What makes the demo's pictures good: the model's own distribution smears.
+# What makes the demo's pictures good: the rest of it where a person sets a part. Else it is chosen after training.
 SAMPLING = {"guidance_scale": 2.0, "temperature": 0.25, "min_p": 0.05}
-MOSTLY = 0.9
 
 
 @dataclass
@@ -62,35 +61,41 @@ def make_plan(
     minutes: float,
     wishes: Wishes | None = None,
     start: Start | None = None,
-    can_fit: bool = False,
     collection: Settings | None = None,
 ) -> Plan:
     """Decide everything that `wishes` leaves open.
 
     Args:
         facts: what the collection is.
-        speed: seconds per step on this machine.
+        speed: seconds per step on this machine; minutes are refused only if they are too few at its best.
         minutes: for all stages together.
         wishes: settings that are given.
         start: a finished model to start from.
-        can_fit: whether the stages have a setting `fit`.
         collection: settings of how the collection is read, which every stage gets.
 
     Raises:
         UserError: if the minutes allow no learning, or a wish contradicts `start`.
     """
-    wishes = wishes or Wishes()
+    wishes, warning = wishes or Wishes(), speed.warning
     _check_minutes(minutes)
     sides = _possible_sides(facts, wishes, start)
     budgets = [budget_for(side, facts, speed, minutes, wishes, start) for side in sides]
     chosen = next((budget for budget in reversed(budgets) if budget.has(ENOUGH_VQ, ENOUGH_LM)), budgets[0])
+    busy = []
     if not chosen.has(LEAST_VQ, LEAST_LM):
-        _refuse_minutes(minutes, chosen, facts, speed, wishes, start)
+        now, speed = chosen, speed.undisturbed
+        budgets = [budget_for(side, facts, speed, minutes, wishes, start) for side in sides[:1]]
+        (chosen,) = budgets
+        if not chosen.has(LEAST_VQ, LEAST_LM):
+            _refuse_minutes(minutes, chosen, facts, speed, wishes, start, warning)
+        busy = [_busy_note(minutes, now, chosen)]
     is_large = _is_large(chosen, facts, speed, wishes)
     if is_large:
         chosen = budget_for(chosen.side, facts, speed, minutes, wishes, start, LARGE)
-    fit = _fit(facts)
-    settings = _settings(chosen, facts, start, is_large, {**(collection or {}), **({"fit": fit} if can_fit else {})})
+    fit = _fit(facts, start)
+    settings = _settings(chosen, facts, start, is_large, {"fit": fit, **(collection or {})})
+    if wishes.of("train_lm", "sampling") is not None:
+        settings["train_lm"]["sampling"] = dict(SAMPLING)
     for stage, given in wishes.settings.items():
         settings[stage] = merged(settings[stage], given)
     decisions = [
@@ -99,8 +104,8 @@ def make_plan(
         stage_decision("stage two", chosen, facts, wishes, start, is_large),
         compile_decision(chosen, speed, settings),
         start_decision(start),
-        *([fit_decision(fit, facts)] if can_fit else []),
-        sampling_decision(settings["train_lm"]["sampling"], wishes.of("train_lm", "sampling") is None),
+        fit_decision(settings["prepare"]["fit"], facts, start, "fit" in (collection or {})),
+        sampling_decision(settings["train_lm"].get("sampling"), choosing_seconds(minutes, wishes)),
         rest_decision(chosen, minutes, wishes),
     ]
     if facts.trained < FEW_PICTURES:
@@ -109,9 +114,10 @@ def make_plan(
         "train_vq": chosen.vq_seconds,
         "compile": speed.compile_seconds if chosen.is_compiled else 0.0,
         "train_lm": chosen.lm_seconds,
+        "choose_sampling": choosing_seconds(minutes, wishes),
         "rest": chosen.rest_seconds,
     }
-    notes = expectations(facts, start) + ([speed.warning] if speed.warning else [])
+    notes = expectations(facts, start) + busy + ([warning] if warning else [])
     return Plan(settings, decisions, notes, seconds, None if start is None else start.folder)
 
 
@@ -155,7 +161,13 @@ def _possible_sides(facts: CollectionFacts, wishes: Wishes, start: Start | None)
 
 
 def _refuse_minutes(
-    minutes: float, budget: Budget, facts: CollectionFacts, speed: MachineSpeed, wishes: Wishes, start: Start | None
+    minutes: float,
+    budget: Budget,
+    facts: CollectionFacts,
+    speed: MachineSpeed,
+    wishes: Wishes,
+    start: Start | None,
+    warning: str | None,
 ) -> None:
     least = next(
         more
@@ -165,7 +177,15 @@ def _refuse_minutes(
     raise UserError(
         f"{minutes:g} minutes allow {budget.vq_steps} steps of stage one and {budget.lm_steps} of stage two on this "
         f"machine, from which nothing is learned; the least that makes sense is {least} minutes."
-        + (f" {speed.warning}" if speed.warning else "")
+        + (f" {warning}" if warning else "")
+    )
+
+
+def _busy_note(minutes: float, now: Budget, undisturbed: Budget) -> str:
+    return (
+        f"At the speed that was measured now, {minutes:g} minutes allow {now.vq_steps:,} steps of stage one and "
+        f"{now.lm_steps:,} of stage two, from which little is learned; undisturbed, this machine should do "
+        f"{undisturbed.vq_steps:,} and {undisturbed.lm_steps:,}, which are planned."
     )
 
 
@@ -184,16 +204,13 @@ def _settings(
         "quantizer": {"codebook_size": _codebook_size(facts, budget.codes)},
         "batch_size": min(PICTURES, facts.trained),
         **_stagebudget_for(budget.vq_steps, budget.vq_seconds, budget.is_vq_capped),
-        "eval_every": _eval_every(budget.vq_steps),
         **({"flip": 0.5, "max_shift": budget.side // 32} if is_few else {}),
         **collection,
     }
     lm: Settings = {
         "batch_size": min(ROWS, facts.trained),
         **_stagebudget_for(budget.lm_steps, budget.lm_seconds, budget.is_lm_capped),
-        "eval_every": _eval_every(budget.lm_steps),
         "compile": "auto" if budget.is_compiled else "no",
-        "sampling": dict(SAMPLING),
         **({"embedding_dropout": 0.1} if is_few else {}),
         **({"model": dict(LARGE_MODEL)} if is_large else {}),
     }
@@ -211,11 +228,9 @@ def _settings(
 
 def _stagebudget_for(steps: int, seconds: float, is_capped: bool) -> Settings:
     """Minutes, which hold on a machine whose speed varies; or steps, where more would not help."""
-    return {"max_steps": max(1, steps)} if is_capped else {"max_minutes": round(seconds / 60, 2)}
-
-
-def _eval_every(steps: int) -> int:
-    return max(50, steps // 4)
+    if is_capped:
+        return {"max_steps": max(1, steps), "eval_every": max(50, steps // 4)}
+    return {"max_minutes": round(seconds / 60, 2)}
 
 
 def _codebook_size(facts: CollectionFacts, codes: int) -> int:
@@ -224,7 +239,8 @@ def _codebook_size(facts: CollectionFacts, codes: int) -> int:
     return max(SMALLEST_CODEBOOK, min(DEFAULT_CODEBOOK, 2 ** int(math.log2(most))))
 
 
-def _fit(facts: CollectionFacts) -> str:
+def _fit(facts: CollectionFacts, start: Start | None) -> str:
     """How pictures that are not square become so."""
-    flat = max(facts.flat_border, facts.transparent)
-    return "crop" if facts.not_square == 0 or 1 - flat >= MOSTLY else "pad" if flat >= MOSTLY else "auto"
+    if start is not None:
+        return start.fit
+    return "crop" if facts.not_square == 0 else "auto"

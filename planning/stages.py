@@ -11,6 +11,7 @@ from typing import Any
 
 from vqlm.planning.plan import Plan
 from vqlm.planning.planner import Request
+from vqlm.planning.reached import reached_by_evaluation
 from vqlm.planning.saved_plan import remove_inspection
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json
@@ -56,8 +57,9 @@ def stages_of(plan: Plan, request: Request) -> list[Stage]:
             _words("--config", configs / "train_lm.yaml", "--data", data, "--output", model, "--resume"),
             model / "run" / "summary.json",
         ),
+        *([] if "sampling" in plan.settings["train_lm"] else [_choose_sampling(plan, model, data)]),
         Stage(
-            "evaluate", "draw prompts that were never trained on",
+            "evaluate", "draw the held-out prompts",
             _words("--model", model, "--data", data, "--output", output),
             output / "report.json",
         ),
@@ -74,13 +76,20 @@ def stages_of(plan: Plan, request: Request) -> list[Stage]:
     return stages
 
 
+def _choose_sampling(plan: Plan, model: Path, data: Path) -> Stage:
+    seconds = plan.seconds.get("choose_sampling")
+    limit = ("--seconds", f"{seconds:.0f}") if seconds else ()
+    words = _words(model, "--choose-on", data, *limit)
+    return Stage("set-sampling", "choose how it draws, on held-out prompts", words, model / "run" / "sampling.json")
+
+
 def run_stages(plan: Plan, request: Request, run_command: RunCommand, prefix: list[str], say: Say) -> None:
     """Run what is not finished yet, `run_command(name, words)` for each stage.
 
     Raises UserError if the doctor finds what would ruin the training.
     """
     stages = stages_of(plan, request)
-    seconds = {"train-vq": "train_vq", "train-lm": "train_lm"}
+    seconds = {"train-vq": "train_vq", "train-lm": "train_lm", "set-sampling": "choose_sampling"}
     _run_doctor(request, run_command, prefix, say, len(stages) + 1)
     for number, stage in enumerate(stages, start=2):
         if stage.result.exists():
@@ -136,29 +145,17 @@ def _words(*parts: object) -> list[str]:
 
 
 def closing_lines(request: Request, prefix: list[str], started: float) -> list[str]:
-    """The held-out figures beside what chance gives, the files to look at, and the next command."""
+    """The held-out figures beside what chance gives, what limits the model, the page to look at, the next command."""
     output = request.output
-    report = read_json(output / "report.json")
-    lines = [""]
-    for split, by_scale in report["retrieval"].items():
-        recall = by_scale[f"{report['default_sampling']['guidance_scale']:g}"]
-        lines.append(f"{split} prompts: {_recall(recall, sum(report['pictures'].values()))}")
-    seconds = {name: value for name, value in report["seconds"].items() if value is not None}
+    lines = ["", *reached_by_evaluation(output)]
+    seconds = {name: value for name, value in read_json(output / "report.json")["seconds"].items() if value is not None}
     training = sum(value for name, value in seconds.items() if name.startswith("train"))
     took = format_seconds(time.monotonic() - started)
     lines.append(f"{format_seconds(training)} in training steps; this command ran for {took}")
     draw = [*prefix, "generate", "--model", str(output / "model"), "--prompt", _a_caption(output), "--output"]
-    lines.append(f"Look at {output / 'samples.png'} and {output / 'report.md'}, then draw your own:")
+    lines.append(f"Look at {output / 'report.html'} in a browser, then draw your own:")
     lines.append(f"  {shlex.join([*draw, 'picture.png'])}")
     return lines
-
-
-def _recall(recall: dict[str, float], pictures: int) -> str:
-    """R@10 and R@1 beside chance, among `pictures`."""
-    return (
-        f"the right picture is among the ten nearest of {pictures:,} for {recall['r10']:.1%} (R@10; chance "
-        f"{min(1, 10 / pictures):.1%}), the nearest for {recall['r1']:.1%} (R@1; chance {1 / pictures:.1%})"
-    )
 
 
 def _a_caption(output: Path) -> str:

@@ -19,8 +19,9 @@ from vqlm.vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig  # noqa: E402
 # config.json; the hook's check of a dataclass would refuse them.
 VQVAEConfig.__init__ = VQVAEConfig.__init__.__wrapped__
 
-# Tiny tensors gain nothing from many threads.
-torch.set_num_threads(min(2, torch.get_num_threads()))
+# Tiny tensors gain nothing from many threads, and a second program on the cores makes them wait for one another.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the programs that tests start
 
 
 def pytest_configure(config) -> None:

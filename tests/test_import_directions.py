@@ -77,6 +77,7 @@ def test_package_imports_only_what_lies_below_it(package):
     assert {path: names for path, names in wrong.items() if names} == {}
 
 
+@pytest.mark.slow
 def test_importing_changes_neither_random_numbers_nor_environment():
     names = [
         "vqlm." + ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,15 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(temporary, path)
 
 
+def replace_file(path: Path, write: Callable[[Path], None]) -> None:
+    """`write(temporary)`, then the rename to `path`. For what may be lost in a power cut: unlike `write_json`, it does
+    not wait for the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    write(temporary)
+    os.replace(temporary, path)
+
+
 def flush_to_disk(*paths: Path) -> None:
     """Return once the content of files and the names in folders are on the disk."""
     for path in paths:
@@ -28,6 +38,14 @@ def flush_to_disk(*paths: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def follow_umask(*paths: Path) -> None:
+    """Give files the mode that the umask allows; safetensors lets only their owner read them."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in paths:
+        path.chmod(0o666 & ~mask)
 
 
 def write_notice(folder: Path, attribution: str | None) -> None:

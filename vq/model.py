@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json, read_json_object, write_notice
+from vqlm.training.files import follow_umask, read_json, read_json_object, write_notice
 from vqlm.training.old_names import with_old_names
 from vqlm.training.placement import HUB, device_of, precision_of, require_known
 from vqlm.training.weight_files import COPY_AGAIN, weight_files
@@ -44,12 +44,14 @@ class VQVAEOutput(ModelOutput):
         codes: (B, *code_shape) int64.
         z_e: (B, D, h, w) fp32, the input of the quantizer.
         losses: the terms of the quantizer, unweighted, by name.
+        vectors: what the codes were chosen for, as `quantizer.update` takes it.
     """
 
     reconstruction: Tensor | None = None
     codes: Tensor | None = None
     z_e: Tensor | None = None
     losses: dict[str, Tensor] | None = None
+    vectors: Tensor | None = None
 
 
 class VQVAE(PreTrainedModel):
@@ -108,6 +110,7 @@ class VQVAE(PreTrainedModel):
             codes=quantized.codes,
             z_e=z_e,
             losses=quantized.losses,
+            vectors=quantized.vectors,
         )
 
     def encode_continuous(self, pixel_values: Float[Tensor, "b c *input_shape"]) -> Float[Tensor, "b d *shape"]:
@@ -246,6 +249,7 @@ class VQVAE(PreTrainedModel):
             True
         """
         super().save_pretrained(save_directory, *args, **kwargs)
+        follow_umask(*Path(save_directory).glob("*.safetensors"))
         if self.config.takes_pictures:
             self.image_processor.save_pretrained(save_directory)
         write_notice(Path(save_directory), self.config.attribution)

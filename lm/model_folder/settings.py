@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from vqlm.lm.settings import SETTINGS_FILE, SamplingConfig
 from vqlm.training.errors import UserError
+from vqlm.training.files import read_json_object, write_json
 
 VERSION = 1
 
@@ -69,3 +71,9 @@ KINDS: dict[str, tuple[type, ...]] = {
 
 def _damaged(what: str) -> UserError:
     return UserError(f"{SETTINGS_FILE}: {what}; copy the file from where the model came, or train the model again.")
+
+
+def save_sampling(folder: Path, sampling: SamplingConfig) -> None:
+    """Make `sampling` the defaults of the finished model in `folder`. Raises UserError for any other folder."""
+    path = folder / SETTINGS_FILE
+    write_json(path, read_json_object(path) | {"sampling": vars(sampling)})

@@ -2,9 +2,12 @@
 
 import base64
 import io
+import multiprocessing
 
 import pytest
 from PIL import Image
+from vqlm.data_prep import render_process
+from vqlm.data_prep import svg as svg_module
 from vqlm.data_prep.picture_files import UnreadablePicture, decode_picture
 from vqlm.data_prep.svg import draw_svg
 
@@ -32,6 +35,12 @@ def test_sizes_in_every_unit(size):
     drawn = draw_svg(drawing(half, size + box), 64, "white")
     assert drawn.size == (64, 32)
     assert (drawn.getpixel((4, 16)), drawn.getpixel((60, 16))) == (RED, WHITE)
+
+
+def test_a_missing_renderer_is_said_with_its_extra(monkeypatch):
+    monkeypatch.setattr("vqlm.data_prep.svg.find_spec", lambda name: None)
+    monkeypatch.setattr("vqlm.data_prep.svg.install_hint", lambda extra: f"pip install 'vqlm[{extra}]'")
+    assert refusal(drawing()) == "SVG drawings need resvg-py; install it: pip install 'vqlm[svg]'"
 
 
 @pytest.mark.parametrize(
@@ -113,6 +122,7 @@ def test_references_that_multiply_end_no_process():
     assert "more than 200,000 elements" in refusal(drawing(groups + '<g id="g9"><rect/></g>'))
 
 
+@pytest.mark.slow
 def test_entities_that_multiply_end_no_process():
     entities = '<!ENTITY a "<g/><g/>">' + "".join(
         f'<!ENTITY {chr(98 + n)} "{f"&{chr(97 + n)};" * 10}">' for n in range(12)
@@ -129,3 +139,42 @@ def test_a_reference_to_itself():
 @pytest.mark.parametrize("text", ["<svg <", "<svg>", "<html><svg/></html>", "<svg/>\0"])
 def test_no_drawing(text):
     assert refusal(text)
+
+
+# What no check foresees
+
+
+def test_a_crash_of_the_renderer_costs_one_drawing(monkeypatch):
+    """Without our check of the depth the renderer overflows its stack."""
+    monkeypatch.setattr(svg_module, "MAX_DEPTH", 10**9)
+    depth = 20_000
+    deep, plain = drawing("<g>" * depth + "</g>" * depth), drawing('<rect width="9" height="9" fill="red"/>')
+    before = draw_svg(plain, 16, "white").tobytes()
+    assert "the renderer crashed on it" in refusal(deep)
+    assert draw_svg(plain, 16, "white").tobytes() == before
+
+
+def test_a_drawing_that_never_ends(monkeypatch):
+    monkeypatch.setattr(render_process, "SECONDS", 0.0)
+    assert "it takes longer than 0 seconds to render" in refusal(drawing(""))
+    monkeypatch.undo()
+    assert draw_svg(drawing(""), 16, "white").size == (16, 16)
+
+
+def test_a_renderer_that_was_killed_is_started_again():
+    expected = draw_svg(drawing(""), 16, "blue").tobytes()
+    process = render_process.RENDERER._process
+    process.kill()
+    process.wait()
+    assert draw_svg(drawing(""), 16, "blue").tobytes() == expected
+
+
+def test_a_forked_process_has_a_renderer_of_its_own():
+    draw_svg(drawing(""), 16, "white")
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        sizes = pool.starmap(_size_of, [(drawing(""), width) for width in range(8, 40)])
+    assert sizes == [(width, width) for width in range(8, 40)]
+
+
+def _size_of(svg, width):
+    return draw_svg(svg, width, "white").size

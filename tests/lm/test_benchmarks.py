@@ -10,6 +10,8 @@ from vqlm.lm.evaluate.metrics import evaluate_nll
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def tables(finished, prepared, tmp_path, monkeypatch):

@@ -191,6 +191,7 @@ def test_noise_in_the_rows_reaches_the_model(build_tiny, vocabulary, collate, ob
     assert objective(**noisy).image_nll.item() != objective(**clean).image_nll.item()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked_types")  # the checks of types cannot be compiled
 @pytest.mark.skipif(compile_failure(torch.device("cpu")), reason="torch.compile does not work here")
 def test_compiled_equals_plain(build_tiny, collate, objective_of):

@@ -4,6 +4,10 @@ import importlib.util
 import random
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 CHAOS = Path(__file__).parents[2] / "benchmarks" / "chaos.py"
 
 

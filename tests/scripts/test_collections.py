@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 from vqlm.training.files import read_json
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_data.py"
 
 

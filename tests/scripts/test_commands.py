@@ -82,6 +82,7 @@ def test_a_wrong_option_imports_nothing_heavy():
     assert loaded_by(program, "train-lm", "--max-stepps", "3") == []
 
 
+@pytest.mark.slow
 def test_importing_vqlm_and_drawing_load_no_collections(call_script, picture_folder, vq_yaml, lm_yaml, tmp_path):
     assert loaded_by("import json, sys, vqlm; print(json.dumps([n for n in sys.argv[1:] if n in sys.modules]))") == []
     vq, data, model = (tmp_path / name for name in ("vq", "data", "model"))
@@ -95,6 +96,7 @@ def test_importing_vqlm_and_drawing_load_no_collections(call_script, picture_fol
     assert not {"datasets", "pandas", "pyarrow"} & set(loaded)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "start",
     [

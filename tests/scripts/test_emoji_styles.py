@@ -20,6 +20,8 @@ from vqlm.lm import TextToImagePipeline
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SQUARE = '<path fill="#f00" d="M0 0h16v16H0z"/>'
 NAMED = {"1F692": "fire engine", "1F984": "unicorn", "2764": "red heart", "1F44D": "thumbs up"}

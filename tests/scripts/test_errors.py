@@ -3,6 +3,8 @@
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 
 def assert_one_clear_line(done, said: str) -> None:
     assert done.returncode != 0

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from serving import build_pipeline
 
+pytestmark = pytest.mark.slow
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 

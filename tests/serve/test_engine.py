@@ -12,6 +12,8 @@ from serving import build_pipeline, generators, opened, png, running, same
 from vqlm.serve.jobs import ServedModel, partial_steps
 from vqlm.serve.settings import ServeConfig
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ("red square", "green circle", "blue square", "red")
 SETTINGS = (
     {},

@@ -31,6 +31,7 @@ def psnr_of_the_mean(train: Tensor, held_out: Tensor) -> float:
     return psnr(mean.expand(len(held_out), *mean.shape[1:]), to_pixel_values(held_out)).mean().item()
 
 
+@pytest.mark.slow
 def test_days_of_power_demand_come_back(tmp_path, capsys):
     load_example("series").main(str(tmp_path / "power.npz"))
     assert "values (1096, 1, 24)" in capsys.readouterr().out
@@ -83,6 +84,7 @@ def test_a_clip_crosses_the_frame(clips):
     assert torch.equal(right, down.transpose(2, 3))
 
 
+@pytest.mark.slow
 def test_clips_come_back(clips, tmp_path):
     held_out = clips[5::11]
     train = clips[[number for number in range(96) if number % 11 != 5]]

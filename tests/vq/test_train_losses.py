@@ -1,18 +1,27 @@
 """Training with losses beyond L2, over steps that fail, with pictures that can't be learned, and what it warns of."""
 
+import itertools
 import json
 import signal
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+import vqlm.training.run
 import vqlm.vq.train
 from transformers import ResNetBackbone, ResNetConfig
+from vqlm.training.checkpoint import RunState
 from vqlm.training.errors import UserError
+from vqlm.training.log import TrainingLog
+from vqlm.training.progress import Progress
 from vqlm.training.run import Run
 from vqlm.training.stop_signals import Interrupted
-from vqlm.vq import VQVAE, VQConfig, to_pixel_values
+from vqlm.vq import VQVAE, VQConfig, VQVAEConfig, to_pixel_values
 from vqlm.vq.settings import LossConfig, VQTrainingConfig
-from vqlm.vq.train import check_values, train_vq
+from vqlm.vq.train import _LoggedUsage, check_values, train_vq
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -58,6 +67,31 @@ def test_the_discriminator_begins_at_its_step_and_destroys_nothing(train):
     before = next(line for line in log if line["step"] == 60)["reconstruction_loss"]
     assert log[-1]["reconstruction_loss"] < 1.5 * before
     assert log[-1]["reconstruction_loss"] < 0.5 * log[0]["reconstruction_loss"]
+
+
+def test_the_discriminator_begins_at_half_of_the_budget_by_default(train):
+    log = train(max_steps=10, log_every=1, loss=LossConfig(adversarial_weight=0.5, discriminator_channels=8))
+    assert [line["step"] for line in log if "discriminator_loss" in line] == [6, 7, 8, 9, 10]
+
+
+def test_the_discriminator_begins_at_its_share_of_a_budget_of_minutes(train, monkeypatch):
+    monkeypatch.setattr(vqlm.training.run, "time", SimpleNamespace(monotonic=itertools.count().__next__))  # 1 s a look
+    loss = LossConfig(adversarial_weight=0.5, adversarial_start=0.25, discriminator_channels=8)
+    log = train(max_steps=None, max_minutes=0.2, log_every=1, loss=loss)
+    first = next(line for line in log if "discriminator_loss" in line)
+    assert first["seconds"] == 4  # the first step that starts after 3 of 12 seconds
+
+
+def test_the_last_step_is_evaluated_once(train, monkeypatch):
+    evaluated = []
+    evaluate = vqlm.vq.train.evaluate_reconstruction
+    monkeypatch.setattr(
+        vqlm.vq.train, "evaluate_reconstruction", lambda *given: evaluated.append(1) or evaluate(*given)
+    )
+    train("often", max_steps=4, eval_every=2)
+    assert len(evaluated) == 2
+    train("seldom", max_steps=4, eval_every=3)
+    assert len(evaluated) == 4  # the budget's last step is an evaluation too
 
 
 def test_an_adversarial_run_continues_exactly(train, tmp_path, monkeypatch):
@@ -140,6 +174,20 @@ def test_a_collapse_is_warned_of_once_while_training(train, tiny_vqvae_config, c
     said = [line for line in capsys.readouterr().err.splitlines() if "warning, step" in line]
     assert len([line for line in said if "unused" in line]) == 1
     assert "of 64 codes are unused. Set quantizer.dead_code_threshold to 0.1" in said[0]
+
+
+def test_a_collapse_of_a_large_codebook_is_warned_of(capsys):
+    """Between two log lines of the default batch come 50 * 2,048 codes: 13 times that is 20 for each code."""
+    run = Run.__new__(Run)
+    run.config, run.state = VQTrainingConfig(max_steps=100), RunState(step=50)
+    run._log, run.progress = TrainingLog(Path("log.jsonl"), writes=False), Progress("test")
+    usage = _LoggedUsage(VQVAEConfig(quantizer=VQConfig(codebook_size=65_536)))
+    for window in range(1, 30):
+        usage.add(torch.randint(32_768, (50 * 2048,)))
+        usage.log(run)
+        assert usage.has_warned == (window >= 13)
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("[test] warning, step 51: 50% of 65536 codes are unused.")
 
 
 def test_a_healthy_run_warns_of_nothing(train, capsys):

@@ -10,6 +10,8 @@ from torch import nn
 from vqlm.lm.decoding.llama_decoder import _compile_key
 from vqlm.lm.decoding.packed_weights import can_pack
 
+pytestmark = pytest.mark.slow
+
 LEGAL, HERE = slice(20, 55), Path(__file__).parent
 
 

@@ -18,6 +18,7 @@ def code_logits(model, vocabulary, row):
     return model(input_ids=torch.tensor([row])).logits[:, -1, vocabulary.image.offset : vocabulary.image.stop]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 2.0])
 def test_three_codes_have_the_models_own_distribution(build_tiny, vocabulary, scale):
     """By chi-squared tests against the exact probabilities of all 16 x 16 x 16."""

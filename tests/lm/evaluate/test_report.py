@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from vqlm.lm import TextToImagePipeline
 from vqlm.lm.evaluate.metrics import evaluate_nll
-from vqlm.lm.evaluate.report import evaluate, require_no_other, write_report
+from vqlm.lm.evaluate.report import evaluate, report_markdown, require_no_other, write_report
 from vqlm.lm.model import build_language_model
 from vqlm.training import matrix_peak
 from vqlm.training.errors import UserError
@@ -47,20 +47,44 @@ def test_figures(finished, prepared, collection):
     assert list(figures["retrieval"]["held_out"]) == SCALES
     for recall in figures["retrieval"]["held_out"].values():
         assert 0 <= recall["r1"] <= recall["r10"] <= 1
-    assert shown["held_out"]["captions"] == [captions[0] for captions in held_out["captions"]]
+    assert shown["held_out"].captions == [captions[0] for captions in held_out["captions"]]
+
+
+def test_prompts_that_are_no_new_ones_are_said(finished, prepared, collection):
+    """The folder has two pictures of each caption, so that held-out captions are trained on."""
+    trained = {caption for row in collection.rows("train") for caption in row.captions}
+    seen = sum(row.captions[0] in trained for row in collection.rows("held_out"))
+    figures, _ = evaluate(finished, prepared)
+    count = figures["pictures"]["held_out"]
+    assert figures["prompts_also_trained_on"] == {"held_out": seen}
+    assert seen > 0
+    assert f"{'All' if seen == count else f'{seen} of'} {count} prompts of held_out are captions that other" in (
+        report_markdown(figures, None)
+    )
+    assert "prompts of held_out are" not in report_markdown(
+        figures | {"prompts_also_trained_on": {"held_out": 0}}, None
+    )
 
 
 def test_retrieval_of_the_reconstruction_itself(finished, prepared, monkeypatch):
     """A model that draws each held-out picture's own codes retrieves each of them at every scale."""
     codes = torch.tensor(prepared.held_out["held_out"]["codes"][:]).view(-1, 4, 4)
-    drawn = type("Drawn", (), {"codes": codes, "images": []})
-    monkeypatch.setattr(TextToImagePipeline, "__call__", lambda *_, **__: drawn)
-    figures, _ = evaluate(finished, prepared)
-    assert figures["retrieval"]["held_out"] == {scale: {"r1": 1.0, "r10": 1.0} for scale in SCALES}
+    trained = torch.tensor(prepared.train["codes"][:]).view(-1, 4, 4)
+
+    def draw(_self, captions, **_):
+        return type("Drawn", (), {"codes": codes if len(captions) == len(codes) else trained, "images": []})
+
+    monkeypatch.setattr(TextToImagePipeline, "__call__", draw)
+    figures, shown = evaluate(finished, prepared)
+    assert figures["retrieval"] == {"held_out": {scale: {"r1": 1.0, "r10": 1.0} for scale in SCALES}}
+    assert figures["trained_prompts"] == {"r1": 1.0, "r10": 1.0}
+    assert figures["prompts"] == {"held_out": len(codes), "train": len(trained)}
+    assert shown["train"].captions == [captions[0] for captions in prepared.train["captions"]]
+    assert shown["train"].originals is None
 
 
 def test_the_seed_decides_the_drawings(finished, prepared):
-    sheets = [evaluate(finished, prepared, seed)[1]["held_out"]["pictures"][2] for seed in (0, 0, 1)]
+    sheets = [evaluate(finished, prepared, seed)[1]["held_out"].drawn for seed in (0, 0, 1)]
     assert torch.equal(sheets[0], sheets[1])
     assert not torch.equal(sheets[0], sheets[2])
 
@@ -76,7 +100,8 @@ def test_files(finished, prepared, tmp_path):
     figures, shown = evaluate(finished, prepared)
     output = tmp_path / "eval"
     prepared.manifest["attribution"] = "Drawn by hand."
-    write_report(figures, shown, prepared, tmp_path, output)
+    write_report(figures, shown, prepared, tmp_path, output, "<p>the page</p>")
+    assert (output / "report.html").read_text(encoding="utf-8") == "<p>the page</p>"
     assert read_json(output / "report.json") == figures
     for name in ("samples.png", "reconstructions.png"):
         with Image.open(output / name) as picture:

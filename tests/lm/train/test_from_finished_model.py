@@ -12,6 +12,8 @@ from vqlm.lm.train.loop import train_lm
 from vqlm.training.errors import UserError
 from vqlm.training.run import Run
 
+pytestmark = pytest.mark.slow
+
 ATTRIBUTION = "Drawn by hand for these tests."
 
 

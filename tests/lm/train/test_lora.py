@@ -20,6 +20,8 @@ from vqlm.training.errors import UserError
 from vqlm.training.run import Run
 from vqlm.training.stop_signals import Interrupted
 
+pytestmark = pytest.mark.slow
+
 ARCHITECTURES = ("llama", "gpt2")
 CLEAN = SequenceConfig(caption_dropout=0.0, word_dropout=0.0, code_noise=0.0)
 
