@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--overwrite", type=bool, default=False, help="Replace --output if it exists.")
     parser.add_argument("--guidance_scale", type=float, help="Weight of the prompt; the model's default if not given.")
     parser.add_argument(
-        "--temperature", type=float, help="0 takes the likeliest code; the model's default if not given."
+        "--temperature", type=float, help="0 takes the likeliest code; the model's if not given, of several pictures 1."
     )
     parser.add_argument("--guidance_schedule", type=str, help="constant or cosine; the model's default if not given.")
     parser.add_argument("--top_k", type=int, help="Codes to choose among; the model's default if not given.")

@@ -8,6 +8,7 @@ import pytest
 import vqlm.lm.model_folder.tokenizers
 from PIL import Image
 from vqlm.data_prep import CollectionConfig, load_collection
+from vqlm.lm import SamplingConfig
 from vqlm.training.errors import UserError
 
 MODEL = "outputs/demo/model"
@@ -79,6 +80,22 @@ def test_sheets_have_a_row_per_prompt_or_rows_of_eight(generate):
     assert pixels("rows.png").shape == (2 * 20, 3 * 20, 3)
     generate("--model", MODEL, "--num-images", 10, "--output", "eight.webp")
     assert Image.open("eight.webp").size == (8 * 20, 2 * 20)
+
+
+def test_several_pictures_of_a_prompt_differ(generate, demo_pipeline):
+    """With the temperature of the folder they would all be alike; one picture alone keeps it."""
+    call = ["--model", MODEL, "--prompt", "red heart"]
+    demo_pipeline.sampling = SamplingConfig(temperature=0.0)
+    demo_pipeline.save_pretrained(MODEL)
+    generate(*call, "--num-images", 8, "--output", "eight")
+    assert len({pixels(path).tobytes() for path in Path("eight").iterdir()}) == 8
+    assert {said_by(path)["temperature"] for path in Path("eight").iterdir()} == {1.0}
+    generate(*call, "--num-images", 2, "--temperature", 0, "--output", "alike")
+    assert len({pixels(path).tobytes() for path in Path("alike").iterdir()}) == 1
+    generate(*call, "--output", "one.png")
+    assert said_by("one.png")["temperature"] == 0.0
+    generate("--like", "eight/003-red-heart.png", "--output", "third.png")
+    np.testing.assert_array_equal(pixels("third.png"), pixels("eight/003-red-heart.png"))
 
 
 # Files of prompts
