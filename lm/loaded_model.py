@@ -20,7 +20,7 @@ from vqlm.lm.prompts import tokenize_prompts
 from vqlm.lm.settings import DecodingOptions, SamplingConfig
 from vqlm.training.device import best_device, usable_device
 from vqlm.training.errors import UserError
-from vqlm.training.placement import HUB, device_of, precision_of, require_known
+from vqlm.training.placement import HUB, PRECISIONS, device_of, precision_of, require_known
 from vqlm.vq import VQVAE
 
 Loaded = TypeVar("Loaded", bound="LoadedModel")
@@ -241,7 +241,7 @@ class LoadedModel:
             torch.bfloat16
         """
         for given in args:
-            if isinstance(given, torch.dtype):
+            if isinstance(given, torch.dtype) or given in PRECISIONS:
                 dtype = given
             else:
                 device = given

@@ -280,6 +280,7 @@ def test_a_pipeline_in_bf16_draws_and_edits(pipeline):
     pipeline.complete(pictures, "red square", generator=1)
     pipeline.vary(pictures, generator=1)
     assert pipeline.to("cpu", torch.float32).model.dtype == torch.float32
+    assert pipeline.to("bfloat16").model.dtype == torch.bfloat16
     assert pipeline.to(device="cpu", dtype="float16").model.dtype == torch.float16
     with pytest.raises(UserError, match="`dtype` must be float32"):
         pipeline.to(torch.int64)
