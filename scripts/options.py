@@ -69,7 +69,7 @@ class ScriptParser(ArgumentParser):
             mark = getattr(error, "problem_mark", None)
             where = f", line {mark.line + 1}" if mark else ""
             reason = getattr(error, "problem", None) or type(error).__name__
-            raise UserError(f"`config` {cfg_path} is not YAML ({reason}{where}); mend that line.") from None
+            raise UserError(f"`config` {cfg_path} is not YAML ({reason}{where}); correct that line.") from None
         if not isinstance(settings, dict | None):
             raise UserError(f"`config` {cfg_path} must hold settings such as `batch_size: 8`, found {settings!r:.40}.")
         return super().parse_path(cfg_path, *args, **kwargs)
