@@ -42,6 +42,8 @@ def comparable(earlier: dict[str, Any], today: dict[str, Any]) -> dict[str, Any]
         settings.pop("data", None)
     if "collection_form" not in settings:
         settings |= {name: today[name] for name in ("collection", "collection_form") if name in today}
+    if settings.get("loss.adversarial_weight") == today.get("loss.adversarial_weight") == 0:
+        settings["loss.adversarial_start"] = today["loss.adversarial_start"]  # decides nothing; its default has changed
     return settings
 
 

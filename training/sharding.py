@@ -58,7 +58,9 @@ def launcher_sharding() -> Sharding | None:
         default = "1" if variable == "FSDP_VERSION" else allowed
         if (found := os.environ.get(variable, default)).lower() != allowed:
             raise UserError(f"The launcher sets {name} to {found}, which this training does not do; {remedy}.")
-    return Sharding(parse_flag_from_env("FSDP_RESHARD_AFTER_FORWARD", default=True))
+    if (reshards := os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower()) not in ("true", "false"):
+        raise UserError(f"The launcher sets fsdp_reshard_after_forward to {reshards}; set it to true or false.")
+    return Sharding(reshards == "true")
 
 
 def shard(

@@ -26,6 +26,13 @@ def test_a_run_of_an_earlier_version_is_continued():
     assert comparable(earlier, today) == today
 
 
+def test_the_start_of_no_adversary_decides_nothing():
+    earlier, today = ({"loss.adversarial_weight": 0.0, "loss.adversarial_start": start} for start in (1000, 0.5))
+    assert comparable(earlier, today) == today
+    earlier["loss.adversarial_weight"] = 0.5
+    assert comparable(earlier, today)["loss.adversarial_start"] == 1000
+
+
 def test_another_collection_is_not_mistaken_for_the_same():
     earlier = {"collection": "one", "collection_form": 2}
     assert comparable(earlier, {"collection": "other", "collection_form": 2}) == earlier

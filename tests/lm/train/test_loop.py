@@ -1,6 +1,7 @@
 """Stage two end to end on a tiny prepared set: files, learning, stopping and going on, refusing another run."""
 
 import json
+import os
 import signal
 from types import SimpleNamespace
 
@@ -186,11 +187,45 @@ def test_resumed_equals_uninterrupted_bit_for_bit(train, prepared, tmp_path, mon
     assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
 
 
+def test_resumed_equals_uninterrupted_with_accumulated_batches(train, prepared, tmp_path, monkeypatch):
+    settings = {
+        "max_steps": 6, "num_workers": 2, "gradient_accumulation_steps": 3, "embedding_dropout": 0.1,
+        "gradient_checkpointing": True,
+    }  # fmt: skip
+    train(prepared, tmp_path / "whole", **settings)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(Interrupted):
+            train(prepared, tmp_path / "parts", **settings)
+    train(prepared, tmp_path / "parts", **settings, resume=True)
+    whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+
+
 def test_evaluating_more_often_changes_no_weight(train, prepared, tmp_path):
     train(prepared, tmp_path / "seldom", max_steps=4, eval_every=100)
     train(prepared, tmp_path / "often", max_steps=4, eval_every=1)
     seldom, often = (load_file(tmp_path / name / "model.safetensors") for name in ("seldom", "often"))
     assert [name for name in seldom if not torch.equal(seldom[name], often[name])] == []
+
+
+def test_the_last_step_is_evaluated_once(train, prepared, tmp_path, monkeypatch):
+    evaluated = []
+    monkeypatch.setattr(lm_train, "evaluate_nll", lambda *_: float(evaluated.append(1) or len(evaluated)))
+    train(prepared, tmp_path / "model", max_steps=4, eval_every=2)
+    assert len(evaluated) == 2
+    assert read_json(tmp_path / "model" / "run" / "summary.json")["held_out_image_nll"] == 2
+
+
+def test_the_group_may_read_the_weights(train, prepared, tmp_path):
+    mask = os.umask(0o027)
+    try:
+        train(prepared, tmp_path / "model", max_steps=1)
+    finally:
+        os.umask(mask)
+    files = list((tmp_path / "model").rglob("*.safetensors"))
+    assert {path.parent.name for path in files} == {"model", "image_tokenizer", "checkpoint"}
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o640}
 
 
 def test_a_finished_run_is_not_trained_again(train, prepared, tmp_path, monkeypatch):
