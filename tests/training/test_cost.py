@@ -1,7 +1,5 @@
 """The cost of a step: FLOPs and bytes by hand, and scaled to more rows than were tried."""
 
-from pathlib import Path
-
 import pytest
 import torch
 import vqlm.training.cost as cost
