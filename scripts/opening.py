@@ -1,4 +1,5 @@
-"""How a stage opens its collection: what is left out is said once, whatever the number of processes."""
+"""How a stage opens its collection: what is left out is said once, whatever the number of processes; and the pictures
+of a finished image tokenizer, read as it learned them."""
 
 import os
 from dataclasses import replace
@@ -30,3 +31,22 @@ def fitted_as_begun(collection: Any, output: Path) -> Any:
     settings = read_json(begun)
     is_from_before = "collection_form" not in settings or settings.get("collection") == cropped.fingerprint()
     return cropped if is_from_before else collection
+
+
+def open_for_tokenizer(settings: Any, image_tokenizer: Any, needs_captions: bool = True) -> Any:
+    """The collection that `settings.data` names, with the background and the fit that `image_tokenizer` learned."""
+    config = image_tokenizer.config
+    return open_collection(settings, config.network.input_shape[0], needs_captions).as_learned_by(config)
+
+
+def load_for_tokenizer(settings: Any, image_tokenizer: Any) -> Any:
+    """All pictures of that collection in memory, captioned or not, `settings.max_pictures` of them at most, in the size
+    that `image_tokenizer` encodes. What is skipped or left out is said."""
+    from vqlm.data_prep import load_pictures
+
+    collection = open_for_tokenizer(settings, image_tokenizer, needs_captions=False)
+    pictures = load_pictures(collection, image_tokenizer.config.network.input_shape, settings.max_pictures)
+    for note in pictures.notes():
+        print(note, flush=True)
+    pictures.train, pictures.held_out = map(image_tokenizer.fit_size, (pictures.train, pictures.held_out))
+    return pictures

@@ -48,9 +48,9 @@ def main(arguments: list[str] | None = None) -> None:
     collection = open_collection(settings, shape[0], needs_captions=False)
     if settings.resume:
         collection = fitted_as_begun(collection, settings.output)
-    pictures = load_pictures(collection, shape, settings.max_pictures)
-    if skipped := pictures.skipped.summary():
-        print(skipped, flush=True)
+    pictures = load_pictures(collection, shape, settings.max_pictures, config.seed)
+    for note in pictures.notes():
+        print(note, flush=True)
     model_config = VQVAEConfig(
         network=settings.network, quantizer=settings.quantizer,
         background=collection.config.background, fit=collection.config.fit_or_auto, attribution=collection.attribution,

@@ -280,3 +280,22 @@ def test_config_files_that_cannot_be_used(call_script, tmp_path, content, messag
 def test_a_seed_out_of_range(call_script, tmp_path, seed):
     with pytest.raises(UserError, match=f"`seed` must be a whole number from 0 to .*, found {seed}"):
         call_script("train_vq", "--data", "x", "--output", tmp_path / "vq", "--seed", seed)
+
+
+# Several collections
+
+
+@pytest.mark.parametrize("words", [["--data", "a", "--data", "b"], ["--data=a", "--data=b"], ["--data", "a + b"]])
+def test_several_collections_are_one_value(words):
+    from vqlm.scripts import train_vq
+
+    assert train_vq.settings_parser(words).parse_args([*words, "--output", "o"]).data == "a + b"
+
+
+def test_a_list_of_collections_in_yaml(tmp_path):
+    from vqlm.scripts import prepare_data
+
+    (tmp_path / "x.yaml").write_text("data: [a, b]\n")
+    words = ["--config", str(tmp_path / "x.yaml"), "--image-tokenizer", "vq", "--output", "o"]
+    assert prepare_data.settings_parser().parse_args(words).data == "a + b"
+    assert prepare_data.settings_parser().parse_args([*words, "--data", "c"]).data == "c"
