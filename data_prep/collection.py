@@ -186,9 +186,15 @@ def load_collection(
     reading = Reading(image_size, config or CollectionConfig(), needs_captions)
     parts = parts_of(data)
     if len(parts) == 1:
-        return _load_part(data, reading)
-    collections = {name: _load_part(part, reading) for name, part in zip(_part_names(parts), parts, strict=True)}
-    return _joined(collections, reading.config)
+        collection = _load_part(data, reading)
+    else:
+        collections = {name: _load_part(part, reading) for name, part in zip(_part_names(parts), parts, strict=True)}
+        collection = _joined(collections, reading.config)
+    if reading.config.drop_copies and collection.array_shape is None:
+        from vqlm.data_prep.copies import without_copies  # which reads collections
+
+        return without_copies(collection)  # type: ignore[arg-type,return-value]  # the same class, seen by another path
+    return collection
 
 
 class Reading(NamedTuple):
@@ -209,10 +215,6 @@ def parts_of(data: str) -> list[str]:
 def _load_part(data: str, reading: Reading) -> Collection:
     collection = _open(data, reading)
     collection.attribution = collection.attribution or _notice_beside(data)
-    if collection.config.drop_copies and collection.array_shape is None:
-        from vqlm.data_prep.copies import without_copies  # which reads collections
-
-        return without_copies(collection)  # type: ignore[arg-type,return-value]  # the same class, seen by another path
     return collection
 
 

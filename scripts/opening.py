@@ -2,10 +2,13 @@
 of a finished image tokenizer, read as it learned them."""
 
 import os
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from vqlm.data_prep.settings import CollectionConfig
 from vqlm.scripts.options import values_of
+from vqlm.training.files import read_json
 
 
 def open_collection(settings: Any, side: int, needs_captions: bool = True) -> Any:
@@ -17,6 +20,17 @@ def open_collection(settings: Any, side: int, needs_captions: bool = True) -> An
         for note in collection.notes:
             print(note, flush=True)
     return collection
+
+
+def fitted_as_begun(collection: Any, output: Path) -> Any:
+    """The collection as the run of stage one in `output` began it: runs from before there was a `fit` cropped."""
+    begun = output / "run" / "settings.json"
+    if collection.array_shape is not None or collection.config.fit is not None or not begun.exists():
+        return collection
+    cropped = replace(collection, config=replace(collection.config, fit="crop"))
+    settings = read_json(begun)
+    is_from_before = "collection_form" not in settings or settings.get("collection") == cropped.fingerprint()
+    return cropped if is_from_before else collection
 
 
 def open_for_tokenizer(settings: Any, image_tokenizer: Any, needs_captions: bool = True) -> Any:

@@ -68,6 +68,22 @@ class ScriptParser(ArgumentParser):
             reason = " ".join(str(error).split())[:160]
             raise UserError(f"the settings cannot be read ({reason}); --help lists every setting.") from error
 
+    def parse_path(self, cfg_path, *args, **kwargs):  # a --config file, which `parse_string` reads then
+        try:
+            settings = yaml.safe_load(Path(str(cfg_path)).read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise UserError(f"`config` {cfg_path} is not UTF-8 (byte {error.start}); save it as UTF-8.") from None
+        except OSError as error:
+            raise UserError(f"`config` {cfg_path} cannot be read ({error.strerror}); name a YAML file.") from None
+        except (yaml.YAMLError, RecursionError) as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f", line {mark.line + 1}" if mark else ""
+            reason = getattr(error, "problem", None) or type(error).__name__
+            raise UserError(f"`config` {cfg_path} is not YAML ({reason}{where}); correct that line.") from None
+        if not isinstance(settings, dict | None):
+            raise UserError(f"`config` {cfg_path} must hold settings such as `batch_size: 8`, found {settings!r:.40}.")
+        return super().parse_path(cfg_path, *args, **kwargs)
+
     def parse_string(self, content, *args, **kwargs):  # a --config file
         try:
             settings = yaml.safe_load(content)
