@@ -65,7 +65,10 @@ class ScriptParser(ArgumentParser):
             ) from None
         except (TypeError, ValueError, AttributeError, KeyError, RecursionError) as error:
             # Values of a kind that jsonargparse did not foresee, such as a list where a group of settings is.
-            reason = " ".join(str(error).split())[:160]
+            is_no_group = "argument after ** must be a mapping" in str(error)
+            reason = (
+                "a single value where a group of settings is" if is_no_group else " ".join(str(error).split())[:160]
+            )
             raise UserError(f"the settings cannot be read ({reason}); --help lists every setting.") from error
 
     def parse_path(self, cfg_path, *args, **kwargs):  # a --config file, which `parse_string` reads then
