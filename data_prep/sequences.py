@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 from vqlm.data_prep.bpe_dropout import BPEDropout
+from vqlm.data_prep.captions import vary_tags
 from vqlm.data_prep.settings import SequenceConfig
 from vqlm.data_prep.vocabulary import Vocabulary
 
@@ -207,6 +208,8 @@ class RowCollator:
     def _thin(self, caption: str | None) -> str | None:
         if caption is None:
             return None
+        if self.config.varies_tags:
+            caption = vary_tags(caption, self.config.keep_tags, self.config.tag_dropout, self.config.shuffle_tags)
         words = caption.split()
         kept = [
             word

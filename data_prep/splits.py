@@ -78,6 +78,20 @@ class KeySplit:
 
 
 @dataclass(frozen=True)
+class JoinedSplit:
+    """Splits each of several collections by its own rule, or by the split of each key. The first part of a key
+    names the collection."""
+
+    rules: "Mapping[str, SplitRule | Mapping[str, str]]"
+    held_out_names: tuple[str, ...]
+
+    def __call__(self, key: str) -> str:
+        name, _, rest = key.partition("/")
+        rule = self.rules[name]
+        return rule[rest] if isinstance(rule, Mapping) else rule(rest)
+
+
+@dataclass(frozen=True)
 class ListedSplit:
     """Holds out the listed keys."""
 
@@ -99,11 +113,17 @@ class GlobSplit:
         return HELD_OUT if fnmatch.fnmatchcase(REPEATED.sub("", key), self.pattern) else TRAIN
 
 
-SplitRule = HashSplit | GivenSplit | KeySplit | ListedSplit | GlobSplit
+SplitRule = HashSplit | GivenSplit | JoinedSplit | KeySplit | ListedSplit | GlobSplit
 
 
 def described_rule(rule: SplitRule) -> str:
     """The rule as text, the same on every machine."""
+    if isinstance(rule, JoinedSplit):
+        parts = {
+            name: str(sorted(part.items())) if isinstance(part, Mapping) else described_rule(part)
+            for name, part in rule.rules.items()
+        }
+        return f"joined {parts}"
     if isinstance(rule, KeySplit):
         return f"by key {rule.held_out_names} {sorted(rule.splits.items())}"
     return f"listed {sorted(rule.keys)}" if isinstance(rule, ListedSplit) else repr(rule)

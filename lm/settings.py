@@ -4,7 +4,7 @@ can name them quickly."""
 import importlib.util
 import math
 from dataclasses import dataclass, field, replace
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -72,6 +72,11 @@ class SamplingConfig:
     min_p: float = 0.0
 
     def __post_init__(self):
+        for name in ("guidance_scale", "temperature", "top_p", "min_p"):
+            if isinstance(value := getattr(self, name), bool) or not isinstance(value, Real):
+                raise UserError(f"`{name}` must be a number, found {value!r:.40} of type {type(value).__name__}.")
+        if isinstance(self.top_k, bool) or not isinstance(self.top_k, Integral):
+            raise UserError(f"`top_k` must be a whole number, found {self.top_k!r:.40}; 0 keeps all.")
         if not 0 <= self.guidance_scale <= MOST_GUIDANCE:
             raise UserError(
                 f"`guidance_scale` must lie in [0, {MOST_GUIDANCE}], found {self.guidance_scale}; 1 means no guidance."
@@ -80,7 +85,7 @@ class SamplingConfig:
             raise UserError(f"`guidance_schedule` must be constant or cosine, found {self.guidance_schedule!r}.")
         if not 0 <= self.temperature < math.inf:
             raise UserError(
-                f"`temperature` must not be negative, found {self.temperature}; 0 takes the likeliest code."
+                f"`temperature` must not be negative or infinite, found {self.temperature}; 0 takes the likeliest code."
             )
         if self.top_k < 0:
             raise UserError(f"`top_k` must not be negative, found {self.top_k}; 0 keeps all.")
@@ -164,6 +169,8 @@ class LMTrainingConfig(TrainingConfig):
             a share of the rows need a high one to be more than a few percent of the loss.
         max_caption_tokens: longest caption, in tokens.
         long_captions: whether longer ones are cut, or the training refused.
+        weights: how often rows are shown per epoch by pattern of their keys, such as {"photos/*": 2, "10_cats/*": 0.5};
+            1 for all others. The first pattern that matches counts.
         label_smoothing: share of a code's target that is spread over all codes, against overconfidence.
         neighbor_smoothing: share of a code's target that is spread over the codes nearest to it in the codebook.
         init_from: where the training starts: a finished model's folder, for whose tokenizers the data were prepared
@@ -190,6 +197,7 @@ class LMTrainingConfig(TrainingConfig):
     image_weight: float = 1.0
     text_weight: float = 0.1
     caption_weight: float = 6.0
+    weights: dict[str, float] = field(default_factory=dict)
     label_smoothing: float = 0.05
     neighbor_smoothing: float = 0.15
     max_caption_tokens: int = 64

@@ -67,7 +67,7 @@ def make_plan(
 
     Args:
         facts: what the collection is.
-        speed: seconds per step on this machine.
+        speed: seconds per step on this machine; minutes are refused only if they are too few at its best.
         minutes: for all stages together.
         wishes: settings that are given.
         start: a finished model to start from.
@@ -76,13 +76,19 @@ def make_plan(
     Raises:
         UserError: if the minutes allow no learning, or a wish contradicts `start`.
     """
-    wishes = wishes or Wishes()
+    wishes, warning = wishes or Wishes(), speed.warning
     _check_minutes(minutes)
     sides = _possible_sides(facts, wishes, start)
     budgets = [budget_for(side, facts, speed, minutes, wishes, start) for side in sides]
     chosen = next((budget for budget in reversed(budgets) if budget.has(ENOUGH_VQ, ENOUGH_LM)), budgets[0])
+    busy = []
     if not chosen.has(LEAST_VQ, LEAST_LM):
-        _refuse_minutes(minutes, chosen, facts, speed, wishes, start)
+        now, speed = chosen, speed.undisturbed
+        budgets = [budget_for(side, facts, speed, minutes, wishes, start) for side in sides[:1]]
+        (chosen,) = budgets
+        if not chosen.has(LEAST_VQ, LEAST_LM):
+            _refuse_minutes(minutes, chosen, facts, speed, wishes, start, warning)
+        busy = [_busy_note(minutes, now, chosen)]
     is_large = _is_large(chosen, facts, speed, wishes)
     if is_large:
         chosen = budget_for(chosen.side, facts, speed, minutes, wishes, start, LARGE)
@@ -93,7 +99,9 @@ def make_plan(
     for stage, given in wishes.settings.items():
         settings[stage] = merged(settings[stage], given)
     decisions = [
-        size_decision(chosen, budgets, facts, minutes, wishes, start, chosen.side == SIDES[-1]),
+        Decision("pictures", f"{chosen.side}x{chosen.side}, {chosen.codes} codes each", "this machine is busy")
+        if busy and len(sides) > 1
+        else size_decision(chosen, budgets, facts, minutes, wishes, start, chosen.side == SIDES[-1]),
         stage_decision("stage one", chosen, facts, wishes, start),
         stage_decision("stage two", chosen, facts, wishes, start, is_large),
         compile_decision(chosen, speed, settings),
@@ -111,7 +119,7 @@ def make_plan(
         "choose_sampling": choosing_seconds(minutes, wishes),
         "rest": chosen.rest_seconds,
     }
-    notes = expectations(facts, start) + ([speed.warning] if speed.warning else [])
+    notes = expectations(facts, start) + busy + ([warning] if warning else [])
     return Plan(settings, decisions, notes, seconds, None if start is None else start.folder)
 
 
@@ -155,7 +163,13 @@ def _possible_sides(facts: CollectionFacts, wishes: Wishes, start: Start | None)
 
 
 def _refuse_minutes(
-    minutes: float, budget: Budget, facts: CollectionFacts, speed: MachineSpeed, wishes: Wishes, start: Start | None
+    minutes: float,
+    budget: Budget,
+    facts: CollectionFacts,
+    speed: MachineSpeed,
+    wishes: Wishes,
+    start: Start | None,
+    warning: str | None,
 ) -> None:
     least = next(
         more
@@ -165,7 +179,15 @@ def _refuse_minutes(
     raise UserError(
         f"{minutes:g} minutes allow {budget.vq_steps} steps of stage one and {budget.lm_steps} of stage two on this "
         f"machine, from which nothing is learned; the least that makes sense is {least} minutes."
-        + (f" {speed.warning}" if speed.warning else "")
+        + (f" {warning}" if warning else "")
+    )
+
+
+def _busy_note(minutes: float, now: Budget, undisturbed: Budget) -> str:
+    return (
+        f"At the speed that was measured now, {minutes:g} minutes allow {now.vq_steps:,} steps of stage one and "
+        f"{now.lm_steps:,} of stage two, from which little is learned; undisturbed, this machine should do "
+        f"{undisturbed.vq_steps:,} and {undisturbed.lm_steps:,}, which are planned."
     )
 
 

@@ -334,7 +334,8 @@ class Run:
 
     def _name_rows(self, name: str | None) -> None:
         """Write and say which rows of the training set gave a gradient that is not finite."""
-        rows = rows_of_batches(self._loader, self.state.batch - self._batches_of_step, self.state.batch + 1)
+        state = self.state
+        rows = rows_of_batches(self._loader, state.epoch, state.batch - self._batches_of_step, state.batch + 1)
         if self.accelerator.num_processes > 1:
             rows = gather_object(rows)
         step, of = self.state.step + 1, "" if name is None else f" of the {name}"

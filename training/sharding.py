@@ -95,7 +95,8 @@ def shard(
 
 def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """The whole weights of a sharded model on the CPU of the main process; nothing on the others. All must call it."""
-    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return get_model_state_dict(model, options=options)  # type: ignore[return-value]
 
 
 class ShardedState:

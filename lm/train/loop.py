@@ -151,7 +151,7 @@ def train_lm(
         nll = run.final_report or held_out_nll(model, prepared, caption_tokens)
         if run.sharding:
             model = stock_copy(model, run.accelerator.is_main_process)
-        if run.accelerator.is_main_process:
+        if model is not None and run.accelerator.is_main_process:
             if start.adapters is not None:
                 model = save_and_merge(start.adapters, output / "adapter")
             settings = ModelFolderSettings(
@@ -187,7 +187,7 @@ def _deciding(
     prepared: PreparedSet, model_config: LanguageModelConfig, config: LMTrainingConfig, sequences: SequenceConfig
 ) -> dict[str, Any]:
     """All settings that decide the result, by which `Run` recognises the same run."""
-    settings = {"model": asdict(model_config), "sequences": asdict(sequences)} | asdict(config)
+    settings = {"model": asdict(model_config), "sequences": sequences.described()} | asdict(config)
     return settings | {key: prepared.manifest[key] for key in ("vocabulary", "made_from")}
 
 

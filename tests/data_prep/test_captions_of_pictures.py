@@ -77,10 +77,11 @@ def test_names_in_a_tar_file(folder, tmp_path):
     }  # fmt: skip
 
 
-def test_names_of_what_has_captions_of_its_own(tmp_path):
+@pytest.mark.parametrize(("name", "value"), [("captions_from", "names"), ("caption_lines", "first")])
+def test_what_has_captions_of_its_own(tmp_path, name, value):
     np.savez(tmp_path / "x.npz", values=np.zeros((3, 1, 8)), captions=["a", "b", "c"])
-    with pytest.raises(UserError, match="`captions_from` names has no effect on .*, which has its own captions"):
-        captions_of(tmp_path / "x.npz", captions_from="names")
+    with pytest.raises(UserError, match=f"`{name}` {value} has no effect on .*, which has its own captions"):
+        captions_of(tmp_path / "x.npz", **{name: value})
 
 
 def test_a_language_of_the_texts_and_those_that_lack_it(tmp_path):
@@ -105,6 +106,18 @@ def test_copies_are_left_out_and_counted(tmp_path):
     assert [row.key for row in collection.rows()] == ["0.png", "1.png", "2.png", "3.png"]
     assert collection.notes == ("3 of 7 pictures are copies of another, left out",)
     assert len(captions_of(tmp_path)) == 7
+
+
+def test_copies_in_another_of_several_collections(tmp_path):
+    for place, seeds in (("first", (0, 1, 2)), ("second", (2, 3, 4))):
+        for seed in seeds:
+            write(tmp_path / place / f"{seed}.png", seed, f"thing {seed}")
+    data = f"{tmp_path / 'first'} + {tmp_path / 'second'}"
+    collection = load_collection(data, config=CollectionConfig(drop_copies=True))
+    assert [row.key for row in collection.rows()] == [f"first/{n}.png" for n in (0, 1, 2)] + [
+        f"second/{n}.png" for n in (3, 4)
+    ]
+    assert collection.notes == ("1 of 6 pictures are copies of another, left out",)
 
 
 @pytest.mark.parametrize("settings", [{"captions_from": "names"}, {"caption_lines": "first"}, {"drop_copies": True}])

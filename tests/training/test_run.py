@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -242,6 +243,25 @@ def test_a_report_is_logged_at_once_under_the_step_at_hand(make_run):
     assert [line["step"] for line in log_of(run) if line.get("held_out") == 0.5] == [2, 3]
 
 
+def test_progress_shows_the_loss_the_rate_and_the_last_held_out_figure(make_run, capsys):
+    run = make_run(max_steps=4, log_every=2)
+    loader = run.prepare(make_parts()[2])
+    for _ in run.batches(loader):
+        run.log(loss=2.0)
+        if run.is_next_due(4):
+            run.report(held_out=0.5, other=1.0)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(r"\[test\] 100%  step 4  loss 2  rows_per_second \d+(\.\d+)?  held_out 0.5  0:00 left", last)
+
+
+def test_the_log_has_the_share_of_the_budget(make_run):
+    run = make_run(max_steps=3, log_every=1)
+    loader = run.prepare(make_parts()[2])
+    for _ in run.batches(loader):
+        pass
+    assert [line["share"] for line in log_of(run)] == [0.3333, 0.6667, 1.0]
+
+
 # Checkpoints
 
 
@@ -267,6 +287,20 @@ def test_resumed_equals_uninterrupted(make_run, tmp_path, step):
     assert run.is_resumed
     assert train(run) == whole
     assert run.state.step == 7
+
+
+@pytest.mark.parametrize("stop_after", [1, 4])
+def test_a_run_stops_after_so_many_steps_of_each_start(make_run, tmp_path, stop_after):
+    whole = train(make_run(max_steps=7))
+    (tmp_path / "output").rename(tmp_path / "whole")
+    for start in range(7):
+        run = make_run(max_steps=7, resume=True, stop_after=stop_after)
+        if stop_after * (start + 1) >= 7:
+            break
+        with pytest.raises(Interrupted) as stopped:
+            train(run)
+        assert (stopped.value.code, stopped.value.message) == (0, f"test stopped at step {stop_after * (start + 1)}")
+    assert train(run) == whole
 
 
 def test_a_second_signal_ends_the_run_at_once(make_run):

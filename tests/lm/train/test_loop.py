@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import vqlm.training.watching.samples as samples_module
 from safetensors.torch import load_file
 from vqlm.data_prep import Collection, PreparedSet, RowCollator, SequenceConfig, TextConfig, ViewConfig, prepare
 from vqlm.data_prep.batching import PackedRows
@@ -271,3 +272,51 @@ def test_when_a_step_is_compiled(monkeypatch, setting, steps, is_compiler_found,
     run.accelerator = SimpleNamespace(device=torch.device("cpu"))
     run.progress = Progress("test", is_shown=False)
     assert lm_train._shall_compile(config, run) == compiles
+
+
+# While it trains
+
+
+@pytest.mark.parametrize("prompts", [None, ["a red heart", "blue square"]])
+def test_samples_are_drawn_and_change_nothing(train, prepared, tmp_path, monkeypatch, prompts):
+    monkeypatch.setattr(samples_module, "SECONDS_BEFORE_FIRST", 0.0)
+    path = None
+    if prompts is not None:
+        path = str(tmp_path / "prompts.txt")
+        (tmp_path / "prompts.txt").write_text("\n".join([*prompts, ""]))
+    train(prepared, tmp_path / "with", sample_every=0.25, sample_prompts=path, embedding_dropout=0.1)
+    train(prepared, tmp_path / "without", sample_every=0.0, embedding_dropout=0.1)
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("with", "without")]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+    folder = tmp_path / "with" / "run" / "samples"
+    assert (folder / "strip.png").exists()
+    assert (folder / "originals.png").exists() == (prompts is None)
+    held_out = next(iter(prepared.held_out.values()))["captions"]
+    assert read_json(folder / "names.json") == (prompts or [captions[0] for captions in held_out][:8])
+    assert not (tmp_path / "without" / "run" / "samples").exists()
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "cannot be read"), ("\n", "is empty")])
+def test_a_file_of_prompts_is_read_before_anything_is_written(train, prepared, tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "prompts.txt").write_text(content)
+    with pytest.raises(UserError, match=f"`sample_prompts` .*prompts.txt {message}"):
+        train(prepared, tmp_path / "model", sample_prompts=str(tmp_path / "prompts.txt"))
+    assert not (tmp_path / "model").exists()
+
+
+def test_averaged_weights_are_evaluated_and_saved(train, prepared, tmp_path):
+    settings = {"max_steps": 6, "weight_ema_decay": 0.9}
+    train(prepared, tmp_path / "plain", max_steps=6)
+    train(prepared, tmp_path / "averaged", **settings)
+    with pytest.raises(Interrupted):
+        train(prepared, tmp_path / "halves", stop_after=2, **settings)
+    train(prepared, tmp_path / "halves", resume=True, **settings)
+    plain, averaged, halves = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("plain", "averaged", "halves")
+    )
+    assert all(torch.equal(tensor, halves[name]) for name, tensor in averaged.items())
+    name = "model.norm.weight"
+    assert not torch.equal(plain[name], averaged[name])
+    checkpoint = load_file(tmp_path / "averaged" / "run" / "checkpoint" / "model.safetensors")
+    assert torch.equal(checkpoint["model." + name], plain[name])
