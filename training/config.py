@@ -98,6 +98,8 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"{name} must be above 0, found {value}.")
+        if not 0 <= self.seed < 2**31:
+            raise UserError(f"`seed` must be a whole number from 0 to {2**31 - 1}, found {self.seed}.")
         for name in ("warmup_ratio", "min_learning_rate_ratio", "weight_ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} must lie in [0, 1), found {getattr(self, name)}.")
