@@ -74,8 +74,8 @@ class TrainingConfig:
     mixed_precision: Literal["auto", "bf16", "fp16", "no"] = "auto"
     seed: int = 0
     num_workers: int = 0
-    log_every: float | None = None
-    eval_every: float | None = None
+    log_every: int | float | None = None
+    eval_every: int | float | None = None
     checkpoint_minutes: float = 2.0
     stop_after: int | None = None
     log_with: str | None = None
@@ -98,6 +98,8 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"{name} must be above 0, found {value}.")
+        if not 0 <= self.seed < 2**31:
+            raise UserError(f"`seed` must be a whole number from 0 to {2**31 - 1}, found {self.seed}.")
         for name in ("warmup_ratio", "min_learning_rate_ratio", "weight_ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} must lie in [0, 1), found {getattr(self, name)}.")
@@ -111,14 +113,14 @@ class TrainingConfig:
             )
 
     @property
-    def log_interval(self) -> float:
+    def log_interval(self) -> int | float:
         """`log_every` or its default. How many steps a budget in minutes has is not known before."""
         if self.log_every is not None:
             return self.log_every
         return 50 if self.max_steps is not None else 0.02
 
     @property
-    def eval_interval(self) -> float:
+    def eval_interval(self) -> int | float:
         """`eval_every` or its default."""
         if self.eval_every is not None:
             return self.eval_every

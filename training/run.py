@@ -356,7 +356,7 @@ class Run:
     def _rows_per_step(self) -> int:
         return self.config.batch_size * self.accelerator.num_processes
 
-    def is_next_due(self, every: float) -> bool:
+    def is_next_due(self, every: int | float) -> bool:
         """Whether the step at hand, which is not counted yet, ends an interval or a budget of steps.
 
         `every` is in steps, or below 1 a share of the budget. The time that the step itself takes is not known yet, so
