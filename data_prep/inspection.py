@@ -208,8 +208,9 @@ def _examine(
 def findings(
     inspection: CollectionInspection, size: tuple[int, int], max_caption_tokens: int, folder: Path | None = None
 ) -> tuple[list[str], list[str]]:
-    """Faults that stop a training or make it wrong, and remarks: sentences, each with a remedy. folder: of the lists that
-    they name."""
+    """Faults that stop a training or make it wrong, and remarks: sentences, each with a remedy.
+
+    folder: where the lists that they name are written."""
     folder = folder or Path()
     wrong, remarks, usable = [], [], max(1, inspection.usable)
     try:
