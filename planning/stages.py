@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vqlm.data_prep.settings import CollectionConfig
 from vqlm.planning.plan import Plan
 from vqlm.planning.planner import Request
 from vqlm.planning.reached import reached_by_evaluation
@@ -49,7 +50,10 @@ def stages_of(plan: Plan, request: Request) -> list[Stage]:
     stages = [
         Stage(
             "prepare", "encode pictures and captions",
-            _words("--config", configs / "prepare.yaml", "--data", request.data, *source, "--output", data, "--resume"),
+            _words(
+                "--config", configs / "prepare.yaml", "--data", request.data, *_limits(request), *source,
+                "--output", data, "--resume",
+            ),
             data / "manifest.json",
         ),
         Stage(
@@ -65,7 +69,10 @@ def stages_of(plan: Plan, request: Request) -> list[Stage]:
         ),
     ]  # fmt: skip
     if start is None:
-        words = ("--config", configs / "train_vq.yaml", "--data", request.data, "--output", tokenizer, "--resume")
+        words = (
+            "--config", configs / "train_vq.yaml", "--data", request.data, *_limits(request), "--output", tokenizer,
+            "--resume",
+        )  # fmt: skip
         stages.insert(
             0,
             Stage(
@@ -74,6 +81,14 @@ def stages_of(plan: Plan, request: Request) -> list[Stage]:
             ),
         )  # fmt: skip
     return stages
+
+
+def _limits(request: Request) -> tuple[object, ...]:
+    """The share of the pictures that may be unusable, where it is given now: it changes no result."""
+    if request.ignore_findings:
+        return "--max-skipped", 1.0
+    share = request.collection.max_skipped
+    return () if share == CollectionConfig.max_skipped else ("--max-skipped", share)
 
 
 def _choose_sampling(plan: Plan, model: Path, data: Path) -> Stage:

@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     require_output(settings.output)
 
     from vqlm.data_prep import Vocabulary
-    from vqlm.data_prep.inspection import findings, inspect_collection
+    from vqlm.data_prep.inspection import COPIES_FILE, UNUSABLE_FILE, findings, inspect_collection
     from vqlm.data_prep.inspection_page import page, write_copies
     from vqlm.data_prep.sheets import sample_sheet
     from vqlm.vq import to_pixel_values
@@ -41,13 +41,13 @@ def main(arguments: list[str] | None = None) -> None:
         inspection.lengths = Counter(
             Vocabulary.build(inspection.captions, settings.text, {}).count_tokens(inspection.captions)
         )
-    wrong, remarks = findings(inspection, size, settings.max_caption_tokens)
+    wrong, remarks = findings(inspection, size, settings.max_caption_tokens, settings.output)
     settings.output.mkdir(parents=True, exist_ok=True)
     if inspection.samples:
         cells = [(caption, [to_pixel_values(picture[None])[0]]) for caption, picture in inspection.samples]
         sample_sheet(cells, columns=6).save(settings.output / "samples.png")
-    inspection.skipped.write(settings.output / "unusable.jsonl")
-    write_copies(inspection, settings.output / "copies.jsonl")
+    inspection.skipped.write(settings.output / UNUSABLE_FILE)
+    write_copies(inspection, settings.output / COPIES_FILE)
     text = page(inspection, wrong, remarks)
     (settings.output / "inspection.md").write_text(text, encoding="utf-8")
     print(text, flush=True)

@@ -96,10 +96,16 @@ def _pointer_error(path: Path) -> UserError:
     )
 
 
+def is_same_place(first: Any, second: Any) -> bool:
+    """Whether two texts name the same file or folder of this machine: /data/cats/, ../cats, a link to it."""
+    texts = isinstance(first, str) and isinstance(second, str)
+    return texts and os.path.exists(first) and os.path.exists(second) and os.path.samefile(first, second)
+
+
 def require_same_settings(folder: Path, earlier: dict, now: dict) -> None:
     """Raises UserError naming the first setting in which the run in `folder`, with the settings `earlier`, differs."""
     for key in {**now, **earlier}:
-        if earlier.get(key) != now.get(key):
+        if earlier.get(key) != now.get(key) and not is_same_place(earlier.get(key), now.get(key)):
             raise UserError(
                 f"{folder} holds another run: its {key} is {earlier.get(key)!r}, now {now.get(key)!r}; "
                 "use the same settings to continue it, or another `output`."
