@@ -10,12 +10,13 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 from accelerate import PartialState
+from datasets import Dataset
 from vqlm.data_prep.collection import TRAIN, Collection
 from vqlm.data_prep.encoding import SHARD_FILE, ShardEncoder
 from vqlm.data_prep.loading import decode_rows, require_shape
@@ -25,10 +26,11 @@ from vqlm.data_prep.settings import TextConfig, ViewConfig
 from vqlm.data_prep.skipped import SkippedRows
 from vqlm.data_prep.vocabulary import NAMES, Vocabulary
 from vqlm.training.allocator import keep_freed_memory
+from vqlm.training.deciding import require_same_run
 from vqlm.training.device import is_bf16_fast, require_precision, training_device
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json, require_empty, require_same_settings, write_json
-from vqlm.training.old_names import COLLECTION_FORM, comparable
+from vqlm.training.files import read_json, require_empty, write_json
+from vqlm.training.old_names import COLLECTION_FORM
 from vqlm.training.processes import decided_by_main
 from vqlm.training.progress import Progress
 from vqlm.vq import VQVAE
@@ -99,25 +101,31 @@ def prepare(
     require_precision(mixed_precision, device)
     if mixed_precision == "auto":
         is_bf16 = is_bf16_fast(device) and image_tokenizer.config.network.spatial_dims <= 2
-    made_from = {
+    deciding: dict[str, Any] = {
         "data": data,
         "collection": collection.fingerprint(),
         "collection_form": COLLECTION_FORM,
         "image_tokenizer": image_tokenizer.fingerprint(),
-        "views": asdict(views),
+        "views": views,
         "encoded_in": "bf16" if is_bf16 else "fp32",
     }
     if vocabulary is None:
-        made_from |= {"text": asdict(text), "codebook_sizes": codebook_sizes}
+        deciding |= {"text": text, "codebook_sizes": codebook_sizes}
     else:
         _check_given(vocabulary, image_tokenizer, text, modalities or {})
-        made_from |= {"vocabulary": vocabulary.fingerprint()}
+        deciding |= {"vocabulary": vocabulary.fingerprint()}
+    made_from = {name: asdict(value) if is_dataclass(value) else value for name, value in deciding.items()}
     state = PartialState(cpu=device.type == "cpu", timeout=PATIENCE)
 
     def begin() -> None:
         if not (output / BEGUN).exists():
             check_sample(collection, image_tokenizer.config.network.input_shape)
-        _claim(output, made_from, resume)
+        if resume and (output / BEGUN).exists():
+            _require_same_set(output, deciding, collection)
+        else:
+            (output / f"{BEGUN}.tmp").unlink(missing_ok=True)  # left by a run that was killed while it wrote this file
+            require_empty(output)
+            write_json(output / BEGUN, made_from)
         if not (output / "vocabulary").exists():
             if vocabulary is None:
                 captions = [] if text.pretrained else _captions(collection)
@@ -170,15 +178,28 @@ def _check_given(vocabulary: Vocabulary, image_tokenizer: VQVAE, text: TextConfi
         )
 
 
-def _claim(output: Path, made_from: dict[str, Any], resume: bool) -> None:
-    if resume and (output / BEGUN).exists():
-        # The fingerprint says whether it is the same collection; a path may be written in several ways.
-        begun = comparable(read_json(output / BEGUN), made_from)
-        require_same_settings(output, begun | {"data": made_from["data"]}, made_from)
-    else:
-        (output / f"{BEGUN}.tmp").unlink(missing_ok=True)  # left by a run that was killed while it wrote this file
-        require_empty(output)
-        write_json(output / BEGUN, made_from)
+def _require_same_set(output: Path, deciding: dict[str, Any], collection: Collection) -> None:
+    """Raises UserError if the set that was begun in `output` is of other settings, or of pictures split otherwise."""
+    begun = read_json(output / BEGUN)
+    # The fingerprint says whether it is the same collection; a path may be written in several ways.
+    require_same_run(output, begun | {"data": deciding["data"]}, deciding)
+    if "collection_form" not in begun and not (output / MANIFEST).exists():  # its fingerprint could not be compared
+        _require_same_splits(output, collection)
+
+
+def _require_same_splits(output: Path, collection: Collection) -> None:
+    """Raises UserError if a row that was written is not in the collection, or is now in another split."""
+    for file in sorted((output / SHARDS).glob("??????/*.arrow")):
+        for key in Dataset.from_file(str(file))["key"]:
+            try:
+                split = collection.split_of(key)
+            except KeyError:  # the splits of a small collection are listed
+                split = "none"
+            if split != file.stem:
+                raise UserError(
+                    f"{output} was begun with an earlier version or with other pictures: {key} is in its split "
+                    f"{file.stem}, now in {split}; prepare the data in another `output`."
+                )
 
 
 def _save_whole(part: Vocabulary | VQVAE, folder: Path) -> None:

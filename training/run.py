@@ -15,7 +15,6 @@ Inside the stage's folder, `run/` holds what belongs to the run and not to the m
 """
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,7 +62,8 @@ class Run:
         output: folder of the stage; the run's own files go to `run/` in it.
         name: of the stage, in messages.
         config: budget, schedule, seed and the like.
-        settings: everything that decides the result. Only a run of the same settings is continued.
+        settings: everything that decides the result, JSON values or settings dataclasses by name; those of `config`
+            by themselves. Only a run of the same settings is continued.
         resume: continue the run in `output`, if there is one.
         num_rows: rows to train on, where they are known before.
 
@@ -103,7 +103,7 @@ class Run:
 
     def _claim_folder(self, settings: dict[str, Any], resume: bool) -> None:
         settings = settings | {"num_processes": self.accelerator.num_processes}
-        deciding = {key: value for key, value in _flatten(settings).items() if key not in BUDGET_SETTINGS}
+        deciding = {key: value for key, value in settings.items() if key not in BUDGET_SETTINGS}
         said = decided_by_main(self.accelerator, lambda: self._run_folder.claim(deciding, self.config, resume))
         for sentence in said:
             self.progress.say(sentence)
@@ -317,14 +317,6 @@ class Run:
             write_json(self.folder / "summary.json", self.summary(**figures))
         self.progress.close()
         self._run_folder.release()
-
-
-def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"model": {"width": 3}} -> {"model.width": 3}, as an option would name it and as JSON would hold it."""
-    flat = {}
-    for key, value in settings.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return json.loads(json.dumps(flat))
 
 
 def _too_few(num_rows: int, num_processes: int) -> str:

@@ -2,7 +2,6 @@
 
 import shutil
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +168,7 @@ def _deciding(
     prepared: PreparedSet, model_config: LanguageModelConfig, config: LMTrainingConfig, sequences: SequenceConfig
 ) -> dict[str, Any]:
     """All settings that decide the result, by which `Run` recognises the same run."""
-    settings = {"model": asdict(model_config), "sequences": asdict(sequences)} | asdict(config)
+    settings = {"model": model_config, "sequences": sequences} | vars(config)
     return settings | {key: prepared.manifest[key] for key in ("vocabulary", "made_from")}
 
 
