@@ -151,7 +151,7 @@ class TokenizerStep:
         weights = self.model.quantizer.loss_weights()
         loss = loss + sum(weights[name] * value for name, value in output.losses.items())
         update(loss, self.model, self.optimizers, self.max_norm)
-        self.model.quantizer.update(output.z_e, output.codes)
+        self.model.quantizer.update(output.vectors, output.codes)
 
 
 def repeated(loader: Iterable[Any]) -> Iterator[Any]:

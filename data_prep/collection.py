@@ -12,7 +12,10 @@ from typing import Any
 
 from datasets import Features, Image, IterableDataset, List, Value
 from PIL import Image as PILImage
+from vqlm.data_prep.caption_lines import no_line
+from vqlm.data_prep.caption_prefix import without_prefix
 from vqlm.data_prep.file_kinds import is_picture, is_system_file
+from vqlm.data_prep.names import NO_WORDS
 from vqlm.data_prep.rows import TABLE_ROWS, Row, Shard, Unusable, digest_of, join_shards, kind_of_other, read_all
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
 from vqlm.data_prep.sources.arrays import array_shards
@@ -25,6 +28,7 @@ from vqlm.data_prep.splits import (
     HELD_OUT,
     TRAIN,
     HashSplit,
+    KeySplit,
     SplitRule,
     described_rule,
     given_split,
@@ -32,12 +36,18 @@ from vqlm.data_prep.splits import (
     split_rule,
 )
 from vqlm.training.errors import UserError
+from vqlm.vq import VQVAEConfig
 
 SAVED_DATASET = ("state.json", "dataset_dict.json")
 NOTICE_FILE = "NOTICE"
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 # With fewer rows than this the hash may hold out none of them.
 SMALL = 200
+# What collections were read by before there were these settings.
+BEFORE_SETTING = {
+    "allow_outside_files": False, "fit": "crop", "captions_from": "files", "caption_lines": "all", "drop_prefix": None,
+    "drop_copies": False,
+}  # fmt: skip
 
 
 @dataclass
@@ -53,6 +63,7 @@ class Collection:
         attribution: the licence line that every model trained on this collection carries.
         rule: the split of a key.
         count_files: how many files of which kind the place holds; None where it has no files.
+        notes: what a person should know of pictures that are left out, one line each.
     """
 
     shards: list[Shard]
@@ -63,6 +74,7 @@ class Collection:
     attribution: str | None = None
     rule: SplitRule = HashSplit()
     count_files: Callable[[], Counter[str]] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self):
         if self.splits is None:
@@ -90,13 +102,33 @@ class Collection:
         arguments = {"shards": self.shards, "split": split, "split_of": replace(self, count_files=None).split_of}
         return IterableDataset.from_generator(_examples, features=features, gen_kwargs=arguments)  # type: ignore[return-value]
 
+    def as_learned_by(self, image_tokenizer: VQVAEConfig) -> "Collection":
+        """This collection with its pictures fitted as an image tokenizer learned them.
+
+        Raises UserError where the collection's settings say otherwise.
+        """
+        if self.array_shape is not None:
+            return self
+        background, fit = self.config.background, self.config.fit
+        if background != image_tokenizer.background:
+            raise UserError(
+                f"The collection puts transparent pictures on {background}, the image tokenizer learned them on "
+                f"{image_tokenizer.background}; set `background` to {image_tokenizer.background}, or train another "
+                "image tokenizer."
+            )
+        if fit not in (None, image_tokenizer.fit):
+            raise UserError(
+                f"The collection fits pictures by {fit}, the image tokenizer learned them by {image_tokenizer.fit}; "
+                "leave `fit` out, or train another image tokenizer."
+            )
+        return replace(self, config=replace(self.config, fit=image_tokenizer.fit))
+
     def fingerprint(self) -> str:
         """16 hex digits that depend on the content of the shards and on how they are read."""
-        settings = asdict(self.config) | {"max_skipped": None}
-        # Settings that came later are left out at their defaults, so that earlier runs are recognised.
-        if not settings["allow_outside_files"]:
-            del settings["allow_outside_files"]
-        if settings.pop("held_out") is not None:
+        settings = asdict(self.config) | {"max_skipped": None, "fit": self.config.fit_or_auto}
+        # Settings that came later are left out where they change nothing, so that earlier runs are recognised.
+        settings = {name: value for name, value in settings.items() if value != BEFORE_SETTING.get(name, ...)}
+        if settings.pop("held_out") is not None or isinstance(self.rule, KeySplit):
             # A result depends on what is held out, not on how that is written down.
             settings["held_out"] = described_rule(self.rule)
         return digest_of([settings, *((shard.name, shard.stamp) for shard in self.shards)])
@@ -142,6 +174,13 @@ def load_collection(data: str, image_size: int = 64, config: CollectionConfig | 
     """
     collection = _open(data, image_size, config or CollectionConfig())
     collection.attribution = collection.attribution or _notice_beside(data)
+    if collection.config.drop_prefix:
+        shards = without_prefix(collection.shards, collection.config.drop_prefix)
+        collection = replace(collection, shards=shards)
+    if collection.config.drop_copies and collection.array_shape is None:
+        from vqlm.data_prep.copies import without_copies  # which reads collections
+
+        return without_copies(collection)
     return collection
 
 
@@ -149,6 +188,8 @@ def _open(data: str, image_size: int, config: CollectionConfig) -> Collection:
     # Pillow would warn of pictures that are refused here with a reason.
     warnings.simplefilter("ignore", PILImage.DecompressionBombWarning)
     kind, _, rest = data.partition(":")
+    if config.is_named and (kind in ("openmoji", "hf") or data.endswith((".npz", ".parquet"))):
+        raise UserError(f"`captions_from` names has no effect on {data}, which has its own captions; leave it out.")
     if kind == "openmoji":
         shards, splits = openmoji_shards(image_size, rest)
         if config.held_out is not None:
@@ -193,12 +234,18 @@ def _of_folder(folder: Path, config: CollectionConfig) -> Collection:
         files = data if not any(map(is_picture, data)) else top
         if collection := _of_files([folder / name for name in files], config, is_chosen=False):
             return collection
-    content = read_folder(folder, config.class_template, config.columns, config.allow_outside_files, names)
+    content = read_folder(
+        folder, config.class_template, config.columns, config.allow_outside_files, names, config.is_named,
+        config.caption_lines,
+    )  # fmt: skip
     first_parts = {key.partition("/")[0] for key in content.entries if "/" in key}
     given = {part: GIVEN_NAMES[part.lower()] for part in sorted(first_parts) if part.lower() in GIVEN_NAMES}
     shards = shards_of_content(folder, content)
+    told = (NO_WORDS, no_line(config.caption_lines))
+    notes = tuple(f"{content.kinds[kind]:,} {kind}" for kind in told if content.kinds[kind])
+    count = partial(Counter, content.kinds)
     return Collection(
-        shards, config, rule=split_rule(config.held_out, given), count_files=partial(Counter, content.kinds)
+        shards, config, rule=split_rule(config.held_out, given, content.splits), count_files=count, notes=notes
     )
 
 
@@ -216,7 +263,7 @@ def _of_files(paths: list[Path], config: CollectionConfig, is_chosen: bool = Tru
     others = Counter(kind_of_other(path.name) for path in set(paths).difference(used))
     rule = split_rule(config.held_out, _given_splits(unique_names(used)))
     if tars:
-        shards = tar_shards(tars, config.caption_column, config.class_template)
+        shards = tar_shards(tars, config.caption_column, config.class_template, config.is_named, config.caption_lines)
         count = partial(_count_archives, tars, others)
     else:
         shards = parquet_shards(tables, config.columns, config.allow_outside_files)

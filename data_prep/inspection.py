@@ -1,6 +1,6 @@
 """Looks for faults of a collection before training: one pass, which keeps a hash of each picture."""
 
-import hashlib
+import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,15 +10,20 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 from torch import Tensor
+from vqlm.data_prep.caption_check import CaptionFacts, caption_findings, caption_rows
+from vqlm.data_prep.caption_lines import NO_LINE
+from vqlm.data_prep.captions import compared_form
 from vqlm.data_prep.collection import TRAIN, Collection
+from vqlm.data_prep.copies import digest_of_pixels
 from vqlm.data_prep.loading import mapped_shards
+from vqlm.data_prep.names import NO_WORDS
 from vqlm.data_prep.picture_files import UnreadablePicture, decode_picture, explained_picture
 from vqlm.data_prep.rows import LEFT_OUT, OTHER, TABLE_ROWS, Row, Unusable
 from vqlm.data_prep.settings import CollectionConfig
 from vqlm.data_prep.skipped import SkippedRows
 from vqlm.training.errors import UserError
 from vqlm.training.progress import Progress
-from vqlm.vq import scale_and_crop
+from vqlm.vq import has_shape, scale_and_crop
 
 # Files that are not read and may hold pictures.
 UNREAD_SUFFIXES = {
@@ -27,13 +32,14 @@ UNREAD_SUFFIXES = {
 }  # fmt: skip
 # A picture shows next to nothing if each channel's standard deviation (of 0 to 255) is below this.
 NEAR_CONSTANT = 4.0
-# Beyond this ratio of its sides, a picture loses more than half to the crop to the middle.
+# Beyond this ratio of its sides, a picture loses more than half where it is cropped to its middle.
 EXTREME_ASPECT = 2.0
 # Share of pictures from which on a remark is made.
 REMARKABLE = 0.01
 LEAK = 0.01  # share of held-out pictures that may also be trained on
 SAMPLES = 24
 CAPTIONS_KEPT = 200_000
+COPIES_SHOWN = 20
 
 
 @dataclass
@@ -44,6 +50,7 @@ class PictureFacts:
     captions: tuple[str, ...]
     kind: str
     size: tuple[int, int]
+    is_cropped: bool
     digest: bytes
     deviation: float
     thumbnail: np.ndarray | None
@@ -54,19 +61,20 @@ class CollectionInspection:
     """Counts of a collection.
 
     files: files of the place by kind. seen_captions: held-out pictures all of whose captions are also trained on.
-    sizes: pictures by (width, height). lengths: captions by length in tokens, filled in by the caller. samples:
-    captions and pictures (3, H, W) uint8 as the model will see them.
+    sizes: pictures by (width, height). cropped: those of them that are cropped to the model's shape. lengths: captions
+    by length in tokens, filled in by the caller. samples: captions and pictures (3, H, W) uint8 as the model will see
+    them.
     """
 
     skipped: SkippedRows
     splits: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    cropped: Counter[tuple[int, int]] = field(default_factory=Counter)
     num_captions: int = 0
     captions: list[str] = field(default_factory=list)
     lengths: Counter[int] = field(default_factory=Counter)
     near_constant: list[str] = field(default_factory=list)
-    copies: int = 0
     leaked: int = 0
     example: tuple[str, str] | None = None
     leak_example: tuple[str, str] | None = None
@@ -74,6 +82,12 @@ class CollectionInspection:
     samples: list[tuple[str, Tensor]] = field(default_factory=list)
     files: Counter[str] = field(default_factory=Counter)
     seen_captions: int = 0
+    text: CaptionFacts = field(default_factory=CaptionFacts)
+    copies_of: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def copies(self) -> int:
+        return len(self.copies_of)
 
     @property
     def num_held_out(self) -> int:
@@ -132,8 +146,9 @@ def inspect_collection(
             inspection.splits[split] += 1
             inspection.kinds[fact.kind] += 1
             inspection.sizes[fact.size] += 1
+            inspection.cropped[fact.size] += fact.is_cropped
             inspection.num_captions += len(fact.captions)
-            hashes = [hash(caption) for caption in fact.captions]
+            hashes = [hash(compared_form(caption)) for caption in fact.captions]
             if split == TRAIN:
                 trained_captions.update(hashes)
             else:
@@ -142,7 +157,11 @@ def inspect_collection(
                 inspection.captions += fact.captions
             if fact.deviation < NEAR_CONSTANT:
                 inspection.near_constant.append(fact.key)
-            alike[fact.digest].add(fact.key, split == TRAIN)
+            same = alike[fact.digest]
+            if same.count:
+                inspection.copies_of.append((fact.key, same.first))
+            same.add(fact.key, split == TRAIN)
+            inspection.text.add(fact.key, fact.captions)
             stem = str(PurePosixPath(fact.key).with_suffix(""))
             if stem != fact.key and stems.setdefault(stem, fact.key) != fact.key:
                 inspection.twin_stems.append(fact.key)
@@ -151,7 +170,6 @@ def inspect_collection(
                 inspection.samples.append((fact.captions[0], picture))
     inspection.seen_captions = sum(trained_captions.issuperset(hashes) for hashes in held_out_captions)
     for same in alike.values():
-        inspection.copies += same.count - 1
         if same.trained and same.held_out:
             inspection.leaked += same.num_held_out
         if same.count > 1 and not inspection.example:
@@ -175,15 +193,16 @@ def _examine(
             with explained_picture(row.image, config.max_pixels) as picture:
                 kind = "SVG" if picture is None else f"{picture.format} {picture.mode}"
                 full_size = (0, 0) if picture is None else picture.size
-            values = scale_and_crop(decode_picture(row.image, size, config.background, config.max_pixels), size)
+            shown = decode_picture(row.image, size, config.background, config.max_pixels, config.fit_or_auto)
         except UnreadablePicture as error:
             skipped.append(Unusable(row.key, str(error)))
             continue
-        digest = hashlib.sha256(values.tobytes()).digest()[:8]
-        # One sample per batch is enough.
-        shown = None if facts else values
+        values = scale_and_crop(shown, size)
+        deviation = float(values.std((0, 1)).max())
+        sample = None if facts else values  # one per batch is enough
+        is_cropped = not has_shape(shown, size)
         facts.append(
-            PictureFacts(row.key, row.captions, kind, full_size, digest, float(values.std((0, 1)).max()), shown)
+            PictureFacts(row.key, row.captions, kind, full_size, is_cropped, digest_of_pixels(shown), deviation, sample)
         )
     return facts, skipped
 
@@ -201,7 +220,7 @@ def findings(
         remarks.append(f"{summary}. All are listed in unusable.jsonl.")
     held_out = max(1, inspection.num_held_out)
     remarks += _remarks_on_files(inspection)
-    if inspection.seen_captions > REMARKABLE * held_out:
+    if inspection.seen_captions:
         remarks.append(
             f"{inspection.seen_captions} of {held_out} held-out pictures have captions that are also trained on: as "
             "prompts they are not new, only their pictures are."
@@ -209,14 +228,16 @@ def findings(
     if inspection.leak_example:
         text = (
             f"{inspection.leaked} of {held_out} held-out pictures are also trained on under another name (such as "
-            f"{' as '.join(inspection.leak_example)}): figures on held-out pictures come out too good. Remove the "
-            "copies."
+            f"{' as '.join(inspection.leak_example)}): figures on held-out pictures come out too good. Leave the "
+            "copies out with `drop_copies`."
         )
         (wrong if inspection.leaked > LEAK * held_out else remarks).append(text)
     if inspection.example:
         remarks.append(
-            f"{inspection.copies} pictures are copies of another (such as {' and '.join(inspection.example)})."
+            f"{inspection.copies} pictures are copies of another (such as {' and '.join(inspection.example)}), listed "
+            "in copies.jsonl; `drop_copies` leaves them out."
         )
+    remarks += caption_findings(inspection.text)
     if inspection.twin_stems:
         remarks.append(
             f"{len(inspection.twin_stems)} pictures share their name with another but for the suffix (such as "
@@ -235,12 +256,14 @@ def findings(
         )
     sizes = {pair: count for pair, count in inspection.sizes.items() if min(pair)}
     extreme = sum(
-        count for (width, height), count in sizes.items() if max(width, height) > EXTREME_ASPECT * min(width, height)
+        count
+        for (width, height), count in inspection.cropped.items()
+        if max(width, height) > EXTREME_ASPECT * min(width, height)
     )
     if extreme > REMARKABLE * usable:
         remarks.append(
-            f"{extreme} pictures are more than {EXTREME_ASPECT:g} times as long as wide; the crop to the middle loses "
-            "more than half of each. Crop or pad them yourself if the caption describes the edges."
+            f"{extreme} pictures are more than {EXTREME_ASPECT:g} times as long as wide, and the crop to the middle "
+            "loses more than half of each; set `fit` pad if the caption describes the edges."
         )
     small = sum(count for (width, height), count in sizes.items() if height < size[0] or width < size[1])
     if small > REMARKABLE * usable:
@@ -256,6 +279,14 @@ def _remarks_on_files(inspection: CollectionInspection) -> list[str]:
             f"{left_out} pictures are left out: no file with captions names them and no .txt is beside them. Add their "
             "captions if they were meant."
         )
+    if wordless := inspection.files[NO_WORDS]:
+        remarks.append(
+            f"{wordless} pictures are left out: their names have no words. Rename them, write captions, or name their "
+            "folders by {path} in `class_template`."
+        )
+    for kind, count in inspection.files.items():
+        if count and kind.startswith(NO_LINE):
+            remarks.append(f"{count} {kind}; `caption_lines` first takes each text's first line.")
     suffixes = {kind.removeprefix(OTHER): count for kind, count in inspection.files.items() if kind.startswith(OTHER)}
     if unread := {suffix: count for suffix, count in suffixes.items() if suffix in UNREAD_SUFFIXES}:
         listed = ", ".join(f"{count} {suffix}" for suffix, count in sorted(unread.items()))
@@ -299,11 +330,13 @@ def page(inspection: CollectionInspection, wrong: list[str], remarks: list[str])
         "pictures that can be used": inspection.usable,
         **{f"of them {split}": count for split, count in inspection.splits.items()},
         "captions": inspection.num_captions,
+        **caption_rows(inspection.text),
         "unusable": len(inspection.skipped.rows),
         "held-out pictures with captions that are also trained on": inspection.seen_captions,
         **{f"format {kind}": count for kind, count in inspection.kinds.most_common()},
         **{f"size, {name}": text for name, text in size_summary(inspection.sizes).items()},
         **aspect_table(inspection.sizes),
+        "cropped to the middle": inspection.cropped.total(),
         "copies of another picture": inspection.copies,
         "held out and trained on": inspection.leaked,
         "of nearly one colour": len(inspection.near_constant),
@@ -315,6 +348,14 @@ def page(inspection: CollectionInspection, wrong: list[str], remarks: list[str])
     lines += [f"- **wrong**: {text}" for text in wrong] + [f"- {text}" for text in remarks]
     lines += ["Nothing is wrong."] if not wrong and not remarks else []
     lines += ["", "| figure | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
+    if inspection.text.commonest:
+        lines += ["", "| pictures | with the caption |", "|---|---|"]
+        lines += [f"| {count} | {_in_table(caption)} |" for caption, count in inspection.text.commonest]
+    if inspection.copies_of:
+        lines += ["", "| picture | has the pixels of |", "|---|---|"]
+        lines += [f"| {_in_table(copy)} | {_in_table(first)} |" for copy, first in inspection.copies_of[:COPIES_SHOWN]]
+        more = inspection.copies - COPIES_SHOWN
+        lines += ["", f"{more} more are listed in copies.jsonl."] if more > 0 else []
     if inspection.files:
         lines += ["", "| files | of which kind |", "|---|---|"]
         lines += [f"| {count} | {kind} |" for kind, count in sorted(inspection.files.items()) if count]
@@ -327,3 +368,13 @@ def page(inspection: CollectionInspection, wrong: list[str], remarks: list[str])
         lines += [f"| {count} | {reason} |" for reason, count in reasons.most_common(20)]
     lines += ["", "Some of the pictures, as the model will see them:", "", "![samples](samples.png)"]
     return "\n".join(lines) + "\n"
+
+
+def write_copies(inspection: CollectionInspection, path: Path) -> None:
+    """One JSON line {key, same_as} per picture that is a copy of an earlier one."""
+    lines = [json.dumps({"key": key, "same_as": first}, ensure_ascii=False) for key, first in inspection.copies_of]
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _in_table(text: str) -> str:
+    return text.replace("|", "\\|")

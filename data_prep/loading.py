@@ -59,7 +59,7 @@ def load_pictures(
 
     Args:
         collection: what to read.
-        input_shape: (H, W) to scale and crop pictures to; for arrays, their shape without channels.
+        input_shape: (H, W) to bring pictures to; for arrays, their shape without channels.
         max_pictures: number of training pictures to read at most, the same number from each shard as far as it
             suffices, whatever the number of processes. Held-out pictures come from the rows that are read for them.
 
@@ -219,7 +219,7 @@ def decode_rows(
         else:
             size = (input_shape[0], input_shape[1])
             try:
-                picture = decode_picture(row.image, size, config.background, config.max_pixels)
+                picture = decode_picture(row.image, size, config.background, config.max_pixels, config.fit_or_auto)
             except UnreadablePicture as error:
                 skipped.append(Unusable(row.key, str(error)))
                 continue

@@ -1,4 +1,4 @@
-"""Opens picture files, explains those that cannot be used, and cuts views. Scaling and cropping is `vq`'s."""
+"""Opens picture files, explains those that cannot be used, and cuts views. Scaling and fitting is `vq`'s."""
 
 import io
 import random
@@ -14,7 +14,7 @@ from vqlm.data_prep.file_kinds import SVG, readable_formats
 from vqlm.data_prep.settings import MAX_PIXELS, ViewConfig
 from vqlm.data_prep.svg import UnsafeDrawing, draw_svg
 from vqlm.training.errors import UserError
-from vqlm.vq import draft, scale_and_crop, to_rgb
+from vqlm.vq import Fit, VQVAEImageProcessor, draft, fit_rgb, scale_and_crop, to_fitted_rgb, to_rgb
 
 # Bytes in which an SVG element must begin, after comments and a document type.
 SVG_HEAD = 4096
@@ -25,19 +25,36 @@ class UnreadablePicture(ValueError):
 
 
 def decode_picture(
-    image: bytes | Path, size: tuple[int, int], background: str = "white", max_pixels: int = MAX_PIXELS
+    image: bytes | Path,
+    size: tuple[int, int],
+    background: str = "white",
+    max_pixels: int = MAX_PIXELS,
+    fit: Fit = "crop",
 ) -> PILImage.Image:
-    """The first frame of a picture, upright, RGB, transparency on `background`. SVG needs resvg-py.
+    """The first frame of a picture, upright, RGB, transparency on `background`, padded where `fit` says so. SVG needs
+    resvg-py.
 
     `size` (height, width) is what it will be scaled to; decoding may be as coarse. Raises UnreadablePicture.
     """
     with explained_picture(image, max_pixels) as picture:
         if picture is None:
             svg = image if isinstance(image, bytes) else image.read_bytes()
-            return draw_svg(svg.decode("utf-8-sig"), 2 * max(size), background, max_pixels)
+            drawing = draw_svg(svg.decode("utf-8-sig"), 2 * max(size), background, max_pixels)
+            return fit_rgb(drawing, None, size, background, fit)
         _keep_orientation_only(picture)
         draft(picture, size)
-        return to_rgb(_with_eight_bits(picture), background)
+        return to_fitted_rgb(_with_eight_bits(picture), size, background, fit)
+
+
+def read_picture(path: Path, image_processor: VQVAEImageProcessor) -> PILImage.Image:
+    """A picture file as the image tokenizer of `image_processor` learned pictures. Raises UserError for one that cannot
+    be used."""
+    size = image_processor.size["height"], image_processor.size["width"]
+    try:
+        picture = decode_picture(path, size, image_processor.background, fit=image_processor.fit)
+    except UnreadablePicture as error:
+        raise UserError(f"{path} cannot be used: {error}.") from None
+    return PILImage.fromarray(scale_and_crop(picture, size))
 
 
 def open_picture(path: Path, background: str = "white") -> PILImage.Image:

@@ -77,8 +77,8 @@ def prepare(
         The prepared set, opened.
 
     Raises:
-        UserError: `output` holds something else; the collection's background is not the tokenizer's; more pictures
-            than the collection's `max_skipped` cannot be used; a split is empty; the disk is full.
+        UserError: `output` holds something else; the collection's background or fit is not the tokenizer's; more
+            pictures than the collection's `max_skipped` cannot be used; a split is empty; the disk is full.
 
     Example:
         >>> import pathlib, tempfile
@@ -93,7 +93,7 @@ def prepare(
         >>> sum(prepared.manifest["splits"].values()), prepared.tokens_per_image
         (20, 4)
     """
-    _require_background(collection, image_tokenizer)
+    collection = collection.as_learned_by(image_tokenizer.config)
     start, views, text = time.monotonic(), views or ViewConfig(), text or TextConfig()
     name = NAMES[image_tokenizer.config.network.spatial_dims]
     codebook_sizes = {name: image_tokenizer.config.codebook_size} | _checked(modalities or {}, name)
@@ -151,15 +151,6 @@ def prepare(
         _finish(encoder, output, made_from, seconds)
     state.wait_for_everyone()
     return PreparedSet.load(output, verify=state.is_main_process)
-
-
-def _require_background(collection: Collection, image_tokenizer: VQVAE) -> None:
-    background, expected = collection.config.background, image_tokenizer.config.background
-    if collection.array_shape is None and background != expected:
-        raise UserError(
-            f"The collection puts transparent pictures on {background}, the image tokenizer learned them on "
-            f"{expected}; set `background` to {expected}, or train another image tokenizer."
-        )
 
 
 def _checked(modalities: dict[str, int], name: str) -> dict[str, int]:

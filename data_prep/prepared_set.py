@@ -20,6 +20,7 @@ import torch
 from datasets import Dataset, concatenate_datasets
 from jaxtyping import Int, UInt8
 from torch import Tensor
+from vqlm.data_prep.captions import compared_form
 from vqlm.data_prep.collection import TRAIN
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.training.errors import UserError
@@ -28,6 +29,7 @@ from vqlm.vq import VQVAE, load_image_tokenizer
 
 MANIFEST = "manifest.json"
 SHARDS = "shards"
+CAPTIONS_READ = 65_536  # rows at a time
 # Version of the manifest. A set of another version must be prepared again.
 FORM = 2
 
@@ -149,6 +151,23 @@ class PreparedSet:
         """Yields `codes_of` of `size` rows at a time."""
         for start in range(0, len(rows), size):
             yield self.codes_of(rows.select(range(start, min(start + size, len(rows)))))
+
+    def seen_prompts(self) -> dict[str, int]:
+        """By held-out split, how many rows have a first caption that is also trained on, with other pictures.
+
+        Case, spaces and a full stop at the end do not make a caption another one.
+        """
+        prompts = {
+            split: [compared_form(captions[0]) for captions in rows["captions"][:]]
+            for split, rows in self.held_out.items()
+        }
+        wanted = {prompt for of_split in prompts.values() for prompt in of_split}
+        seen: set[str] = set()
+        for table in self.train.select_columns(["captions"]).with_format("arrow").iter(CAPTIONS_READ):
+            assert isinstance(table, pyarrow.Table)
+            distinct = table["captions"].combine_chunks().flatten().unique().to_pylist()
+            seen.update(wanted.intersection(map(compared_form, distinct)))
+        return {split: sum(prompt in seen for prompt in of_split) for split, of_split in prompts.items()}
 
     def pictured(self, split: str, most: int) -> Dataset:
         """Up to `most` rows of a held-out split that hold their picture, evenly spaced over it."""

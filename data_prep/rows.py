@@ -8,7 +8,6 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from vqlm.data_prep.captions import normalize_caption
-from vqlm.training.errors import UserError
 
 CAPTION_COLUMNS = ("caption", "captions", "text", "texts")
 PICTURE_COLUMNS = ("image", "file_name", "file", "picture", "img")
@@ -53,6 +52,10 @@ class Unusable:
             object.__setattr__(self, name, text)
 
 
+class NoCaption(str):
+    """Stands where captions should be; the text is the reason."""
+
+
 @dataclass(frozen=True)
 class Shard:
     """A part of a collection that is read, encoded and written as one.
@@ -91,19 +94,6 @@ def row_or_reason(key: str, image: bytes | Path | np.ndarray, captions: object) 
     if not cleaned:
         return Unusable(key, "its caption is empty")
     return Row(key, image, tuple(cleaned))
-
-
-def require_template(template: str) -> None:
-    """Raises UserError for a caption of classes that has no place for the class."""
-    if "{}" not in template:
-        raise UserError(
-            f'`class_template` must hold {{}} where the class goes, as "a photo of a {{}}"; found {template!r}.'
-        )
-
-
-def caption_of_class(template: str, name: str) -> str:
-    """The caption of a class: its name, with spaces for underscores, stands for `{}`."""
-    return template.replace("{}", name.replace("_", " "))
 
 
 def digest_of(parts: Iterable[object]) -> str:

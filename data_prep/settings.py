@@ -4,7 +4,9 @@ name them quickly."""
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from vqlm.data_prep.caption_lines import require_caption_lines
 from vqlm.training.errors import UserError
+from vqlm.vq.settings import Fit
 
 DATA_HELP = (
     "openmoji[:LANGUAGES], a folder of captioned pictures, a glob of WebDataset (.tar) or Parquet files, "
@@ -18,28 +20,43 @@ class CollectionConfig:
     """How a collection is read.
 
     Args:
-        class_template: caption of pictures that have a class and no caption, such as "a photo of a {}".
+        class_template: caption of pictures that have a class and no caption, such as "a photo of a {}"; {class} or {}
+            is the last folder, {path} the words of all folders, {name} those of the file name.
+        captions_from: "files" of captions, or the "names" of the pictures: red_bicycle-12.png is "red bicycle".
+        caption_lines: which lines of the text beside a picture are captions: first, all, or a language such as de,
+            which takes the line de.utf8=...
         image_column: column of the pictures in a table, where it has no usual name.
         caption_column: column of the captions in a table, or their key in a WebDataset's .json.
         background: colour on which transparent pictures are laid.
+        fit: how pictures of another shape than the model's become of it: crop to the middle, pad, or auto, which pads
+            transparent and flat-bordered ones and crops photographs. By default as the image tokenizer has it, auto for
+            a new one.
         max_pixels: larger pictures are refused, since a small file can hold a picture that fills the memory.
         max_skipped: share of the pictures that may be unusable; they are skipped and listed.
         held_out: pictures that are never trained on: a share such as 0.1, the name of a split that the collection comes
             with, a file with one key per line, or a pattern of keys such as test/*. By default the splits that the
             collection comes with, else a tenth.
         allow_outside_files: whether metadata and tables may name pictures outside their folder.
+        drop_prefix: words that captions begin with and that are left out, such as "a picture of".
+        drop_copies: whether pictures with the same pixels as another are left out.
     """
 
     class_template: str | None = None
+    captions_from: Literal["files", "names"] = "files"
+    caption_lines: str = "all"
     image_column: str | None = None
     caption_column: str | None = None
     background: str = "white"
+    fit: Fit | None = None
     max_pixels: int = MAX_PIXELS
     max_skipped: float = 0.01
     held_out: float | str | None = None
     allow_outside_files: bool = False
+    drop_prefix: str | None = None
+    drop_copies: bool = False
 
     def __post_init__(self):
+        require_caption_lines(self.caption_lines)
         if not 0 <= self.max_skipped <= 1:
             raise UserError(f"max_skipped is a share in [0, 1], found {self.max_skipped}.")
         from PIL import ImageColor  # its import would double the time of --help
@@ -50,6 +67,15 @@ class CollectionConfig:
             raise UserError(
                 f"`background` must be a colour such as white or #ff8800, found {self.background!r}."
             ) from None
+
+    @property
+    def fit_or_auto(self) -> Fit:
+        """What pictures are fitted by where no image tokenizer says it."""
+        return "auto" if self.fit is None else self.fit
+
+    @property
+    def is_named(self) -> bool:
+        return self.captions_from == "names"
 
     @property
     def columns(self) -> tuple[str | None, str | None]:
@@ -65,8 +91,8 @@ class TextConfig:
         byte_level: BPE over bytes, which can write any text; else over the characters that occur in the captions.
         normalization: Unicode form that captions are brought to, nfc, nfkc, or none.
         lowercase: whether captions are brought to lower case.
-        plain_punctuation: whether curly quotes and long dashes become plain ones; repeated spaces, a full stop at the
-            end and quotes around the caption are left out.
+        plain_punctuation: whether curly quotes and long dashes become plain ones; repeated spaces, invisible
+            characters, quotes around the caption and the full stop, "!" or other punctuation at its end are left out.
         drop_article: whether "a", "an" or "the" at the beginning is left out.
         pretrained: folder or hub name of a causal language model whose tokenizer is taken instead of all this.
     """
@@ -74,9 +100,9 @@ class TextConfig:
     size: int = 1500
     byte_level: bool = True
     normalization: Literal["nfc", "nfkc", "none"] = "nfc"
-    lowercase: bool = False
-    plain_punctuation: bool = False
-    drop_article: bool = False
+    lowercase: bool = True
+    plain_punctuation: bool = True
+    drop_article: bool = True
     pretrained: str | None = None
 
     def __post_init__(self):

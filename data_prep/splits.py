@@ -7,8 +7,9 @@ A rule maps a key to its split. By default it follows the splits that a collecti
 import fnmatch
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from vqlm.data_prep.file_kinds import key_of
@@ -21,6 +22,8 @@ GIVEN_NAMES = {
     "train": TRAIN, "training": TRAIN, "val": "validation", "valid": "validation", "validation": "validation",
     "dev": "validation", "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
 }  # fmt: skip
+# Of the files dataset_*.json; restval is what was left of the validation set, and is trained on.
+KARPATHY_SPLITS = {"train": TRAIN, "restval": TRAIN, "val": "validation", "test": "test"}
 NAMED_SET = re.compile(r"held_out-(\w+?)-\d+$")
 REPEATED = re.compile(r" \(row \d+\)$")  # of a key whose id several rows have: they belong to one split
 
@@ -63,6 +66,18 @@ class GivenSplit:
 
 
 @dataclass(frozen=True)
+class KeySplit:
+    """Splits by the whole key, as a file with captions names them."""
+
+    splits: Mapping[str, str]  # other keys are trained on
+    held_out_names: tuple[str, ...]
+
+    def __call__(self, key: str) -> str:
+        split = self.splits.get(key, TRAIN)
+        return split if split in self.held_out_names else TRAIN
+
+
+@dataclass(frozen=True)
 class ListedSplit:
     """Holds out the listed keys."""
 
@@ -84,23 +99,30 @@ class GlobSplit:
         return HELD_OUT if fnmatch.fnmatchcase(REPEATED.sub("", key), self.pattern) else TRAIN
 
 
-SplitRule = HashSplit | GivenSplit | ListedSplit | GlobSplit
+SplitRule = HashSplit | GivenSplit | KeySplit | ListedSplit | GlobSplit
 
 
 def described_rule(rule: SplitRule) -> str:
     """The rule as text, the same on every machine."""
+    if isinstance(rule, KeySplit):
+        return f"by key {rule.held_out_names} {sorted(rule.splits.items())}"
     return f"listed {sorted(rule.keys)}" if isinstance(rule, ListedSplit) else repr(rule)
 
 
-def split_rule(held_out: str | float | None, given: Mapping[str, str]) -> SplitRule:
+def split_rule(
+    held_out: str | float | None, given: Mapping[str, str], by_key: Mapping[str, str] | None = None
+) -> SplitRule:
     """The rule for the setting `held_out`: None, a share, the name of a given split, a file of keys, or a pattern.
 
-    `given` is the split of each first part of a key, empty where a collection comes without splits.
-    Raises UserError for a setting that is none of these.
+    `given` is the split of each first part of a key, empty where a collection comes without splits; `by_key` is the
+    split of each key, where a file with captions names it. Raises UserError for a setting that is none of these.
     """
+    by_part: Callable[[tuple[str, ...]], SplitRule] = partial(GivenSplit, given)
+    if by_key:
+        by_part, given = partial(KeySplit, by_key), by_key
     names = tuple(dict.fromkeys(split for split in given.values() if split != TRAIN))
     if held_out is None:
-        return GivenSplit(given, names) if names and TRAIN in given.values() else HashSplit()
+        return by_part(names) if names and TRAIN in given.values() else HashSplit()
     if isinstance(held_out, str) and _is_number(held_out):
         held_out = float(held_out)
     if not isinstance(held_out, str):
@@ -108,7 +130,7 @@ def split_rule(held_out: str | float | None, given: Mapping[str, str]) -> SplitR
             raise UserError(f"`held_out` as a share must lie between 0 and 1, found {held_out}.")
         return HashSplit(float(held_out))
     if (name := GIVEN_NAMES.get(held_out.lower(), held_out)) in names:
-        return GivenSplit(given, (name,))
+        return by_part((name,))
     if Path(held_out).is_file():
         try:
             lines = Path(held_out).read_text(encoding="utf-8-sig").split("\n")

@@ -5,20 +5,21 @@ import base64
 import binascii
 import io
 import re
+from importlib.util import find_spec
 from xml.parsers import expat
 
 from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 from vqlm.data_prep.file_kinds import readable_formats
+from vqlm.data_prep.render_process import DPI, RENDERER
 from vqlm.data_prep.settings import MAX_PIXELS
 from vqlm.training.extras import install_hint
 
 # The renderer recurses; deeper drawings would overflow its stack.
 MAX_DEPTH = 200
 MAX_ELEMENTS = 200_000
-DPI = 96  # of CSS
 PIXELS_PER_UNIT = {
-    "": 1.0, "px": 1.0, "pt": DPI / 72, "pc": DPI / 6, "mm": DPI / 25.4, "cm": DPI / 2.54, "in": float(DPI),
+    "": 1.0, "px": 1.0, "pt": DPI / 72, "pc": DPI / 6, "mm": DPI / 25.4, "cm": DPI / 2.54, "in": DPI,
 }  # fmt: skip
 LENGTH = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([a-zA-Z%]*)\s*$")
 URL = re.compile(r"url\(\s*['\"]?\s*(?!['\"]?\s*(?:#|data:))", re.IGNORECASE)
@@ -35,15 +36,10 @@ def draw_svg(svg: str, width: int, background: str, max_pixels: int = MAX_PIXELS
 
     Raises UnsafeDrawing if resvg-py is missing or the drawing is refused, ValueError for text that is not an SVG.
     """
-    try:
-        import resvg_py
-    except ImportError:
-        raise UnsafeDrawing(f"SVG drawings need resvg-py; install it: {install_hint('demo')}") from None
+    if find_spec("resvg_py") is None:
+        raise UnsafeDrawing(f"SVG drawings need resvg-py; install it: {install_hint('svg')}")
     _Check(svg, width, max_pixels)
-    drawn = resvg_py.svg_to_bytes(
-        svg_string=svg, width=width, background=background, skip_system_fonts=True, dpi=float(DPI)
-    )
-    return PILImage.open(io.BytesIO(bytes(drawn))).convert("RGB")
+    return PILImage.open(io.BytesIO(RENDERER.render(svg, width, background))).convert("RGB")
 
 
 class _Part:

@@ -8,6 +8,17 @@ from vqlm.data_prep.settings import TextConfig
 from vqlm.training.errors import UserError
 
 PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
+# Small letters whose capital is that of other small letters (str.upper): one of the two forms stands for both.
+SMALL_LETTERS = {
+    "ß": "ss", "ς": "σ", "ı": "i", "ſ": "s", "µ": "μ", "ŉ": "ʼn", "և": "եւ",
+    "ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl",
+}  # fmt: skip
+IOTA_BELOW = "\u0345"
+# Soft hyphen, zero-width space, word joiner, byte order mark, marks of direction.
+INVISIBLE = "[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]"
+# What is left out before and after a text, unless there is nothing else.
+BEFORE = " \"'¡¿"
+AFTER = " \"'.,;:!?。．，、；：！？।؟"
 
 
 def build_text_tokenizer(captions: Iterable[str], config: TextConfig) -> PreTrainedTokenizerBase:
@@ -53,23 +64,29 @@ def train_text_tokenizer(captions: Iterable[str], config: TextConfig) -> PreTrai
 
 def normalization_steps(config: TextConfig) -> list[normalizers.Normalizer]:
     """What becomes of a text before it is split into tokens, in order. They are saved in tokenizer.json, so that the
-    stock tokenizer takes the same steps. None of them leaves an empty text."""
+    stock tokenizer takes the same steps. None of them leaves an empty text, but of characters that are invisible."""
     steps: list[normalizers.Normalizer] = []
     if config.normalization != "none":
         steps.append(normalizers.NFC() if config.normalization == "nfc" else normalizers.NFKC())
-    if config.lowercase:  # the last two: what str.upper makes of these letters has another small form
-        steps += [normalizers.Lowercase(), normalizers.Replace("ß", "ss"), normalizers.Replace("ς", "σ")]
+    if config.lowercase:
+        steps.append(normalizers.Lowercase())
+        if config.normalization != "none":  # some capitals are written as a letter and its accents
+            steps += [normalizers.NFD(), normalizers.Replace(IOTA_BELOW, "ι"), normalizers.Replace("i\u0307", "i")]
+            steps.append(normalizers.NFC())
+        steps += [normalizers.Replace(letter, as_others) for letter, as_others in SMALL_LETTERS.items()]
     if config.plain_punctuation:
         steps += [
-            normalizers.Replace(Regex("[‘’‚‛ʼ′]"), "'"),
-            normalizers.Replace(Regex("[“”„‟″«»]"), '"'),
-            normalizers.Replace(Regex("[‐‑‒–—―−]"), "-"),
-            normalizers.Replace(Regex(r"\s+"), " "),
-            normalizers.Replace(Regex(r"\A[ \"']+(?=[^ \"'.。…])"), ""),
-            normalizers.Replace(Regex(r"(?<=[^ \"'.。…])[ \"'.。…]+\z"), ""),
+            normalizers.Replace(Regex(INVISIBLE), ""),
+            normalizers.Replace(Regex("[‘’‚‛ʼʻ′`´‹›＇]"), "'"),
+            normalizers.Replace(Regex("[“”„‟″«»「」『』＂]"), '"'),
+            normalizers.Replace(Regex("[‐‑‒–—―−－]"), "-"),
+            normalizers.Replace("…", "..."),
+            normalizers.Replace(Regex(r"[\s\x1c-\x1f]+"), " "),
+            normalizers.Replace(Regex(rf"\A[{BEFORE}]+(?=[^{BEFORE}{AFTER}])"), ""),
+            normalizers.Replace(Regex(rf"(?<=[^{BEFORE}{AFTER}])[{AFTER}]+\z"), ""),
         ]
-    if config.drop_article:  # not of "a." or "the ?"
-        steps.append(normalizers.Replace(Regex(r"\A\s*(?i:an?|the)\s+(?=\w)"), ""))
+    if config.drop_article:  # not of "a." or "a - b"
+        steps.append(normalizers.Replace(Regex(r"\A\s*(?i:an?|the)\s+(?=[(\[\"']*\w)"), ""))
     return steps
 
 

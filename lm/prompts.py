@@ -46,10 +46,13 @@ def tokenize_prompts(
     Prompts are cut to `max_tokens`; a warning quotes what is left out, unless `truncation` asks for it. Another one
     says of which prompts no word is among `known_words`. Raises UserError for an empty prompt.
     """
-    if empty := [index for index, text in enumerate(prompts) if text is not None and not text.strip()]:
-        raise UserError(f"Prompt {empty[0]} is empty; write what to draw, or pass None to draw without a prompt.")
     texts = [normalize_caption(text) for text in prompts if text is not None]
-    captions = cut(vocabulary, vocabulary.encode_text(texts), max_tokens, truncation)
+    captions = vocabulary.encode_text(texts)
+    remaining = iter(captions)
+    for index, text in enumerate(prompts):
+        if text is not None and not (next(remaining) and text.strip()):  # spaces, invisible characters
+            raise UserError(f"Prompt {index} is empty; write what to draw, or pass None to draw without a prompt.")
+    captions = cut(vocabulary, captions, max_tokens, truncation)
     if known_words is not None:
         for text in dict.fromkeys(texts):
             if unknown := unknown_words(text, known_words, vocabulary):

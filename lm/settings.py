@@ -98,6 +98,15 @@ class SamplingConfig:
         """Whether some codes may be no candidates."""
         return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
 
+    def describe(self) -> str:
+        """The settings in words, such as "guidance 2, temperature 0.25, min-p 0.05"; the others where they are set."""
+        values = {"guidance": self.guidance_scale, "temperature": self.temperature, "min-p": self.min_p}
+        shown = {name: f"{value:g}" for name, value in values.items()}
+        for name in ("guidance_schedule", "top_k", "top_p"):
+            if (value := getattr(self, name)) != getattr(SamplingConfig, name):
+                shown[name.replace("_", "-")] = str(value)
+        return ", ".join(f"{name} {value}" for name, value in shown.items())
+
     def override(self, **given: Any) -> "SamplingConfig":
         """These settings with those of `given` that are not None. Raises UserError for an unknown name."""
         if unknown := sorted(given.keys() - vars(self).keys()):
@@ -168,6 +177,7 @@ class LMTrainingConfig(TrainingConfig):
         gradient_checkpointing: keep the input of each block only and compute the rest again in the backward pass: less
             memory, slower, the same loss.
         compile: whether torch.compile builds parts of a step; auto: where it works and the run is long enough.
+        sample_prompts: file of one prompt per line, drawn while it trains; by default eight held-out captions.
     """
 
     default_steps: ClassVar[int] = 1400
@@ -190,9 +200,12 @@ class LMTrainingConfig(TrainingConfig):
     new_rows: NewRows = "codebook"
     gradient_checkpointing: bool = False
     compile: Literal["auto", "yes", "no"] = "auto"
+    sample_prompts: str | None = None
 
     def __post_init__(self):
         super().__post_init__()
+        if self.sample_prompts is not None and not self.sample_every:
+            raise UserError("sample_prompts has no effect with sample_every 0; leave one of them out.")
         for name in ("embedding_dropout", "label_smoothing", "neighbor_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} must lie in [0, 1), found {getattr(self, name)}.")

@@ -20,17 +20,19 @@ READINGS = 3  # of every picture: to inspect, to train stage one, to prepare
 # Drawing one held-out picture, and a training step of one row: seconds of the first / seconds of the second.
 DRAWING = 3.0
 DRAWINGS_PER_PROMPT, MOST_PROMPTS = 4, 1000  # of the evaluation
+CHOOSING_SHARE, LEAST_CHOOSING, MOST_CHOOSING = 0.02, 10.0, 120.0  # of the minutes, to choose the sampling; seconds
 
 
 @dataclass(frozen=True)
 class Start:
     """A finished model that the training starts from. side: of its pictures; psnr_db: of its image tokenizer on a
-    sample of the new ones."""
+    sample of the new ones; fit: how it learned pictures that are not square."""
 
     folder: str
     side: int
     codes: int
     psnr_db: float
+    fit: str = "crop"
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Budget:
         codes: of a picture.
         vq_steps: of stage one; `lm_steps` of stage two.
         vq_seconds: of those steps; `lm_seconds` likewise.
-        rest_seconds: beside the steps: reading, compiling, preparing, evaluating.
+        rest_seconds: beside the steps: reading, compiling, preparing, choosing the sampling, evaluating.
         is_compiled: whether compiling stage two gives it more steps.
         is_vq_capped: whether the steps are all that make sense, or as many as were asked for, rather than what the
             minutes allow; `is_lm_capped` likewise.
@@ -91,7 +93,7 @@ def budget_for(
     vq_step = speed.vq_seconds(side, pictures)
     plain, compiled = (speed.lm_seconds(codes, tokens, rows, is_compiled, size) for is_compiled in (False, True))
     total = 60 * minutes
-    rest = _rest_seconds(side, codes, facts, speed)
+    rest = _rest_seconds(side, codes, facts, speed) + choosing_seconds(minutes, wishes)
     training = max(total - rest, TRAINING_SHARE * total)
     vq_seconds = 0.0 if start is not None else VQ_SHARE * training
     vq_steps, is_vq_capped = _steps(vq_seconds / vq_step, facts, pictures, MOST_VQ_EPOCHS, wishes, "train_vq")
@@ -113,6 +115,13 @@ def budget_for(
     return Budget(
         side, codes, vq_steps, lm_steps, vq_seconds, lm_steps * lm_step, rest, is_compiled, is_vq_capped, is_lm_capped
     )
+
+
+def choosing_seconds(minutes: float, wishes: Wishes) -> float:
+    """For drawing with several samplings, of which one is chosen; 0 where a person has set it."""
+    if wishes.of("train_lm", "sampling") is not None:
+        return 0.0
+    return min(MOST_CHOOSING, max(LEAST_CHOOSING, CHOOSING_SHARE * 60 * minutes))
 
 
 def batch_size_of(facts: CollectionFacts, wishes: Wishes, stage: str, default: int) -> int:

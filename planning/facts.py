@@ -7,21 +7,18 @@ from dataclasses import dataclass, field
 from statistics import mean, median
 
 import numpy as np
-from PIL import Image as PILImage
 from vqlm.data_prep import TextConfig, Vocabulary
 from vqlm.data_prep.collection import TRAIN, Collection
 from vqlm.data_prep.picture_files import UnreadablePicture, draw_svg, explained_picture
 from vqlm.data_prep.rows import Row
 from vqlm.training.errors import UserError
 from vqlm.vq import draft, to_rgb
+from vqlm.vq.fitting import border_colour, is_transparent
 
 SAMPLED = 256  # pictures that are decoded
 COUNTED = 50_000  # rows that are counted; of a larger collection whole shards, the rest is estimated
 DECODED_SIDE = 128  # a picture need not be decoded finer to see its border
 ABOUT_SQUARE = 1.1  # longer side / shorter side
-# A border is of one colour if so much of all four edges lies so near (of 255) to their median colour.
-FLAT_SHARE, FLAT_DISTANCE = 0.98, 16
-OPAQUE = 250  # of 255
 
 
 @dataclass(frozen=True)
@@ -171,30 +168,15 @@ def _look_at(row: Row, collection: Collection) -> _Look | None:
             if picture is None:
                 svg = image if isinstance(image, bytes) else image.read_bytes()
                 drawing = draw_svg(svg.decode(), DECODED_SIDE, config.background)
-                return _Look(None, _aspect(drawing.size), True, has_flat_border(drawing))
+                return _Look(None, _aspect(drawing.size), True, border_colour(drawing) is not None)
             size = picture.size
             draft(picture, (DECODED_SIDE, DECODED_SIDE))
-            is_transparent = _is_transparent(picture)
             rgb = to_rgb(picture, config.background)
+            has_transparency = is_transparent(picture)
     except UnreadablePicture:
         return None
-    return _Look(min(size), _aspect(size), is_transparent, has_flat_border(rgb))
+    return _Look(min(size), _aspect(size), has_transparency, border_colour(rgb) is not None)
 
 
 def _aspect(size: tuple[int, int]) -> float:
     return max(size) / min(size)
-
-
-def _is_transparent(picture: PILImage.Image) -> bool:
-    if not picture.has_transparency_data:
-        return False
-    lowest, _ = picture.convert("RGBA").getchannel("A").getextrema()
-    return lowest < OPAQUE  # type: ignore[operator]
-
-
-def has_flat_border(picture: PILImage.Image) -> bool:
-    """Whether one colour runs along all four edges of an RGB picture."""
-    pixels = np.asarray(picture).astype(np.int16)
-    edges = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    distance = np.abs(edges - np.median(edges, axis=0)).max(axis=1)
-    return bool((distance <= FLAT_DISTANCE).mean() >= FLAT_SHARE)

@@ -45,7 +45,7 @@ def tokenizer_step(side: int, batch_size: int) -> Callable[[], None]:
         loss = reconstruction_loss(config.loss.reconstruction, output.reconstruction, pixel_values, 1.0)
         loss = loss + sum(weights[name] * value for name, value in output.losses.items())
         _update(loss, model, optimizers, config.max_grad_norm)
-        model.quantizer.update(output.z_e, output.codes)
+        model.quantizer.update(output.vectors, output.codes)
         loss.item()  # waits for the device
 
     return step

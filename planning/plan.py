@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from vqlm.planning.budget import STRIDES, Budget, Settings, Start, Wishes, budget_for
+from vqlm.planning.budget import STRIDES, Budget, Settings, Start, Wishes, budget_for, choosing_seconds
 from vqlm.planning.facts import CollectionFacts
 from vqlm.planning.machine_speed import PICTURES, ROWS, MachineSpeed
 from vqlm.planning.reasons import (
@@ -37,9 +37,8 @@ LARGE_MODEL = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers
 LARGE = 2.6  # times as long a step
 VECTORS_PER_CODE = 16  # of the codebook, at least, so that each code is trained
 SMALLEST_CODEBOOK, DEFAULT_CODEBOOK = 64, 1024
-# What makes the demo's pictures good: the model's own distribution smears.
+# What makes the demo's pictures good: the rest of it where a person sets a part. Else it is chosen after training.
 SAMPLING = {"guidance_scale": 2.0, "temperature": 0.25, "min_p": 0.05}
-MOSTLY = 0.9
 
 
 @dataclass
@@ -62,7 +61,6 @@ def make_plan(
     minutes: float,
     wishes: Wishes | None = None,
     start: Start | None = None,
-    can_fit: bool = False,
     collection: Settings | None = None,
 ) -> Plan:
     """Decide everything that `wishes` leaves open.
@@ -73,7 +71,6 @@ def make_plan(
         minutes: for all stages together.
         wishes: settings that are given.
         start: a finished model to start from.
-        can_fit: whether the stages have a setting `fit`.
         collection: settings of how the collection is read, which every stage gets.
 
     Raises:
@@ -89,8 +86,10 @@ def make_plan(
     is_large = _is_large(chosen, facts, speed, wishes)
     if is_large:
         chosen = budget_for(chosen.side, facts, speed, minutes, wishes, start, LARGE)
-    fit = _fit(facts)
-    settings = _settings(chosen, facts, start, is_large, {**(collection or {}), **({"fit": fit} if can_fit else {})})
+    fit = _fit(facts, start)
+    settings = _settings(chosen, facts, start, is_large, {"fit": fit, **(collection or {})})
+    if wishes.of("train_lm", "sampling") is not None:
+        settings["train_lm"]["sampling"] = dict(SAMPLING)
     for stage, given in wishes.settings.items():
         settings[stage] = merged(settings[stage], given)
     decisions = [
@@ -99,8 +98,8 @@ def make_plan(
         stage_decision("stage two", chosen, facts, wishes, start, is_large),
         compile_decision(chosen, speed, settings),
         start_decision(start),
-        *([fit_decision(fit, facts)] if can_fit else []),
-        sampling_decision(settings["train_lm"]["sampling"], wishes.of("train_lm", "sampling") is None),
+        fit_decision(settings["prepare"]["fit"], facts, start, "fit" in (collection or {})),
+        sampling_decision(settings["train_lm"].get("sampling"), choosing_seconds(minutes, wishes)),
         rest_decision(chosen, minutes, wishes),
     ]
     if facts.trained < FEW_PICTURES:
@@ -109,6 +108,7 @@ def make_plan(
         "train_vq": chosen.vq_seconds,
         "compile": speed.compile_seconds if chosen.is_compiled else 0.0,
         "train_lm": chosen.lm_seconds,
+        "choose_sampling": choosing_seconds(minutes, wishes),
         "rest": chosen.rest_seconds,
     }
     notes = expectations(facts, start) + ([speed.warning] if speed.warning else [])
@@ -193,7 +193,6 @@ def _settings(
         **_stagebudget_for(budget.lm_steps, budget.lm_seconds, budget.is_lm_capped),
         "eval_every": _eval_every(budget.lm_steps),
         "compile": "auto" if budget.is_compiled else "no",
-        "sampling": dict(SAMPLING),
         **({"embedding_dropout": 0.1} if is_few else {}),
         **({"model": dict(LARGE_MODEL)} if is_large else {}),
     }
@@ -224,7 +223,8 @@ def _codebook_size(facts: CollectionFacts, codes: int) -> int:
     return max(SMALLEST_CODEBOOK, min(DEFAULT_CODEBOOK, 2 ** int(math.log2(most))))
 
 
-def _fit(facts: CollectionFacts) -> str:
+def _fit(facts: CollectionFacts, start: Start | None) -> str:
     """How pictures that are not square become so."""
-    flat = max(facts.flat_border, facts.transparent)
-    return "crop" if facts.not_square == 0 or 1 - flat >= MOSTLY else "pad" if flat >= MOSTLY else "auto"
+    if start is not None:
+        return start.fit
+    return "crop" if facts.not_square == 0 else "auto"

@@ -1,21 +1,25 @@
 """From a person's request to the plan that its output folder keeps."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vqlm.data_prep import Collection, load_collection
+from vqlm.data_prep.names import words_of_name
 from vqlm.data_prep.settings import CollectionConfig
+from vqlm.data_prep.sources.folder import NoCaptions
 from vqlm.planning.budget import Settings, Start, Wishes
 from vqlm.planning.facts import CollectionFacts, gather_facts
 from vqlm.planning.machine_speed import measure_speed
 from vqlm.planning.plan import Plan, make_plan
 from vqlm.planning.reasons import Decision
 from vqlm.planning.saved_plan import load_plan, read_settings, remove_inspection, remove_plan, save_plan
+from vqlm.planning.without_effect import OPTION_OF_STAGE, without_effect
 from vqlm.training.errors import UserError
 
 DEFAULT_MINUTES = 30.0
+MOSTLY_NAMED = 0.5  # of the pictures: a collection whose names have words
 FACTS_SIDE = 64  # at which drawings of a collection that draws them are looked at
 
 
@@ -60,9 +64,6 @@ class Request:
         return values | {name: self.settings.get(name, {}) for name in sorted(self.settings)}
 
 
-OPTION_OF_STAGE = {"train_vq": "vq", "train_lm": "lm", "prepare": "prepare"}
-
-
 def plan_for(request: Request, say: Callable[[str], None]) -> Plan:
     """The plan in the request's output folder; made and saved there if there is none that holds.
 
@@ -78,13 +79,18 @@ def plan_for(request: Request, say: Callable[[str], None]) -> Plan:
                 f"{request.output} was begun with {made_for['data']}, not {request.data}; give {made_for['data']} to "
                 "continue it, or another `output`."
             )
-        say_without_effect(request, made_for["arguments"], say)
+        given = {name: request.arguments()[name] for name in _given(request) if name not in OPTION_OF_STAGE}
+        for line in without_effect(request.output, plan, given, made_for["arguments"], request.settings):
+            say(line)
         return plan
-    collection = open_collection(request)
+    collection, captions = open_collection(request)
     made_for = {"data": request.data, "collection": collection.fingerprint(), "arguments": request.arguments()}
     if saved is not None and _holds_for(saved[1], made_for, request):
         return saved[0]
-    plan = _new_plan(request, collection, say)
+    for note in collection.notes:
+        say(note)
+    plan = _new_plan(replace(request, collection=collection.config), collection, say)
+    plan.decisions += captions
     remove_plan(request.plan_folder)
     remove_inspection(request.output / "inspection")
     save_plan(plan, request.plan_folder, made_for)
@@ -99,33 +105,14 @@ def has_begun(output: Path) -> bool:
 def _holds_for(earlier: dict[str, Any], now: dict[str, Any], request: Request) -> bool:
     """Whether a plan that has not begun is of the same collection, and of the arguments that are given now."""
     is_same = all(earlier[name] == now[name] for name in ("data", "collection"))
-    return is_same and not _changed(request, earlier["arguments"])
+    arguments = request.arguments()
+    return is_same and all(arguments[name] == earlier["arguments"].get(name) for name in _given(request))
 
 
-def _changed(request: Request, earlier: dict[str, Any]) -> list[str]:
-    """Names of the arguments that are given now and differ from the `earlier` ones. The command that continues need not
-    repeat them."""
+def _given(request: Request) -> list[str]:
+    """Names of the arguments that differ from their defaults. The command that continues need not repeat any."""
     defaults = Request(request.data, request.output).arguments()
-    return [
-        name
-        for name, value in request.arguments().items()
-        if value != defaults.get(name) and value != earlier.get(name)
-    ]
-
-
-def say_without_effect(request: Request, earlier: dict[str, Any], say: Callable[[str], None]) -> None:
-    """One line for each argument that was given and differs from those that the plan was made for."""
-    for name in _changed(request, earlier):
-        option = "--" + OPTION_OF_STAGE.get(name, name).replace("_", "-")
-        say(
-            f"note: {option} has no effect any more: the plan in {request.plan_folder} was made with "
-            f"{_shown(earlier.get(name))} and has begun. Edit its YAML for stages that have not, or take another "
-            "--output."
-        )
-
-
-def _shown(value: Any) -> str:
-    return "none" if value in (None, {}) else str(value)
+    return [name for name, value in request.arguments().items() if value != defaults.get(name)]
 
 
 def require_output(output: Path) -> None:
@@ -140,9 +127,19 @@ def require_output(output: Path) -> None:
         )
 
 
-def open_collection(request: Request) -> Collection:
-    """The collection. Raises UserError for a folder that is not there, or captions that are all alike."""
-    return load_collection(request.data, FACTS_SIDE, request.collection)
+def open_collection(request: Request) -> tuple[Collection, list[Decision]]:
+    """The collection; where a folder has no captions and names that are words, with these as captions, which is a
+    decision. Raises UserError for a folder that is not there, or without captions."""
+    try:
+        return load_collection(request.data, FACTS_SIDE, request.collection), []
+    except NoCaptions as error:
+        words = {key: words_of_name(PurePosixPath(key).name) for key in error.keys}
+        named = [key for key in error.keys if words[key]]
+        if len(named) < MOSTLY_NAMED * len(error.keys):
+            raise
+        config = replace(request.collection, captions_from="names")
+        reason = f"no file holds captions, and {named[0]} is {words[named[0]]!r}"
+        return load_collection(request.data, FACTS_SIDE, config), [Decision("captions", "from names", reason)]
 
 
 def _new_plan(request: Request, collection: Collection, say: Callable[[str], None]) -> Plan:
@@ -155,12 +152,11 @@ def _new_plan(request: Request, collection: Collection, say: Callable[[str], Non
     start = None if request.start is None else look_at_start(request.start, collection)
     say(f"{describe(facts)}; measuring how fast this machine trains, about 15 s")
     speed = measure_speed(list(facts.captions))
-    can_fit = "fit" in {setting.name for setting in fields(CollectionConfig)}
     given = {name: value for name, value in asdict(request.collection).items()
              if value != getattr(CollectionConfig(), name)}  # fmt: skip
     wishes = Wishes(request.image_size, request.settings)
     minutes = DEFAULT_MINUTES if request.minutes is None else request.minutes
-    return make_plan(facts, speed, minutes, wishes, start, can_fit and "fit" not in given, given)
+    return make_plan(facts, speed, minutes, wishes, start, given)
 
 
 def _start_name(request: Request) -> str | None:
@@ -188,7 +184,7 @@ def _require_captions(facts: CollectionFacts, request: Request) -> None:
 def look_at_start(folder: Path, collection: Collection) -> Start:
     """A finished model, and how well its image tokenizer rebuilds pictures of `collection`.
 
-    Raises UserError if the folder is no finished model of pictures, or has another background.
+    Raises UserError if the folder is no finished model of pictures, or has another background or fit.
     """
     import itertools
 
@@ -208,15 +204,18 @@ def look_at_start(folder: Path, collection: Collection) -> Start:
     shape = config.network.input_shape
     if not config.takes_pictures or shape[0] != shape[1]:
         raise UserError(f"{folder} draws arrays of shape {shape}, not square pictures; leave `start` out.")
-    if config.background != collection.config.background:
-        raise UserError(
-            f"{folder} learned transparent pictures on {config.background}, yours would lie on "
-            f"{collection.config.background}; give `background` {config.background}, or leave `start` out."
-        )
+    for name in ("background", "fit"):
+        learned, given = getattr(config, name), getattr(collection.config, name)
+        if given not in (None, learned):
+            raise UserError(
+                f"{folder} learned its pictures with {name} {learned}, not {given}; give `{name}` {learned}, or leave "
+                "`start` out."
+            )
+    collection = collection.as_learned_by(config)
     rows = list(itertools.islice(collection.rows(), 64))
     pictures = decode_rows(rows, shape, collection.config, ViewConfig()).values[:, 0]
     with torch.no_grad():
         pixel_values = to_pixel_values(pictures)
         rebuilt = tokenizer.decode_codes(tokenizer.encode(pixel_values))
         value = psnr(rebuilt, pixel_values).mean().item()
-    return Start(str(folder), shape[0], config.tokens_per_image, value)
+    return Start(str(folder), shape[0], config.tokens_per_image, value, config.fit)

@@ -79,16 +79,23 @@ def start_decision(start: Start | None) -> Decision:
     return Decision("start", start.folder, f"its image tokenizer rebuilds your pictures at {start.psnr_db:.1f} dB")
 
 
-def fit_decision(fit: str, facts: CollectionFacts) -> Decision:
-    flat = f"{max(facts.flat_border, facts.transparent):.0%} are transparent or have a border of one colour"
+def fit_decision(fit: str, facts: CollectionFacts, start: Start | None, is_given: bool) -> Decision:
+    if start is not None:
+        return Decision("fit", fit, "as the start has it")
+    if is_given:
+        return Decision("fit", fit, "as you set it")
     if facts.not_square == 0:
         return Decision("fit", fit, "all pictures are square")
-    return Decision("fit", fit, f"{facts.not_square:.0%} are not square; {flat}")
+    flat = f"{max(facts.flat_border, facts.transparent):.0%} are transparent or have a border of one colour"
+    return Decision("fit", fit, f"{facts.not_square:.0%} are not square; {flat}: those are padded, others cropped")
 
 
-def sampling_decision(sampling: Settings, is_chosen: bool) -> Decision:
+def sampling_decision(sampling: Settings | None, seconds: float) -> Decision:
+    """`sampling`: as a person set it, None where `seconds` of drawing decide."""
+    if sampling is None:
+        return Decision("sampling", "chosen after training", f"on held-out prompts, in about {seconds:.0f} s")
     choice = ", ".join(f"{name} {value:g}" for name, value in sampling.items() if isinstance(value, int | float))
-    return Decision("sampling", choice, "sharper than the model's own distribution" if is_chosen else "as you set it")
+    return Decision("sampling", choice, "as you set it")
 
 
 def noise_decision(facts: CollectionFacts, start: Start | None) -> Decision:

@@ -56,8 +56,9 @@ def stages_of(plan: Plan, request: Request) -> list[Stage]:
             _words("--config", configs / "train_lm.yaml", "--data", data, "--output", model, "--resume"),
             model / "run" / "summary.json",
         ),
+        *([] if "sampling" in plan.settings["train_lm"] else [_choose_sampling(plan, model, data)]),
         Stage(
-            "evaluate", "draw prompts that were never trained on",
+            "evaluate", "draw the held-out prompts",
             _words("--model", model, "--data", data, "--output", output),
             output / "report.json",
         ),
@@ -74,13 +75,20 @@ def stages_of(plan: Plan, request: Request) -> list[Stage]:
     return stages
 
 
+def _choose_sampling(plan: Plan, model: Path, data: Path) -> Stage:
+    seconds = plan.seconds.get("choose_sampling")
+    limit = ("--seconds", f"{seconds:.0f}") if seconds else ()
+    words = _words(model, "--choose-on", data, *limit)
+    return Stage("set-sampling", "choose how it draws, on held-out prompts", words, model / "run" / "sampling.json")
+
+
 def run_stages(plan: Plan, request: Request, run_command: RunCommand, prefix: list[str], say: Say) -> None:
     """Run what is not finished yet, `run_command(name, words)` for each stage.
 
     Raises UserError if the doctor finds what would ruin the training.
     """
     stages = stages_of(plan, request)
-    seconds = {"train-vq": "train_vq", "train-lm": "train_lm"}
+    seconds = {"train-vq": "train_vq", "train-lm": "train_lm", "set-sampling": "choose_sampling"}
     _run_doctor(request, run_command, prefix, say, len(stages) + 1)
     for number, stage in enumerate(stages, start=2):
         if stage.result.exists():
@@ -143,6 +151,10 @@ def closing_lines(request: Request, prefix: list[str], started: float) -> list[s
     for split, by_scale in report["retrieval"].items():
         recall = by_scale[f"{report['default_sampling']['guidance_scale']:g}"]
         lines.append(f"{split} prompts: {_recall(recall, sum(report['pictures'].values()))}")
+        if seen := report.get("prompts_also_trained_on", {}).get(split):
+            lines.append(
+                f"  {seen:,} of these {report['pictures'][split]:,} prompts were trained on with other pictures"
+            )
     seconds = {name: value for name, value in report["seconds"].items() if value is not None}
     training = sum(value for name, value in seconds.items() if name.startswith("train"))
     took = format_seconds(time.monotonic() - started)

@@ -20,12 +20,12 @@ def main(arguments: list[str] | None = None) -> None:
     if settings.output is not None and settings.output.exists():
         raise UserError(f"{settings.output} exists; name another file.")
 
-    from vqlm.data_prep.picture_files import open_picture
+    from vqlm.data_prep.picture_files import read_picture
     from vqlm.lm import TextToImagePipeline
 
     pipeline = TextToImagePipeline.from_pretrained(settings.model)
-    background = pipeline.image_tokenizer.config.background
-    captions = pipeline.caption([open_picture(path, background) for path in settings.image])
+    image_processor = pipeline.image_tokenizer.image_processor
+    captions = pipeline.caption([read_picture(path, image_processor) for path in settings.image])
     lines = [
         json.dumps({"file_name": _name_of(path, settings.output), "caption": caption})
         for path, caption in zip(settings.image, captions, strict=True)

@@ -22,11 +22,14 @@ def without_next_command() -> Iterator[None]:
         _has_next.reset(token)
 
 
+def say(text: str) -> None:
+    """Print a line, once, whatever the number of processes."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, flush=True)
+
+
 def close_stage(reached: str, *next_command: object) -> None:
-    """Print what a stage reached and, unless `vqlm train` runs it, the command that comes next; once, whatever the
-    number of processes."""
-    if os.environ.get("RANK", "0") != "0":
-        return
-    print(reached, flush=True)
+    """Say what a stage reached and, unless `vqlm train` runs it, the command that comes next."""
+    say(reached)
     if next_command and _has_next.get():
-        print(f"Next: {shlex.join([*command_prefix(), *map(str, next_command)])}", flush=True)
+        say(f"Next: {shlex.join([*command_prefix(), *map(str, next_command)])}")

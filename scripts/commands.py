@@ -25,6 +25,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "inspect-vq": Command("inspect_vq", "what is wrong with a trained VQ-VAE"),
         "prepare": Command("prepare_data", "encode pictures to codes and captions to one vocabulary"),
         "train-lm": Command("train_lm", "stage two: train a language model on a prepared set"),
+        "watch": Command("watch", "curves and samples of a training, on a page that refreshes itself"),
     },
     "with a finished model": {
         "generate": Command("generate", "draw a prompt, continue a picture, or draw a part of it again"),

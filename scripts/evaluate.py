@@ -7,7 +7,6 @@ from pathlib import Path
 
 from vqlm.scripts.closing import close_stage
 from vqlm.scripts.options import run_script, script_parser
-from vqlm.training.errors import UserError
 from vqlm.training.files import require_writable
 
 
@@ -26,18 +25,13 @@ def main(arguments: list[str] | None = None) -> None:
     from vqlm.data_prep import PreparedSet
     from vqlm.lm import TextToImagePipeline
     from vqlm.lm.evaluate.other_tasks import evaluate_other_tasks
-    from vqlm.lm.evaluate.report import evaluate, require_no_other, write_report
+    from vqlm.lm.evaluate.report import evaluate, require_no_other, require_pictures, write_report
     from vqlm.lm.model_folder.finished_model import record_figures
 
     require_no_other(settings.output)
     prepared = PreparedSet.load(settings.data)
     pipeline = TextToImagePipeline.from_pretrained(settings.model)
-    network = pipeline.image_tokenizer.config.network
-    if network.spatial_dims != 2:
-        raise UserError(
-            f"the report shows pictures; {settings.model} draws arrays of shape {network.input_shape}. Its held-out "
-            f"NLL is in {settings.model / 'run' / 'summary.json'}."
-        )
+    require_pictures(pipeline, settings.model)
     figures, shown = evaluate(pipeline, prepared, settings.seed)
     if settings.other_tasks:
         figures["other_tasks"] = evaluate_other_tasks(pipeline, prepared, settings.seed)

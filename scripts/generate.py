@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     if settings.output.exists() and not settings.overwrite:
         raise UserError(f"{settings.output} exists; name another file, or give `overwrite`.")
 
-    from vqlm.data_prep.picture_files import open_picture
+    from vqlm.data_prep.picture_files import open_picture, read_picture
     from vqlm.lm import TextToImagePipeline
     from vqlm.vq.pixels import picture_grid, to_pil
 
@@ -77,8 +77,8 @@ def main(arguments: list[str] | None = None) -> None:
             rerank=1 if settings.rerank is None else settings.rerank, generator=generator, **sampling,
         )  # fmt: skip
     else:
-        background = pipeline.image_tokenizer.config.background
-        images = [open_picture(settings.image, background)] * settings.num_images
+        picture = read_picture(settings.image, pipeline.image_tokenizer.image_processor)
+        images = [picture] * settings.num_images
         if settings.mask is None:
             output = pipeline.complete(
                 images, settings.prompt, keep_rows=settings.keep_rows, generator=generator, **sampling

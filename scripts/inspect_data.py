@@ -8,7 +8,8 @@ from collections import Counter
 from pathlib import Path
 
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig, TextConfig
-from vqlm.scripts.options import run_script, script_parser, values_of
+from vqlm.scripts.opening import open_collection
+from vqlm.scripts.options import run_script, script_parser
 from vqlm.training.errors import UserError
 from vqlm.training.files import require_output
 
@@ -27,13 +28,13 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(f"`image_size` must be at least 1 pixel, found {settings.image_size}.")
     require_output(settings.output)
 
-    from vqlm.data_prep import Vocabulary, load_collection
-    from vqlm.data_prep.inspection import findings, inspect_collection, page
+    from vqlm.data_prep import Vocabulary
+    from vqlm.data_prep.inspection import findings, inspect_collection, page, write_copies
     from vqlm.data_prep.sheets import sample_sheet
     from vqlm.vq import to_pixel_values
 
     size = (settings.image_size, settings.image_size)
-    collection = load_collection(settings.data, settings.image_size, values_of(CollectionConfig, settings))
+    collection = open_collection(settings, settings.image_size)
     inspection = inspect_collection(collection, size, settings.num_workers)
     if inspection.captions:
         inspection.lengths = Counter(
@@ -45,6 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
         cells = [(caption, [to_pixel_values(picture[None])[0]]) for caption, picture in inspection.samples]
         sample_sheet(cells, columns=6).save(settings.output / "samples.png")
     inspection.skipped.write(settings.output / "unusable.jsonl")
+    write_copies(inspection, settings.output / "copies.jsonl")
     text = page(inspection, wrong, remarks)
     (settings.output / "inspection.md").write_text(text, encoding="utf-8")
     print(text, flush=True)

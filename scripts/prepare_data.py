@@ -8,7 +8,8 @@ from typing import Literal
 
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig, TextConfig, ViewConfig
 from vqlm.scripts.closing import close_stage
-from vqlm.scripts.options import ScriptParser, run_script, script_parser, values_of
+from vqlm.scripts.opening import open_collection
+from vqlm.scripts.options import ScriptParser, run_script, script_parser
 from vqlm.training.errors import UserError
 from vqlm.training.files import require_output
 
@@ -58,14 +59,14 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError("give one of `image_tokenizer`, for a new model, and `for_model`, to train a finished one on.")
     require_output(settings.output, settings.resume)
 
-    from vqlm.data_prep import Vocabulary, load_collection, prepare
+    from vqlm.data_prep import Vocabulary, prepare
     from vqlm.planning.reached import reached_by_prepare
     from vqlm.vq import load_image_tokenizer
 
     image_tokenizer = load_image_tokenizer(settings.image_tokenizer if model is None else model / "image_tokenizer")
     vocabulary = None if model is None else Vocabulary.from_pretrained(model)
     side = image_tokenizer.config.network.input_shape[0]
-    collection = load_collection(settings.data, side, values_of(CollectionConfig, settings))
+    collection = open_collection(settings, side)
     prepare(
         collection, image_tokenizer, settings.output, settings.data, settings.text, settings.modalities,
         views=settings.views,

@@ -4,12 +4,13 @@ vqlm train-lm --data runs/data --output runs/model --max-minutes 5
 """
 
 from pathlib import Path
+from typing import Any
 
 from vqlm.data_prep.settings import SequenceConfig
-from vqlm.lm.settings import LanguageModelConfig, LMTrainingConfig, SamplingConfig
-from vqlm.scripts.closing import close_stage
+from vqlm.lm.settings import SETTINGS_FILE, LanguageModelConfig, LMTrainingConfig, SamplingConfig
+from vqlm.scripts.closing import close_stage, say
 from vqlm.scripts.options import ScriptParser, run_script, script_parser, values_of
-from vqlm.training.files import require_output
+from vqlm.training.files import read_json, require_output
 
 FIRST = (
     "data", "output", "max_minutes", "max_steps", "resume", "model.hidden_size", "model.num_hidden_layers",
@@ -31,18 +32,35 @@ def settings_parser() -> ScriptParser:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    settings = settings_parser().parse_args(arguments)
+    parser = settings_parser()
+    settings = parser.parse_args(arguments)
     config = values_of(LMTrainingConfig, settings)
     require_output(settings.output, settings.resume)
 
     from vqlm.data_prep import PreparedSet
     from vqlm.lm.train.loop import train_lm
     from vqlm.planning.reached import reached_by_lm
+    from vqlm.planning.without_effect import sampling_line
 
     prepared = PreparedSet.load(settings.data)
     train_lm(prepared, settings.output, settings.model, config, settings.sequences, settings.sampling, settings.resume)
+    named = parser.named_in([word for word in parser.given if word.startswith("--sampling.")])
+    if ignored := _ignored(settings.output, settings.sampling, named):
+        say(sampling_line(settings.output, ignored, "sampling."))
     next_command = ("evaluate", "--model", settings.output, "--data", settings.data, "--output")
     close_stage(reached_by_lm(settings.output), *next_command, settings.output.with_name("report"))
+
+
+def _ignored(model: Path, sampling: SamplingConfig, named: list[str]) -> dict[str, Any]:
+    """The sampling settings that were given and that the finished `model` does not have: it was finished before, or
+    has those of its start."""
+    saved = read_json(model / SETTINGS_FILE)["sampling"]
+    given = {
+        name: value
+        for name, value in vars(sampling).items()
+        if value != getattr(SamplingConfig, name) or f"sampling.{name}" in named
+    }
+    return {name: value for name, value in given.items() if value != saved[name]}
 
 
 if __name__ == "__main__":

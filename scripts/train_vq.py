@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
 from vqlm.scripts.closing import close_stage
+from vqlm.scripts.opening import open_collection
 from vqlm.scripts.options import ScriptParser, add_typed_settings, run_script, script_parser, values_of
 from vqlm.training.files import require_output
 from vqlm.training.old_names import COLLECTION_FORM
@@ -38,19 +39,19 @@ def main(arguments: list[str] | None = None) -> None:
     config = values_of(VQTrainingConfig, settings)
     require_output(settings.output, settings.resume)
 
-    from vqlm.data_prep import load_collection, load_pictures
+    from vqlm.data_prep import load_pictures
     from vqlm.planning.reached import reached_by_vq
     from vqlm.vq import VQVAEConfig
     from vqlm.vq.train import train_vq
 
     shape = settings.network.input_shape
-    collection = load_collection(settings.data, shape[0], values_of(CollectionConfig, settings))
+    collection = open_collection(settings, shape[0])
     pictures = load_pictures(collection, shape, settings.max_pictures)
     if skipped := pictures.skipped.summary():
         print(skipped, flush=True)
     model_config = VQVAEConfig(
         network=settings.network, quantizer=settings.quantizer,
-        background=collection.config.background, attribution=collection.attribution,
+        background=collection.config.background, fit=collection.config.fit_or_auto, attribution=collection.attribution,
     )  # fmt: skip
     provenance = {"collection": collection.fingerprint(), "collection_form": COLLECTION_FORM}
     train_vq(pictures.train, pictures.held_out, settings.output, model_config, config, provenance, settings.resume)

@@ -6,7 +6,9 @@ from typing import Any
 from PIL import Image, ImageOps
 from vqlm.data_prep.picture_files import UnreadablePicture, explained_picture
 from vqlm.serve.errors import wrong
+from vqlm.vq.fitting import has_shape, is_transparent, pad_to_shape, padding_colour
 from vqlm.vq.pixels import to_rgb
+from vqlm.vq.settings import Fit
 
 Size = tuple[int, int]  # width, height
 HALF = 128
@@ -55,8 +57,10 @@ def read_picture(data: bytes, name: str, max_pixels: int) -> Image.Image:
         raise wrong(name, f"`{name}` is not a picture that can be read: {error}.", f"invalid_{name}") from None
 
 
-def prepare_edit(image: Image.Image, mask: Image.Image | None, size: Size, background: str) -> tuple[Image.Image, Any]:
-    """An upload and what is transparent in its mask, both scaled and cropped to the model's `size`.
+def prepare_edit(
+    image: Image.Image, mask: Image.Image | None, size: Size, background: str, fit: Fit = "crop"
+) -> tuple[Image.Image, Any]:
+    """An upload and what is transparent in its mask, both brought to the model's `size` by `fit`.
 
     Returns:
         The picture in RGB, and a mask in L, white where to draw; None where nothing says so.
@@ -66,7 +70,14 @@ def prepare_edit(image: Image.Image, mask: Image.Image | None, size: Size, backg
     """
     if mask is None and image.mode == "RGBA":
         mask = image if image.getchannel("A").getextrema()[0] < HALF else None  # type: ignore[operator]
-    picture = ImageOps.fit(to_rgb(image, background), size, Image.Resampling.LANCZOS)
+    rgb = to_rgb(image, background)
+    shape = size[1], size[0]
+    beside = None if has_shape(rgb, shape) else padding_colour(rgb, is_transparent(image), background, fit)
+
+    def shaped(whole: Image.Image, colour: Any) -> Image.Image:
+        return whole if beside is None else pad_to_shape(whole, shape, colour)
+
+    picture = ImageOps.fit(shaped(rgb, beside), size, Image.Resampling.LANCZOS)
     if mask is None:
         return picture, None
     if mask.size != image.size:
@@ -77,7 +88,7 @@ def prepare_edit(image: Image.Image, mask: Image.Image | None, size: Size, backg
     if mask.mode != "RGBA":
         raise wrong("mask", "`mask` has no transparency; what is transparent in it is drawn again.", "invalid_mask")
     holes = mask.getchannel("A").point([255 if alpha < HALF else 0 for alpha in range(256)])
-    holes = ImageOps.fit(holes, size, Image.Resampling.BOX).point([0] + 255 * [255])
+    holes = ImageOps.fit(shaped(holes, 0), size, Image.Resampling.BOX).point([0] + 255 * [255])
     if not holes.getbbox():
         raise wrong("mask", "`mask` is transparent nowhere: there is nothing to draw.", "invalid_mask")
     return picture, holes

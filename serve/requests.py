@@ -4,7 +4,7 @@ import json
 from typing import Any, NoReturn
 
 from fastapi import Request
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from vqlm.serve.errors import ApiError, wrong
 from vqlm.serve.fields import FILES, read_fields
@@ -14,6 +14,11 @@ IMAGES = ("image", "image[]")
 
 async def read_json(request: Request, endpoint: str) -> dict[str, Any]:
     """The fields of a JSON body."""
+    return read_fields(await read_json_object(request), endpoint)
+
+
+async def read_json_object(request: Request) -> dict[str, Any]:
+    """A JSON body as it was sent."""
     _require_type(request, "application/json")
     try:
         body = json.loads(await request.body(), parse_constant=_no_constant)
@@ -21,18 +26,12 @@ async def read_json(request: Request, endpoint: str) -> dict[str, Any]:
         raise wrong(None, "The body is not JSON.", "invalid_json") from None
     if not isinstance(body, dict):
         raise wrong(None, "The body must be a JSON object of parameters.", "invalid_json")
-    return read_fields(body, endpoint)
+    return body
 
 
 async def read_form(request: Request, endpoint: str) -> tuple[dict[str, Any], bytes, bytes | None]:
     """The fields, the picture and the mask of a multipart body."""
-    _require_type(request, "multipart/form-data")
-    try:
-        form = await request.form(max_files=32, max_fields=64)
-    except HTTPException as error:
-        raise wrong(None, f"The body is not a multipart form: {error.detail}", "invalid_form") from None
-    except (ValueError, KeyError, AssertionError):
-        raise wrong(None, "The body is not a multipart form.", "invalid_form") from None
+    form = await _form(request)
     try:
         images = [part for name in IMAGES for part in form.getlist(name)]
         masks = form.getlist("mask")
@@ -50,6 +49,31 @@ async def read_form(request: Request, endpoint: str) -> tuple[dict[str, Any], by
         return values, image, await _file(masks[0], "mask") if masks else None
     finally:
         await form.close()
+
+
+async def read_upload(request: Request) -> tuple[str | None, bytes]:
+    """The name of the model and the picture of a multipart body with these two."""
+    form = await _form(request)
+    try:
+        images, names = form.getlist("image"), form.getlist("model")
+        if len(images) != 1 or len(names) > 1:
+            raise wrong("image", "The form must have one `image` and at most one `model`.", "invalid_form")
+        name = names[0] if names else None
+        if isinstance(name, UploadFile):
+            raise wrong("model", "`model` must be a name.", "invalid_type")
+        return name, await _file(images[0], "image")
+    finally:
+        await form.close()
+
+
+async def _form(request: Request) -> FormData:
+    _require_type(request, "multipart/form-data")
+    try:
+        return await request.form(max_files=32, max_fields=64)
+    except HTTPException as error:
+        raise wrong(None, f"The body is not a multipart form: {error.detail}", "invalid_form") from None
+    except (ValueError, KeyError, AssertionError):
+        raise wrong(None, "The body is not a multipart form.", "invalid_form") from None
 
 
 async def _file(part: Any, name: str) -> bytes:

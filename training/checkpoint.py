@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -10,8 +10,9 @@ from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from vqlm.training.errors import UserError
 from vqlm.training.files import checksum_of, flush_to_disk, read_json, write_json
+from vqlm.training.sharding import ShardedState
 
-STATE_FILE, CHECKSUMS_FILE = "state.json", "checksums.json"
+STATE_FILE, CHECKSUMS_FILE, SHARDED_FOLDER = "state.json", "checksums.json", "sharded"
 # How torch words an OSError of the disk: it raises a RuntimeError, as for everything else.
 TORCH_WRITE_ERRORS = ("PytorchStreamWriter", "iostream error", "file write failed")
 
@@ -21,7 +22,9 @@ class RunState:
     """The counters of a run: all that a checkpoint needs beside weights, optimizers and random states.
 
     step: optimizer steps done, the skipped ones included. epoch, batch: the place in the data. seconds: time spent in
-    the loop. skipped: steps without a finite gradient.
+    the loop. skipped: steps without a finite gradient; skipped_of: the same of further models, such as a discriminator,
+    by name. checkpoint_seconds, sample_seconds: how much of the time checkpoints and samples took.
+    num_processes: those that count the batches; 0 before they do.
     """
 
     step: int = 0
@@ -29,6 +32,15 @@ class RunState:
     batch: int = 0
     seconds: float = 0.0
     skipped: int = 0
+    skipped_of: dict[str, int] = field(default_factory=dict)
+    checkpoint_seconds: float = 0.0
+    sample_seconds: float = 0.0
+    num_processes: int = 0
+
+    def share_among(self, num_processes: int) -> None:
+        """Count on with another number of processes, of which each has read its share of the epoch's batches."""
+        self.batch = self.batch * (self.num_processes or num_processes) // num_processes
+        self.num_processes = num_processes
 
 
 class Checkpoint:
@@ -41,6 +53,7 @@ class Checkpoint:
         names = ("checkpoint", "checkpoint.tmp", "checkpoint.old", "checkpoint.damaged")
         self.folder, self.new, self.previous, self.damaged = (run_folder / name for name in names)
         self.accelerator = accelerator
+        self.sharded: ShardedState | None = None
 
     @property
     def exists(self) -> bool:
@@ -73,6 +86,8 @@ class Checkpoint:
         failure = None
         try:
             self.accelerator.save_state(str(self.new))
+            if self.sharded is not None:
+                self.sharded.save(self.new / SHARDED_FOLDER)
         except (OSError, RuntimeError, SafetensorError) as error:
             failure = _write_failure(error)
         self._require_written(failure, state)  # each process has written its random state
@@ -85,6 +100,8 @@ class Checkpoint:
 
     def load(self) -> RunState:
         """Restore what the accelerator has prepared. Returns the counters."""
+        if self.sharded is not None:
+            self.sharded.load(self.folder / SHARDED_FOLDER)
         self.accelerator.load_state(str(self.folder))
         return RunState(**read_json(self.folder / STATE_FILE))
 
@@ -93,7 +110,7 @@ class Checkpoint:
         files = sorted(path for path in self.new.rglob("*") if path.is_file())
         sums = {str(path.relative_to(self.new)): checksum_of(path) for path in files}
         write_json(self.new / CHECKSUMS_FILE, sums)
-        flush_to_disk(*files, self.new)
+        flush_to_disk(*files, *{path.parent for path in files})
         shutil.rmtree(self.previous, ignore_errors=True)
         if self.folder.exists():
             os.replace(self.folder, self.previous)

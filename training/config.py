@@ -1,11 +1,24 @@
 """The settings of a training run that both stages share."""
 
+import importlib.util
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from vqlm.training.errors import UserError
 
 OptimizerName = Literal["muon", "adamw"]
+# What accelerate calls a tracker, and the package that it needs.
+TRACKER_PACKAGES = {
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "trackio": "trackio",
+    "comet_ml": "comet_ml",
+    "aim": "aim",
+    "mlflow": "mlflow",
+    "clearml": "clearml",
+    "dvclive": "dvclive",
+    "swanlab": "swanlab",
+}
 
 
 @dataclass(kw_only=True)
@@ -17,6 +30,7 @@ class TrainingConfig:
         max_minutes: minutes to train for.
         batch_size: rows per process that are computed at once.
         gradient_accumulation_steps: batches per optimizer step, which learns from all of them as from one larger batch.
+        find_batch_size: where memory is short, halve batch_size and double gradient_accumulation_steps, until it fits.
         learning_rate: peak of the schedule.
         warmup_ratio: share of the budget over which the learning rate rises to its peak.
         schedule: after the warm-up the learning rate falls in a straight line ("linear") or along half a cosine
@@ -25,6 +39,8 @@ class TrainingConfig:
         weight_decay: decoupled weight decay.
         beta2: AdamW's decay of the second moment.
         max_grad_norm: gradients are scaled down to this norm.
+        weight_ema_decay: decay per step of the exponential moving average of the weights, which is then what is
+            evaluated and saved; 0 has none, 0.999 is usual. Early on the average is shorter.
         mixed_precision: "bf16", "fp16", "no" for fp32, or "auto": bf16 where the device multiplies it fast, else fp16
             on a GPU that multiplies that fast, else "no".
         seed: decides initial weights, order of rows, dropout and noise.
@@ -32,6 +48,11 @@ class TrainingConfig:
         log_every: steps between log lines.
         eval_every: steps between held-out evaluations.
         checkpoint_minutes: minutes between checkpoints.
+        stop_after: steps of this start after which the run stops with a checkpoint, to be continued.
+        log_with: trackers beside log.jsonl, separated by commas: tensorboard, wandb, trackio, comet_ml, aim, mlflow,
+            clearml, dvclive, swanlab.
+        sample_every: share of the budget between two rows of samples in run/samples, which take up to 2% of the time;
+            0 draws none.
     """
 
     default_steps: ClassVar[int] = 1000
@@ -40,6 +61,7 @@ class TrainingConfig:
     max_minutes: float | None = None
     batch_size: int = 32
     gradient_accumulation_steps: int = 1
+    find_batch_size: bool = False
     learning_rate: float = 1e-3
     warmup_ratio: float = 0.03
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -47,12 +69,16 @@ class TrainingConfig:
     weight_decay: float = 0.0
     beta2: float = 0.99
     max_grad_norm: float = 1.0
+    weight_ema_decay: float = 0.0
     mixed_precision: Literal["auto", "bf16", "fp16", "no"] = "auto"
     seed: int = 0
     num_workers: int = 0
     log_every: int = 50
     eval_every: int = 500
     checkpoint_minutes: float = 2.0
+    stop_after: int | None = None
+    log_with: str | None = None
+    sample_every: float = 0.1
 
     def __post_init__(self):
         if self.max_steps is None and self.max_minutes is None:
@@ -66,15 +92,33 @@ class TrainingConfig:
             "max_grad_norm",
             "log_every",
             "eval_every",
+            "stop_after",
         ):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"{name} must be above 0, found {value}.")
-        for name in ("warmup_ratio", "min_learning_rate_ratio"):
+        for name in ("warmup_ratio", "min_learning_rate_ratio", "weight_ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} must lie in [0, 1), found {getattr(self, name)}.")
+        if not 0 <= self.sample_every <= 1:
+            raise UserError(f"sample_every must lie in [0, 1], a share of the budget; found {self.sample_every}.")
+        require_trackers(self.log_with)
         if self.schedule == "constant" and self.min_learning_rate_ratio:
             raise UserError(
                 f"min_learning_rate_ratio {self.min_learning_rate_ratio} has no effect with the constant schedule; "
                 "leave it out, or take linear or cosine."
             )
+
+
+def tracker_names(names: str | None) -> list[str]:
+    """ "tensorboard, wandb" -> its two names."""
+    return [name.strip() for name in (names or "").split(",") if name.strip()]
+
+
+def require_trackers(names: str | None) -> None:
+    """Raises UserError for a tracker that accelerate does not know, or whose package is not installed."""
+    for name in tracker_names(names):
+        if name not in TRACKER_PACKAGES:
+            raise UserError(f"log_with must name {', '.join(TRACKER_PACKAGES)}; found {name!r}.")
+        if importlib.util.find_spec(package := TRACKER_PACKAGES[name]) is None:
+            raise UserError(f"log_with {name} needs the package {package}; install it: pip install {package}.")

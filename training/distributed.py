@@ -10,11 +10,23 @@ def num_processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def process_index() -> int:
+    """Which of them this process is, from 0."""
+    return dist.get_rank() if num_processes() > 1 else 0
+
+
 def sum_over_processes(tensor: Tensor) -> Tensor:
     """The sum of `tensor` over all processes, in place, on every process."""
     if num_processes() > 1:
         dist.all_reduce(tensor)
     return tensor
+
+
+def sum_numbers(*numbers: float, device: torch.device) -> list[float]:
+    """The sum of each number over all processes, on every process, in double precision."""
+    if num_processes() == 1:  # not every device has doubles
+        return list(numbers)
+    return sum_over_processes(torch.tensor(numbers, dtype=torch.float64, device=device)).tolist()
 
 
 def mean_over_processes(tensor: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,15 @@ def write_json(path: Path, value: Any) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     flush_to_disk(temporary)
+    os.replace(temporary, path)
+
+
+def replace_file(path: Path, write: Callable[[Path], None]) -> None:
+    """`write(temporary)`, then the rename to `path`. For what may be lost in a power cut: unlike `write_json`, it does
+    not wait for the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    write(temporary)
     os.replace(temporary, path)
 
 

@@ -6,6 +6,7 @@ import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from vqlm.training.distributed import num_processes, sum_over_processes
 
@@ -44,7 +45,8 @@ class Gradients:
                 if parameter.grad is not None:
                     parameter.grad.mul_(factor)
             self._total_weight = None
-        return torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def update_scale(self) -> None:
         """After a step, taken or skipped: a lower scale after an overflow, a higher one after many good steps."""

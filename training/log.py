@@ -4,6 +4,7 @@ import json
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from vqlm.training.checkpoint import RunState
@@ -34,13 +35,14 @@ class TrainingLog:
         figures["rows_per_second"] = (state.step - step) * rows_per_step / elapsed
         if state.skipped:
             figures["skipped_steps"] = state.skipped
+        figures |= {f"skipped_steps_{name}": count for name, count in state.skipped_of.items()}
         self.start_window(state)
         return figures
 
-    def write(self, figures: dict[str, float], step: int, seconds: float) -> None:
-        """Append one line."""
+    def write(self, figures: dict[str, Any], step: int, seconds: float, share: float) -> None:
+        """Append one line; `share` is that of the budget."""
         if self.writes:
-            line = {"step": step, "seconds": round(seconds, 2), **figures}
+            line = {"step": step, "seconds": round(seconds, 2), "share": round(share, 4), **figures}
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 

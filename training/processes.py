@@ -12,17 +12,18 @@ from accelerate.utils import (
     GradientAccumulationPlugin,
     broadcast_object_list,
     parse_flag_from_env,
+    patch_environment,
 )
 from vqlm.training.config import TrainingConfig
 from vqlm.training.device import fastest_precision, require_precision, training_device
 from vqlm.training.errors import UserError
+from vqlm.training.sharding import USE_FSDP, launcher_sharding
 
 Config = TypeVar("Config", bound=TrainingConfig)
 T = TypeVar("T")
 
 # What accelerate's launcher sets for each, and what a person calls it.
 OTHER_PARALLELISM = {
-    "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor, context or sequence parallelism",
@@ -30,16 +31,23 @@ OTHER_PARALLELISM = {
 PRECISION_NAMES = {"bf16": "bf16", "fp16": "fp16", "no": "fp32"}
 
 
-def with_launcher(config: Config) -> Config:
+def with_launcher(config: Config, can_shard: bool = False) -> Config:
     """`config` with what accelerate's launcher asks for, which it says in environment variables.
 
-    Raises UserError for what this training does not do, and for what contradicts a setting of `config`.
+    Raises UserError for what this training does not do, FSDP2 among it unless it `can_shard`, and for what contradicts
+    a setting of `config`.
     """
+    if launcher_sharding() is not None and not can_shard:
+        raise UserError(
+            "The launcher asks for FSDP; the models of this stage are small, and every process holds the whole model "
+            "(DDP). Start it with torchrun or `accelerate launch --multi_gpu`."
+        )
     for variable, name in OTHER_PARALLELISM.items():
         if parse_flag_from_env(variable):
             raise UserError(
-                f"The launcher asks for {name}; here every process holds the whole model (DDP). Start it with torchrun "
-                "or `accelerate launch --multi_gpu`; to save memory, set `gradient_accumulation_steps`."
+                f"The launcher asks for {name}; here every process holds the whole model (DDP), or its part of it "
+                "(FSDP2, stage two only). Start it with torchrun or `accelerate launch --multi_gpu`, or with "
+                "accelerate's `fsdp_version: 2`."
             )
     if (backend := os.environ.get("ACCELERATE_DYNAMO_BACKEND", "NO").upper()) != "NO":
         raise UserError(f"The launcher asks for dynamo_backend {backend}; leave it out, and set `compile` instead.")
@@ -89,14 +97,28 @@ def start_accelerator(config: TrainingConfig) -> Accelerator:
         )
     precision = config.mixed_precision if config.mixed_precision != "auto" else fastest_precision(device)
     require_precision(precision, device)
-    accelerator = Accelerator(
-        mixed_precision=precision,
-        # Without it accelerate starts one process on a machine without a GPU, however many were launched.
-        cpu=device.type == "cpu",
-        # The run accumulates itself; accelerate would divide by the launcher's number and never accumulate.
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=config.seed),
-    )
+    is_sharded = launcher_sharding() is not None
+    if is_sharded:
+        if precision == "fp16":
+            raise UserError(
+                "FSDP2 computes in bf16 or fp32 here; set `mixed_precision` to bf16 or no, or leave FSDP out."
+            )
+        # The weights of a base model would be empty on all processes but the first.
+        os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+    # The run shards its model itself; accelerate would take a single optimizer, and no CPU.
+    with patch_environment(**({USE_FSDP: "false"} if is_sharded else {})):
+        accelerator = Accelerator(
+            mixed_precision=precision,
+            # Without it accelerate starts one process on a machine without a GPU, however many were launched.
+            cpu=device.type == "cpu",
+            # The run accumulates itself; accelerate would divide by the launcher's number and never accumulate.
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=config.seed),
+        )
+    if is_sharded and not torch.distributed.is_initialized():
+        raise UserError(
+            "FSDP2 shares a model among processes, and none were launched; start it with torchrun or accelerate launch."
+        )
     if (launched := int(os.environ.get("WORLD_SIZE", "1"))) > accelerator.num_processes:
         raise UserError(
             f"{launched} processes were launched, but accelerate trains on {device.type} in one process only; start "

@@ -11,18 +11,19 @@ A stage keeps its loop in plain view and asks the run for batches, for a step an
     run.finish(**figures)
 
 Inside the stage's folder, `run/` holds what belongs to the run and not to the model: `settings.json`, `log.jsonl`,
-`checkpoint/`, the one before it, and, once finished, `summary.json`. While it goes on, `lock` keeps other programs out.
+`checkpoint/`, the one before it, `samples/` and, once finished, `summary.json`. While it goes on, `lock` keeps other
+programs out.
 """
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import skip_first_batches
-from accelerate.utils import broadcast, set_seed
+from accelerate.utils import broadcast, gather_object, set_seed
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
@@ -31,15 +32,21 @@ from vqlm.training.allocator import keep_freed_memory
 from vqlm.training.budget import budget_text, schedule, share_of_budget
 from vqlm.training.checkpoint import Checkpoint, RunState
 from vqlm.training.config import TrainingConfig
+from vqlm.training.deciding import flatten
 from vqlm.training.distributed import mean_over_processes, sum_over_processes
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json, write_json
 from vqlm.training.gradients import Gradients
 from vqlm.training.log import TrainingLog, format_figures
 from vqlm.training.processes import decided_by_main, describe_processes, rows_per_step, start_accelerator
-from vqlm.training.progress import Progress
+from vqlm.training.progress import Progress, format_seconds
+from vqlm.training.rows_of_step import rows_of_batches
 from vqlm.training.run_folder import RunFolder
+from vqlm.training.sharding import ShardedState, launcher_sharding, shard
 from vqlm.training.stop_signals import Interrupted, StopSignals
+from vqlm.training.watching.samples import Samples, SampleSource
+from vqlm.training.watching.trackers import Trackers
+from vqlm.training.weight_average import WeightAverage
 
 # A run may continue with other values of these.
 BUDGET_SETTINGS = (
@@ -50,9 +57,16 @@ BUDGET_SETTINGS = (
     "checkpoint_minutes",
     "num_workers",
     "compile",
+    "find_batch_size",
+    "stop_after",
+    "log_with",
+    "sample_every",
+    "sample_prompts",
 )
 # So many steps in a row without a finite gradient are not bad luck.
 MAX_SKIPPED_IN_A_ROW = 10
+# Rows of a skipped step that are told; the log has all of them.
+ROWS_SAID = 8
 
 
 class Run:
@@ -83,6 +97,7 @@ class Run:
     ):
         self.output, self.folder, self.config = Path(output), Path(output) / "run", config
         self.accelerator = start_accelerator(config)
+        self.sharding = launcher_sharding()
         if num_rows is not None and num_rows < self.accelerator.num_processes:
             raise UserError(_too_few(num_rows, self.accelerator.num_processes))
         self.progress = Progress(name, self.accelerator.is_main_process)
@@ -94,15 +109,22 @@ class Run:
         self.is_finished = self._was_finished()
         self.is_resumed = self._checkpoint.exists
         self._log = TrainingLog(self.folder / "log.jsonl", self.accelerator.is_main_process)
+        self._samples = Samples(self.folder / "samples", config.sample_every, self.accelerator.is_main_process)
+        self._trackers, self._settings = Trackers(self.accelerator, config.log_with), flatten(settings)
+        self._average: WeightAverage | None = None
+        self._loader: DataLoader | None = None
+        self._figures_text = self._held_out_text = ""
         self._stop_signals = StopSignals()
         self._last_mark = self._last_checkpoint = time.monotonic()
-        self._batches_of_step = 0
+        self._batches_of_step = self._first_step = 0
+        self._checkpoint_step: int | None = None
         self._gradients: dict[int, Gradients] = {}
 
     # Set-up
 
     def _claim_folder(self, settings: dict[str, Any], resume: bool) -> None:
-        settings = settings | {"num_processes": self.accelerator.num_processes}
+        num_processes = self.accelerator.num_processes if self.sharding is None else "any, by FSDP2"
+        settings = settings | {"num_processes": num_processes}
         deciding = {key: value for key, value in settings.items() if key not in BUDGET_SETTINGS}
         said = decided_by_main(self.accelerator, lambda: self._run_folder.claim(deciding, self.config, resume))
         for sentence in said:
@@ -118,20 +140,49 @@ class Run:
         summary = read_json(self.folder / "summary.json")
         return share_of_budget(self.config, summary["steps"], summary["seconds"]) >= 1
 
+    def say_finished(self) -> None:
+        """That there is nothing left to do, and what would change that."""
+        summary = read_json(self.folder / "summary.json")
+        self.progress.say(
+            f"{self.output} is finished already, after {summary['steps']:,} steps in "
+            f"{format_seconds(summary['seconds'])}; a larger `max_steps` or `max_minutes` continues it"
+        )
+
+    def shard(self, model: nn.Module, blocks: Iterable[nn.Module]) -> None:
+        """Share out `model` among the processes where the launcher asks for FSDP2, before its optimizers are built.
+
+        See `vqlm.training.sharding.shard`.
+        """
+        if self.sharding is not None:
+            shard(model, blocks, self.sharding, self.accelerator.device, self.accelerator.mixed_precision)
+
     def prepare(self, *objects: Any) -> Any:
         """`Accelerator.prepare`, then, for a run that is continued, the state of its checkpoint."""
-        prepared = self.accelerator.prepare(*objects)
+        prepared = self._prepare_sharded(*objects) if self.sharding else self.accelerator.prepare(*objects)
         for part in prepared if len(objects) > 1 else [prepared]:
             if isinstance(part, nn.Module):
                 self._gradients[id(part)] = Gradients(self.config.gradient_accumulation_steps, self._new_scaler())
+                if self.config.weight_ema_decay and self._average is None:  # the first is the stage's model
+                    self._average = WeightAverage(self.accelerator.unwrap_model(part), self.config.weight_ema_decay)
+                    self.accelerator.register_for_checkpointing(self._average)
         if self.is_resumed:
             self.state = self._checkpoint.load()
+            self._first_step = self.state.step
+        self.state.share_among(self.accelerator.num_processes)
         self._log.cut_after(self.state.step if self.is_resumed else -1)
         self._log.start_window(self.state)
+        self._samples.continue_at(self.state.step, self.share)
+        self._trackers.start(self.folder / "trackers", self.progress.name, self._settings)
         self.progress.say(describe_processes(self.accelerator, self.config))
         if self.is_resumed:
             self.progress.say(f"continues at step {self.state.step}")
         return prepared
+
+    def _prepare_sharded(self, *objects: Any) -> list[Any]:
+        """The model is ready, and `ShardedState` saves it with its optimizers: accelerate gets the loader only."""
+        (model,) = (part for part in objects if isinstance(part, nn.Module))
+        self._checkpoint.sharded = ShardedState(model, [part for part in objects if isinstance(part, Optimizer)])
+        return [self.accelerator.prepare(part) if isinstance(part, DataLoader) else part for part in objects]
 
     def _new_scaler(self) -> GradScaler | None:
         """A scaler of fp16 gradients, whose state is part of the checkpoint."""
@@ -147,6 +198,7 @@ class Run:
         """Batches, epoch after epoch, until the budget is spent. Continues at the exact batch of a checkpoint."""
         if self.share < 1:
             self.progress.say(f"trains for {budget_text(self.config)}, {self._rows_per_step} rows per step")
+        self._loader = loader
         with self._stop_signals:
             self._last_mark = self._last_checkpoint = time.monotonic()
             while self.share < 1:
@@ -191,15 +243,20 @@ class Run:
             seconds, float(is_checkpoint_due), float(self._stop_signals.received or 0)
         )
         self.state.step += 1
+        if self._average is not None:
+            self._average.update()
         if self.due(self.config.log_every):
             self._write_log()
         elif self.progress.is_due:
-            self.progress.show(self.share, self._seconds_left, f"step {self.state.step}")
-        if is_checkpoint_due or stop_signal:
+            self._show_progress()
+        self._draw_samples()
+        is_far_enough = self.state.step - self._first_step == self.config.stop_after and self.share < 1
+        if is_checkpoint_due or stop_signal or is_far_enough:
             self.checkpoint()
-        if stop_signal:
-            self.progress.close()
-            raise Interrupted(128 + int(stop_signal), f"{self.progress.name} stopped at step {self.state.step}")
+        if stop_signal or is_far_enough:
+            self._close()
+            status = 128 + int(stop_signal) if stop_signal else 0
+            raise Interrupted(status, f"{self.progress.name} stopped at step {self.state.step}")
 
     def _broadcast(self, *values: float) -> list[float]:
         """The values of the first process, on every process."""
@@ -209,7 +266,14 @@ class Run:
         broadcast(agreed)  # in place
         return agreed.tolist()
 
-    def step(self, loss: Tensor, model: nn.Module, *optimizers: Optimizer, weight: Tensor | None = None) -> bool:
+    def step(
+        self,
+        loss: Tensor,
+        model: nn.Module,
+        *optimizers: Optimizer,
+        weight: Tensor | None = None,
+        name: str | None = None,
+    ) -> bool:
         """Backward; at the last batch of a step, clip, set the learning rate by the share of the budget spent, step.
 
         Args:
@@ -218,9 +282,10 @@ class Run:
             *optimizers: of the model.
             weight: what `loss` is a mean over, such as the number of labels, in any unit; where it differs between
                 batches, the gradient of several batches or processes is that of their joint mean.
+            name: of a further model, such as a discriminator, whose skipped steps are counted apart.
 
         Returns:
-            False for a step whose gradient is not finite, which is skipped and counted.
+            False for a step whose gradient is not finite, which is skipped and counted; the log names its rows.
 
         Raises:
             UserError: after `MAX_SKIPPED_IN_A_ROW` such steps.
@@ -241,12 +306,17 @@ class Run:
         if is_finite:
             gradients.skipped_in_a_row = 0
         else:
-            self._count_skipped(gradients)
+            self._count_skipped(gradients, name)
         gradients.update_scale()
         return is_finite
 
-    def _count_skipped(self, gradients: Gradients) -> None:
-        self.state.skipped += 1
+    def _count_skipped(self, gradients: Gradients, name: str | None) -> None:
+        if name is None:
+            self.state.skipped += 1
+        else:
+            self.state.skipped_of[name] = self.state.skipped_of.get(name, 0) + 1
+        if not gradients.can_lower_scale:  # else it is a matter of the scale, not of the rows
+            self._name_rows(name)
         gradients.skipped_in_a_row += not gradients.can_lower_scale
         if gradients.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise UserError(
@@ -255,6 +325,16 @@ class Run:
                 f"`learning_rate` (it is {self.config.learning_rate:g}), a longer `warmup_ratio`, lower weights of the "
                 "losses added last, or `mixed_precision` no."
             )
+
+    def _name_rows(self, name: str | None) -> None:
+        """Write and say which rows of the training set gave a gradient that is not finite."""
+        rows = rows_of_batches(self._loader, self.state.batch - self._batches_of_step, self.state.batch + 1)
+        if self.accelerator.num_processes > 1:
+            rows = gather_object(rows)
+        step, of = self.state.step + 1, "" if name is None else f" of the {name}"
+        self._log.write({"skipped": name or "model", "rows": rows}, step, self.state.seconds, self.share)
+        said = ", ".join(map(str, rows[:ROWS_SAID])) + (f" and {len(rows) - ROWS_SAID} more" * (len(rows) > ROWS_SAID))
+        self.progress.say(f"step {step}{of} is skipped: its gradient is not finite; rows {said or 'unknown'}")
 
     @property
     def share(self) -> float:
@@ -289,34 +369,80 @@ class Run:
     def report(self, **figures: float) -> None:
         """Figures that are logged and shown at once, such as those of a held-out evaluation."""
         step = self.state.step + 1
-        self._log.write(figures, step, self.state.seconds)
+        self._log.write(figures, step, self.state.seconds, self.share)
+        self._trackers.log(figures, step)
         self.progress.say(f"step {step}: " + format_figures(figures))
+        self._held_out_text = "  " + format_figures(dict(list(figures.items())[:1]))
 
     def _write_log(self) -> None:
         figures = self._log.close_window(self.state, rows_per_step(self.accelerator, self.config))
         if self.accelerator.num_processes > 1:
             values = torch.tensor(list(figures.values()), device=self.accelerator.device)
             figures = dict(zip(figures, mean_over_processes(values).tolist(), strict=True))
-        self._log.write(figures, self.state.step, self.state.seconds)
-        self.progress.show(self.share, self._seconds_left, f"step {self.state.step}  " + format_figures(figures))
+        self._log.write(figures, self.state.step, self.state.seconds, self.share)
+        self._trackers.log(figures, self.state.step)
+        self._figures_text = "  " + format_figures(figures)
+        self._show_progress()
+
+    def _show_progress(self) -> None:
+        """The figures of the last line of the log and the last held-out one, with the time left."""
+        text = f"step {self.state.step}{self._figures_text}{self._held_out_text}"
+        self.progress.show(self.share, self._seconds_left, text)
+
+    def show_samples(self, source: SampleSource | None) -> None:
+        """Draw from `source` from now on, in the main process, every `sample_every` of the budget; None draws none."""
+        self._samples.begin(source)
+
+    def _draw_samples(self) -> None:
+        state = self.state
+        with self.averaged_weights():
+            row = self._samples.add_row(state.step, self.share, state.seconds, state.sample_seconds)
+        if row is not None:
+            self._trackers.log_row(row, state.step)
+            state.sample_seconds += self._samples.last_seconds
+
+    @contextlib.contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Inside, the stage's model has the average of its weights, where `weight_ema_decay` asks for one."""
+        with contextlib.nullcontext() if self._average is None else self._average.in_use():
+            yield
 
     def checkpoint(self) -> None:
         """Save the whole state. The last checkpoint is kept beside it, in case the disk damages the new one."""
+        if self._checkpoint_step == self.state.step:
+            return
+        began = time.monotonic()
         self._checkpoint.save(self.state)
-        self._last_checkpoint = time.monotonic()
+        self._checkpoint_step, self._last_checkpoint = self.state.step, time.monotonic()
+        self.state.checkpoint_seconds += self._last_checkpoint - began
 
     def summary(self, **figures: Any) -> dict[str, Any]:
         """Steps, seconds, `figures` and skipped steps: the record that a finished artefact keeps of its training."""
-        seconds = round(self.state.seconds, 1)
-        return {"steps": self.state.step, "seconds": seconds, **figures, "skipped_steps": self.state.skipped}
+        state = self.state
+        skipped = {"skipped_steps": state.skipped} | {
+            f"skipped_steps_{name}": n for name, n in state.skipped_of.items()
+        }
+        seconds = {name: round(getattr(state, name), 1) for name in ("seconds", "checkpoint_seconds", "sample_seconds")}
+        return {"steps": state.step, **seconds, **figures, **skipped}
 
     def finish(self, **figures: Any) -> None:
-        """Close the run: the last checkpoint and `summary.json`."""
+        """Close the run: the last checkpoint and `summary.json`. Its model has the averaged weights from now on."""
         self.checkpoint()
         if self.accelerator.is_main_process:
             write_json(self.folder / "summary.json", self.summary(**figures))
-        self.progress.close()
+        spent, seconds = self.state.checkpoint_seconds + self.state.sample_seconds, max(self.state.seconds, 1e-9)
+        self.progress.say(
+            f"checkpoints took {self.state.checkpoint_seconds:.1f} s and samples {self.state.sample_seconds:.1f} s, "
+            f"{spent / seconds:.1%} of {format_seconds(seconds)}"
+        )
+        self._close()
         self._run_folder.release()
+        if self._average is not None:
+            self._average.swap()
+
+    def _close(self) -> None:
+        self._trackers.finish()
+        self.progress.close()
 
 
 def _too_few(num_rows: int, num_processes: int) -> str:

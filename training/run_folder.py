@@ -16,7 +16,10 @@ LOCK_FILE = "lock"
 # The workers of a killed program hold its lock until they notice.
 LOCK_PATIENCE = 10.0
 # What a run leaves that was killed before its first checkpoint.
-BEGINNINGS = {LOCK_FILE, "settings.json", "settings.json.tmp", "log.jsonl", "log.jsonl.tmp", "checkpoint.tmp"}
+BEGINNINGS = {
+    LOCK_FILE, "settings.json", "settings.json.tmp", "log.jsonl", "log.jsonl.tmp", "checkpoint.tmp", "samples",
+    "trackers",
+}  # fmt: skip
 
 
 class RunFolder:
@@ -63,7 +66,7 @@ class RunFolder:
     def release(self) -> None:
         """Let other programs write to the folder."""
         if self._lock is not None:
-            self._lock.release()
+            self._lock.release(force=True)  # a try with a larger batch took it too
             self._lock = None
 
     def _take_lock(self) -> None:

@@ -1,4 +1,13 @@
 from .config import VQVAEConfig as VQVAEConfig
+from .fitting import (
+    fit_rgb as fit_rgb,
+)
+from .fitting import (
+    has_shape as has_shape,
+)
+from .fitting import (
+    to_fitted_rgb as to_fitted_rgb,
+)
 from .image_processor import VQVAEImageProcessor as VQVAEImageProcessor
 from .model import (
     VQVAE as VQVAE,
@@ -50,6 +59,9 @@ from .quantizers.settings import (
 )
 from .quantizers.settings import (
     VQConfig as VQConfig,
+)
+from .settings import (
+    Fit as Fit,
 )
 from .settings import (
     LossConfig as LossConfig,

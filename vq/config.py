@@ -2,13 +2,13 @@
 
 import math
 from dataclasses import asdict, fields
-from typing import Any
+from typing import Any, get_args
 
 from transformers import PreTrainedConfig
 from vqlm.training.errors import UserError
 from vqlm.training.old_names import with_new_names
 from vqlm.vq.quantizers.settings import QuantizerConfig, VQConfig, quantizer_config
-from vqlm.vq.settings import NetworkConfig
+from vqlm.vq.settings import Fit, NetworkConfig
 
 
 class VQVAEConfig(PreTrainedConfig):
@@ -18,6 +18,8 @@ class VQVAEConfig(PreTrainedConfig):
         network: encoder and decoder; a dataclass, or a dict from JSON.
         quantizer: likewise; a plain `VQConfig` by default.
         background: colour on which transparent pictures are laid.
+        fit: how pictures of another shape become of the network's: "crop" to their middle, "pad", or "auto", which
+            pads transparent and flat-bordered ones and crops photographs (`vqlm.vq.fitting`).
         attribution: licence line of the collection.
         training_record: steps, seconds and held-out figures of the training, written at its end.
 
@@ -31,6 +33,7 @@ class VQVAEConfig(PreTrainedConfig):
     network: NetworkConfig = None  # type: ignore[assignment]
     quantizer: QuantizerConfig = None  # type: ignore[assignment]
     background: str = "white"
+    fit: Fit = "auto"
     attribution: str | None = None
     training_record: dict[str, Any] | None = None
 
@@ -41,8 +44,18 @@ class VQVAEConfig(PreTrainedConfig):
             self.quantizer = VQConfig()
         elif isinstance(self.quantizer, dict):
             self.quantizer = quantizer_config(self.quantizer)
+        if self.fit not in get_args(Fit):
+            raise UserError(f"fit must be auto, pad or crop, found {self.fit!r}.")
         _ = self.code_shape  # which refuses positions that a hierarchy can't halve
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "VQVAEConfig":  # type: ignore[override]
+        """A config from JSON. One without a `fit` is from before there was a choice, and means "crop"."""
+        return super().from_dict({"fit": "crop"} | config_dict, **kwargs)
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        return super().to_diff_dict() | {"fit": self.fit}  # what is not written means another fit
 
     def to_dict(self) -> dict[str, Any]:
         return super().to_dict() | {"network": asdict(self.network), "quantizer": asdict(self.quantizer)}

@@ -1,12 +1,12 @@
 """Pictures of any size and mode -> the pixel values that a VQ-VAE was trained on. There is no other way.
 
 Training and preparing data read files in worker processes (`vqlm.data_prep.picture_files`) with the functions of
-`vqlm.vq.pixels` that this class calls too, so that both give the same bits.
+`vqlm.vq.pixels` and `vqlm.vq.fitting` that this class calls too, so that both give the same bits.
 """
 
 import warnings
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, get_args
 
 import numpy as np
 import torch
@@ -16,27 +16,36 @@ from transformers import AutoImageProcessor, BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 from vqlm.training.errors import UserError
 from vqlm.vq.config import VQVAEConfig
-from vqlm.vq.pixels import draft, scale_and_crop, to_pixel_values, to_rgb
+from vqlm.vq.fitting import to_fitted_rgb
+from vqlm.vq.pixels import draft, scale_and_crop, to_pixel_values
+from vqlm.vq.settings import Fit
 
 
 class _Settings(TypedDict, total=False):
     size: dict[str, int]
     background: str
+    fit: Fit
+
+
+# What happens to pictures of another shape, in a warning.
+_FITTED = {"crop": "cropped", "pad": "padded", "auto": "padded or cropped"}
 
 
 class VQVAEImageProcessor(BaseImageProcessor):
     """Turns pictures of any size and mode into the pixel values that a VQ-VAE was trained on.
 
-    Pictures are turned upright, laid on `background`, scaled and cropped about their centre to `size`, and their values
-    are brought to [-1, 1]. After `import vqlm`, `AutoImageProcessor.from_pretrained` loads it from a VQ-VAE's folder.
+    Pictures are turned upright, laid on `background`, cropped about their centre or padded as `fit` says, scaled to
+    `size`, and their values are brought to [-1, 1]. After `import vqlm`, `AutoImageProcessor.from_pretrained` loads it
+    from a VQ-VAE's folder.
 
     Args:
         size: height and width in pixels, as a dict of the two.
         background: colour on which transparent pictures are laid.
+        fit: "crop", "pad", or "auto", which decides per picture, see `vqlm.vq.fitting`.
         **kwargs: of `BaseImageProcessor`.
 
     Raises:
-        UserError: for a `size` without height and width, or with one below 1.
+        UserError: for a `size` without height and width, or with one below 1, or another `fit`.
 
     Example:
         >>> from vqlm import VQVAEImageProcessor
@@ -48,11 +57,18 @@ class VQVAEImageProcessor(BaseImageProcessor):
     model_input_names = ["pixel_values"]
     valid_kwargs = _Settings
 
-    def __init__(self, size: dict[str, int] | None = None, background: str = "white", **kwargs: Any):
+    def __init__(self, size: dict[str, int] | None = None, background: str = "white", fit: Fit = "auto", **kwargs: Any):
         super().__init__(**kwargs)
         if size is None or set(size) != {"height", "width"} or min(size.values()) < 1:
             raise UserError(f"size must be a dict of height and width in pixels, found {size}.")
-        self.size, self.background = dict(size), background
+        if fit not in get_args(Fit):
+            raise UserError(f"fit must be auto, pad or crop, found {fit!r}.")
+        self.size, self.background, self.fit = dict(size), background, fit
+
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> "VQVAEImageProcessor":  # type: ignore[override]
+        """A processor from JSON. One without a `fit` is from before there was a choice, and means "crop"."""
+        return super().from_dict({"fit": "crop"} | image_processor_dict, **kwargs)
 
     @classmethod
     def of(cls, config: VQVAEConfig) -> "VQVAEImageProcessor":
@@ -64,7 +80,7 @@ class VQVAEImageProcessor(BaseImageProcessor):
                 "not pictures in colour; give a tensor (batch, channels, *shape) with values in [-1, 1]."
             )
         height, width = network.input_shape
-        return cls(size={"height": height, "width": width}, background=config.background)
+        return cls(size={"height": height, "width": width}, background=config.background, fit=config.fit)
 
     @property
     def backend(self) -> str:
@@ -122,9 +138,13 @@ class VQVAEImageProcessor(BaseImageProcessor):
         if any(picture.size != (width, height) or picture.mode != "RGB" for picture in pictures):
             # Always from this line: Python's filter then shows it once.
             warnings.warn(
-                f"Pictures are scaled and cropped to {width}x{height}, in RGB, on {self.background}.", stacklevel=1
+                f"Pictures are scaled and {_FITTED[self.fit]} to {width}x{height}, in RGB, on {self.background}.",
+                stacklevel=1,
             )
-        arrays = [scale_and_crop(to_rgb(picture, self.background), self._shape) for picture in pictures]
+        arrays = [
+            scale_and_crop(to_fitted_rgb(picture, self._shape, self.background, self.fit), self._shape)
+            for picture in pictures
+        ]
         values = to_pixel_values(torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2))
         return BatchFeature({"pixel_values": list(values.contiguous().numpy())}, tensor_type=return_tensors)
 

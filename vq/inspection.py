@@ -1,5 +1,6 @@
 """Measures an image tokenizer on pictures, and says in words what is wrong and what to do. Makes no pictures."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -103,15 +104,22 @@ def position_entropy(codes: Tensor, codebook_size: int) -> Float[Tensor, "*shape
 
 
 def usage_findings(
-    usage: float, perplexity: float, codebook_size: int, quantizer: QuantizerConfig, since_step: int | None = None
+    usage: float,
+    perplexity: float,
+    codebook_size: int,
+    quantizer: QuantizerConfig,
+    since_step: int | None = None,
+    num_counted: float = math.inf,
 ) -> list[str]:
     """Sentences about how the codebook was used in a window of training, or on a collection.
 
-    `since_step` is the step since which training left as many codes unused, where that is known.
+    `since_step` is the step since which training left as many codes unused, where that is known. `num_counted` codes
+    of each codebook were counted: of few, some would not occur if all were equally frequent.
     """
+    expected = -math.expm1(-num_counted / codebook_size)
     since = "" if since_step is None else f" (in training since step {since_step})"
     findings = []
-    if usage < 1 - UNUSED_SHARE:
+    if usage < (1 - UNUSED_SHARE) * expected:
         findings.append(
             f"{100 * (1 - usage):.0f}% of {codebook_size} codes are unused{since}. {_remedy_for_dead(quantizer)}"
         )
@@ -128,7 +136,10 @@ def findings(inspection: Inspection, model: VQVAE, log: list[dict]) -> list[str]
     """Sentences that each say what is wrong and what to do. `log`: the lines of `log.jsonl`, if any."""
     quantizer = model.config.quantizer
     since = unused_since([line for line in log if "usage" in line])
-    sentences = usage_findings(inspection.usage, inspection.perplexity, model.config.codebook_size, quantizer, since)
+    sentences = usage_findings(
+        inspection.usage, inspection.perplexity, model.config.codebook_size, quantizer, since,
+        num_counted=inspection.counts.sum(1).min().item(),
+    )  # fmt: skip
     if inspection.z_e is not None and inspection.z_q is not None:
         error, length = (inspection.z_e - inspection.z_q).norm(dim=1).mean(), inspection.z_e.norm(dim=1).mean()
         if isinstance(quantizer, VQConfig) and error > length:

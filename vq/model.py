@@ -34,12 +34,14 @@ class VQVAEOutput(ModelOutput):
         codes: (B, *code_shape) int64.
         z_e: (B, D, h, w) fp32, the input of the quantizer.
         losses: the terms of the quantizer, unweighted, by name.
+        vectors: what the codes were chosen for, as `quantizer.update` takes it.
     """
 
     reconstruction: Tensor | None = None
     codes: Tensor | None = None
     z_e: Tensor | None = None
     losses: dict[str, Tensor] | None = None
+    vectors: Tensor | None = None
 
 
 class VQVAE(PreTrainedModel):
@@ -96,6 +98,7 @@ class VQVAE(PreTrainedModel):
             codes=quantized.codes,
             z_e=z_e,
             losses=quantized.losses,
+            vectors=quantized.vectors,
         )
 
     def encode_continuous(self, pixel_values: Float[Tensor, "b c *input_shape"]) -> Float[Tensor, "b d *shape"]:

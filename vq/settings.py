@@ -7,6 +7,8 @@ from typing import ClassVar, Literal
 from vqlm.training.config import OptimizerName, TrainingConfig
 from vqlm.training.errors import UserError
 
+Fit = Literal["auto", "pad", "crop"]  # see vqlm.vq.fitting
+
 
 @dataclass
 class NetworkConfig:

@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
+from vqlm.training.batch_size import with_fitting_batch
 from vqlm.training.device import training_device
 from vqlm.training.errors import UserError
 from vqlm.training.processes import with_launcher
@@ -21,6 +22,7 @@ from vqlm.vq.metrics import CodeUsage, psnr
 from vqlm.vq.model import VQVAE, require_finite
 from vqlm.vq.optimizers import build_optimizers
 from vqlm.vq.pixels import picture_grid, to_pixel_values
+from vqlm.vq.samples import reconstructed_samples
 from vqlm.vq.settings import VQTrainingConfig
 
 GRID_PICTURES = 12
@@ -96,12 +98,17 @@ def train_vq(
         >>> model.config.code_shape
         (2, 2)
     """
+    if config.find_batch_size:
+        return with_fitting_batch(
+            config, output, resume,
+            lambda fitting: train_vq(pictures, held_out, output, model_config, fitting, provenance, resume),
+        )  # fmt: skip
     data_variance = check_values(pictures, held_out)
     config = _with_precision(with_launcher(config), model_config)
     deciding = _deciding(model_config, config, pictures, provenance)
     run = Run(output, "train_vq", config, deciding, resume, len(pictures))
     if run.is_finished:
-        run.progress.say(f"{output} is finished already")
+        run.say_finished()
         return VQVAE.from_pretrained(output)
 
     model = _in_fast_memory_format(VQVAE(model_config).train())
@@ -112,6 +119,7 @@ def train_vq(
     model, loader, optimizers = _prepare(run, model, _loader(pictures, config, run), optimizers, adversary)
     if not run.is_resumed:
         initialize_codebook(run.accelerator.unwrap_model(model), pictures)
+    run.show_samples(reconstructed_samples(run.accelerator.unwrap_model(model), held_out))
 
     seen: list[tuple[Tensor, Tensor]] = []  # by the quantizer, since its last update
     for batch in run.batches(loader):
@@ -123,22 +131,23 @@ def train_vq(
             if adversary is not None:
                 adversary.optimizer.zero_grad()
             continue
-        seen.append((result.z_e.detach(), result.codes))
+        seen.append((result.vectors.detach(), result.codes))
         if not run.is_accumulating:
             figures = {"revived": float(quantizer.update(*map(torch.cat, zip(*seen, strict=True))))} | figures
             seen.clear()
         if adversary is not None and adversary.judges(run.state.step):
             figures["discriminator_loss"] = adversary.discriminator_loss(result.reconstruction, pixel_values)
-            run.step(figures["discriminator_loss"], adversary.discriminator, adversary.optimizer)
+            run.step(figures["discriminator_loss"], adversary.discriminator, adversary.optimizer, name="discriminator")
 
         mse = F.mse_loss(result.reconstruction.detach(), pixel_values)
         figures |= {f"{name}_loss": value for name, value in result.losses.items()}
-        run.log(psnr=10 * torch.log10(4 / mse), **figures)
+        run.log(loss=loss, psnr=10 * torch.log10(4 / mse), **figures)
         code_usage.add(*quantizer.by_codebook(result.codes))
         if run.is_next_due(config.log_every):
             code_usage.log(run)
         if run.is_next_due(config.eval_every):
-            run.report(**evaluate_reconstruction(run.accelerator.unwrap_model(model), held_out))
+            with run.averaged_weights():
+                run.report(**evaluate_reconstruction(run.accelerator.unwrap_model(model), held_out))
 
     return _finish(run, run.accelerator.unwrap_model(model).eval(), held_out)
 
@@ -192,32 +201,43 @@ def _prepare(
 
 
 class _LoggedUsage:
-    """Perplexity and usage of the codebook between two log lines. Warns once if they are poor."""
+    """Perplexity and usage of the codebook between two log lines. Warns once if they are poor.
+
+    A large codebook occurs too rarely between two lines to be judged: for the warning lines are joined.
+    """
 
     def __init__(self, config: VQVAEConfig):
         self.config, self.has_warned = config, False
-        self.usage = CodeUsage(config.codebook_size, config.quantizer.num_codebooks)
+        self.usage, self.judged = (CodeUsage(config.codebook_size, config.quantizer.num_codebooks) for _ in range(2))
 
     def add(self, *codes: Tensor) -> None:
         self.usage.add(*codes)
 
     def log(self, run: Run) -> None:
-        usage, config = self.usage, self.config
-        run.log(perplexity=usage.perplexity, usage=usage.usage)
-        if not self.has_warned and run.share >= WARN_FROM_SHARE and usage.is_telling:
-            for finding in usage_findings(usage.usage, usage.perplexity, config.codebook_size, config.quantizer):
-                run.progress.say(f"warning, step {run.state.step + 1}: {finding}")
-                self.has_warned = True
-        usage.reset()
+        run.log(perplexity=self.usage.perplexity, usage=self.usage.usage)
+        if not self.has_warned and run.share >= WARN_FROM_SHARE:
+            self.judged.counts = self.judged.counts.to(self.usage.counts.device) + self.usage.counts
+            if self.judged.is_telling:
+                self._warn(run)
+        self.usage.reset()
+
+    def _warn(self, run: Run) -> None:
+        judged, config = self.judged, self.config
+        for finding in usage_findings(judged.usage, judged.perplexity, config.codebook_size, config.quantizer):
+            run.progress.say(f"warning, step {run.state.step + 1}: {finding}")
+            self.has_warned = True
+        judged.reset()
 
 
 def _finish(run: Run, model: VQVAE, held_out: PictureTensor) -> VQVAE:
     """Save the model with the record of its training, and pictures of what it does."""
-    figures = evaluate_reconstruction(model, held_out)
-    model.config.training_record = run.summary(**figures)
-    if run.accelerator.is_main_process:
-        model.save_pretrained(run.output)
-        save_reconstructions(model, held_out, run.output / "reconstructions.png")
+    run.checkpoint()  # of the weights of the last step, where their average is saved
+    with run.averaged_weights():
+        figures = evaluate_reconstruction(model, held_out)
+        model.config.training_record = run.summary(**figures)
+        if run.accelerator.is_main_process:
+            model.save_pretrained(run.output)
+            save_reconstructions(model, held_out, run.output / "reconstructions.png")
     run.finish(**figures)
     return model
 

@@ -1,8 +1,9 @@
 """A folder of pictures with captions.
 
 A picture takes its captions from the first of these that has some: `metadata.csv`, `.jsonl` or `.parquet` (Hugging Face
-ImageFolder, in the folder or in folders inside it), `captions.txt` or `*.token.txt` (Flickr8k), the name of its class
-folder if a template is given, a `.txt` of its stem beside it.
+ImageFolder, in the folder or in folders inside it), `captions.txt` or `*.token.txt` (Flickr8k), `captions_*.json`
+(COCO) or `dataset_*.json` (Karpathy's splits), the name of its class folder if a template is given, a `.txt` of its
+stem beside it.
 """
 
 import functools
@@ -13,26 +14,32 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from vqlm.data_prep.caption_lines import chosen_lines, no_line
 from vqlm.data_prep.file_kinds import is_picture, is_system_file, key_of, picture_suffixes
+from vqlm.data_prep.names import NO_WORDS, caption_of, needs_folder, require_template
 from vqlm.data_prep.rows import (
     LEFT_OUT,
     SYSTEM,
+    NoCaption,
     Row,
     Shard,
     Unusable,
-    caption_of_class,
     digest_of,
     kind_of_other,
-    require_template,
     row_or_reason,
     rows_per_shard,
 )
 from vqlm.data_prep.sources.caption_files import Named, read_flickr, read_table
+from vqlm.data_prep.sources.caption_json import Photograph, is_karpathy, may_be_caption_json, read_caption_json
+from vqlm.data_prep.splits import given_split
 from vqlm.training.errors import UserError
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 FLICKR = ("captions.txt", "captions.csv")
 FLICKR_SUFFIX = ".token.txt"
+# Kinds of files with captions that are not read.
+BESIDE_KARPATHY = "files with captions, not read beside dataset_*.json"
+OF_NO_PICTURE = "files with captions of pictures that are not here"
 
 
 class Entry(NamedTuple):
@@ -42,15 +49,21 @@ class Entry(NamedTuple):
     captions: Any
 
 
-class NoCaption(str):
-    """Stands where captions should be; the text is the reason."""
+class NoCaptions(UserError):
+    """A folder of pictures without any captions; `keys` are those of the pictures."""
+
+    def __init__(self, text: str, keys: list[str]):
+        super().__init__(text)
+        self.keys = keys
 
 
 @dataclass
 class FolderContent:
-    """Entries by key, and how many files of the folder are of which kind."""
+    """Entries by key, how many files of the folder are of which kind, and splits by key where a file names them."""
 
     entries: dict[str, Entry] = field(default_factory=dict)
+    splits: dict[str, str] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)  # files with captions, and of which kind they are
     kinds: Counter[str] = field(default_factory=Counter)
 
 
@@ -81,15 +94,19 @@ def read_folder(
     columns: tuple[str | None, str | None] = (None, None),
     allow_outside_files: bool = False,
     names: list[str] | None = None,
+    is_named: bool = False,
+    caption_lines: str = "all",
 ) -> FolderContent:
     """Find the pictures of `folder` and their captions. Pictures themselves are not opened.
 
     Args:
         folder: where to look, folders inside it included.
-        class_template: caption of a picture by the name of its folder, which stands for `{}`.
+        class_template: caption of a picture by the names of its folders and its own, see `vqlm.data_prep.names`.
         columns: names of the picture and the caption column of metadata files, None for the usual names.
         allow_outside_files: whether metadata may name pictures outside the folder.
         names: what `files_below` gives, where it is known.
+        is_named: whether the names of pictures are their captions, whatever files with captions are there.
+        caption_lines: which lines of the text beside a picture are its captions, see `vqlm.data_prep.caption_lines`.
 
     Raises:
         UserError: there are no pictures or no captions, or a file with captions cannot be understood.
@@ -98,6 +115,10 @@ def read_folder(
     files = _files_by_key(folder, content, files_below(folder) if names is None else names)
     pictures = [key for key in sorted(files) if is_picture(key)]
     finder = _Finder(folder, files, allow_outside_files)
+    if is_named:
+        _add_names(folder, content, files, pictures, class_template or "{name}")
+        _count(content, files, pictures, [], set())
+        return content
     tables = [key for key in sorted(files) if PurePosixPath(key).name.lower() in METADATA]
     for table in tables:
         _add_rows(content, finder, table, read_table(folder / files[table], columns))
@@ -105,14 +126,16 @@ def read_folder(
         rows = read_flickr(folder / files[flickr])
         _add_rows(content, finder.with_names_of(pictures), flickr, rows)
         tables.append(flickr)
-    if not pictures and not tables:
+    described = _add_photographs(folder, content, files, pictures)
+    if not pictures and not tables and not described:
         raise UserError(f"{folder} holds no pictures ({', '.join(sorted(picture_suffixes()))}); check the path.")
+    tables += described
     texts = {_stem(key): key for key in sorted(files) if key.lower().endswith(".txt") and key not in tables}
     left = [key for key in pictures if key not in content.entries]
     if class_template is not None:
-        _add_classes(folder, content, files, left, class_template)
+        _add_names(folder, content, files, left, class_template)
     else:
-        _add_texts(folder, content, files, left, texts, tables)
+        _add_texts(folder, content, files, left, texts, tables, caption_lines)
     _count(content, files, pictures, tables, {texts[_stem(key)] for key in pictures if _stem(key) in texts})
     return content
 
@@ -217,6 +240,68 @@ def _add_rows(content: FolderContent, finder: _Finder, table: str, rows: list[Na
             content.entries[key] = Entry(target, captions)
 
 
+def _add_photographs(folder: Path, content: FolderContent, files: dict[str, str], pictures: list[str]) -> list[str]:
+    """Adds what COCO's files or those of Karpathy's splits describe; returns the keys of these files.
+
+    A file of which no picture is here, such as that of the training set, is left out, and so are COCO's beside
+    Karpathy's, which hold the same captions in other splits.
+    """
+    stems = {_stem(key) for key in pictures}
+    read = {}
+    for key in sorted(files):
+        if may_be_caption_json(key) and _stem(key) not in stems:
+            read[key] = read_caption_json(folder / files[key])
+    by_base: dict[str, list[str]] = {}
+    for key in pictures:
+        by_base.setdefault(PurePosixPath(key).name, []).append(key)
+    described = []
+    has_karpathy = any(is_karpathy(key) and photographs for key, photographs in read.items())
+    for table, photographs in read.items():
+        if photographs is None:
+            continue
+        if has_karpathy and not is_karpathy(table):
+            content.unread[table] = BESIDE_KARPATHY
+            continue
+        located = [_picture_named(photograph, files, by_base) for photograph in photographs]
+        if not any(located):
+            content.unread[table] = OF_NO_PICTURE
+            continue
+        described.append(table)
+        for photograph, key in zip(photographs, located, strict=True):
+            _add_photograph(content, files, table, photograph, key)
+    return described
+
+
+def _picture_named(photograph: Photograph, files: dict[str, str], by_base: dict[str, list[str]]) -> str | None:
+    """The key of the picture: of its whole path or else of its name, in the folder of its split if several have it."""
+    name = key_of(photograph.name.replace("\\", "/"))
+    if name in files:
+        return name
+    same_name = by_base.get(PurePosixPath(name).name, [])
+    if len(same_name) > 1:
+        same_name = [key for key in same_name if given_split(*PurePosixPath(key).parts[:-1]) == photograph.split]
+    return same_name[0] if len(same_name) == 1 else None
+
+
+def _add_photograph(
+    content: FolderContent, files: dict[str, str], table: str, photograph: Photograph, key: str | None
+) -> None:
+    captions = photograph.captions
+    if not captions and not isinstance(captions, NoCaption):
+        captions = NoCaption(f"{table} has no caption of it")
+    if key is None:
+        if not isinstance(captions, NoCaption):
+            captions = NoCaption(f"it is named in {table} and is not in the folder, or several pictures have its name")
+        content.entries[f"{table}, {key_of(photograph.name)}"] = Entry(photograph.name, captions)
+        return
+    known = content.entries.get(key)
+    if known is not None and isinstance(known.captions, list) and isinstance(captions, list):
+        captions = known.captions + captions
+    content.entries[key] = Entry(files[key], captions)
+    if photograph.split is not None:
+        content.splits[key] = photograph.split
+
+
 def _flickr_file(files: dict[str, str], pictures: list[str]) -> str | None:
     """The captions of Flickr8k, which must not be the text beside a picture such as captions.png."""
     stems = {_stem(key) for key in pictures}
@@ -227,32 +312,51 @@ def _flickr_file(files: dict[str, str], pictures: list[str]) -> str | None:
     return next((key for key in top if key.lower().endswith(FLICKR_SUFFIX)), None)
 
 
-def _add_classes(
-    folder: Path, content: FolderContent, files: dict[str, str], pictures: list[str], template: str
-) -> None:
+def _add_names(folder: Path, content: FolderContent, files: dict[str, str], pictures: list[str], template: str) -> None:
+    """Captions of the names of folders and files. What has no words is left out."""
     require_template(template)
-    if loose := [key for key in pictures if "/" not in key]:
+    if needs_folder(template) and (loose := [key for key in pictures if "/" not in key]):
         raise UserError(
             f"{folder}: {loose[0]} lies in no class folder; move it into one, or leave `class_template` out."
         )
     for key in pictures:
-        content.entries[key] = Entry(files[key], caption_of_class(template, PurePosixPath(key).parent.name))
+        if caption := caption_of(template, key):
+            content.entries[key] = Entry(files[key], caption)
+        else:
+            content.kinds[NO_WORDS] += 1
+    if pictures and content.kinds[NO_WORDS] == len(pictures):
+        raise UserError(
+            f"{folder}: the names of its {len(pictures)} pictures, such as {pictures[0]}, have no words; write "
+            "metadata.csv with the columns file_name and caption, or a .txt of the same name beside each picture."
+        )
 
 
 def _add_texts(
     folder: Path, content: FolderContent, files: dict[str, str], pictures: list[str], texts: dict[str, str],
-    tables: list[str],
+    tables: list[str], caption_lines: str,
 ) -> None:  # fmt: skip
     described = [key for key in pictures if _stem(key) in texts]
     if not described and not tables:
-        raise UserError(
+        raise NoCaptions(
             f"{folder} has {len(pictures)} pictures without a caption; write metadata.csv with the columns file_name "
-            "and caption, or a .txt of the same name beside each picture, or set `class_template` to "
-            '"a photo of a {}" if its folders are classes.'
+            "and caption, or a .txt of the same name beside each picture, or set `captions_from` to names if these say "
+            'what they show, or `class_template` to "a photo of a {}" if its folders are classes.',
+            pictures,
         )
+    missing = no_line(caption_lines)
     for key in described:
-        content.entries[key] = Entry(files[key], _lines(folder / files[texts[_stem(key)]]))
-    places = {str(PurePosixPath(table).parent) for table in tables}
+        lines = _lines(folder / files[texts[_stem(key)]])
+        captions = lines if isinstance(lines, NoCaption) else chosen_lines(lines, caption_lines)
+        if isinstance(lines, list) and any(lines) and not captions:
+            content.kinds[missing] += 1
+        else:
+            content.entries[key] = Entry(files[key], captions)
+    if described and content.kinds[missing] == len(described):
+        raise UserError(
+            f"{folder}: no text beside its {len(described)} pictures has a line in {caption_lines}; set "
+            "`caption_lines` to first, or to a language that begins lines such as `de.utf8=...`."
+        )
+    places = {"." if may_be_caption_json(table) else str(PurePosixPath(table).parent) for table in tables}
     for key in set(pictures).difference(described):
         # A table speaks for its folder and those below it: it leaves out what it does not name.
         if places & {str(parent) for parent in PurePosixPath(key).parents}:
@@ -271,7 +375,7 @@ def _count(
     content.kinds["texts beside pictures"] = len(texts)
     for key in files:
         if key not in known:
-            content.kinds[kind_of_other(key)] += 1
+            content.kinds[content.unread.get(key) or kind_of_other(key)] += 1
 
 
 def _stem(key: str) -> str:

@@ -12,13 +12,12 @@ import pyarrow.parquet
 from datasets import ClassLabel, Dataset, DatasetDict, Image, get_dataset_split_names, load_dataset, load_from_disk
 from vqlm.data_prep.columns import pick_columns
 from vqlm.data_prep.file_kinds import key_of
+from vqlm.data_prep.names import caption_of, require_template
 from vqlm.data_prep.rows import (
     PICTURE_COLUMNS,
     Row,
     Shard,
     Unusable,
-    caption_of_class,
-    require_template,
     row_or_reason,
     rows_per_shard,
     stamp_of_file,
@@ -254,7 +253,7 @@ def _read_dataset(
             if classes is not None and template is not None:
                 label = row[form.caption]
                 known = isinstance(label, int) and 0 <= label < len(classes)
-                row[form.caption] = caption_of_class(template, classes[label]) if known else None
+                row[form.caption] = caption_of(template, "", classes[label]) if known else None
             yield row, number
 
     for row, number in _merged(numbered(), form):

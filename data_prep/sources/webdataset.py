@@ -8,16 +8,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from vqlm.data_prep.caption_lines import chosen_lines
 from vqlm.data_prep.file_kinds import is_picture, is_system_file, key_of
+from vqlm.data_prep.names import caption_of, require_template
 from vqlm.data_prep.rows import (
     CAPTION_COLUMNS,
     SYSTEM,
     Row,
     Shard,
     Unusable,
-    caption_of_class,
     kind_of_other,
-    require_template,
     row_or_reason,
     stamp_of_file,
 )
@@ -26,17 +26,27 @@ from vqlm.data_prep.sources.tar import Damage, read_members
 
 @dataclass(frozen=True)
 class SampleForm:
-    """How the files of a sample become a row: the key of its caption in `.json`, the caption of a class in `.cls`."""
+    """How the files of a sample become a row: the key of its caption in `.json`, the caption of a class in `.cls`,
+    whether the words of its stem are its caption, and which lines of its `.txt` are."""
 
     caption_column: str | None = None
     class_template: str | None = None
+    is_named: bool = False
+    caption_lines: str = "all"
 
 
-def tar_shards(paths: list[Path], caption_column: str | None = None, class_template: str | None = None) -> list[Shard]:
+def tar_shards(
+    paths: list[Path],
+    caption_column: str | None = None,
+    class_template: str | None = None,
+    is_named: bool = False,
+    caption_lines: str = "all",
+) -> list[Shard]:
     """One shard per tar file, compressed or not. Files of one name in several folders are told apart by the folder."""
     if class_template is not None:
         require_template(class_template)
-    read = functools.partial(read_tar, form=SampleForm(caption_column, class_template))
+    form = SampleForm(caption_column, class_template, is_named, caption_lines)
+    read = functools.partial(read_tar, form=form)
     return [
         Shard(name, functools.partial(read, path, name), stamp_of_file(name, path))
         for name, path in unique_names(paths).items()
@@ -118,12 +128,19 @@ def _row(name: str, stem: str, files: dict[str, bytes], seen: set[str], form: Sa
     if len(pictures) > 1:
         return Unusable(key, f"it has several pictures ({', '.join(sorted(pictures))}); keep one of them")
     picture = files[pictures[0]]
+    if form.is_named:
+        caption = caption_of(form.class_template or "{name}", stem)
+        return row_or_reason(key, picture, caption) if caption else Unusable(key, "its name has no words")
     if ".json" in files and (form.caption_column is not None or ".txt" not in files):
         return _described(key, picture, files[".json"], form)
     if ".txt" in files:
-        return row_or_reason(key, picture, files[".txt"].splitlines() or "")
+        lines = files[".txt"].splitlines()
+        captions = chosen_lines(lines, form.caption_lines)
+        if not captions and any(line.strip() for line in lines):
+            return Unusable(key, f"its .txt has no line in {form.caption_lines}")
+        return row_or_reason(key, picture, captions or "")
     if ".cls" in files:
-        return _classified(key, picture, files[".cls"], form)
+        return _classified(key, stem, picture, files[".cls"], form)
     return Unusable(key, f"it has no caption (.txt or .json), only {listed}")
 
 
@@ -142,8 +159,8 @@ def _described(key: str, picture: bytes, content: bytes, form: SampleForm) -> Ro
     return row_or_reason(key, picture, described[column])
 
 
-def _classified(key: str, picture: bytes, content: bytes, form: SampleForm) -> Row | Unusable:
+def _classified(key: str, stem: str, picture: bytes, content: bytes, form: SampleForm) -> Row | Unusable:
     if form.class_template is None:
         return Unusable(key, "it has a class (.cls) and no caption; set `class_template` to name classes")
     name = content.decode("utf-8", "replace").strip()
-    return row_or_reason(key, picture, caption_of_class(form.class_template, name) if name else "")
+    return row_or_reason(key, picture, caption_of(form.class_template, stem, name) if name else "")

@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,8 +12,13 @@ from torch import Tensor
 from vqlm.data_prep.prepared_set import PreparedSet
 from vqlm.lm.evaluate.gallery import decode_flat, gallery
 from vqlm.lm.evaluate.metrics import recall_at, retrieval_ranks
+from vqlm.lm.model_folder.finished_model import weights_checksum
+from vqlm.lm.model_folder.settings import save_sampling
 from vqlm.lm.pipeline import TextToImagePipeline
 from vqlm.lm.settings import SamplingConfig
+from vqlm.training.errors import UserError
+from vqlm.training.files import read_json, write_json
+from vqlm.training.progress import Progress
 
 GRID = tuple(
     SamplingConfig(guidance_scale=guidance, temperature=temperature, min_p=min_p)
@@ -20,53 +27,123 @@ GRID = tuple(
         (3.0, 1.0, 0.1), (1.5, 0.7, 0.05),
     )
 )  # fmt: skip
+PROMPTS = 48
+MAX_GALLERY = 2000  # of each split; of more pictures evenly spaced ones, so that ranking takes seconds
 BLANK = 0.02  # standard deviation of the pixels of a picture, in [-1, 1], below which it shows nothing
+TABLE_FILE = "sampling.json"
 
 
+@dataclass(frozen=True)
+class SamplingChoice:
+    """The settings that were chosen, and what they were chosen from.
+
+    Args:
+        sampling: the best of the table.
+        table: one line per setting that was tried: its values, `r1`, `r10`, `mean_log_rank`, and `blank`, the share of
+            blank or broken pictures.
+        prompts: held-out prompts, of each of which every setting drew one picture.
+        pictures: pictures of the collection among which each drawing's own was looked for.
+    """
+
+    sampling: SamplingConfig
+    table: list[dict[str, Any]]
+    prompts: int
+    pictures: int
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """That of the chosen settings."""
+        return next(line for line in self.table if vars(self.sampling).items() <= line.items())
+
+    @property
+    def plain(self) -> dict[str, Any] | None:
+        """That of the model's own distribution, where it was tried."""
+        return next((line for line in self.table if vars(SamplingConfig()).items() <= line.items()), None)
+
+
+@torch.no_grad()
 def choose_sampling(
     pipeline: TextToImagePipeline,
     prepared: PreparedSet,
     seconds: float = 60.0,
-    prompts: int = 48,
+    prompts: int = PROMPTS,
     grid: Sequence[SamplingConfig] = GRID,
     seed: int = 0,
-) -> tuple[SamplingConfig, list[dict[str, Any]]]:
-    """The settings of `grid` that draw held-out prompts best, and the table that they were chosen from.
+) -> SamplingChoice:
+    """The settings of `grid` that draw held-out prompts best.
 
-    Best is the lowest mean log rank of the prompt's own picture among all of the collection, of settings that draw no
-    more blank pictures than the prompts' own pictures are. Settings are tried in order until `seconds` are over, at
-    least the first.
+    Best is the lowest mean log rank of the prompt's own picture among those of the collection, of settings that draw
+    no more blank pictures than the prompts' own pictures are. Settings are tried in order as long as the next one ends
+    within `seconds`, at least the first; ranking comes on top.
 
     Args:
         pipeline: the finished model; its settings stay as they are.
         prepared: the set that it was trained on.
-        seconds: when no further settings are tried.
+        seconds: for drawing.
         prompts: held-out prompts, evenly over all held-out splits.
         grid: settings to try.
         seed: of the pictures.
+
+    Raises:
+        UserError: if no held-out row has its picture.
     """
-    start = time.monotonic()
+    start, progress = time.monotonic(), Progress("sampling")
     rows = [prepared.pictured(split, -(-prompts // len(prepared.held_out))) for split in prepared.held_out]
     captions = [texts[0] for part in rows for texts in part["captions"]]
+    if not captions:
+        raise UserError(f"{prepared.folder} holds no held-out pictures, on which sampling could be chosen.")
     targets = decode_flat(pipeline, torch.cat([prepared.codes_of(part) for part in rows]))
-    pictures = list(gallery(pipeline, prepared))
-    allowed, table = blank_share(targets), []
-    for sampling in grid:
-        if table and time.monotonic() - start > seconds:
+    drawn: list[Tensor] = []
+    while len(drawn) < len(grid):
+        elapsed = time.monotonic() - start
+        if drawn and elapsed * (1 + 1 / len(drawn)) > seconds:
             break
-        drawn = decode_flat(pipeline, pipeline(captions, generator=seed, **vars(sampling)).codes.flatten(1))
-        ranks = retrieval_ranks(drawn, targets, pictures)
-        table.append(
-            vars(sampling)
-            | {"r1": recall_at(ranks, 1), "r10": recall_at(ranks, 10), "mean_log_rank": ranks.log().mean().item()}
-            | {"blank": blank_share(drawn)}
-        )
-    sound = [number for number, line in enumerate(table) if line["blank"] <= allowed + 1 / len(captions)]
+        progress.tick(f"{len(drawn)} of {len(grid)} settings tried")
+        codes = pipeline(captions, generator=seed, **vars(grid[len(drawn)])).codes
+        drawn.append(decode_flat(pipeline, codes.flatten(1)))
+    pictures = 0
+
+    def counted():
+        nonlocal pictures
+        for part in gallery(pipeline, prepared, MAX_GALLERY):
+            pictures += len(part)
+            yield part
+
+    ranks = retrieval_ranks(torch.cat(drawn), targets.repeat(len(drawn), 1, 1, 1), counted())
+    progress.close()
+    table = [
+        vars(sampling)
+        | {"r1": recall_at(part, 1), "r10": recall_at(part, 10), "mean_log_rank": part.log().mean().item()}
+        | {"blank": blank_share(drawings)}
+        for sampling, part, drawings in zip(grid, ranks.split(len(captions)), drawn, strict=False)
+    ]
+    allowed = blank_share(targets) + 1 / len(captions)
+    sound = [number for number, line in enumerate(table) if line["blank"] <= allowed]
     best = min(sound or range(len(table)), key=lambda number: table[number]["mean_log_rank"])
-    return grid[best], table
+    return SamplingChoice(grid[best], table, len(captions), pictures)
 
 
 def blank_share(pictures: Float[Tensor, "b c h w"]) -> float:
     """Share of the pictures that show nothing, or hold values that are not finite."""
     spread = pictures.flatten(1).std(1)
     return (~(spread >= BLANK)).double().mean().item()
+
+
+def save_choice(choice: SamplingChoice, folder: Path) -> Path:
+    """Make the chosen settings the defaults of the model in `folder`. Returns the file of the table, which is written
+    last: where it stands, the choice is made."""
+    save_sampling(folder, choice.sampling)
+    path = folder / "run" / TABLE_FILE
+    write_json(path, {"weights": weights_checksum(folder)} | vars(choice) | {"sampling": vars(choice.sampling)})
+    return path
+
+
+def load_choice(folder: Path) -> SamplingChoice | None:
+    """What `save_choice` wrote for the weights that `folder` holds; None where nothing was chosen for these."""
+    path = folder / "run" / TABLE_FILE
+    if not path.exists():
+        return None
+    content = read_json(path)
+    if content.pop("weights") != weights_checksum(folder):
+        return None
+    return SamplingChoice(**content | {"sampling": SamplingConfig(**content["sampling"])})

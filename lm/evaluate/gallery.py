@@ -20,10 +20,11 @@ def decode_flat(pipeline: TextToImagePipeline, flat_codes: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def gallery(pipeline: TextToImagePipeline, prepared: PreparedSet) -> Iterator[Tensor]:
-    """Reconstructions in parts (N, C, H, W): of what is trained on, and of all held-out prompts' own pictures."""
+def gallery(pipeline: TextToImagePipeline, prepared: PreparedSet, most: int = MAX_GALLERY) -> Iterator[Tensor]:
+    """Reconstructions in parts (N, C, H, W): of what is trained on, and of all held-out prompts' own pictures. `most`:
+    of each split."""
     for split, rows in prepared.rows.items():
         shown = prepared.pictured(split, MAX_PROMPTS) if split in prepared.held_out else rows
-        chosen = shown.select(spread(len(shown), MAX_GALLERY))
+        chosen = shown.select(spread(len(shown), most))
         for part in prepared.code_parts(chosen, PART):
             yield decode_flat(pipeline, part)

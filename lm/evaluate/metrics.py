@@ -1,6 +1,7 @@
 """Figures of a finished model on a prepared set: likelihood, retrieval. Functions of a model and rows, not of a run."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -10,6 +11,7 @@ from transformers import PreTrainedModel
 from vqlm.data_prep.sequences import RowCollator
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.lm.loss import WeightedCrossEntropy
+from vqlm.training.distributed import num_processes, process_index, sum_numbers
 
 EVALUATION_BATCH = 64
 
@@ -17,22 +19,36 @@ EVALUATION_BATCH = 64
 @torch.no_grad()
 @torch.random.fork_rng(devices=[])
 def evaluate_nll(
-    model: PreTrainedModel, vocabulary: Vocabulary, rows: Dataset, max_caption_tokens: int, tokens_per_image: int
+    model: PreTrainedModel | WeightedCrossEntropy,
+    vocabulary: Vocabulary,
+    rows: Dataset,
+    max_caption_tokens: int,
+    tokens_per_image: int,
 ) -> float:
-    """Mean negative log-likelihood of the first view's codes given the first caption, in nats per code."""
+    """Mean negative log-likelihood of the first view's codes given the first caption, in nats per code.
+
+    The processes of a training share the rows; each must call it, and gets the mean over all of them. A model whose
+    weights are sharded comes in the objective that gathers them.
+    """
     was_training = model.training
-    objective = WeightedCrossEntropy(model.eval(), vocabulary, text_weight=0.0, image_weight=1.0)
+    objective: Any = model.eval()
+    if isinstance(model, PreTrainedModel):
+        objective = WeightedCrossEntropy(model, vocabulary, text_weight=0.0, image_weight=1.0)
+    device = next(model.parameters()).device
     collate = RowCollator(vocabulary, max_caption_tokens, None)
     total, count = 0.0, 0
-    for batch in rows.select_columns(["captions", "codes"]).iter(EVALUATION_BATCH):
+    for batch in rows.select_columns(["captions", "codes"]).iter(EVALUATION_BATCH * num_processes()):
         packs = [
             [{"caption": captions[0], "codes": codes[:tokens_per_image]}]
             for captions, codes in zip(batch["captions"], batch["codes"], strict=True)  # type: ignore[arg-type]
         ]
-        total += objective(**vars(collate(packs).to(model.device))).image_nll.item() * len(packs)
-        count += len(packs)
+        share = packs[process_index() :: num_processes()]
+        # Sharded weights are gathered by all processes together: one without a row computes, and does not count.
+        total += objective(**vars(collate(share or packs[:1]).to(device))).image_nll.item() * len(share)
+        count += len(share)
     model.train(was_training)
-    return total / count
+    whole_total, whole_count = sum_numbers(total, count, device=device)
+    return whole_total / whole_count
 
 
 def retrieval_ranks(

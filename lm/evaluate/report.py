@@ -39,6 +39,16 @@ def require_same_tokenizers(pipeline: TextToImagePipeline, prepared: PreparedSet
     )  # fmt: skip
 
 
+def require_pictures(pipeline: TextToImagePipeline, model: Path) -> None:
+    """Raises UserError if the model, of the folder `model`, draws no pictures."""
+    network = pipeline.image_tokenizer.config.network
+    if network.spatial_dims != 2:
+        raise UserError(
+            f"pictures are measured; {model} draws arrays of shape {network.input_shape}. Its held-out NLL is in "
+            f"{model / 'run' / 'summary.json'}."
+        )
+
+
 @torch.no_grad()
 def evaluate(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int = 0) -> tuple[dict[str, Any], dict]:
     """Measure a finished model on the held-out rows of a prepared set.
@@ -117,10 +127,25 @@ def evaluate(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int = 0
         "retrieval": retrieval,
         "default_sampling": vars(pipeline.sampling).copy(),
         "pictures": prepared.manifest["splits"],
+        "prompts_also_trained_on": prepared.seen_prompts(),
         "seconds": stage_seconds(pipeline) | {"evaluate": round(time.monotonic() - start, 1)},
         "machine": describe_machine(),
     }
     return figures, shown
+
+
+def seen_prompts_markdown(figures: dict[str, Any]) -> list[str]:
+    """One line of the report for each held-out set of which captions are also trained on."""
+    lines = []
+    for split, seen in figures.get("prompts_also_trained_on", {}).items():
+        if count := figures["pictures"][split]:
+            share = "All" if seen == count else f"{seen} of"
+            if seen:
+                lines.append(
+                    f"{share} {count} prompts of {split} are captions that other pictures were trained on with: they "
+                    "are no new prompts, only the pictures are new, and there are several right answers to each."
+                )
+    return ["", *lines] if lines else []
 
 
 def require_no_other(output: Path) -> None:
@@ -191,6 +216,7 @@ def report_markdown(figures: dict[str, Any], attribution: str | None) -> str:
                 f"| {split} | {figures['held_out_image_nll'][split]:.3f} | {scale}{' (default)' if is_default else ''} "
                 f"| {100 * recall['r1']:.1f}% | {100 * recall['r10']:.1f}% |"
             )
+    lines += seen_prompts_markdown(figures)
     if "held_out_image_nll_as_typed" in figures:
         lines += as_typed_markdown(figures["held_out_image_nll_as_typed"], figures["held_out_image_nll"])
     # Reports before version 0.2.0 call them directions.

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from vqlm.lm.settings import SETTINGS_FILE, SamplingConfig
 from vqlm.training.errors import UserError
+from vqlm.training.files import read_json, write_json
 
 VERSION = 1
 
@@ -48,3 +50,9 @@ class ModelFolderSettings:
         known: dict[str, Any] = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
         known["sampling"] = SamplingConfig(**content["sampling"])
         return cls(**known)
+
+
+def save_sampling(folder: Path, sampling: SamplingConfig) -> None:
+    """Make `sampling` the defaults of the finished model in `folder`. Raises UserError for any other folder."""
+    path = folder / SETTINGS_FILE
+    write_json(path, read_json(path) | {"sampling": vars(sampling)})

@@ -25,7 +25,10 @@ from vqlm.lm.train.lora import save_and_merge
 from vqlm.lm.train.optimizers import build_optimizers
 from vqlm.lm.train.packs import Packs, limit_captions, longest_row
 from vqlm.lm.train.prompt_length import allow_prompts
+from vqlm.lm.train.samples import drawn_samples, sample_prompts
+from vqlm.lm.train.sharded import blocks_of, refuse_unsharded, stock_copy
 from vqlm.lm.train.start import choose_start, load_base
+from vqlm.training.batch_size import with_fitting_batch
 from vqlm.training.compiling import compile_failure
 from vqlm.training.log import format_figures
 from vqlm.training.processes import with_launcher
@@ -93,13 +96,20 @@ def train_lm(
         >>> pipeline.image_tokenizer.config.code_shape
         (2, 2)
     """
-    config = with_launcher(config)
+    if config.find_batch_size:
+        return with_fitting_batch(
+            config, output, resume,
+            lambda fitting: train_lm(prepared, output, model_config, fitting, sequences, sampling, resume),
+        )  # fmt: skip
+    config = with_launcher(config, can_shard=True)
+    refuse_unsharded(config)
+    prompts = sample_prompts(config.sample_prompts)
     base = load_base(config, model_config, prepared)
     run = Run(
         output, "train_lm", config, _deciding(prepared, model_config, config, sequences), resume, len(prepared.train)
     )
     if run.is_finished:
-        run.progress.say(f"{output} is finished already")
+        run.say_finished()
         return TextToImagePipeline.from_pretrained(output)
 
     vocabulary, image_tokenizer = prepared.vocabulary, prepared.load_image_tokenizer()
@@ -110,41 +120,48 @@ def train_lm(
     if config.gradient_checkpointing:
         checkpoint_gradients(start.model)
     objective = _objective(start.model, prepared, config, codebook)
-    optimizers = build_optimizers(
-        config.optimizer, start.model, config.learning_rate, config.weight_decay, config.beta2
-    )
     packs = Packs(prepared, start.model, config, sequences, caption_tokens, run)
     if is_compiled := _shall_compile(config, run):
         objective.compile_parts()
+    run.shard(objective, blocks_of(start.model))
+    optimizers = build_optimizers(
+        config.optimizer, start.model, config.learning_rate, config.weight_decay, config.beta2
+    )
     objective, loader, *optimizers = run.prepare(objective, packs.loader, *optimizers)
     if is_compiled:
         _compile_now(objective, packs, optimizers, run)
-    model = run.accelerator.unwrap_model(objective).model
+    model = objective if run.sharding else run.accelerator.unwrap_model(objective).model
     if base is not None and not run.is_resumed:
         run.progress.say("before training: " + format_figures(held_out_nll(model, prepared, caption_tokens)))
+    if run.sharding is None:  # a part of the weights draws nothing
+        run.show_samples(drawn_samples(model, prepared, image_tokenizer, sampling, prompts))
 
     for rows in run.batches(loader):
         losses = objective(**vars(packs.collate(rows)))
         if not run.step(losses.loss, objective, *optimizers, weight=losses.weight / packs.shape.num_ids):
             continue
-        run.log(image_nll=losses.image_nll, text_nll=losses.text_nll)
+        run.log(loss=losses.loss, image_nll=losses.image_nll, text_nll=losses.text_nll)
         if run.is_next_due(config.eval_every):
-            run.report(**held_out_nll(model, prepared, caption_tokens))
+            with run.averaged_weights():
+                run.report(**held_out_nll(model, prepared, caption_tokens))
 
-    nll = held_out_nll(model.eval(), prepared, caption_tokens)
-    if run.accelerator.is_main_process:
-        if start.adapters is not None:
-            model = save_and_merge(start.adapters, output / "adapter")
-        settings = ModelFolderSettings(
-            sampling, allow_prompts(model, config.max_caption_tokens, caption_tokens, length),
-            sequences.captioning > 0, prepared.manifest["attribution"], _trained_on(prepared, run),
-            _known_words(prepared),
-        )  # fmt: skip
-        pipeline = TextToImagePipeline(model, vocabulary, image_tokenizer, settings)
-        if base is not None:
-            inherit(pipeline, base)
-        pipeline.save_pretrained(output)
-        shutil.copyfile(run.folder / "log.jsonl", output / LOG_FILE)
+    with run.averaged_weights():
+        nll = held_out_nll(model.eval(), prepared, caption_tokens)
+        if run.sharding:
+            model = stock_copy(model, run.accelerator.is_main_process)
+        if run.accelerator.is_main_process:
+            if start.adapters is not None:
+                model = save_and_merge(start.adapters, output / "adapter")
+            settings = ModelFolderSettings(
+                sampling, allow_prompts(model, config.max_caption_tokens, caption_tokens, length),
+                sequences.captioning > 0, prepared.manifest["attribution"], _trained_on(prepared, run),
+                _known_words(prepared),
+            )  # fmt: skip
+            pipeline = TextToImagePipeline(model, vocabulary, image_tokenizer, settings)
+            if base is not None:
+                inherit(pipeline, base)
+            pipeline.save_pretrained(output)
+            shutil.copyfile(run.folder / "log.jsonl", output / LOG_FILE)
     run.finish(**nll)
     return TextToImagePipeline.from_pretrained(output)
 
@@ -218,7 +235,9 @@ def _known_words(prepared: PreparedSet) -> str:
 
 
 @torch.compiler.set_stance("force_eager")  # compiled parts are for the shapes of a training step
-def held_out_nll(model: PreTrainedModel, prepared: PreparedSet, caption_tokens: int) -> dict[str, float]:
+def held_out_nll(
+    model: PreTrainedModel | WeightedCrossEntropy, prepared: PreparedSet, caption_tokens: int
+) -> dict[str, float]:
     """Image NLL in nats per code of every held-out split, of at most `EVALUATED_ROWS` rows evenly over it."""
     figures = {}
     for split, rows in prepared.held_out.items():

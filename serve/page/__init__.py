@@ -1,4 +1,4 @@
-"""A page to draw on, served by the same server. It is three files of ours and fetches nothing from elsewhere.
+"""A page to draw on, served by the same server. Its files are ours and it fetches nothing from elsewhere.
 
 A page of our own, not Gradio: it works without internet, has labels for a keyboard and a screen reader, and adds no
 dependency.
@@ -6,8 +6,10 @@ dependency.
 
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException
 from starlette.responses import FileResponse, Response
+from vqlm.serve.page.tools import add_tools
+from vqlm.serve.service import Service
 
 FOLDER = Path(__file__).parent
 HEADERS = {
@@ -16,19 +18,21 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript"}
 
 
-def add_page(app: FastAPI) -> None:
-    """Serve the page at / and its script and style beside it."""
+def add_page(app: FastAPI, service: Service) -> None:
+    """Serve the page at /, its scripts and style below /page, and what they ask beyond OpenAI's API."""
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         return FileResponse(FOLDER / "index.html", headers=HEADERS)
 
-    @app.get("/page/page.css", include_in_schema=False)
-    async def style() -> Response:
-        return FileResponse(FOLDER / "page.css", headers=HEADERS)
+    @app.get("/page/files/{name}", include_in_schema=False)
+    async def file(name: str) -> Response:
+        known = {path.name: path for path in FOLDER.iterdir() if path.suffix in MEDIA_TYPES}
+        if name not in known:
+            raise HTTPException(404, f"The page has no file {ascii(name[:80])}")
+        return FileResponse(known[name], media_type=MEDIA_TYPES[known[name].suffix], headers=HEADERS)
 
-    @app.get("/page/page.js", include_in_schema=False)
-    async def script() -> Response:
-        return FileResponse(FOLDER / "page.js", media_type="text/javascript", headers=HEADERS)
+    add_tools(app, service)

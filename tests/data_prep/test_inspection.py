@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from vqlm.data_prep import load_collection
-from vqlm.data_prep.inspection import aspect_table, findings, inspect_collection, page, size_summary
+from vqlm.data_prep.inspection import aspect_table, findings, inspect_collection, page, size_summary, write_copies
 from vqlm.data_prep.splits import is_held_out
 from vqlm.training.errors import UserError
 
@@ -78,11 +78,16 @@ def test_remarks(folder):
     (folder / second).write_bytes((folder / first).read_bytes())
     inspection, _, remarks = inspect(folder)
     text = "\n".join(remarks)
+    assert inspection.copies_of == [("101.png", "100.png")]
+    write_copies(inspection, folder / "copies.jsonl")
+    assert (folder / "copies.jsonl").read_text() == '{"key": "101.png", "same_as": "100.png"}\n'
+    assert "| 101.png | 100.png |" in page(inspection, [], [])
     for said in (
-        "1 pictures are copies of another (such as 100.png and 101.png)",
+        "1 pictures are copies of another (such as 100.png and 101.png), listed in copies.jsonl",
         "1 pictures share their name with another but for the suffix (such as flat.webp)",
         "1 pictures are of nearly one colour (such as flat.png)",
-        "3 pictures are more than 2 times as long as wide",
+        "3 pictures are more than 2 times as long as wide, and the crop to the middle loses more than half of each; "
+        "set `fit` pad",
         "3 pictures are smaller than 16x16 and are scaled up",
     ):
         assert said in text

@@ -270,7 +270,7 @@ def test_whatever_a_decoder_raises_is_a_reason(monkeypatch, error):
     def fail(*_, **__):
         raise error("inside")
 
-    monkeypatch.setattr("vqlm.data_prep.picture_files.to_rgb", fail)
+    monkeypatch.setattr("vqlm.data_prep.picture_files.to_fitted_rgb", fail)
     with pytest.raises(UnreadablePicture, match="cannot be decoded .*inside"):
         decode_picture(as_bytes(Image.new("RGB", (8, 8))), (8, 8))
 

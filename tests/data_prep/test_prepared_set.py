@@ -3,9 +3,11 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from vqlm.data_prep import PreparedSet, TextConfig, Vocabulary, prepare
+from vqlm.data_prep import Collection, PreparedSet, TextConfig, Vocabulary, prepare
+from vqlm.data_prep.rows import Row, Shard
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json, write_json
 from vqlm.vq import VQVAE, load_image_tokenizer
@@ -117,3 +119,14 @@ def test_a_loaded_image_tokenizer_makes_the_same_codes(prepared, tiny_vqvae):
     pixel_values = torch.rand(3, 3, 16, 16) * 2 - 1
     assert torch.equal(loaded.encode(pixel_values), tiny_vqvae.encode(pixel_values))
     assert not loaded.training
+
+
+def test_prompts_that_are_also_trained_on(tiny_vqvae, tmp_path):
+    """Of the held-out first captions, "A cat." and "dog" are trained on in some form, "owl" is not."""
+    train, held_out = [("a cat", "x"), ("dog", "A  Cat")], [("A cat.",), ("dog", "owl"), ("owl", "dog")]
+    array = np.full((3, 16, 16), 200, np.uint8)
+    rows = [Row(str(number), array, captions) for number, captions in enumerate(train + held_out)]
+    splits = {row.key: "train" if number < 2 else "held_out" for number, row in enumerate(rows)}
+    collection = Collection([Shard("hand", lambda: iter(rows), "")], splits=splits, array_shape=(3, 16, 16))
+    prepared = prepare(collection, tiny_vqvae, tmp_path / "data", "hand", TEXT, num_workers=0)
+    assert prepared.seen_prompts() == {"held_out": 2}

@@ -2,9 +2,12 @@
 
 import base64
 import io
+import multiprocessing
 
 import pytest
 from PIL import Image
+from vqlm.data_prep import render_process
+from vqlm.data_prep import svg as svg_module
 from vqlm.data_prep.picture_files import UnreadablePicture, decode_picture
 from vqlm.data_prep.svg import draw_svg
 
@@ -130,3 +133,42 @@ def test_a_reference_to_itself():
 @pytest.mark.parametrize("text", ["<svg <", "<svg>", "<html><svg/></html>", "<svg/>\0"])
 def test_no_drawing(text):
     assert refusal(text)
+
+
+# What no check foresees
+
+
+def test_a_crash_of_the_renderer_costs_one_drawing(monkeypatch):
+    """Without our check of the depth the renderer overflows its stack."""
+    monkeypatch.setattr(svg_module, "MAX_DEPTH", 10**9)
+    depth = 20_000
+    deep, plain = drawing("<g>" * depth + "</g>" * depth), drawing('<rect width="9" height="9" fill="red"/>')
+    before = draw_svg(plain, 16, "white").tobytes()
+    assert "the renderer crashed on it" in refusal(deep)
+    assert draw_svg(plain, 16, "white").tobytes() == before
+
+
+def test_a_drawing_that_never_ends(monkeypatch):
+    monkeypatch.setattr(render_process, "SECONDS", 0.0)
+    assert "it takes longer than 0 seconds to render" in refusal(drawing(""))
+    monkeypatch.undo()
+    assert draw_svg(drawing(""), 16, "white").size == (16, 16)
+
+
+def test_a_renderer_that_was_killed_is_started_again():
+    expected = draw_svg(drawing(""), 16, "blue").tobytes()
+    process = render_process.RENDERER._process
+    process.kill()
+    process.wait()
+    assert draw_svg(drawing(""), 16, "blue").tobytes() == expected
+
+
+def test_a_forked_process_has_a_renderer_of_its_own():
+    draw_svg(drawing(""), 16, "white")
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        sizes = pool.starmap(_size_of, [(drawing(""), width) for width in range(8, 40)])
+    assert sizes == [(width, width) for width in range(8, 40)]
+
+
+def _size_of(svg, width):
+    return draw_svg(svg, width, "white").size

@@ -283,7 +283,7 @@ def test_spaces_do_not_matter(pipeline):
     assert torch.equal(spaced, pipeline("red square", temperature=0.0).codes)
 
 
-@pytest.mark.parametrize("prompt", ["", "  \n"])
+@pytest.mark.parametrize("prompt", ["", "  \n", "\u200b", " \ufeff "])
 def test_an_empty_prompt(pipeline, prompt):
     with pytest.raises(UserError, match="Prompt 1 is empty; .* None"):
         pipeline(["red square", prompt])

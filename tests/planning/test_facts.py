@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from vqlm.data_prep import load_collection
 from vqlm.planning import facts as facts_module
-from vqlm.planning.facts import gather_facts, has_flat_border
+from vqlm.planning.facts import gather_facts
 from vqlm.training.errors import UserError
 
 
@@ -87,18 +87,6 @@ def test_of_many_shards_some_are_counted_and_the_rest_estimated(tmp_path, monkey
     facts = gather_facts(load_collection(str(folder)))  # shards of 256, 256 and 88 rows
     assert facts.counted < 600
     assert sum(facts.pictures.values()) == pytest.approx(3 * facts.counted, abs=2)
-
-
-@pytest.mark.parametrize(
-    ("picture", "is_flat"),
-    [
-        (Image.new("RGB", (20, 20), "blue"), True),
-        (photograph(20, 20), False),
-        (Image.merge("RGB", [Image.linear_gradient("L")] * 3), False),
-    ],
-)
-def test_a_flat_border(picture, is_flat):
-    assert has_flat_border(picture) == is_flat
 
 
 def test_arrays_are_refused(tmp_path):

@@ -126,22 +126,44 @@ def test_a_larger_model_for_many_pictures_and_hours(trained, minutes, model):
 
 
 @pytest.mark.parametrize(
-    ("not_square", "transparent", "flat_border", "fit"),
-    [(0.0, 1.0, 1.0, "crop"), (0.5, 0.95, 0.2, "pad"), (0.5, 0.0, 0.95, "pad"), (0.5, 0.0, 0.1, "crop"),
-     (0.5, 0.3, 0.4, "auto")],
-)  # fmt: skip
-def test_pictures_are_padded_cropped_or_either(not_square, transparent, flat_border, fit):
-    collection = facts(900, not_square=not_square, transparent=transparent, flat_border=flat_border)
-    plan = plan_of(collection, FAST, 20, can_fit=True)
-    assert choice(plan, "fit") == fit
-    assert [plan.settings[stage]["fit"] for stage in ("inspect", "train_vq", "prepare")] == [fit] * 3
-    without = plan_of(collection, FAST, 20)
-    assert all("fit" not in settings for settings in without.settings.values())
+    ("not_square", "start", "given", "fit", "reason"),
+    [
+        (0.0, None, {}, "crop", "all pictures are square"),
+        (
+            0.5,
+            None,
+            {},
+            "auto",
+            "50% are not square; 60% are transparent or have a border of one colour: those are padded",
+        ),
+        (0.5, None, {"fit": "pad"}, "pad", "as you set it"),
+        (0.5, Start("base", 64, 64, 30.0, "pad"), {}, "pad", "as the start has it"),
+        (0.5, Start("base", 64, 64, 30.0), {}, "crop", "as the start has it"),
+    ],
+)
+def test_pictures_that_are_not_square_are_padded_or_cropped(not_square, start, given, fit, reason):
+    collection = facts(900, not_square=not_square, transparent=0.6, flat_border=0.2)
+    plan = plan_of(collection, FAST, 20, None, start, given)
+    (decision,) = (decision for decision in plan.decisions if decision.what == "fit")
+    assert decision.choice == fit
+    assert decision.reason.startswith(reason)
+    assert [plan.settings[stage]["fit"] for stage in ("inspect", "prepare")] == [fit] * 2
+    assert plan.settings["train_vq"].get("fit") == (None if start else fit)
 
 
-def test_the_sampling_is_that_of_the_demo():
-    sampling = plan_of(OPENMOJI, FAST, 10).settings["train_lm"]["sampling"]
-    assert sampling == {"guidance_scale": 2.0, "temperature": 0.25, "min_p": 0.05}
+@pytest.mark.parametrize(("minutes", "seconds"), [(3, 10), (10, 12), (30, 36), (600, 120)])
+def test_the_sampling_is_chosen_after_training(minutes, seconds):
+    plan = plan_of(OPENMOJI, FAST, minutes)
+    assert "sampling" not in plan.settings["train_lm"]
+    assert plan.seconds["choose_sampling"] == pytest.approx(seconds)
+    assert choice(plan, "sampling") == "chosen after training"
+
+
+def test_where_a_part_of_the_sampling_is_set_the_rest_is_that_of_the_demo():
+    plan = plan_of(OPENMOJI, FAST, 10, Wishes(settings={"train_lm": {"sampling": {"temperature": 0.5}}}))
+    assert plan.settings["train_lm"]["sampling"] == {"guidance_scale": 2.0, "temperature": 0.5, "min_p": 0.05}
+    assert plan.seconds["choose_sampling"] == 0
+    assert choice(plan, "sampling") == "guidance_scale 2, temperature 0.5, min_p 0.05"
 
 
 def test_how_the_collection_is_read_reaches_every_stage_that_reads_it():
@@ -224,7 +246,7 @@ def test_a_slow_machine_is_a_note():
 
 
 def test_the_plan_has_about_ten_lines():
-    plan = plan_of(facts(900, not_square=0.4), FAST, 20, can_fit=True)
+    plan = plan_of(facts(900, not_square=0.4), FAST, 20)
     assert len(plan.decisions) == 9
     assert all(decision.choice and decision.reason for decision in plan.decisions)
 

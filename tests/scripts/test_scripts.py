@@ -1,6 +1,7 @@
 """From a folder of pictures to a drawn one through the five scripts; --help, --config, overrides."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -149,6 +150,35 @@ def test_a_finished_model_is_trained_on_with_new_pictures(call_script, picture_f
             call_script("prepare_data", "--data", picture_folder, "--output", tmp_path / "none", *wrong)
     with pytest.raises(UserError, match="`lora` adapts a finished model; name its folder in `init_from`"):
         call_script("train_lm", "--data", more, "--output", tmp_path / "none", "--lora")
+
+
+def test_sampling_that_comes_after_the_training_is_said_to_have_no_effect(
+    call_script, picture_folder, vq_yaml, lm_yaml, tmp_path, capsys
+):
+    vq, data, model = tmp_path / "vq", tmp_path / "data", tmp_path / "model"
+    call_script("train_vq", "--config", vq_yaml, "--data", picture_folder, "--output", vq)
+    call_script("prepare_data", "--data", picture_folder, "--image-tokenizer", vq, "--output", data, "--text.size=300")
+    train = ["--data", data, "--output", model, "--config", lm_yaml]
+    call_script("train_lm", *train)
+    assert "no effect" not in capsys.readouterr().out
+    call_script("train_lm", *train, "--resume", "--sampling.temperature", 0.5, "--sampling.guidance-scale=1")
+    said = capsys.readouterr()
+    assert f"{model} is finished already, after 3 steps" in said.err
+    assert (
+        "note: --sampling.guidance-scale 1.0, --sampling.temperature 0.5 have no effect on a finished model" in said.out
+    )
+    assert f"vqlm set-sampling {model} --guidance-scale 1.0 --temperature 0.5\n" in said.out
+    call_script("set_sampling", model, "--guidance-scale", 1.0, "--temperature", 0.5)
+    capsys.readouterr()
+    call_script("train_lm", *train, "--resume", "--sampling.temperature", 0.5, "--sampling.guidance-scale=1")
+    assert "no effect" not in capsys.readouterr().out
+
+    call_script("set_sampling", model, "--choose-on", data, "--seconds", 0)
+    said = capsys.readouterr().out
+    assert said.startswith("sampling: guidance 2, temperature 0.25, min-p 0.05; the best of 1 settings")
+    assert f"Next: vqlm evaluate --model {model} --data {data}" in said.replace(sys.executable + " -m ", "")
+    with pytest.raises(UserError, match="`min_p` has no effect with `choose_on`"):
+        call_script("set_sampling", model, "--choose-on", data, "--min-p", 0.1)
 
 
 def test_a_finished_run_may_be_resumed(call_script, picture_folder, vq_yaml, tmp_path):

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import vqlm.lm.evaluate.choose_sampling
 import vqlm.lm.evaluate.report
 import vqlm.lm.train.loop
 import vqlm.vq.train
@@ -43,12 +44,12 @@ def test_from_a_folder_to_a_page(picture_folder, tmp_path, capsys):
     output = tmp_path / "mine"
     call(picture_folder, output, *TINY)
     said = capsys.readouterr().out
-    plan, rest = said.split("[1/5]")
+    plan, rest = said.split("[1/6]")
     for what in ("pictures", "stage one", "stage two", "compile", "start", "sampling", "in all"):
         assert re.search(rf"^  {what} ", plan, re.MULTILINE), what
     assert "16x16, 4 codes each" in plan
-    commands = re.findall(r"^\$ .*vqlm (\S+) --", rest, re.MULTILINE)
-    assert commands == ["inspect-data", "train-vq", "prepare", "train-lm", "evaluate"]
+    commands = re.findall(r"^\$ .*vqlm (\S+) ", rest, re.MULTILINE)
+    assert commands == ["inspect-data", "train-vq", "prepare", "train-lm", "set-sampling", "evaluate"]
     assert re.search(r"image tokenizer: \d+\.\d dB on held-out pictures", rest)
     assert re.search(r"R@10; chance \d+\.\d%", rest)
     assert "Next:" not in rest
@@ -59,12 +60,19 @@ def test_from_a_folder_to_a_page(picture_folder, tmp_path, capsys):
     assert settings["max_steps"] == 3
     assert settings["compile"] == "no"
     assert settings["model"] == {"hidden_size": 32, "num_hidden_layers": 1}
-    assert read_json(output / "model" / "text_to_image.json")["sampling"]["temperature"] == 0.25
+    chosen = read_json(output / "model" / "run" / "sampling.json")
+    assert read_json(output / "model" / "text_to_image.json")["sampling"] == chosen["sampling"]
+    assert len(chosen["table"]) > 1
+    assert re.search(r"^sampling: guidance \S+, .* the best of \d settings on 2 held-out prompts", rest, re.MULTILINE)
 
-    call(picture_folder, output, "--minutes", 50, "--lm.max_steps", 9)
+    words = ["--minutes", 50, "--lm.max_steps", 9, "--lm.sampling.temperature", 0.5, "--lm.sampling.top-k", 7]
+    call(picture_folder, output, *words, "--lm.compile", "no")
     said = capsys.readouterr().out
-    assert "note: --minutes has no effect any more" in said
-    assert "note: --lm has no effect any more" in said
+    assert "note: --minutes 50.0 has no effect any more: the plan in" in said
+    assert "note: --lm.max-steps 9 has no effect any more: its stage has begun" in said
+    assert "note: --lm.sampling.temperature 0.5, --lm.sampling.top-k 7 have no effect on a finished model; " in said
+    assert f"vqlm set-sampling {output / 'model'} --temperature 0.5 --top-k 7\n" in said
+    assert "compile" not in said  # as it was
     assert "All is done" in said
     assert "--image-size" not in said  # it was not given
     with pytest.raises(UserError, match=f"was begun with {picture_folder}, not openmoji"):
@@ -78,6 +86,7 @@ def test_from_a_folder_to_a_page(picture_folder, tmp_path, capsys):
         (vqlm.vq.train, "initialize_codebook"),
         (preparation, "check_sample"),
         (vqlm.lm.train.loop, "held_out_nll"),
+        (vqlm.lm.evaluate.choose_sampling, "gallery"),
         (vqlm.lm.evaluate.report, "gallery"),
     ],
 )
@@ -128,7 +137,10 @@ def test_a_finished_model_is_a_start(picture_folder, tmp_path, capsys):
         (["--start", tmp_path / "none"], "there is no folder .*none to start from"),
         (["--start", picture_folder], "is no finished model: it has no text_to_image.json"),
         (["--start", first / "model", "--image-size", 64], "draws pictures of 16x16, `image_size` is 64"),
-        (["--start", first / "model", "--background", "black"], "learned transparent pictures on white"),
+        (
+            ["--start", first / "model", "--background", "black"],
+            "learned its pictures with background white, not black",
+        ),
     ):
         with pytest.raises(UserError, match=message):
             call(picture_folder, tmp_path / "none_written", *wrong)
@@ -146,6 +158,34 @@ def test_one_picture_per_class_is_told_that_others_cannot_be_known(tmp_path, cap
         Image.new("RGB", (16, 16), (8 * number, 0, 0)).save(tmp_path / "classes" / f"class{number}" / "a.png")
     call(tmp_path / "classes", tmp_path / "mine", *TINY, "--class-template", "{}", "--plan-only")
     assert "Only 0% of the held-out captions" in capsys.readouterr().out
+
+
+def test_names_are_captions_where_there_are_no_others(tmp_path, capsys):
+    folder, output = tmp_path / "drawings", tmp_path / "mine"
+    folder.mkdir()
+    for number in range(30):
+        colour = ("red", "green", "blue")[number % 3]
+        Image.new("RGB", (24, 16), colour).save(folder / f"{colour}_flag-{number}.png")
+    Image.new("RGB", (24, 16), "black").save(folder / "IMG_1234.png")
+    call(folder, output, *TINY, "--plan-only")
+    said = capsys.readouterr().out
+    assert "1 pictures whose names have no words, left out" in said
+    assert re.search(r"captions +from names +no file holds captions, and \S+png is '(red|green|blue) flag'", said)
+    assert re.search(r"fit +auto +100% are not square", said)
+    for stage in ("inspect", "train_vq", "prepare"):
+        settings = yaml.safe_load((output / "plan" / f"{stage}.yaml").read_text())
+        assert (settings["captions_from"], settings["fit"]) == ("names", "auto")
+    call(folder, output, *TINY)
+    assert read_json(output / "model" / "image_tokenizer" / "config.json")["fit"] == "auto"
+    assert "has no effect" not in capsys.readouterr().out
+
+
+def test_names_without_words_are_no_captions(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number in range(30):
+        Image.new("RGB", (16, 16)).save(tmp_path / "photos" / f"IMG_{number:04}.png")
+    with pytest.raises(UserError, match="30 pictures without a caption; .* set `captions_from` to names"):
+        call(tmp_path / "photos", tmp_path / "mine", *TINY, "--plan-only")
 
 
 def test_captions_all_alike_are_refused(picture_folder, tmp_path):

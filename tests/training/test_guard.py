@@ -46,7 +46,9 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_counted(make_run, tmp_p
     assert run.state.skipped == 2
     assert json.loads((tmp_path / "output" / "run" / "summary.json").read_text())["skipped_steps"] == 2
     log = [json.loads(line) for line in (tmp_path / "output" / "run" / "log.jsonl").read_text().splitlines()]
-    assert [line.get("skipped_steps") for line in log] == [None, 1, 2, 2, 2]
+    assert [line.get("skipped_steps") for line in log if "rows" not in line] == [None, 1, 2, 2, 2]
+    named = [(line["step"], line["skipped"], line["rows"]) for line in log if "rows" in line]
+    assert named == [(2, "model", [0]), (3, "model", [0])]
 
 
 def test_several_in_a_row_end_the_run_with_advice(make_run):

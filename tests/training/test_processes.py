@@ -9,18 +9,24 @@ from vqlm.training.config import TrainingConfig
 from vqlm.training.device import fastest_precision, require_precision, training_device
 from vqlm.training.errors import UserError
 from vqlm.training.processes import decided_by_main, describe_processes, start_accelerator, with_launcher
+from vqlm.training.sharding import Sharding, launcher_sharding
 
 
 @pytest.fixture(autouse=True)
 def _no_launcher(monkeypatch):
-    for name in ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_CPU", "WORLD_SIZE", "MASTER_PORT"):
+    for name in (
+        "ACCELERATE_MIXED_PRECISION",
+        "ACCELERATE_USE_CPU",
+        "ACCELERATE_USE_FSDP",
+        "WORLD_SIZE",
+        "MASTER_PORT",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.mark.parametrize(
     ("variable", "message"),
     [
-        ("ACCELERATE_USE_FSDP", "asks for FSDP; here every process holds the whole model .DDP."),
         ("ACCELERATE_USE_DEEPSPEED", "asks for DeepSpeed; here"),
         ("ACCELERATE_USE_MEGATRON_LM", "asks for Megatron-LM; here"),
         ("ACCELERATE_USE_PARALLELISM_CONFIG", "asks for tensor, context or sequence parallelism; here"),
@@ -32,6 +38,59 @@ def test_other_parallelism_is_refused(monkeypatch, variable, message):
         with_launcher(TrainingConfig())
     monkeypatch.setenv(variable, "false")
     assert with_launcher(TrainingConfig()) == TrainingConfig()
+
+
+def test_fsdp2_is_for_the_language_model_only(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    with pytest.raises(UserError, match="asks for FSDP; the models of this stage are small, and every process holds"):
+        with_launcher(TrainingConfig())
+    assert with_launcher(TrainingConfig(), can_shard=True) == TrainingConfig()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("FSDP_VERSION", "1", "sets fsdp_version to 1, which this training does not do; set it to 2"),
+        ("FSDP_OFFLOAD_PARAMS", "true", "sets fsdp_offload_params to true"),
+        ("FSDP_AUTO_WRAP_POLICY", "SIZE_BASED_WRAP", "fsdp_auto_wrap_policy .*; set it to TRANSFORMER_BASED_WRAP"),
+        ("FSDP_TRANSFORMER_CLS_TO_WRAP", "LlamaDecoderLayer", "leave it out: the model has it"),
+        ("FSDP_STATE_DICT_TYPE", "FULL_STATE_DICT", "set it to SHARDED_STATE_DICT"),
+        ("FSDP_ACTIVATION_CHECKPOINTING", "true", "set it to false, and `gradient_checkpointing` to true"),
+    ],
+)
+def test_what_fsdp_has_no_effect_here_is_refused(monkeypatch, variable, value, message):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UserError, match=message):
+        with_launcher(TrainingConfig(), can_shard=True)
+
+
+def test_the_first_version_of_fsdp_is_what_accelerate_takes_without_a_version(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(UserError, match="sets fsdp_version to 1"):
+        with_launcher(TrainingConfig(), can_shard=True)
+
+
+@pytest.mark.parametrize(("value", "reshards"), [(None, True), ("true", True), ("false", False)])
+def test_when_whole_blocks_are_freed_is_what_the_launcher_says(monkeypatch, value, reshards):
+    assert launcher_sharding() is None
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    if value is not None:
+        monkeypatch.setenv("FSDP_RESHARD_AFTER_FORWARD", value)
+    assert launcher_sharding() == Sharding(reshards)
+
+
+def test_fsdp_needs_processes_and_no_fp16(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    with pytest.raises(UserError, match="shares a model among processes, and none were launched"):
+        start_accelerator(TrainingConfig(mixed_precision="no"))
+    monkeypatch.setattr(processes, "require_precision", lambda *_: None)
+    with pytest.raises(UserError, match="FSDP2 computes in bf16 or fp32 here"):
+        start_accelerator(TrainingConfig(mixed_precision="fp16"))
 
 
 def test_the_compiler_of_the_launcher_is_refused(monkeypatch):

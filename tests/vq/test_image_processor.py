@@ -107,7 +107,7 @@ def test_another_size_or_mode_is_said_once(processor, picture):
         for _ in range(3):
             processor(picture)
     assert [str(warning.message) for warning in said] == [
-        f"Pictures are scaled and cropped to {WIDTH}x{HEIGHT}, in RGB, on {BACKGROUND}."
+        f"Pictures are scaled and padded or cropped to {WIDTH}x{HEIGHT}, in RGB, on {BACKGROUND}."
     ]
 
 
@@ -143,6 +143,7 @@ def test_it_is_saved_beside_its_model(tiny_vqvae, tmp_path):
         "image_processor_type": "VQVAEImageProcessor",
         "size": {"height": 16, "width": 16},
         "background": BACKGROUND,
+        "fit": "auto",
     }
     processor = AutoImageProcessor.from_pretrained(tmp_path)
     assert isinstance(processor, VQVAEImageProcessor)

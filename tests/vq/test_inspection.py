@@ -270,6 +270,13 @@ def test_all_codes_in_even_use_are_no_finding():
     assert usage_findings(0.96, 200.0, 1000, VQConfig()) == []
 
 
+@pytest.mark.parametrize(("usage", "is_found"), [(0.632, False), (0.58, True)])
+def test_a_large_codebook_of_which_few_codes_were_counted(usage, is_found):
+    """As many codes as the codebook has, all equally frequent, leave 1/e of it out."""
+    findings = usage_findings(usage, 0.4 * 65536, 65536, VQConfig(), num_counted=65536)
+    assert (findings != []) == is_found
+
+
 # The page
 
 

@@ -144,6 +144,20 @@ def test_a_collapse_is_warned_of_once_while_training(train, tiny_vqvae_config, c
     assert "of 64 codes are unused. Set quantizer.dead_code_threshold to 0.1" in said[0]
 
 
+def test_a_collapse_of_a_large_codebook_is_warned_of(capsys):
+    """Between two log lines of the default batch come 50 * 2,048 codes: 13 times that is 20 for each code."""
+    run = Run.__new__(Run)
+    run.config, run.state = VQTrainingConfig(max_steps=100), RunState(step=50)
+    run._log, run.progress = TrainingLog(Path("log.jsonl"), writes=False), Progress("test")
+    usage = _LoggedUsage(VQVAEConfig(quantizer=VQConfig(codebook_size=65_536)))
+    for window in range(1, 30):
+        usage.add(torch.randint(32_768, (50 * 2048,)))
+        usage.log(run)
+        assert usage.has_warned == (window >= 13)
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("[test] warning, step 51: 50% of 65536 codes are unused.")
+
+
 def test_a_healthy_run_warns_of_nothing(train, capsys):
     train(max_steps=60, log_every=20)
     assert "warning" not in capsys.readouterr().err

@@ -15,17 +15,20 @@ class QuantizerOutput(NamedTuple):
     z_q: (B, D, *shape), the vectors of the codes; the gradient passes to z_e by the quantizer's estimator.
     codes: (B, *shape) int64, or (B, *shape, codes_per_position).
     losses: scalars by name, unweighted; see `Quantizer.loss_weights`.
+    vectors: the vectors that the codes were chosen for, as `Quantizer.update` takes them: z_e; of a hierarchy those of
+    all its levels, (B, D, n), in the order of its codes.
     """
 
     z_q: Float[Tensor, "b d *shape"]
     codes: Int[Tensor, "b *code_shape"]
     losses: dict[str, Tensor]
+    vectors: Float[Tensor, "b d *vector_shape"]
 
 
 class Quantizer(nn.Module, ABC):
     """The interface of all quantizers. Always computes in fp32, whatever the autocast.
 
-    `forward` changes no state. A training step calls `update(z_e, codes)` after it.
+    `forward` changes no state. A training step calls `update(output.vectors, output.codes)` after it.
     """
 
     codebook_size: int
@@ -67,8 +70,11 @@ class Quantizer(nn.Module, ABC):
     def initialize(self, z_e: Float[Tensor, "b d *shape"]) -> None:
         """Start from encoder outputs (B, D, *shape), the same on every process."""
 
-    def update(self, z_e: Float[Tensor, "b d *shape"], codes: Int[Tensor, "b *code_shape"]) -> int:
-        """Change, after a training step, what gradients do not train. Returns how many codes were revived."""
+    def update(self, vectors: Float[Tensor, "b d *vector_shape"], codes: Int[Tensor, "b *code_shape"]) -> int:
+        """Change, after a training step, what gradients do not train. Returns how many codes were revived.
+
+        Both arguments are those of `forward`'s result, of before the step.
+        """
         return 0
 
 

@@ -27,7 +27,7 @@ class FiniteScalarQuantizer(Quantizer):
         bounded = self._bound(z_e)
         digits = bounded.detach().round()
         z_q = straight_through(bounded / self._half_width(z_e), digits / self._half_width(z_e))
-        return QuantizerOutput(z_q, self._codes(digits), {})
+        return QuantizerOutput(z_q, self._codes(digits), {}, z_e)
 
     def encode(self, z_e: Float[Tensor, "b d *shape"]) -> Int[Tensor, "b *shape"]:
         return self._codes(self._bound(z_e.float()).round())

@@ -65,7 +65,8 @@ class HierarchicalQuantizer(Quantizer):
             z_q = _join(parts[-1].z_q, context)
         assert z_q is not None
         losses = {name: torch.stack([part.losses[name] for part in parts]).sum() for name in parts[0].losses}
-        return QuantizerOutput(z_q, torch.cat([part.codes.flatten(1) for part in parts], 1), losses)
+        codes = torch.cat([part.codes.flatten(1) for part in parts], 1)
+        return QuantizerOutput(z_q, codes, losses, torch.cat([part.vectors.flatten(2) for part in parts], 2))
 
     def encode(self, z_e: Float[Tensor, "b d *shape"]) -> Int[Tensor, "b n"]:
         return self.quantize(z_e).codes
@@ -95,14 +96,10 @@ class HierarchicalQuantizer(Quantizer):
             z_q = _join(quantizer.decode(quantizer.encode(seen)), context)
 
     @torch.no_grad()
-    def update(self, z_e: Float[Tensor, "b d *shape"], codes: Int[Tensor, "b n"]) -> int:
-        """Computes the input of each level again, because `forward` keeps nothing."""
-        z_q, steps = None, []
-        for level, (features, part) in enumerate(zip(self._features(z_e), self.by_codebook(codes), strict=True)):
-            context, quantizer = self._context(level, z_q), self._quantizers[level]
-            steps.append((quantizer, self._to_codes(level, features, context), part))
-            z_q = _join(quantizer.decode(part), context)
-        return sum(quantizer.update(seen, part) for quantizer, seen, part in steps)  # after all has been read
+    def update(self, vectors: Float[Tensor, "b d n"], codes: Int[Tensor, "b n"]) -> int:
+        sizes = [math.prod(shape) for shape in self.level_shapes]
+        levels = zip(self._quantizers, vectors.split(sizes, 2), codes.split(sizes, 1), strict=True)
+        return sum(quantizer.update(seen, part) for quantizer, seen, part in levels)
 
     @property
     def _quantizers(self) -> list[VectorQuantizer]:

@@ -25,7 +25,7 @@ class LookupFreeQuantizer(Quantizer):
         codes = self.encode(z_e)
         signs = self.decode(codes)
         losses = {"entropy": self._entropy_loss(as_vectors(z_e)), "commitment": F.mse_loss(z_e, signs)}
-        return QuantizerOutput(straight_through(z_e, signs), codes, losses)
+        return QuantizerOutput(straight_through(z_e, signs), codes, losses, z_e)
 
     def encode(self, z_e: Float[Tensor, "b d *shape"]) -> Int[Tensor, "b *shape"]:
         return ((z_e > 0).movedim(1, -1) * self.place_values).sum(-1)

@@ -47,14 +47,15 @@ class ResidualQuantizer(SeveralCodes):
         super().__init__(config, config.codebook_dim)
 
     def quantize(self, z_e: Float[Tensor, "b d *shape"]) -> QuantizerOutput:
+        vectors, parts = z_e, []
         rest = z_e = self.normalize(z_e)
-        parts = []
         for layer in self._layers:
             parts.append(layer.quantize(rest))
             rest = rest - layer.decode(parts[-1].codes).detach()
         losses = {name: torch.stack([part.losses[name] for part in parts]).sum() for name in parts[0].losses}
         codes = torch.stack([part.codes for part in parts], -1)
-        return QuantizerOutput(ESTIMATORS[self.config.gradient_estimator](z_e, self.decode(codes)), codes, losses)
+        z_q = ESTIMATORS[self.config.gradient_estimator](z_e, self.decode(codes))
+        return QuantizerOutput(z_q, codes, losses, vectors)
 
     @torch.no_grad()
     def encode(self, z_e: Float[Tensor, "b d *shape"]) -> Int[Tensor, "b *shape r"]:
@@ -76,8 +77,8 @@ class ResidualQuantizer(SeveralCodes):
             rest = rest - layer.decode(layer.encode(rest))
 
     @torch.no_grad()
-    def update(self, z_e: Float[Tensor, "b d *shape"], codes: Int[Tensor, "b *shape r"]) -> int:
-        steps, rest = [], self.normalize(z_e)
+    def update(self, vectors: Float[Tensor, "b d *shape"], codes: Int[Tensor, "b *shape r"]) -> int:
+        steps, rest = [], self.normalize(vectors)
         for layer, part in zip(self._layers, codes.unbind(-1), strict=True):
             steps.append((layer, rest, part))
             rest = rest - layer.decode(part)
@@ -94,7 +95,7 @@ class GroupedQuantizer(SeveralCodes):
         parts = [layer.quantize(part) for layer, part in self._split(z_e)]
         losses = {name: torch.stack([part.losses[name] for part in parts]).mean() for name in parts[0].losses}
         codes = torch.stack([part.codes for part in parts], -1)
-        return QuantizerOutput(torch.cat([part.z_q for part in parts], 1), codes, losses)
+        return QuantizerOutput(torch.cat([part.z_q for part in parts], 1), codes, losses, z_e)
 
     def encode(self, z_e: Float[Tensor, "b d *shape"]) -> Int[Tensor, "b *shape r"]:
         return torch.stack([layer.encode(part) for layer, part in self._split(z_e)], -1)
@@ -109,8 +110,8 @@ class GroupedQuantizer(SeveralCodes):
             layer.initialize(part)
 
     @torch.no_grad()
-    def update(self, z_e: Float[Tensor, "b d *shape"], codes: Int[Tensor, "b *shape r"]) -> int:
-        steps = zip(self._split(z_e), codes.unbind(-1), strict=True)
+    def update(self, vectors: Float[Tensor, "b d *shape"], codes: Int[Tensor, "b *shape r"]) -> int:
+        steps = zip(self._split(vectors), codes.unbind(-1), strict=True)
         return sum(layer.update(part, part_codes) for (layer, part), part_codes in steps)
 
     def _split(self, z_e: Tensor) -> list[tuple[VectorQuantizer, Tensor]]:

@@ -38,11 +38,11 @@ class VectorQuantizer(Quantizer):
 
     def quantize(self, z_e: Float[Tensor, "b d *shape"]) -> QuantizerOutput:
         """Losses: codebook, ||sg[z_e] - e||^2, and commitment, ||z_e - sg[e]||^2, means over all elements."""
-        z_e, code_vectors = self.normalize(z_e), self.code_vectors()
+        vectors, z_e, code_vectors = z_e, self.normalize(z_e), self.code_vectors()
         codes = _search(z_e, code_vectors)
         chosen = F.embedding(codes, code_vectors).movedim(-1, 1)
         losses = {"codebook": F.mse_loss(chosen, z_e.detach()), "commitment": F.mse_loss(z_e, chosen.detach())}
-        return QuantizerOutput(ESTIMATORS[self.config.gradient_estimator](z_e, chosen), codes, losses)
+        return QuantizerOutput(ESTIMATORS[self.config.gradient_estimator](z_e, chosen), codes, losses, vectors)
 
     def encode(self, z_e: Float[Tensor, "b d *shape"]) -> Int[Tensor, "b *shape"]:
         return _search(self.normalize(z_e), self.code_vectors())
@@ -87,32 +87,36 @@ class VectorQuantizer(Quantizer):
         self.ema_count.fill_(1.0)
 
     @torch.no_grad()
-    def update(self, z_e: Float[Tensor, "b d *shape"], codes: Int[Tensor, "b *shape"]) -> int:
+    def update(self, vectors: Float[Tensor, "b d *shape"], codes: Int[Tensor, "b *shape"]) -> int:
         """After a training step: move the running means, revive dead codes. Returns how many were revived.
 
         Counts and sums are those of all processes together, so every process holds the same codebook.
         """
-        vectors, flat_codes = as_vectors(self.normalize(z_e)), codes.reshape(-1)
+        flat_vectors, flat_codes = as_vectors(self.normalize(vectors)), codes.reshape(-1)
         count = torch.zeros_like(self.ema_count).index_add_(
             0, flat_codes, torch.ones_like(flat_codes, dtype=torch.float)
         )
-        total = torch.zeros_like(self.ema_sum).index_add_(0, flat_codes, vectors)
+        total = torch.zeros_like(self.ema_sum).index_add_(0, flat_codes, flat_vectors)
         count, total = sum_over_processes(count), sum_over_processes(total)
         self.num_updates += 1
         self.ema_count.lerp_(count, 1 - self.config.ema_decay)
         self.ema_sum.lerp_(total, 1 - self.config.ema_decay)
         if self.config.codebook_training == "ema":
             self.codebook.copy_(self.ema_sum / self.ema_count.clamp(min=1e-6).unsqueeze(1))
-        return 0 if self.config.codebook_training == "simvq" else self._revive(vectors)
+        if self.config.codebook_training == "simvq":
+            return 0
+        # Codes that all vectors share alike are used less than once per step where there are more codes than vectors.
+        threshold = self.config.dead_code_threshold * count.mean().clamp(max=1.0)
+        return self._revive(flat_vectors, self.ema_count < threshold)
 
     def normalize(self, z_e: Float[Tensor, "b d *shape"]) -> Float[Tensor, "b d *shape"]:
         z_e = layer_norm(z_e.float()) if self.config.normalize_z_e else z_e.float()
         return F.normalize(z_e, dim=1) if self.config.distance == "cosine" else z_e
 
-    def _revive(self, vectors: Tensor) -> int:
+    def _revive(self, vectors: Tensor, is_dead: Tensor) -> int:
         """Give every dead code one of this step's vectors: codebook, sum and count together, or the next update
         would pull the code back to where it died."""
-        dead = (self.ema_count < self.config.dead_code_threshold).nonzero().squeeze(1)
+        dead = is_dead.nonzero().squeeze(1)
         if dead.numel() == 0:
             return 0
         generator = torch.Generator().manual_seed(int(self.num_updates))  # the same draw on every process

@@ -247,7 +247,7 @@ def test_a_picture_grows(pipeline):
 
 def test_pictures_of_another_size_are_fitted_and_it_is_said(pipeline, pictures):
     large = pictures[0].resize((40, 20)).convert("P")
-    with pytest.warns(UserWarning, match="scaled and cropped to 16x16"):
+    with pytest.warns(UserWarning, match="scaled and padded or cropped to 16x16"):
         codes = pipeline.encode(large)
     assert codes.shape == (1, GRID * GRID)
     with pytest.raises(UserError, match=r"Pictures must be \(B, C, 16, 16\)"):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from vqlm.lm import TextToImagePipeline
 from vqlm.lm.evaluate.metrics import evaluate_nll
-from vqlm.lm.evaluate.report import evaluate, require_no_other, write_report
+from vqlm.lm.evaluate.report import evaluate, report_markdown, require_no_other, write_report
 from vqlm.lm.model import build_language_model
 from vqlm.training import matrix_peak
 from vqlm.training.errors import UserError
@@ -48,6 +48,22 @@ def test_figures(finished, prepared, collection):
     for recall in figures["retrieval"]["held_out"].values():
         assert 0 <= recall["r1"] <= recall["r10"] <= 1
     assert shown["held_out"]["captions"] == [captions[0] for captions in held_out["captions"]]
+
+
+def test_prompts_that_are_no_new_ones_are_said(finished, prepared, collection):
+    """The folder has two pictures of each caption, so that held-out captions are trained on."""
+    trained = {caption for row in collection.rows("train") for caption in row.captions}
+    seen = sum(row.captions[0] in trained for row in collection.rows("held_out"))
+    figures, _ = evaluate(finished, prepared)
+    count = figures["pictures"]["held_out"]
+    assert figures["prompts_also_trained_on"] == {"held_out": seen}
+    assert seen > 0
+    assert f"{'All' if seen == count else f'{seen} of'} {count} prompts of held_out are captions that other" in (
+        report_markdown(figures, None)
+    )
+    assert "prompts of held_out are" not in report_markdown(
+        figures | {"prompts_also_trained_on": {"held_out": 0}}, None
+    )
 
 
 def test_retrieval_of_the_reconstruction_itself(finished, prepared, monkeypatch):

@@ -164,7 +164,8 @@ def test_finite_gradients_reach_z_e(quantizer, z_e):
 
 def test_steps_keep_codes_within_the_size(quantizer, z_e):
     for _ in range(3):
-        assert 0 <= quantizer.update(z_e, quantizer.encode(z_e)) <= quantizer.codebook_size * 3
+        out = quantizer(z_e)
+        assert 0 <= quantizer.update(out.vectors, out.codes) <= quantizer.codebook_size * 3
     codes = quantizer.encode(z_e)
     assert 0 <= codes.min() <= codes.max() < quantizer.codebook_size
     assert quantizer.decode(codes).isfinite().all()

@@ -188,6 +188,35 @@ def test_a_threshold_of_zero_never_revives():
         assert quantizer.update(as_z_e(1.0), torch.tensor([[0]])) == 0
 
 
+@pytest.mark.parametrize("codebook_size", [1024, 16_384, 65_536])
+def test_codes_that_are_all_used_alike_are_never_replaced(codebook_size):
+    """With the default batch, 2,048 vectors per step, a code of a large codebook waits many steps for its turn."""
+    quantizer = VectorQuantizer(VQConfig(codebook_size=codebook_size, codebook_dim=1))
+    generator = torch.Generator().manual_seed(0)
+    z_e = torch.zeros(32, 1, 8, 8)
+    for _ in range(400):
+        assert quantizer.update(z_e, torch.randint(codebook_size, (32, 8, 8), generator=generator)) == 0
+
+
+def test_the_threshold_is_a_share_of_the_mean_count_where_that_is_below_1():
+    """2 vectors for 8 codes: 0.25 each on average, so that a count of 0.1 * 0.25 is the least that lives."""
+    quantizer = make_quantizer(torch.arange(8.0).view(8, 1), ema_decay=0.99, dead_code_threshold=0.1)
+    quantizer.ema_count.fill_(0.0254 / 0.99)
+    quantizer.ema_count[5] = 0.0246 / 0.99
+    assert quantizer.update(as_z_e(0.0, 1.0), torch.tensor([[0, 1]])) == 1
+    assert quantizer.ema_count[5] == 1.0
+    assert quantizer.codebook[5].item() in (0.0, 1.0)
+
+
+def test_a_code_of_a_large_codebook_that_is_never_used_is_replaced():
+    quantizer = VectorQuantizer(VQConfig(codebook_size=16_384, codebook_dim=1, ema_decay=0.9))
+    z_e, generator = torch.zeros(32, 1, 8, 8), torch.Generator().manual_seed(0)
+    revived = 0
+    for _ in range(60):  # 0.9 ** 42 is below 0.1 * 2,048 / 16,384
+        revived += quantizer.update(z_e, torch.randint(8192, (32, 8, 8), generator=generator))
+    assert revived >= 8192
+
+
 def test_more_dead_codes_than_vectors():
     quantizer = make_quantizer(100 + torch.rand(6, 2), ema_decay=0.0)
     assert quantizer.update(Z_E, torch.zeros(1, 3, dtype=torch.int64)) == 5

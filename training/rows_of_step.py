@@ -1,0 +1,22 @@
+"""Which rows a step learned from, asked of the sampler after the fact."""
+
+import itertools
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+
+def rows_of_batches(loader: DataLoader | None, start: int, stop: int) -> list[int]:
+    """The rows of the batches from `start` to before `stop` of the epoch at hand; none where they cannot be told.
+
+    The sampler draws the epoch again, in the same order, which leaves the iteration that is under way as it is.
+    """
+    sampler = getattr(loader, "batch_sampler", None)
+    return [] if sampler is None else _numbers(list(itertools.islice(sampler, max(0, start), stop)))
+
+
+def _numbers(drawn: Any) -> list[int]:
+    """The numbers in what a sampler drew: numbers of rows, objects with a `row`, or lists of these."""
+    if isinstance(drawn, list | tuple) and not hasattr(drawn, "row"):
+        return [number for part in drawn for number in _numbers(part)]
+    return [int(getattr(drawn, "row", drawn))]
