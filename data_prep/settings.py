@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from vqlm.data_prep.caption_lines import require_caption_lines
-from vqlm.training.errors import UserError
+from vqlm.training.errors import UserError, require_range
 from vqlm.vq.settings import Fit
 
 DATA_HELP = (
@@ -57,8 +57,8 @@ class CollectionConfig:
 
     def __post_init__(self):
         require_caption_lines(self.caption_lines)
-        if not 0 <= self.max_skipped <= 1:
-            raise UserError(f"max_skipped is a share in [0, 1], found {self.max_skipped}.")
+        require_range(self, "[0, 1]", "max_skipped")
+        require_range(self, "[1, inf)", "max_pixels")
         from PIL import ImageColor  # its import would double the time of --help
 
         try:
@@ -111,8 +111,8 @@ class TextConfig:
         for field in fields(self):
             if field.name != "pretrained" and getattr(self, field.name) != field.default:
                 raise UserError(
-                    f"text.{field.name} has no effect on the tokenizer of text.pretrained {self.pretrained!r}; leave "
-                    "one of the two out."
+                    f"`text.{field.name}` has no effect on the tokenizer of `text.pretrained` {self.pretrained!r}; "
+                    "leave one of the two out."
                 )
 
 
@@ -161,6 +161,4 @@ class SequenceConfig:
     bpe_dropout: float = 0.0
 
     def __post_init__(self):
-        for name, value in vars(self).items():
-            if not 0 <= value <= 1:
-                raise UserError(f"`{name}` must lie in [0, 1], found {value}.")
+        require_range(self, "[0, 1]", *vars(self))

@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="Folder for comparison.png and comparison.json.")
     parser.add_argument("--num_components", type=int, default=768, help="The most components that PCA may use.")
     settings = parser.parse_args(arguments)
-    require_empty(settings.output)
+    require_empty(settings.output, can_resume=False)
     if find_spec("matplotlib") is None:
         raise UserError(f"matplotlib, which draws the figure, is missing; install it: {install_hint('demo')}.")
 

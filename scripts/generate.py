@@ -9,10 +9,10 @@ import json
 import secrets
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import Namespace
-from vqlm.lm.settings import SamplingConfig
+from vqlm.lm.settings import SamplingConfig, require_count
 from vqlm.scripts.options import run_script, script_parser
 from vqlm.training.errors import UserError
 
@@ -38,12 +38,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--temperature", type=float, help="0 takes the likeliest code; the model's default if not given."
     )
-    parser.add_argument("--guidance_schedule", type=str, help="constant or cosine; the model's default if not given.")
+    parser.add_argument(
+        "--guidance_schedule", type=Literal["constant", "cosine"], help="The model's default if not given."
+    )
     parser.add_argument("--top_k", type=int, help="Codes to choose among; the model's default if not given.")
     parser.add_argument("--top_p", type=float, help="Probability to choose within; the model's default if not given.")
     parser.add_argument("--min_p", type=float, help="Least share of the likeliest; the model's default if not given.")
     parser.add_argument("--device", type=str, help="Such as cpu or cuda; the best of this machine if not given.")
-    parser.add_argument("--dtype", type=str, default="float32", help="Precision of the language model.")
+    parser.add_argument(
+        "--dtype", type=Literal["float32", "bfloat16", "float16"], default="float32",
+        help="Precision of the language model's weights.",
+    )  # fmt: skip
     parser.add_argument("--batch_size", type=int, default=64, help="Pictures drawn at a time.")
     parser.add_argument("--negative_prompt", type=str, help="What guidance leads away from.")
     parser.add_argument("--rerank", type=int, help="Draw so many for each picture, keep one by the prompt.")
@@ -54,6 +59,11 @@ def main(arguments: list[str] | None = None) -> None:
     if settings.output.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise UserError(f"`output` must end in .png, .jpg or .webp, found {settings.output.name!r}.")
     _refuse_what_has_no_effect(settings)
+    for name in ("num_images", "batch_size", "rerank"):
+        if getattr(settings, name) is not None:
+            require_count(name, getattr(settings, name))
+    sampling = {field.name: getattr(settings, field.name) for field in fields(SamplingConfig)}
+    SamplingConfig().override(**sampling)  # which raises for values out of range, before the model is loaded
     if settings.output.exists() and not settings.overwrite:
         raise UserError(f"{settings.output} exists; name another file, or give `overwrite`.")
 
@@ -70,7 +80,6 @@ def main(arguments: list[str] | None = None) -> None:
             "pictures; take them from Python: pipe(prompt).codes and pipe.image_tokenizer.decode_codes(codes)."
         )
     generator = secrets.randbelow(2**31) if settings.seed is None else settings.seed
-    sampling = {field.name: getattr(settings, field.name) for field in fields(SamplingConfig)}
     if settings.image is None:
         output = pipeline(
             settings.prompt, negative_prompt=settings.negative_prompt, num_images_per_prompt=settings.num_images,

@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings = parser.parse_args(arguments)
     if settings.image_size < 1:
         raise UserError(f"`image_size` must be at least 1 pixel, found {settings.image_size}.")
-    require_output(settings.output)
+    require_output(settings.output, can_resume=False)
 
     from vqlm.data_prep import Vocabulary
     from vqlm.data_prep.inspection import findings, inspect_collection, page, write_copies

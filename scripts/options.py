@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar, get_args
 
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
@@ -23,8 +23,8 @@ from vqlm.training.old_names import OLD_NAMES, with_new_names
 
 Config = TypeVar("Config")
 
-# A name in backticks; or a bare word that no path, number or call goes on with.
-_NAMES = re.compile(r"`([a-z]\w*(?:\.\w+)*)`|(?<![\w./'\"=`-])([a-z]\w*[._]\w+(?:\.\w+)*)(?![\w/'\"=(`]|\.\w)")
+# How the library names a setting.
+_NAMES = re.compile(r"`([a-z]\w*(?:\.\w+)*)`")
 
 
 class ScriptParser(ArgumentParser):
@@ -50,6 +50,8 @@ class ScriptParser(ArgumentParser):
         words: list[str] = []
         for argument in self.given:
             if argument in ("true", "false") and words and words[-1].endswith("=true"):  # as `--lora true` was said
+                option, new = _option(words[-1][2:-5]), "" if argument == "true" else "no-"
+                print(f"note: {option} {argument} is now written --{new}{option[2:]}.", file=sys.stderr)
                 words[-1] = words[-1].removesuffix("true") + argument
             else:
                 words.append(self._spelled_out(argument))
@@ -61,9 +63,23 @@ class ScriptParser(ArgumentParser):
             settings = yaml.safe_load(content)
         except yaml.YAMLError:
             settings = None  # which jsonargparse reports
-        if isinstance(settings, dict) and (renamed := with_new_names(settings)) != settings:
-            content = yaml.safe_dump(renamed)
+        if isinstance(settings, dict) and (known := self._as_words(with_new_names(settings))) != settings:
+            content = yaml.safe_dump(known)
         return super().parse_string(content, *args, **kwargs)
+
+    def _as_words(self, settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        """`settings` of a YAML file, where an unquoted yes or no is a boolean, with these words where a setting takes
+        them, as in `mixed_precision: no`."""
+        words = {True: "yes", False: "no"}
+        kinds = {action.dest: getattr(action, "_typehint", None) for action in self._actions}
+        result: dict[str, Any] = {}
+        for name, value in settings.items():
+            if isinstance(value, dict):
+                result[name] = self._as_words(value, f"{prefix}{name}.")
+            else:
+                is_word = isinstance(value, bool) and words[value] in get_args(kinds.get(f"{prefix}{name}"))
+                result[name] = words[value] if is_word else value
+        return result
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         message = " ".join(message.split()).rstrip(".")
@@ -82,10 +98,9 @@ class ScriptParser(ArgumentParser):
         group = name.rpartition(".")[0]
         siblings = [action.dest for action in self._actions if group and action.dest.rpartition(".")[0] == group]
         if siblings:
-            kinds = [action.default for action in self._actions if action.dest == f"{group}.type"]
-            of = f"{group} of type {kinds[0]}" if kinds else group
-            known = ", ".join(dest.removeprefix(f"{group}.") for dest in siblings)
-            return f"{of} has no setting {name.removeprefix(f'{group}.')!r}; it knows {known}"
+            kinds = [f" of type {action.default}" for action in self._actions if action.dest == f"{group}.type"]
+            known = ", ".join(map(_option, siblings))
+            return f"there is no option {_option(name)}; those of {group}{''.join(kinds)} are {known}"
         names = {option for action in self._actions for option in _options_of(action)}
         near = difflib.get_close_matches(_option(name), names, n=1)
         return f"there is no option {_option(name)}" + (f"; did you mean {near[0]}?" if near else "")
@@ -107,11 +122,11 @@ class ScriptParser(ArgumentParser):
         names = {action.dest for action in self._actions if action.option_strings}
 
         def replace(match: re.Match) -> str:
-            name = match[1] or match[2]
+            name = match[1]
             inside = [full for full in names if full.endswith(f".{name}")]
-            if name not in names and match[1] and len(inside) == 1:
+            if name not in names and len(inside) == 1:
                 name = inside[0]
-            return _option(name) if name in names and name not in self.given else match[0]
+            return _option(name) if name in names else match[0]
 
         return _NAMES.sub(replace, text)
 
@@ -223,9 +238,7 @@ def run_script(main: Callable[[list[str] | None], Any], arguments: list[str] | N
     except Exception as error:
         if not _is_disk_full(error):
             raise
-        _end(
-            f"error: the disk is full ({' '.join(str(error).split())[:200]}); make room and continue with --resume.", 2
-        )
+        _end(f"error: the disk is full ({' '.join(str(error).split())[:200]}); make room{_how_to_continue()}.", 2)
 
 
 def _end(text: str, status: int) -> NoReturn:

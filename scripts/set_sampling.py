@@ -7,7 +7,7 @@ vqlm set-sampling runs/model --choose-on runs/data
 from dataclasses import fields
 from pathlib import Path
 
-from vqlm.lm.model_folder.settings import save_sampling
+from vqlm.lm.model_folder.settings import ModelFolderSettings, save_sampling
 from vqlm.lm.settings import SETTINGS_FILE, SamplingConfig
 from vqlm.scripts.closing import close_stage
 from vqlm.scripts.options import run_script, script_parser
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="For drawing with --choose-on; it tries what fits.")
     settings = parser.parse_args(arguments)
 
-    content = read_json(settings.model / SETTINGS_FILE)
+    saved = ModelFolderSettings.from_json(read_json(settings.model / SETTINGS_FILE))
     given = {field.name: getattr(settings, field.name) for field in fields(SamplingConfig)}
     named = [name for name, value in given.items() if value is not None]
     if settings.choose_on is not None:
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if not named:
         raise UserError(f"there is nothing to change; give one of {', '.join(f'`{name}`' for name in given)}.")
-    sampling = SamplingConfig(**content["sampling"]).override(**given)
+    sampling = saved.sampling.override(**given)
     save_sampling(settings.model, sampling)
     print(f"{settings.model} now draws with {', '.join(f'{name} {value}' for name, value in vars(sampling).items())}")
 

@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+import torch
 from vqlm.data_prep import CollectionConfig, PreparedSet, TextConfig, load_collection, prepare
 from vqlm.lm.model_folder.settings import ModelFolderSettings
 from vqlm.lm.settings import SamplingConfig
@@ -37,13 +39,14 @@ def test_the_demo_of_stage_one_is_the_same_run():
     config = values_of(VQTrainingConfig, settings)
     model_config = VQVAEConfig(network=settings.network, quantizer=settings.quantizer)
     provenance = {"collection": "by times", "collection_form": 2}
-    deciding = of_today(deciding_of_vq(model_config, config, range(3555), provenance))  # type: ignore[arg-type]
+    pictures = torch.zeros(3555, 3, 1, 1, dtype=torch.uint8)
+    deciding = of_today(deciding_of_vq(model_config, config, pictures, provenance))
     require_same_run(Path("folder"), earlier("train_vq_settings"), deciding, config)
     for name in ("network.num_residual_layers", "quantizer.distance", "loss.discriminator_layers", "beta2"):
         newer = earlier("train_vq_settings")
         del newer[name]  # as a version would have left it that did not have the setting yet
         require_same_run(Path("folder"), newer, deciding, config)
-    with pytest.raises(UserError, match=r"its loss.discriminator_layers is 3, now 2"):
+    with pytest.raises(UserError, match=r"its `loss.discriminator_layers` is 3, now 2"):
         require_same_run(
             Path("folder"), earlier("train_vq_settings") | {"loss.discriminator_layers": 3}, deciding, config
         )
@@ -55,10 +58,9 @@ def test_the_demo_of_stage_two_is_the_same_run():
     )
     config = values_of(train_lm.LMTrainingConfig, settings)
 
-    class Prepared:  # the set of that version is used as it is
-        manifest = {"vocabulary": "fc0afa5b67a30aff", "made_from": earlier("making")}
-
-    deciding = of_today(deciding_of_lm(Prepared, settings.model, config, settings.sequences))  # type: ignore[arg-type]
+    prepared = Mock(spec=PreparedSet)  # the set of that version is used as it is
+    prepared.manifest = {"vocabulary": "fc0afa5b67a30aff", "made_from": earlier("making")}
+    deciding = of_today(deciding_of_lm(prepared, settings.model, config, settings.sequences))
     require_same_run(Path("folder"), earlier("train_lm_settings"), deciding, config)
     newer = earlier("train_lm_settings")
     del newer["sequences.code_noise"], newer["model.num_attention_heads"]
@@ -66,9 +68,22 @@ def test_the_demo_of_stage_two_is_the_same_run():
 
 
 def test_the_model_folder_is_read():
-    settings = ModelFolderSettings.from_json(earlier("text_to_image"), "model")
+    settings = ModelFolderSettings.from_json(earlier("text_to_image"))
     assert settings.sampling == SamplingConfig(guidance_scale=2.0, temperature=0.25, min_p=0.05)
     assert settings.max_caption_tokens == 19
+
+
+@pytest.mark.parametrize(
+    ("content", "wrong"),
+    [
+        ({}, "None"),
+        ({"sampling": [1]}, r"\[1\]"),
+        ({"sampling": {"guidance_scale": 1.0, "sharpness": 2}}, "'sharpness'"),
+    ],
+)
+def test_a_model_folder_with_damaged_sampling_is_refused(content, wrong):
+    with pytest.raises(UserError, match=rf"text_to_image.json must hold `sampling` with guidance.* found {wrong}"):
+        ModelFolderSettings.from_json(content)
 
 
 @pytest.fixture
@@ -103,7 +118,7 @@ def test_a_finished_set_is_opened(old_set, picture_folder, tiny_vqvae):
 
 def test_a_setting_that_came_later_is_compared_with_what_was_done_before(old_set, picture_folder, tiny_vqvae):
     for name in ("plain_punctuation", "drop_article"):
-        with pytest.raises(UserError, match=f"its text.{name} is False, now True"):
+        with pytest.raises(UserError, match=f"its `text.{name}` is False, now True"):
             resume(old_set, picture_folder, tiny_vqvae, text_of_then(**{name: True}))
 
 
@@ -111,7 +126,7 @@ def test_an_unfinished_set_is_continued_on_the_same_splits_only(old_set, picture
     (old_set / "manifest.json").unlink()
     trained = keys_of(old_set, "train")
     with pytest.raises(UserError, match=rf"{trained[0]} is in its split train, now in held_out; prepare the data in"):
-        resume(old_set, picture_folder, tiny_vqvae, text_of_then(), held_out=trained[0])
+        resume(old_set, picture_folder, tiny_vqvae, text_of_then(), held_out=trained[0].replace(".png", ".*"))
     assert len(resume(old_set, picture_folder, tiny_vqvae, text_of_then()).train) == len(trained)
 
 

@@ -37,6 +37,10 @@ def require_same_run(folder: Path, earlier: dict[str, Any], today: dict[str, Any
         before.pop("data", None)
     if "collection_form" not in before:
         before |= {name: now[name] for name in ("collection", "collection_form") if name in now}
+    if (
+        before.get("loss.adversarial_weight") == now.get("loss.adversarial_weight") == 0
+    ):  # then its start decides nothing
+        before["loss.adversarial_start"] = now["loss.adversarial_start"]
     defaults = _defaults({} if config is None else {"": config}) | _defaults(today) | EARLIER_VALUES
     require_same_settings(folder, {name: value for name, value in defaults.items() if name in now} | before, now)
 

@@ -45,15 +45,15 @@ def write_notice(folder: Path, attribution: str | None) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file. Raises UserError for a file that is missing or not JSON."""
+    """The value in a JSON file. Raises UserError for a file that is missing, or not JSON in UTF-8."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing; check that {path.parent} is the right folder.") from None
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path} is not JSON ({error.msg}, line {error.lineno}); run the stage that wrote {path.parent} again."
-        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        is_text = isinstance(error, json.JSONDecodeError)
+        reason = f"{error.msg}, line {error.lineno}" if is_text else f"byte {error.start} is not UTF-8"
+        raise UserError(f"{path} is not JSON ({reason}); run the stage that wrote {path.parent} again.") from None
 
 
 def require_same_settings(folder: Path, earlier: dict, now: dict) -> None:
@@ -61,17 +61,16 @@ def require_same_settings(folder: Path, earlier: dict, now: dict) -> None:
     for key in {**now, **earlier}:
         if earlier.get(key) != now.get(key):
             raise UserError(
-                f"{folder} holds another run: its {key} is {earlier.get(key)!r}, now {now.get(key)!r}; "
+                f"{folder} holds another run: its `{key}` is {earlier.get(key)!r}, now {now.get(key)!r}; "
                 "use the same settings to continue it, or another `output`."
             )
 
 
-def require_empty(folder: Path) -> None:
-    """Raises UserError if `folder` holds anything."""
+def require_empty(folder: Path, can_resume: bool = True) -> None:
+    """Raises UserError if `folder` holds anything. can_resume: whether the caller has an argument `resume`."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(
-            f"{folder} already holds files; continue the run in it with `resume`, or choose another `output`."
-        )
+        advice = "continue the run in it with `resume`, or choose another" if can_resume else "choose another"
+        raise UserError(f"{folder} already holds files; {advice} `output`.")
 
 
 def require_match(what: str, fingerprint: str | None, expected_what: str, expected: str) -> None:
@@ -107,11 +106,11 @@ def require_writable(folder: Path) -> None:
         raise UserError(f"`output` {folder} cannot be written: {place} is read-only for this user.")
 
 
-def require_output(folder: Path, resume: bool = False) -> None:
+def require_output(folder: Path, resume: bool = False, can_resume: bool = True) -> None:
     """Raises UserError if a stage cannot write to `folder`: see `require_writable`, and without `resume` also
     `require_empty`. The first of several processes looks, before any of them writes."""
     if os.environ.get("RANK", "0") != "0":
         return
     require_writable(folder)
     if not resume:
-        require_empty(folder)
+        require_empty(folder, can_resume)

@@ -197,7 +197,7 @@ class Run:
     def batches(self, loader: DataLoader) -> Iterator[Any]:
         """Batches, epoch after epoch, until the budget is spent. Continues at the exact batch of a checkpoint."""
         if self.share < 1:
-            self.progress.say(f"trains for {budget_text(self.config)}, {self._rows_per_step} rows per step")
+            self.progress.say(f"trains for {budget_text(self.config)}")
         self._loader = loader
         with self._stop_signals:
             self._last_mark = self._last_checkpoint = time.monotonic()
@@ -344,10 +344,6 @@ class Run:
     @property
     def _seconds_left(self) -> float:
         return self.state.seconds * (1 - self.share) / max(self.share, 1e-9)
-
-    @property
-    def _rows_per_step(self) -> int:
-        return self.config.batch_size * self.accelerator.num_processes
 
     def due(self, every: int) -> bool:
         """Whether the step at hand is a multiple of `every`, or the budget's last."""

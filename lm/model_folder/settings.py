@@ -41,14 +41,17 @@ class ModelFolderSettings:
     def from_json(cls, content: Mapping[str, Any]) -> "ModelFolderSettings":
         """From the content of the file, as this or an earlier version wrote it.
 
-        Raises UserError for the file of a later version.
+        Raises UserError for the file of a later version, or one whose sampling is missing or unknown.
         """
         if (version := content.get("version", VERSION)) > VERSION:
             raise UserError(
                 f"{SETTINGS_FILE} has version {version}, this vqlm reads versions up to {VERSION}; install a newer one."
             )
         known: dict[str, Any] = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
-        known["sampling"] = SamplingConfig(**content["sampling"])
+        sampling, names = content.get("sampling"), SamplingConfig.__dataclass_fields__
+        if wrong := sorted(sampling.keys() - names) if isinstance(sampling, dict) else [sampling]:
+            raise UserError(f"{SETTINGS_FILE} must hold `sampling` with {', '.join(names)}; found {wrong[0]!r}.")
+        known["sampling"] = SamplingConfig(**sampling)  # type: ignore[arg-type]
         return cls(**known)
 
 

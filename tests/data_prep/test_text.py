@@ -140,7 +140,7 @@ def test_bpe_over_characters(tmp_path):
 
 
 def test_settings_that_a_pretrained_tokenizer_ignores_are_refused(tmp_path):
-    with pytest.raises(UserError, match="text.lowercase has no effect on the tokenizer of text.pretrained 'x'"):
+    with pytest.raises(UserError, match="`text.lowercase` has no effect on the tokenizer of `text.pretrained` 'x'"):
         TextConfig(pretrained="x", lowercase=False)
 
 

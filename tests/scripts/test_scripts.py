@@ -198,7 +198,7 @@ def test_a_run_under_old_names_is_resumed(call_script, picture_folder, vq_yaml, 
     settings.write_text(text)
     call_script("train_vq", *arguments, "--resume", "--max-steps", 4)
     assert read_json(tmp_path / "vq" / "run" / "summary.json")["steps"] == 4
-    with pytest.raises(UserError, match=r"its network.size_mismatch is 'refuse', now 'pad'"):
+    with pytest.raises(UserError, match=r"its `network.size_mismatch` is 'refuse', now 'pad'"):
         call_script("train_vq", *arguments, "--resume", "--network.misfit", "pad")
 
 

@@ -30,12 +30,12 @@ def test_a_run_of_an_earlier_version_is_the_same():
 def test_a_setting_that_came_later_was_at_its_default():
     require_same_run(Path("run"), {"seed": 0, "network.width": 4}, {"seed": 0, "network": Part(4)})
     require_same_run(Path("run"), {"seed": 0}, {"seed": 0, "width": 3, "strides": [2]}, Part())
-    with pytest.raises(UserError, match=r"its network.strides is \[2\], now \[4\]"):
+    with pytest.raises(UserError, match=r"its `network.strides` is \[2\], now \[4\]"):
         require_same_run(Path("run"), {"seed": 0, "network.width": 4}, {"seed": 0, "network": Part(4, [4])})
 
 
 def test_another_collection_is_another_run():
-    with pytest.raises(UserError, match="its collection is 'one', now 'other'"):
+    with pytest.raises(UserError, match="its `collection` is 'one', now 'other'"):
         require_same_run(
             Path("run"), {"collection": "one", "collection_form": 2}, {"collection": "other", "collection_form": 2}
         )

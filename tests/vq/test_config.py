@@ -38,15 +38,17 @@ def test_an_unknown_setting_is_named(name, kind):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"type": "unet"}, "network.type must be patch or paper, found 'unet'"),
+        ({"type": "unet"}, "`network.type` must be patch or paper, found 'unet'"),
         ({"input_shape": []}, r"must have 1, 2 or 3 numbers, found \[\]"),
         ({"input_shape": [8, 8, 8, 8]}, r"must have 1, 2 or 3 numbers, found \[8, 8, 8, 8\]"),
         ({"strides": []}, r"at least one positive number, found \[\]"),
         ({"strides": [2, 0]}, r"at least one positive number, found \[2, 0\]"),
-        ({"type": "paper", "strides": [4, 2]}, r"set network.strides to 2s, found \[4, 2\]"),
-        ({"in_channels": 0}, "network.in_channels must be at least 1, found 0"),
-        ({"hidden_channels": 0}, "network.hidden_channels must be at least 1, found 0"),
-        ({"size_mismatch": "stretch"}, "network.size_mismatch must be refuse, pad or crop, found 'stretch'"),
+        ({"type": "paper", "strides": [4, 2]}, r"set `network.strides` to 2s, found \[4, 2\]"),
+        ({"in_channels": 0}, "`network.in_channels` must be at least 1, found 0"),
+        ({"hidden_channels": 0}, "`network.hidden_channels` must be at least 1, found 0"),
+        ({"residual_channels": 0}, "`network.residual_channels` must be at least 1, found 0"),
+        ({"num_residual_layers": -1}, "`network.num_residual_layers` must be at least 0, found -1"),
+        ({"size_mismatch": "stretch"}, "`network.size_mismatch` must be refuse, pad or crop, found 'stretch'"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):

@@ -363,10 +363,13 @@ def test_a_page_of_no_pictures_has_figures_only(page_of, tmp_path, shape, quanti
     assert {path.name for path in tmp_path.iterdir()} == {"inspection.md", "figures.png"}
 
 
-@pytest.mark.parametrize(("size_mismatch", "side"), [("pad", 14), ("crop", 14), ("pad", 9)])
-def test_a_page_of_pictures_that_do_not_fit(page_of, pictures, size_mismatch, side):
+@pytest.mark.parametrize(("size_mismatch", "side", "shown"), [("pad", 14, 14), ("crop", 14, 12), ("pad", 9, 9)])
+def test_a_page_of_pictures_that_do_not_fit(page_of, pictures, tmp_path, size_mismatch, side, shown):
     pictures = pictures[:, :, :side, :side]
     page_of(build(VQ, pictures, size_mismatch=size_mismatch), pictures)
+    assert {path.name for path in tmp_path.iterdir()} >= {"inspection.md", "figures.png", "worst.png"}
+    with Image.open(tmp_path / "worst.png") as worst:
+        assert worst.size == (12 * (shown + 4), 2 * (shown + 4))
 
 
 def test_more_codes_than_a_row_are_shown_in_full_rows(page_of, pictures, tmp_path):
