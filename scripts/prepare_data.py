@@ -27,7 +27,7 @@ def settings_parser() -> ScriptParser:
     parser.add_argument(
         "--for_model",
         type=Path,
-        help="Instead: folder that vqlm train-lm finished, to be trained on with these pictures; its tokenizers serve.",
+        help="Instead of --image-tokenizer: finished model that will learn these pictures; its tokenizers encode them.",
     )
     parser.add_argument("--output", type=Path, required=True, help="Folder for the prepared set.")
     parser.add_argument(
@@ -56,7 +56,10 @@ def main(arguments: list[str] | None = None) -> None:
 
     model = settings.for_model
     if (model is None) == (settings.image_tokenizer is None):
-        raise UserError("give one of `image_tokenizer`, for a new model, and `for_model`, to train a finished one on.")
+        raise UserError(
+            "give either `image_tokenizer` (for a new model) or `for_model` (to continue a finished one); found "
+            f"{'neither' if model is None else 'both'}."
+        )
     require_output(settings.output, settings.resume)
 
     from vqlm.data_prep import Vocabulary, prepare

@@ -26,7 +26,8 @@ class TrainingConfig:
     """A budget is steps or minutes, whichever ends first; with neither given it is the stage's own number of steps.
 
     Args:
-        max_steps: optimizer steps to train for.
+        max_steps: optimizer steps to train for; by default 1,600 for an image tokenizer and 1,400 for a language model,
+            unless max_minutes is given.
         max_minutes: minutes to train for.
         batch_size: rows per process that are computed at once.
         gradient_accumulation_steps: batches per optimizer step, which learns from all of them as from one larger batch.

@@ -251,6 +251,11 @@ class VQVAE(PreTrainedModel):
         factor, shape = network.downsample_factor, tuple(pixel_values.shape[2:])
         if not all(fits(n, factor, network.size_mismatch) for n in shape):
             nearest = tuple(max(factor, round(n / factor) * factor) for n in shape)
+            if network.size_mismatch != "refuse":  # then it is too small
+                raise UserError(
+                    f"every side of a picture must have at least {1 if network.size_mismatch == 'pad' else factor} "
+                    f"pixels, found {shape}; the model was trained on {tuple(network.input_shape)}. Take a larger one."
+                )
             raise UserError(
                 f"every side of a picture must be a multiple of {factor}, found {shape}; the nearest valid size is "
                 f"{nearest}, the model was trained on {tuple(network.input_shape)}. Resize it, or train with "

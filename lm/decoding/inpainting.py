@@ -74,7 +74,10 @@ def _repeated(rows: list, times: int) -> list:
 def code_grid(config: VQVAEConfig) -> tuple[int, ...]:
     """(h, w) of the codes. Raises UserError for codes that do not lie on a grid that is read row by row."""
     if len(config.network.input_shape) != 2 or len(config.code_shape) < 2:
-        raise UserError(f"This needs pictures whose codes lie on a grid; here their shape is {config.code_shape}.")
+        raise UserError(
+            "`complete` and `inpaint` need codes on a grid (h, w); this model's have the shape "
+            f"{tuple(config.code_shape)}, as those of a hierarchy and of series have."
+        )
     return tuple(config.code_shape[:2])
 
 
@@ -90,7 +93,7 @@ def code_mask(mask: Mask, shape: Sequence[int], grid: tuple[int, ...]) -> Tensor
     if pixels.dtype != torch.bool:
         pixels = pixels > (127 if pixels.max() > 1 else 0.5)
     if not pixels.any():
-        raise UserError("`mask` is empty: nothing is to be drawn. White, or True, is what is drawn again.")
+        raise UserError("`mask` is empty; mark the part to draw again with white or True.")
     return F.adaptive_max_pool2d(pixels[None, None].float(), grid)[0, 0].bool()
 
 

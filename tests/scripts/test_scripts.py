@@ -145,8 +145,8 @@ def test_a_finished_model_is_trained_on_with_new_pictures(call_script, picture_f
     picture = tmp_path / "crayon.png"
     call_script("generate", "--model", tuned, "--prompt", "red box in crayon", "--output", picture)
     assert size_of(picture) == (16, 16)
-    for wrong in ([], ["--image-tokenizer", vq, "--for-model", model]):
-        with pytest.raises(UserError, match="give one of `image_tokenizer`, .*, and `for_model`"):
+    for count, wrong in (("neither", []), ("both", ["--image-tokenizer", vq, "--for-model", model])):
+        with pytest.raises(UserError, match=rf"give either `image_tokenizer` .* or `for_model` .*; found {count}\.$"):
             call_script("prepare_data", "--data", picture_folder, "--output", tmp_path / "none", *wrong)
     with pytest.raises(UserError, match="`lora` adapts a finished model; name its folder in `init_from`"):
         call_script("train_lm", "--data", more, "--output", tmp_path / "none", "--lora")

@@ -171,7 +171,7 @@ def test_a_codebook_far_from_z_e_is_named(pictures, normalize_z_e):
     if normalize_z_e:  # 4 channels of mean 0 and variance 1: the codes are (60 ** 2 + 2 ** 2) ** 0.5 away
         assert "(mean error 60, mean length of z_e 2)" in finding
     assert ("set quantizer.normalize_z_e true" in finding) == (not normalize_z_e)
-    assert "start from kmeans, or raise quantizer.commitment_weight" in finding
+    assert "set `quantizer.initialization` to kmeans, or raise `quantizer.commitment_weight`" in finding
 
 
 def test_positions_that_never_change_are_named(pictures):
