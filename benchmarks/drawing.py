@@ -21,7 +21,7 @@ from measure import Report, Spread, choose, in_child, in_turns, memory_megabytes
 from our_steps import CODEBOOK_SIZE, MODELS, TEXT_SIZE, Rows
 from peer_dalle import PACKAGE, build_dalle, load, pad_texts
 from transformers import GenerationConfig, PreTrainedModel
-from vqlm.data_prep.sequences import left_pad, prompt_ids
+from vqlm.data_prep.sequences import caption_ids, left_pad, prompt_ids
 from vqlm.lm.decoding.draw import draw_codes
 from vqlm.lm.decoding.packed_weights import require_int8
 from vqlm.lm.model import build_language_model
@@ -123,7 +123,7 @@ def drawer(case: Case, rows: Rows, engine: str, device: torch.device = CPU) -> C
     model.to(device)  # type: ignore[arg-type]
     vocabulary = rows.vocabulary
     captions: list[str | None] = [rows.captions[7 * number % len(rows.captions)] for number in range(case.pictures)]
-    prompts = prompt_ids(vocabulary, captions, rows.longest)
+    prompts = prompt_ids(vocabulary, caption_ids(vocabulary, captions, rows.longest))
     if engine != FP32:
         model.to(torch.bfloat16)  # type: ignore[arg-type]
     if engine in ENGINE:

@@ -16,7 +16,7 @@ from measure import Report, Spread, choose, in_turns, parser, ratio
 from torch import Tensor
 from transformers import PreTrainedModel
 from vqlm.data_prep import PreparedSet, Vocabulary
-from vqlm.data_prep.sequences import left_pad, prompt_ids
+from vqlm.data_prep.sequences import caption_ids, left_pad, prompt_ids
 from vqlm.lm import TextToImagePipeline
 from vqlm.lm.decoding.decoders import build_decoder
 from vqlm.lm.decoding.draw import draw_codes
@@ -63,7 +63,9 @@ def main(arguments: list[str] | None = None) -> dict:
     prompts: list[list[int]] = []
     for split in prepared.held_out:
         rows = prepared.pictured(split, most)
-        prompt_rows = prompt_ids(vocabulary, [captions[0] for captions in rows["captions"]], longest)
+        prompt_rows = prompt_ids(
+            vocabulary, caption_ids(vocabulary, [captions[0] for captions in rows["captions"]], longest)
+        )
         prompts += prompt_rows[: -(-pictures // len(prepared.held_out))]
         for name, (dtype, way) in ways.items():
             nlls[name].append(nll_of(models[dtype], vocabulary, prompt_rows, prepared.codes_of(rows), way))

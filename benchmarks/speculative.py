@@ -13,7 +13,7 @@ from pathlib import Path
 from measure import Report, Spread, in_turns, parser, ratio
 from torch import Tensor
 from vqlm.data_prep import PreparedSet
-from vqlm.data_prep.sequences import prompt_ids
+from vqlm.data_prep.sequences import caption_ids, prompt_ids
 from vqlm.lm import TextToImagePipeline
 from vqlm.lm.decoding.draw import draw_codes
 from vqlm.lm.decoding.speculative import draw_speculatively
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> dict:
     captions = [
         texts[0] for split in prepared.held_out for texts in prepared.pictured(split, options.prompts)["captions"]
     ]
-    rows = prompt_ids(pipeline.vocabulary, captions, pipeline.max_caption_tokens)
+    rows = prompt_ids(pipeline.vocabulary, caption_ids(pipeline.vocabulary, captions, pipeline.max_caption_tokens))
     report = Report("speculative", __doc__, options)
     table = report.table("One picture at a time", ["drawn", "by", "forwards a picture", "s a picture", "plain / it"])
     saved = pipeline.sampling

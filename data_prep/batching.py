@@ -5,7 +5,9 @@
 Rows of one pack never attend to one another: transformers sees where each begins from the position ids, which restart.
 """
 
-from collections.abc import Iterator, Sequence
+import fnmatch
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +16,7 @@ import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
 from vqlm.data_prep.sequences import PackShape
+from vqlm.training.errors import UserError
 
 # Rows that are shuffled together. A smaller set is one pool; a larger set is shuffled pool by pool, so that memory does
 # not grow with the set and reads stay close together on the disk.
@@ -62,10 +65,14 @@ class CaptionLengths:
 
 
 class RowOrder:
-    """Windows of row numbers: every row once per epoch, in an order that `seed` and the epoch decide."""
+    """Windows of row numbers: every row once per epoch, in an order that `seed` and the epoch decide.
 
-    def __init__(self, count: int, seed: int, pool_rows: int = POOL_ROWS):
+    With `weights` a row comes so often on average: 2.5 is twice in one half of the epochs, three times in the other.
+    """
+
+    def __init__(self, count: int, seed: int, pool_rows: int = POOL_ROWS, weights: np.ndarray | None = None):
         self.count, self.seed, self.pool_rows, self.epoch = count, seed, pool_rows, 0
+        self.weights = weights
 
     def set_epoch(self, epoch: int) -> None:
         """Called by accelerate before each epoch."""
@@ -77,7 +84,37 @@ class RowOrder:
         starts = draw.permutation(np.arange(0, self.count, self.pool_rows))
         for start in starts:
             pool = start + draw.permutation(min(self.pool_rows, self.count - start))
+            if self.weights is not None:
+                whole, part = np.divmod(self.weights[pool], 1)
+                pool = draw.permutation(np.repeat(pool, (whole + (draw.random(len(pool)) < part)).astype(np.int64)))
             yield from (pool[first : first + size] for first in range(0, len(pool), size))
+
+
+def weights_of_rows(rows: Dataset, weights: Mapping[str, float]) -> np.ndarray | None:
+    """The weight of each row: that of the first pattern that its key matches, else 1; None if there are no patterns.
+
+    Raises UserError for a negative weight, a pattern that no key matches, or weights that leave nothing.
+    """
+    if not weights:
+        return None
+    if wrong := [pattern for pattern, weight in weights.items() if not 0 <= weight < np.inf]:
+        raise UserError(f"`weights` must not be negative, found {weights[wrong[0]]} for {wrong[0]}.")
+    patterns = [(re.compile(fnmatch.translate(pattern)), pattern) for pattern in weights]
+    matched: set[str] = set()
+    values = np.ones(len(rows), dtype=np.float32)
+    for number, key in enumerate(rows["key"]):
+        pattern = next((pattern for match, pattern in patterns if match.match(key)), None)
+        if pattern is not None:
+            values[number] = weights[pattern]
+            matched.add(pattern)
+    if unknown := [pattern for pattern in weights if pattern not in matched]:
+        raise UserError(
+            f"`weights` names {unknown[0]!r}, which no training row's key matches, or an earlier pattern takes; the "
+            f"first key is {rows[0]['key']!r}."
+        )
+    if not values.any():
+        raise UserError("`weights` are 0 for every row; leave some to train on.")
+    return values
 
 
 def choose_shape(

@@ -11,6 +11,7 @@ from vqlm.data_prep.names import words_of_name
 
 LOOKED_AT = 200_000  # pictures
 COMMONEST = 5
+SCRIPTS_SHOWN = 6
 PREFIX_WORDS = (5, 4, 3, 2)  # an article alone is no finding
 # From so many captions on their beginnings say something.
 ENOUGH = 20
@@ -29,7 +30,7 @@ class CaptionFacts:
 
     per_picture: pictures by their number of captions. captions: pictures by caption. prefixes: captions by their first
     words in lower case. scripts: captions by the script of most of their letters. several: pictures whose captions are
-    in several scripts. named: pictures whose names have words.
+    in several scripts. named: pictures whose names have words that are not their caption already.
     """
 
     per_picture: Counter[int] = field(default_factory=Counter)
@@ -44,7 +45,8 @@ class CaptionFacts:
             return
         self.per_picture[len(captions)] += 1
         self.captions.update(set(captions))
-        self.named += bool(words_of_name(PurePosixPath(key).name))
+        words = words_of_name(PurePosixPath(key).name)
+        self.named += bool(words) and not any(words in caption for caption in captions)
         scripts = [script for caption in captions if (script := script_of(caption))]
         self.scripts.update(scripts)
         self.several += len(set(scripts)) > 1
@@ -107,7 +109,7 @@ def _script(letter: str) -> str | None:
 def caption_findings(facts: CaptionFacts) -> list[str]:
     """Remarks on the captions: sentences, each with a remedy."""
     remarks = []
-    shares = ", ".join(f"{script} {share:.0%}" for script, share in list(facts.script_shares.items())[:6])
+    shares = ", ".join(f"{script} {share:.0%}" for script, share in list(facts.script_shares.items())[:SCRIPTS_SHOWN])
     second = list(facts.script_shares.values())[1:2]
     if facts.several > SEVERAL_SCRIPTS * facts.pictures:
         remarks.append(
@@ -141,7 +143,7 @@ def _on_shared_captions(facts: CaptionFacts) -> list[str]:
         return []
     caption, count = facts.commonest[0]
     per_caption = facts.total / len(facts.captions)
-    if count <= ONE_CAPTION * facts.pictures and per_caption < PICTURES_PER_CAPTION:
+    if count <= max(2, ONE_CAPTION * facts.pictures) and per_caption < PICTURES_PER_CAPTION:
         return []
     remedy = (
         "Their names have words: `captions_from` names, or {name} in `class_template`, tells them apart."
@@ -163,4 +165,5 @@ def caption_rows(facts: CaptionFacts) -> dict[str, str]:
         "captions per picture: fewest, median, most": f"{numbers[0]}, {facts.median_per_picture}, {numbers[-1]}",
         "different captions": f"{len(facts.captions)}",
     }
-    return rows | {f"captions in {script}": f"{share:.1%}" for script, share in facts.script_shares.items()}
+    shares = list(facts.script_shares.items())[:SCRIPTS_SHOWN]
+    return rows | {f"captions in {script}": f"{share:.1%}" for script, share in shares}

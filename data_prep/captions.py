@@ -9,3 +9,21 @@ def normalize_caption(text: str) -> str:
 def compared_form(text: str) -> str:
     """`text` as it is compared with other captions: case, spaces and a full stop at the end do not count."""
     return normalize_caption(text).lower().rstrip(".")
+
+
+def vary_tags(caption: str, keep: int, dropout: float, is_shuffled: bool) -> str:
+    """A caption that is a list of tags between commas, as one epoch shows it; torch's generator draws.
+
+    The first `keep` tags stay. Of the others the share `dropout` is left out, and the rest are shuffled on request.
+    At least one tag is left.
+    """
+    import torch
+
+    tags = [tag for part in caption.split(",") if (tag := part.strip())]
+    first, others = tags[:keep], tags[keep:]
+    kept = [tag for tag, draw in zip(others, torch.rand(len(others)).tolist(), strict=True) if draw >= dropout]
+    if not first and not kept:
+        kept = others[:1]
+    if is_shuffled:
+        kept = [kept[place] for place in torch.randperm(len(kept)).tolist()]
+    return ", ".join(first + kept)

@@ -8,16 +8,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from datasets import Features, Image, IterableDataset, List, Value
 from PIL import Image as PILImage
 from vqlm.data_prep.caption_lines import no_line
 from vqlm.data_prep.caption_prefix import without_prefix
-from vqlm.data_prep.file_kinds import is_picture, is_system_file
+from vqlm.data_prep.choosing import chosen_rows
+from vqlm.data_prep.file_kinds import is_picture, is_system_file, key_of
 from vqlm.data_prep.names import NO_WORDS
 from vqlm.data_prep.rows import TABLE_ROWS, Row, Shard, Unusable, digest_of, join_shards, kind_of_other, read_all
-from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
+from vqlm.data_prep.settings import BETWEEN_COLLECTIONS, DATA_HELP, CollectionConfig
 from vqlm.data_prep.sources.arrays import array_shards
 from vqlm.data_prep.sources.folder import METADATA, files_below, read_folder, shards_of_content
 from vqlm.data_prep.sources.openmoji import ATTRIBUTION, SPLITS, openmoji_shards
@@ -28,6 +29,7 @@ from vqlm.data_prep.splits import (
     HELD_OUT,
     TRAIN,
     HashSplit,
+    JoinedSplit,
     KeySplit,
     SplitRule,
     described_rule,
@@ -46,7 +48,8 @@ SMALL = 200
 # What collections were read by before there were these settings.
 BEFORE_SETTING = {
     "allow_outside_files": False, "fit": "crop", "captions_from": "files", "caption_lines": "all", "drop_prefix": None,
-    "drop_copies": False,
+    "drop_copies": False, "min_side": 0, "max_aspect": None, "min_caption_words": 0, "max_caption_words": None,
+    "add_prefix": "", "add_suffix": "",
 }  # fmt: skip
 
 
@@ -145,15 +148,19 @@ def _examples(shards: list[Shard], split: str | None, split_of: Callable[[str], 
         yield {"image": image, "captions": list(row.captions), "key": row.key}
 
 
-def load_collection(data: str, image_size: int = 64, config: CollectionConfig | None = None) -> Collection:
+def load_collection(
+    data: str, image_size: int = 64, config: CollectionConfig | None = None, needs_captions: bool = True
+) -> Collection:
     """Open a collection. Only names, captions and sizes are read.
 
     A file `NOTICE` beside the pictures holds their licence lines, which every model trained on them carries.
 
     Args:
-        data: one of the forms in `DATA_HELP`.
+        data: one of the forms in `DATA_HELP`, or several with " + " between them; the keys of each then begin with its
+            name.
         image_size: side in pixels at which OpenMoji is drawn; other pictures keep their size.
         config: how the collection is read.
+        needs_captions: whether a picture without a caption is unusable; else its caption is "".
 
     Returns:
         The collection, its rows not yet read.
@@ -172,39 +179,102 @@ def load_collection(data: str, image_size: int = 64, config: CollectionConfig | 
         >>> [(row.key, row.captions) for row in load_collection(str(folder)).rows()]
         [('cat.png', ('a cat',)), ('dog.png', ('a dog',)), ('owl.png', ('a owl',))]
     """
-    collection = _open(data, image_size, config or CollectionConfig())
+    # Pillow would warn of pictures that are refused here with a reason.
+    warnings.simplefilter("ignore", PILImage.DecompressionBombWarning)
+    reading = Reading(image_size, config or CollectionConfig(), needs_captions)
+    parts = parts_of(data)
+    if len(parts) == 1:
+        return _load_part(data, reading)
+    collections = {name: _load_part(part, reading) for name, part in zip(_part_names(parts), parts, strict=True)}
+    return _joined(collections, reading.config)
+
+
+class Reading(NamedTuple):
+    """What `load_collection` was given besides the name of the collection."""
+
+    image_size: int
+    config: CollectionConfig
+    needs_captions: bool
+
+
+def parts_of(data: str) -> list[str]:
+    """The collections that `data` names: several if " + " stands between them and the whole is no path."""
+    if BETWEEN_COLLECTIONS not in data or os.path.exists(data):
+        return [data]
+    return [part.strip() for part in data.split(BETWEEN_COLLECTIONS)]
+
+
+def _load_part(data: str, reading: Reading) -> Collection:
+    collection = _open(data, reading)
     collection.attribution = collection.attribution or _notice_beside(data)
-    if collection.config.drop_prefix:
-        shards = without_prefix(collection.shards, collection.config.drop_prefix)
-        collection = replace(collection, shards=shards)
     if collection.config.drop_copies and collection.array_shape is None:
         from vqlm.data_prep.copies import without_copies  # which reads collections
 
-        return without_copies(collection)
+        return without_copies(collection)  # type: ignore[arg-type,return-value]  # the same class, seen by another path
     return collection
 
 
-def _open(data: str, image_size: int, config: CollectionConfig) -> Collection:
-    # Pillow would warn of pictures that are refused here with a reason.
-    warnings.simplefilter("ignore", PILImage.DecompressionBombWarning)
+def _part_names(parts: list[str]) -> list[str]:
+    """A name of each part that does not depend on how its path is written."""
+    names: list[str] = []
+    for part in parts:
+        name = Path(part).resolve().name if os.path.exists(part) else part.replace(os.sep, "-").replace(":", "-")
+        name = key_of(name).strip("-.") or "data"
+        names.append(name if name not in names else f"{name} ({len(names) + 1})")
+    return names
+
+
+def _joined(collections: dict[str, Collection], config: CollectionConfig) -> Collection:
+    """One collection of several, whose keys begin with the names."""
+    if arrays := [name for name, collection in collections.items() if collection.array_shape is not None]:
+        raise UserError(f"several collections must all hold pictures; {arrays[0]} holds arrays.")
+    shards, by_part, held_out, count, notices = [], {}, {}, [], {}
+    for name, collection in collections.items():
+        shards += [
+            Shard(f"{name}/{shard.name}", partial(_prefixed, shard.read, name), shard.stamp)
+            for shard in collection.shards
+        ]
+        by_part[name] = collection.rule if collection.splits is None else collection.splits.__getitem__
+        held_out |= dict.fromkeys(collection.held_out_names)
+        notices |= dict.fromkeys((collection.attribution or "").split("\n"))
+        count.append(collection.count_files)
+    attribution = "\n".join(line for line in notices if line) or None
+    files = partial(_count_all, [each for each in count if each is not None])
+    rule = JoinedSplit(by_part, tuple(held_out))
+    notes = tuple(note for collection in collections.values() for note in collection.notes)
+    return Collection(join_shards(shards), config, attribution=attribution, rule=rule, count_files=files, notes=notes)
+
+
+def _prefixed(read: Callable[[], Iterator[Row | Unusable]], name: str) -> Iterator[Row | Unusable]:
+    return (replace(row, key=f"{name}/{row.key}") for row in read())
+
+
+def _count_all(counts: list[Callable[[], Counter[str]]]) -> Counter[str]:
+    return sum((count() for count in counts), Counter())
+
+
+def _open(data: str, reading: Reading) -> Collection:
+    image_size, config, needs_captions = reading
     kind, _, rest = data.partition(":")
-    if config.is_named and (kind in ("openmoji", "hf") or data.endswith((".npz", ".parquet"))):
-        raise UserError(f"`captions_from` names has no effect on {data}, which has its own captions; leave it out.")
     if kind == "openmoji":
+        _require_own_captions(data, config)
         shards, splits = openmoji_shards(image_size, rest)
         if config.held_out is not None:
-            return Collection(shards, config, rule=split_rule(config.held_out, {}), attribution=ATTRIBUTION)
-        return Collection(shards, config, SPLITS, splits, attribution=ATTRIBUTION)
+            rule = split_rule(config.held_out, {})
+            return Collection(_chosen(shards, reading), config, rule=rule, attribution=ATTRIBUTION)
+        return Collection(_chosen(shards, reading), config, SPLITS, splits, attribution=ATTRIBUTION)
     if kind == "hf" and rest:
-        return _of_dataset(rest, config)
+        return _of_dataset(rest, reading)
     place = Path(data)
     if place.is_file() and place.suffix == ".npz":
-        shards, shape = array_shards(place)
-        return Collection(shards, config, array_shape=shape, rule=split_rule(config.held_out, {}))
+        _require_own_captions(data, config)
+        shards, shape = array_shards(place, needs_captions)
+        rule = split_rule(config.held_out, {})
+        return Collection(_chosen(shards, reading), config, array_shape=shape, rule=rule)
     if place.is_dir():
-        return _of_folder(place, config)
+        return _of_folder(place, reading)
     files = [place] if place.is_file() else [Path(name) for name in glob.glob(data, recursive=True)]
-    if collection := _of_files([path for path in files if path.is_file()], config):
+    if collection := _of_files([path for path in files if path.is_file()], reading):
         return collection
     if not place.exists() and not glob.has_magic(data) and ":" not in data:
         raise UserError(f"there is no folder {data} here; `data` must be {DATA_HELP[:-1]}.")
@@ -217,30 +287,50 @@ def _notice_beside(data: str) -> str | None:
     return notice.read_text(encoding="utf-8").strip() or None if notice.is_file() else None
 
 
-def _of_dataset(name: str, config: CollectionConfig) -> Collection:
-    shards, given = hub_shards(name, config.columns, config.class_template)
-    return Collection(shards, config, rule=split_rule(config.held_out, given))
+def _require_own_captions(place: object, config: CollectionConfig) -> None:
+    """Raises UserError for settings of names and texts, which tables, data sets and arrays do without."""
+    for name, default in (("captions_from", "files"), ("caption_lines", "all")):
+        if (value := getattr(config, name)) != default:
+            raise UserError(f"`{name}` {value} has no effect on {place}, which has its own captions; leave it out.")
 
 
-def _of_folder(folder: Path, config: CollectionConfig) -> Collection:
+def _chosen(shards: list[Shard], reading: Reading) -> list[Shard]:
+    """The shards, of which only the rows that the settings want are rows."""
+    if reading.config.drop_prefix:
+        shards = without_prefix(shards, reading.config.drop_prefix)
+    return [
+        replace(shard, read=partial(chosen_rows, shard.read, reading.config, reading.needs_captions))
+        for shard in shards
+    ]
+
+
+def _of_dataset(name: str, reading: Reading) -> Collection:
+    config = reading.config
+    _require_own_captions(name, config)
+    shards, given = hub_shards(name, config.columns, config.class_template, reading.needs_captions)
+    return Collection(_chosen(shards, reading), config, rule=split_rule(config.held_out, given))
+
+
+def _of_folder(folder: Path, reading: Reading) -> Collection:
     """A folder holds pictures, or archives or tables, or a data set that was saved to disk."""
     if any((folder / name).is_file() for name in SAVED_DATASET):
-        return _of_dataset(str(folder), config)
+        return _of_dataset(str(folder), reading)
+    config = reading.config
     names = sorted(files_below(folder))
     data = [name for name in names if not is_system_file(name)]
     top = [name for name in data if "/" not in name]
     if not any(name.lower() in METADATA for name in top):
         # Archives and tables in folders inside it count where there are no pictures beside them.
         files = data if not any(map(is_picture, data)) else top
-        if collection := _of_files([folder / name for name in files], config, is_chosen=False):
+        if collection := _of_files([folder / name for name in files], reading, is_chosen=False):
             return collection
     content = read_folder(
         folder, config.class_template, config.columns, config.allow_outside_files, names, config.is_named,
-        config.caption_lines,
+        config.caption_lines, reading.needs_captions,
     )  # fmt: skip
     first_parts = {key.partition("/")[0] for key in content.entries if "/" in key}
     given = {part: GIVEN_NAMES[part.lower()] for part in sorted(first_parts) if part.lower() in GIVEN_NAMES}
-    shards = shards_of_content(folder, content)
+    shards = _chosen(shards_of_content(folder, content), reading)
     told = (NO_WORDS, no_line(config.caption_lines))
     notes = tuple(f"{content.kinds[kind]:,} {kind}" for kind in told if content.kinds[kind])
     count = partial(Counter, content.kinds)
@@ -249,9 +339,10 @@ def _of_folder(folder: Path, config: CollectionConfig) -> Collection:
     )
 
 
-def _of_files(paths: list[Path], config: CollectionConfig, is_chosen: bool = True) -> Collection | None:
+def _of_files(paths: list[Path], reading: Reading, is_chosen: bool = True) -> Collection | None:
     """The archives among `paths`, else the tables; None if there are neither. A table that was not chosen by its name
     counts only if it has pictures in it."""
+    config = reading.config
     paths = sorted(path for path in paths if not is_system_file(path.name))
     tars = [path for path in paths if path.name.lower().endswith(TAR_SUFFIXES)]
     tables = [path for path in paths if path.suffix.lower() == ".parquet"]
@@ -266,9 +357,10 @@ def _of_files(paths: list[Path], config: CollectionConfig, is_chosen: bool = Tru
         shards = tar_shards(tars, config.caption_column, config.class_template, config.is_named, config.caption_lines)
         count = partial(_count_archives, tars, others)
     else:
-        shards = parquet_shards(tables, config.columns, config.allow_outside_files)
+        _require_own_captions(tables[0], config)
+        shards = parquet_shards(tables, config.columns, config.allow_outside_files, reading.needs_captions)
         count = partial(_count_tables, tables, others)
-    return Collection(join_shards(shards), config, rule=rule, count_files=count)
+    return Collection(_chosen(join_shards(shards), reading), config, rule=rule, count_files=count)
 
 
 def _count_archives(paths: list[Path], others: Counter[str]) -> Counter[str]:

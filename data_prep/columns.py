@@ -11,8 +11,7 @@ def pick_columns(
 
     Raises UserError that lists the columns of `place`.
     """
-    picture = image_column or next((name for name in PICTURE_COLUMNS if name in names), None)
-    caption = caption_column or next((name for name in CAPTION_COLUMNS if name in names), None)
+    picture, caption = find_columns(names, image_column, caption_column)
     if picture not in names or caption not in names:
         raise UserError(
             f"{place} must have the columns {image_column or 'file_name (or image)'} and "
@@ -20,3 +19,11 @@ def pick_columns(
             "with `image_column` and `caption_column`."
         )
     return picture, caption
+
+
+def find_columns(
+    names: list[str], image_column: str | None = None, caption_column: str | None = None
+) -> tuple[str | None, str | None]:
+    """As `pick_columns`, with None for what is not there."""
+    picture = image_column or next((name for name in PICTURE_COLUMNS if name in names), None)
+    return picture, caption_column or next((name for name in CAPTION_COLUMNS if name in names), None)

@@ -52,7 +52,7 @@ def _digests(chunk: list[Row | Unusable], config: CollectionConfig) -> list[tupl
         if isinstance(row, Unusable) or isinstance(row.image, np.ndarray):
             continue
         try:
-            picture = decode_picture(row.image, SIZE, config.background, config.max_pixels)
+            picture = decode_picture(row.image, SIZE, config.background, config.max_pixels, config.fit_or_auto)
         except UnreadablePicture:
             continue
         pairs.append((row.key, digest_of_pixels(picture)))

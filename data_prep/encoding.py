@@ -208,7 +208,10 @@ class _OpenShard:
             "rows": {split: file.count for split, file in self.files.items()},
             "sha256": {split: file.digest.hexdigest() for split, file in self.files.items()},
             "caption_lengths": {str(length): count for length, count in sorted(self.lengths.items())},
-            "skipped": [{"key": row.key, "reason": row.reason} for row in self.skipped],
+            "skipped": [
+                {"key": row.key, "reason": row.reason} | ({"is_left_out": True} if row.is_left_out else {})
+                for row in self.skipped
+            ],
         }  # fmt: skip
         write_json(self.temporary / SHARD_FILE, described)
         os.replace(self.temporary, self.folder)

@@ -275,6 +275,7 @@ def _finish(encoder: ShardEncoder, output: Path, made_from: dict[str, Any], seco
         "vocabulary": encoder.vocabulary.fingerprint(),
         "splits": {split: splits[split] for split in collection.split_names},
         "skipped": len(skipped.rows),
+        "left_out": skipped.left_out_by_reason(),
         "code_shape": list(config.code_shape),
         "tokens_per_image": config.tokens_per_image,
         "caption_lengths": {str(length): lengths[length] for length in sorted(lengths)},

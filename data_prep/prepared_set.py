@@ -165,7 +165,7 @@ class PreparedSet:
         seen: set[str] = set()
         for table in self.train.select_columns(["captions"]).with_format("arrow").iter(CAPTIONS_READ):
             assert isinstance(table, pyarrow.Table)
-            distinct = table["captions"].combine_chunks().flatten().unique().to_pylist()
+            distinct = table["captions"].combine_chunks().flatten().unique().to_pylist()  # type: ignore[index]
             seen.update(wanted.intersection(map(compared_form, distinct)))
         return {split: sum(prompt in seen for prompt in of_split) for split, of_split in prompts.items()}
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -40,10 +40,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Unusable:
-    """A row that cannot be used, and the reason, for people."""
+    """A row that cannot be used, and the reason, for people.
+
+    is_left_out: a setting leaves it out, nothing is wrong with it. image: its picture, if only the caption is missing.
+    """
 
     key: str
     reason: str
+    is_left_out: bool = False
+    image: bytes | Path | np.ndarray | None = field(default=None, repr=False)
 
     def __post_init__(self):
         # Both are written as UTF-8, which cannot hold every name and every error.
@@ -54,6 +59,10 @@ class Unusable:
 
 class NoCaption(str):
     """Stands where captions should be; the text is the reason."""
+
+
+class MissingCaption(NoCaption):
+    """Of a picture that is there and lacks only its caption."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,12 @@ class Shard:
 
 
 def row_or_reason(key: str, image: bytes | Path | np.ndarray, captions: object) -> Row | Unusable:
-    """The row with its captions, one line each, or the reason why they cannot be used."""
+    """The row with its captions, one line each, or the reason why they cannot be used, with the picture."""
+    row = _with_captions(key, image, captions)
+    return replace(row, image=image) if isinstance(row, Unusable) else row
+
+
+def _with_captions(key: str, image: bytes | Path | np.ndarray, captions: object) -> Row | Unusable:
     texts = [captions] if isinstance(captions, str | bytes) or captions is None else captions
     if not isinstance(texts, list | tuple | np.ndarray):
         return Unusable(key, f"its caption must be text, found {captions!r:.40}")

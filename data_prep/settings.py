@@ -6,12 +6,13 @@ from typing import Literal
 
 from vqlm.data_prep.caption_lines import require_caption_lines
 from vqlm.training.errors import UserError, require_range
-from vqlm.vq.settings import Fit
+from vqlm.vq import Fit
 
 DATA_HELP = (
     "openmoji[:LANGUAGES], a folder of captioned pictures, a glob of WebDataset (.tar) or Parquet files, "
     "hf:NAME[:split], or an .npz of arrays."
 )
+BETWEEN_COLLECTIONS = " + "  # of several collections that are read as one
 MAX_PIXELS = 89_478_485  # the limit of Pillow
 
 
@@ -39,6 +40,12 @@ class CollectionConfig:
         allow_outside_files: whether metadata and tables may name pictures outside their folder.
         drop_prefix: words that captions begin with and that are left out, such as "a picture of".
         drop_copies: whether pictures with the same pixels as another are left out.
+        min_side: pictures with a shorter side below this are left out, in pixels.
+        max_aspect: pictures whose longer side is more than this times the shorter are left out.
+        min_caption_words: captions with fewer words are left out, and pictures without another caption.
+        max_caption_words: captions with more words are left out likewise.
+        add_prefix: stands before every caption, such as a trigger word "sks, ".
+        add_suffix: stands after every caption.
     """
 
     class_template: str | None = None
@@ -54,11 +61,23 @@ class CollectionConfig:
     allow_outside_files: bool = False
     drop_prefix: str | None = None
     drop_copies: bool = False
+    min_side: int = 0
+    max_aspect: float | None = None
+    min_caption_words: int = 0
+    max_caption_words: int | None = None
+    add_prefix: str = ""
+    add_suffix: str = ""
 
     def __post_init__(self):
         require_caption_lines(self.caption_lines)
         require_range(self, "[0, 1]", "max_skipped")
-        require_range(self, "[1, inf)", "max_pixels")
+        require_range(self, "[1, inf)", "max_pixels", "max_aspect", "max_caption_words")
+        require_range(self, "[0, inf)", "min_side", "min_caption_words")
+        if self.max_caption_words is not None and self.max_caption_words < self.min_caption_words:
+            raise UserError(
+                f"`max_caption_words` must be at least `min_caption_words` {self.min_caption_words}, found "
+                f"{self.max_caption_words}."
+            )
         from PIL import ImageColor  # its import would double the time of --help
 
         try:
@@ -151,6 +170,9 @@ class SequenceConfig:
         word_dropout: share of the words left out of a caption.
         code_noise: each row draws a rate up to this; that share of its input codes is replaced by random ones.
         bpe_dropout: share of the merges left out while a caption is split into tokens.
+        shuffle_tags: captions are lists of tags between commas, and come in another order each time.
+        keep_tags: so many tags at the beginning are neither moved nor left out, such as a trigger word.
+        tag_dropout: share of the other tags left out.
     """
 
     caption_dropout: float = 0.1
@@ -159,6 +181,16 @@ class SequenceConfig:
     word_dropout: float = 0.0
     code_noise: float = 0.5
     bpe_dropout: float = 0.0
+    shuffle_tags: bool = False
+    keep_tags: int = 0
+    tag_dropout: float = 0.0
 
     def __post_init__(self):
-        require_range(self, "[0, 1]", *vars(self))
+        require_range(self, "[0, 1]", *(vars(self).keys() - {"shuffle_tags", "keep_tags"}))
+        require_range(self, "[0, inf)", "keep_tags")
+        if self.keep_tags and not self.varies_tags:
+            raise UserError("`keep_tags` has no effect without `shuffle_tags` or `tag_dropout`; set one of them.")
+
+    @property
+    def varies_tags(self) -> bool:
+        return self.shuffle_tags or self.tag_dropout > 0

@@ -78,6 +78,18 @@ class KeySplit:
 
 
 @dataclass(frozen=True)
+class JoinedSplit:
+    """Splits each of several collections by its own rule; the first part of a key names the collection."""
+
+    rules: Mapping[str, Callable[[str], str]]
+    held_out_names: tuple[str, ...]
+
+    def __call__(self, key: str) -> str:
+        name, _, rest = key.partition("/")
+        return self.rules[name](rest)
+
+
+@dataclass(frozen=True)
 class ListedSplit:
     """Holds out the listed keys."""
 
@@ -99,7 +111,7 @@ class GlobSplit:
         return HELD_OUT if fnmatch.fnmatchcase(REPEATED.sub("", key), self.pattern) else TRAIN
 
 
-SplitRule = HashSplit | GivenSplit | KeySplit | ListedSplit | GlobSplit
+SplitRule = HashSplit | GivenSplit | JoinedSplit | KeySplit | ListedSplit | GlobSplit
 
 
 def described_rule(rule: SplitRule) -> str:

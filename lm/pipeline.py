@@ -7,13 +7,14 @@ import torch
 from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
+from vqlm.data_prep.sequences import prompt_ids
 from vqlm.lm.decoding.draw import UNKNOWN, OnCodes, draw_codes
 from vqlm.lm.decoding.inpainting import Mask, code_grid, code_mask, fill_codes, random_mask
 from vqlm.lm.decoding.sampling import Generators, Seeds, from_seeds, one_each
 from vqlm.lm.decoding.speculative import draw_rows_speculatively
-from vqlm.lm.describing import PictureDescriber
+from vqlm.lm.describing import PictureDescriber, best_of_ids
 from vqlm.lm.image_codes import Pictures
-from vqlm.lm.prompts import Prompts, as_list, one_per_picture, prompt_ids, repeated
+from vqlm.lm.prompts import Prompts, as_list, one_per_picture, repeated
 from vqlm.lm.settings import SamplingConfig, require_count
 from vqlm.training.errors import UserError
 
@@ -130,7 +131,7 @@ class TextToImagePipeline(PictureDescriber):
             )  # fmt: skip
         if rerank > 1:
             wanted = repeated(captions, num_images_per_prompt)
-            codes = self._best_of(codes.view(len(wanted), rerank, codes.shape[1]), wanted)
+            codes = best_of_ids(self, codes.view(len(wanted), rerank, codes.shape[1]), wanted)
         return self._output(codes)
 
     @torch.no_grad()

@@ -169,6 +169,8 @@ class LMTrainingConfig(TrainingConfig):
             a share of the rows need a high one to be more than a few percent of the loss.
         max_caption_tokens: longest caption, in tokens.
         long_captions: whether longer ones are cut, or the training refused.
+        weights: how often rows are shown per epoch by pattern of their keys, such as {"photos/*": 2, "10_cats/*": 0.5};
+            1 for all others. The first pattern that matches counts.
         label_smoothing: share of a code's target that is spread over all codes, against overconfidence.
         neighbor_smoothing: share of a code's target that is spread over the codes nearest to it in the codebook.
         init_from: where the training starts: a finished model's folder, for whose tokenizers the data were prepared
@@ -195,6 +197,7 @@ class LMTrainingConfig(TrainingConfig):
     image_weight: float = 1.0
     text_weight: float = 0.1
     caption_weight: float = 6.0
+    weights: dict[str, float] = field(default_factory=dict)
     label_smoothing: float = 0.05
     neighbor_smoothing: float = 0.15
     max_caption_tokens: int = 64

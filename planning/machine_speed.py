@@ -5,7 +5,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vqlm.data_prep.sequences import ROW_OVERHEAD
 
@@ -17,9 +17,11 @@ SIDE_EXPONENT, LENGTH_EXPONENT = 1.62, 1.32
 # Stage two: seconds of a compiled step / of one that is not, and what compiling takes, in steps that are not compiled
 # (docs/benchmarks.md, lm_step: 302 and 384 ms, 19.6 s of first steps; the experiments had 33 s).
 COMPILED_STEP, COMPILING_STEPS = 0.79, 85
-# Seconds of a step of stage one on 2 cores at this matrix peak; it falls with about the root of the peak.
-KNOWN_SECONDS, KNOWN_GFLOPS, GFLOPS_EXPONENT = 0.091, 2152, 0.47
+# Seconds of a step of each stage on 2 cores at this matrix peak; they fall with about the root of the peak.
+KNOWN_VQ_STEP, KNOWN_LM_STEP, KNOWN_GFLOPS, GFLOPS_EXPONENT = 0.091, 0.34, 2152, 0.47
 SLOW = 2.5  # times the expected seconds
+REPETITIONS = 3  # of the measurement: of a machine that is busy for a moment, the best one counts
+FASTER = 1.3  # times as fast one thread must be than all of them to be worth a word
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,9 @@ class MachineSpeed:
         cores: processor cores that this process may use.
         bf16_gflops: matrix peak.
         load: programs that wanted to run on the processor in the last minute, ours among them; None where unknown.
+        fastest_vq_step: seconds of the fastest single step of stage one, with one thread or all; None where only
+            `vq_step` is known. `fastest_lm_step` likewise.
+        one_thread_gain: times as fast as with all threads one thread took a step; 1 where it was not measured.
     """
 
     vq_step: float
@@ -45,6 +50,9 @@ class MachineSpeed:
     cores: int = 2
     bf16_gflops: int = KNOWN_GFLOPS
     load: float | None = None
+    fastest_vq_step: float | None = None
+    fastest_lm_step: float | None = None
+    one_thread_gain: float = 1.0
 
     def vq_seconds(self, side: int, batch_size: int = PICTURES) -> float:
         """Seconds per step of stage one for pictures of `side` x `side`."""
@@ -65,10 +73,34 @@ class MachineSpeed:
         return COMPILING_STEPS * self.lm_step
 
     @property
+    def undisturbed(self) -> "MachineSpeed":
+        """The speed of this machine at best: that of the fastest steps, or, on a CPU, what its matrix peak allows.
+
+        Programs that run beside it slow steps far more than single matrix products, by which the peak is measured.
+        """
+        vq_steps, lm_steps = [self.fastest_vq_step or self.vq_step], [self.fastest_lm_step or self.lm_step]
+        if self.device == "cpu":
+            vq_steps.append(KNOWN_VQ_STEP * self._slower_than_known)
+            lm_steps.append(KNOWN_LM_STEP * self._slower_than_known)
+        return replace(self, vq_step=min(self.vq_step, *vq_steps), lm_step=min(self.lm_step, *lm_steps))
+
+    @property
+    def _slower_than_known(self) -> float:
+        """Seconds of a step by the matrix peak / those on the known machine."""
+        return (KNOWN_GFLOPS / max(self.bf16_gflops, 1)) ** GFLOPS_EXPONENT
+
+    @property
     def warning(self) -> str | None:
-        """A sentence if steps take far longer than the matrix peak allows."""
-        expected = KNOWN_SECONDS * (KNOWN_GFLOPS / max(self.bf16_gflops, 1)) ** GFLOPS_EXPONENT
-        if self.device != "cpu" or self.vq_step < SLOW * expected:
+        """A sentence if steps take far longer than the matrix peak allows, or than with one thread."""
+        if self.device != "cpu":
+            return None
+        if self.one_thread_gain >= FASTER:
+            return (
+                f"One thread takes a step {self.one_thread_gain:.1f} times as fast as {self.threads}, which wait for "
+                "one another: set OMP_NUM_THREADS=1, or stop the programs that run beside this one."
+            )
+        expected = KNOWN_VQ_STEP * self._slower_than_known
+        if self.vq_step < SLOW * expected:
             return None
         text = f"A step takes {self.vq_step / expected:.1f} times as long as this processor should need: "
         if self.threads > self.cores:
@@ -88,19 +120,48 @@ def measure_speed(captions: list[str], seconds: float = 4.0) -> MachineSpeed:
 
     with torch.random.fork_rng():
         machine = describe_machine(0.5)
-        vq_step = _seconds_per_step(tokenizer_step(SIDE, PICTURES), seconds)
         step, tokens_per_caption = language_step(captions, CODES, ROWS)
-        lm_step = _seconds_per_step(step, seconds)
+        steps = {"vq": tokenizer_step(SIDE, PICTURES), "lm": step}
+        threads = machine["threads"]
+        counts = [threads, 1] if machine["device"] == "cpu" and threads > 1 else [threads]
+        try:
+            taken = _repeated(steps, counts, seconds, torch.set_num_threads)
+        finally:
+            torch.set_num_threads(threads)
+    typical = {key: min(map(statistics.median, repetitions)) for key, repetitions in taken.items()}
+    fastest = {stage: min(min(map(min, taken[stage, count])) for count in counts) for stage in steps}
     return MachineSpeed(
-        vq_step=vq_step,
-        lm_step=lm_step,
+        vq_step=typical["vq", threads],
+        lm_step=typical["lm", threads],
         tokens_per_caption=tokens_per_caption,
         device=machine["device"],
-        threads=machine["threads"],
+        threads=threads,
         cores=usable_cores(),
         bf16_gflops=machine["bf16_gflops"],
         load=round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
+        fastest_vq_step=fastest["vq"],
+        fastest_lm_step=fastest["lm"],
+        one_thread_gain=min(typical[stage, threads] / typical[stage, counts[-1]] for stage in steps),
     )
+
+
+def _repeated(
+    steps: dict[str, Callable[[], None]], counts: list[int], seconds: float, set_threads: Callable[[int], None]
+) -> dict[tuple[str, int], list[list[float]]]:
+    """Seconds of the steps of every stage with every number of threads, in `REPETITIONS` that alternate with those of
+    the others; fewer on a machine on which the first take long. About `seconds` for each stage, after a step that warms
+    up."""
+    for step in steps.values():
+        step()
+    taken: dict[tuple[str, int], list[list[float]]] = {(stage, count): [] for stage in steps for count in counts}
+    start = time.perf_counter()
+    for repetition in range(REPETITIONS):
+        if repetition and time.perf_counter() - start > 2 * len(steps) * seconds:
+            break
+        for (stage, count), repetitions in taken.items():
+            set_threads(count)
+            repetitions.append(_seconds_of_steps(steps[stage], seconds / REPETITIONS / len(counts)))
+    return taken
 
 
 def usable_cores() -> int:
@@ -108,12 +169,11 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _seconds_per_step(step: Callable[[], None], seconds: float) -> float:
-    """Median of the steps that fit into `seconds`, at least three, after one that warms up."""
-    step()
+def _seconds_of_steps(step: Callable[[], None], seconds: float) -> list[float]:
+    """Of the steps that fit into `seconds`, at least one."""
     taken: list[float] = []
-    while len(taken) < 3 or math.fsum(taken) < seconds:
+    while not taken or math.fsum(taken) < seconds:
         start = time.perf_counter()
         step()
         taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
+    return taken

@@ -67,7 +67,7 @@ def make_plan(
 
     Args:
         facts: what the collection is.
-        speed: seconds per step on this machine.
+        speed: seconds per step on this machine; minutes are refused only if they are too few at its best.
         minutes: for all stages together.
         wishes: settings that are given.
         start: a finished model to start from.
@@ -76,13 +76,19 @@ def make_plan(
     Raises:
         UserError: if the minutes allow no learning, or a wish contradicts `start`.
     """
-    wishes = wishes or Wishes()
+    wishes, warning = wishes or Wishes(), speed.warning
     _check_minutes(minutes)
     sides = _possible_sides(facts, wishes, start)
     budgets = [budget_for(side, facts, speed, minutes, wishes, start) for side in sides]
     chosen = next((budget for budget in reversed(budgets) if budget.has(ENOUGH_VQ, ENOUGH_LM)), budgets[0])
+    busy = []
     if not chosen.has(LEAST_VQ, LEAST_LM):
-        _refuse_minutes(minutes, chosen, facts, speed, wishes, start)
+        now, speed = chosen, speed.undisturbed
+        budgets = [budget_for(side, facts, speed, minutes, wishes, start) for side in sides[:1]]
+        (chosen,) = budgets
+        if not chosen.has(LEAST_VQ, LEAST_LM):
+            _refuse_minutes(minutes, chosen, facts, speed, wishes, start, warning)
+        busy = [_busy_note(minutes, now, chosen)]
     is_large = _is_large(chosen, facts, speed, wishes)
     if is_large:
         chosen = budget_for(chosen.side, facts, speed, minutes, wishes, start, LARGE)
@@ -111,7 +117,7 @@ def make_plan(
         "choose_sampling": choosing_seconds(minutes, wishes),
         "rest": chosen.rest_seconds,
     }
-    notes = expectations(facts, start) + ([speed.warning] if speed.warning else [])
+    notes = expectations(facts, start) + busy + ([warning] if warning else [])
     return Plan(settings, decisions, notes, seconds, None if start is None else start.folder)
 
 
@@ -155,7 +161,13 @@ def _possible_sides(facts: CollectionFacts, wishes: Wishes, start: Start | None)
 
 
 def _refuse_minutes(
-    minutes: float, budget: Budget, facts: CollectionFacts, speed: MachineSpeed, wishes: Wishes, start: Start | None
+    minutes: float,
+    budget: Budget,
+    facts: CollectionFacts,
+    speed: MachineSpeed,
+    wishes: Wishes,
+    start: Start | None,
+    warning: str | None,
 ) -> None:
     least = next(
         more
@@ -165,7 +177,15 @@ def _refuse_minutes(
     raise UserError(
         f"{minutes:g} minutes allow {budget.vq_steps} steps of stage one and {budget.lm_steps} of stage two on this "
         f"machine, from which nothing is learned; the least that makes sense is {least} minutes."
-        + (f" {speed.warning}" if speed.warning else "")
+        + (f" {warning}" if warning else "")
+    )
+
+
+def _busy_note(minutes: float, now: Budget, undisturbed: Budget) -> str:
+    return (
+        f"At the speed that was measured now, {minutes:g} minutes allow {now.vq_steps:,} steps of stage one and "
+        f"{now.lm_steps:,} of stage two, from which little is learned; undisturbed, this machine should do "
+        f"{undisturbed.vq_steps:,} and {undisturbed.lm_steps:,}, which are planned."
     )
 
 
@@ -184,14 +204,12 @@ def _settings(
         "quantizer": {"codebook_size": _codebook_size(facts, budget.codes)},
         "batch_size": min(PICTURES, facts.trained),
         **_stage_limit(budget.vq_steps, budget.vq_seconds, budget.is_vq_capped, wishes.settings.get("train_vq", {})),
-        "eval_every": _eval_every(budget.vq_steps),
         **({"flip": 0.5, "max_shift": budget.side // 32} if is_few else {}),
         **collection,
     }
     lm: Settings = {
         "batch_size": min(ROWS, facts.trained),
         **_stage_limit(budget.lm_steps, budget.lm_seconds, budget.is_lm_capped, wishes.settings.get("train_lm", {})),
-        "eval_every": _eval_every(budget.lm_steps),
         "compile": "auto" if budget.is_compiled else "no",
         **({"embedding_dropout": 0.1} if is_few else {}),
         **({"model": dict(LARGE_MODEL)} if is_large else {}),
@@ -211,13 +229,12 @@ def _settings(
 def _stage_limit(steps: int, seconds: float, is_capped: bool, wishes: Settings) -> Settings:
     """Minutes, which hold on a machine whose speed varies; or steps, where more would not help. Nothing where `wishes`
     limit the stage."""
-    if wishes.get("max_steps") is not None or wishes.get("max_minutes") is not None:
+    if wishes.get("max_minutes") is not None:
         return {}
-    return {"max_steps": max(1, steps)} if is_capped else {"max_minutes": round(seconds / 60, 2)}
-
-
-def _eval_every(steps: int) -> int:
-    return max(50, steps // 4)
+    if not is_capped:
+        return {"max_minutes": round(seconds / 60, 2)}
+    limit = {} if wishes.get("max_steps") is not None else {"max_steps": max(1, steps)}
+    return {**limit, "eval_every": max(50, steps // 4)}
 
 
 def _codebook_size(facts: CollectionFacts, codes: int) -> int:

@@ -1,18 +1,21 @@
 """What a finished stage reached, in one line, from the files in its folder."""
 
+import math
 from pathlib import Path
 
 from vqlm.training.files import read_json
 from vqlm.training.progress import format_seconds
+from vqlm.vq import VQVAEConfig
 
 
 def reached_by_vq(folder: Path) -> str:
     """Of a folder that `vqlm train-vq` finished."""
     figures = read_json(folder / "run" / "summary.json")
+    sheet = folder / "reconstructions.png"  # of pictures only
     return (
         f"image tokenizer: {figures['held_out_psnr_db']:.1f} dB on held-out pictures, "
         f"{figures['held_out_usage']:.0%} of the codes in use, after {figures['steps']:,} steps in "
-        f"{format_seconds(figures['seconds'])}; look at {folder / 'reconstructions.png'}"
+        f"{format_seconds(figures['seconds'])}" + (f"; look at {sheet}" if sheet.exists() else "")
     )
 
 
@@ -20,8 +23,10 @@ def reached_by_prepare(folder: Path) -> str:
     """Of a folder that `vqlm prepare` finished."""
     manifest = read_json(folder / "manifest.json")
     counts = ", ".join(f"{count:,} {split}" for split, count in manifest["splits"].items())
-    skipped = f"; {manifest['skipped']} left out, see {folder / 'skipped.jsonl'}" if manifest["skipped"] else ""
-    return f"prepared: {counts}; {manifest['tokens_per_image']} codes per picture{skipped}"
+    lost = f"; {manifest['skipped']} could not be used" if manifest["skipped"] else ""
+    lost += "".join(f"; {count:,} {reason}" for reason, count in manifest.get("left_out", {}).items())
+    listed = f", see {folder / 'skipped.jsonl'}" if lost else ""
+    return f"prepared: {counts}; {manifest['tokens_per_image']} codes per picture{lost}{listed}"
 
 
 def reached_by_lm(folder: Path) -> str:
@@ -32,6 +37,31 @@ def reached_by_lm(folder: Path) -> str:
         for name, value in figures.items()
         if name.endswith("image_nll")
     )
+    uniform = math.log(VQVAEConfig.from_pretrained(folder / "image_tokenizer").codebook_size)
     return (
-        f"language model: NLL per code {nll}, after {figures['steps']:,} steps in {format_seconds(figures['seconds'])}"
+        f"language model: NLL per held-out code {nll} (drawn uniformly {uniform:.2f}), after {figures['steps']:,} "
+        f"steps in {format_seconds(figures['seconds'])}; look at {folder / 'README.md'}"
     )
+
+
+def reached_by_evaluation(folder: Path) -> list[str]:
+    """Of a folder that `vqlm evaluate` finished: the held-out figures beside what chance gives, and the verdict."""
+    report = read_json(folder / "report.json")
+    pictures, scale = sum(report["pictures"].values()), f"{report['default_sampling']['guidance_scale']:g}"
+    lines = []
+    for split, by_scale in report["retrieval"].items():
+        recall = by_scale[scale]
+        lines.append(
+            f"{split} prompts: the right picture is among the ten nearest of {pictures:,} for {recall['r10']:.1%} of "
+            f"{report['prompts'][split]:,} (R@10; chance {chance(10, pictures)}), the nearest for {recall['r1']:.1%} "
+            f"(R@1; chance {chance(1, pictures)})"
+        )
+        if seen := report["prompts_also_trained_on"].get(split):
+            count = report["pictures"][split]
+            lines.append(f"  {seen:,} of all {count:,} prompts of it were trained on with other pictures")
+    return [*lines, report["verdict"]["headline"]]
+
+
+def chance(k: int, pictures: int) -> str:
+    """R@k of pictures drawn without looking at the prompt."""
+    return f"{100 * min(1.0, k / pictures):.2g}%"

@@ -11,6 +11,7 @@ from typing import Any
 
 from vqlm.planning.plan import Plan
 from vqlm.planning.planner import Request
+from vqlm.planning.reached import reached_by_evaluation
 from vqlm.planning.saved_plan import remove_inspection
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json
@@ -144,33 +145,17 @@ def _words(*parts: object) -> list[str]:
 
 
 def closing_lines(request: Request, prefix: list[str], started: float) -> list[str]:
-    """The held-out figures beside what chance gives, the files to look at, and the next command."""
+    """The held-out figures beside what chance gives, what limits the model, the page to look at, the next command."""
     output = request.output
-    report = read_json(output / "report.json")
-    lines = [""]
-    for split, by_scale in report["retrieval"].items():
-        recall = by_scale[f"{report['default_sampling']['guidance_scale']:g}"]
-        lines.append(f"{split} prompts: {_recall(recall, sum(report['pictures'].values()))}")
-        if seen := report.get("prompts_also_trained_on", {}).get(split):
-            lines.append(
-                f"  {seen:,} of these {report['pictures'][split]:,} prompts were trained on with other pictures"
-            )
-    seconds = {name: value for name, value in report["seconds"].items() if value is not None}
+    lines = ["", *reached_by_evaluation(output)]
+    seconds = {name: value for name, value in read_json(output / "report.json")["seconds"].items() if value is not None}
     training = sum(value for name, value in seconds.items() if name.startswith("train"))
     took = format_seconds(time.monotonic() - started)
     lines.append(f"{format_seconds(training)} in training steps; this command ran for {took}")
     draw = [*prefix, "generate", "--model", str(output / "model"), "--prompt", _a_caption(output), "--output"]
-    lines.append(f"Look at {output / 'samples.png'} and {output / 'report.md'}, then draw your own:")
+    lines.append(f"Look at {output / 'report.html'} in a browser, then draw your own:")
     lines.append(f"  {shlex.join([*draw, 'picture.png'])}")
     return lines
-
-
-def _recall(recall: dict[str, float], pictures: int) -> str:
-    """R@10 and R@1 beside chance, among `pictures`."""
-    return (
-        f"the right picture is among the ten nearest of {pictures:,} for {recall['r10']:.1%} (R@10; chance "
-        f"{min(1, 10 / pictures):.1%}), the nearest for {recall['r1']:.1%} (R@1; chance {1 / pictures:.1%})"
-    )
 
 
 def _a_caption(output: Path) -> str:

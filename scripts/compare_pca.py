@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     shape = model.config.network.input_shape
     if model.config.network.spatial_dims != 2:
         raise UserError(f"the comparison draws pictures; {settings.model} is a tokenizer of arrays of shape {shape}.")
-    collection = load_collection(settings.data, shape[0])
+    collection = load_collection(settings.data, shape[0]).as_learned_by(model.config)
     pictures = load_pictures(collection, shape)
     train, held_out = to_pixel_values(pictures.train), to_pixel_values(pictures.held_out)
     torch.manual_seed(0)  # pca_lowrank projects at random

@@ -25,8 +25,11 @@ def main(arguments: list[str] | None = None) -> None:
     from vqlm.data_prep import PreparedSet
     from vqlm.lm import TextToImagePipeline
     from vqlm.lm.evaluate.other_tasks import evaluate_other_tasks
+    from vqlm.lm.evaluate.page import report_page
+    from vqlm.lm.evaluate.page_drawings import draw_for_page
     from vqlm.lm.evaluate.report import evaluate, require_no_other, require_pictures, write_report
     from vqlm.lm.model_folder.finished_model import record_figures
+    from vqlm.planning.reached import reached_by_evaluation
 
     require_no_other(settings.output)
     prepared = PreparedSet.load(settings.data)
@@ -35,12 +38,14 @@ def main(arguments: list[str] | None = None) -> None:
     figures, shown = evaluate(pipeline, prepared, settings.seed)
     if settings.other_tasks:
         figures["other_tasks"] = evaluate_other_tasks(pipeline, prepared, settings.seed)
-    write_report(figures, shown, prepared, settings.model, settings.output)
+    drawings = draw_for_page(pipeline, shown, settings.seed)
+    page, verdict = report_page(figures, shown, drawings, pipeline, prepared, settings.model)
+    write_report(figures | {"verdict": verdict.to_json()}, shown, prepared, settings.model, settings.output, page)
     record_figures(settings.model, figures)
     print((settings.output / "report.md").read_text(encoding="utf-8"), flush=True)
-    samples = settings.output / "samples.png"
-    next_command = ("generate", "--model", settings.model, "--prompt", next(iter(shown.values()))["captions"][0])
-    close_stage(f"look at {samples}", *next_command, "--output", "picture.png")
+    next_command = ("generate", "--model", settings.model, "--prompt", next(iter(shown.values())).captions[0])
+    reached = "\n".join([*reached_by_evaluation(settings.output), f"look at {settings.output / 'report.html'}"])
+    close_stage(reached, *next_command, "--output", "picture.png")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ def main(arguments: list[str] | None = None) -> None:
     require_output(settings.output, can_resume=False)
 
     from vqlm.data_prep import Vocabulary
-    from vqlm.data_prep.inspection import findings, inspect_collection, page, write_copies
+    from vqlm.data_prep.inspection import findings, inspect_collection
+    from vqlm.data_prep.inspection_page import page, write_copies
     from vqlm.data_prep.sheets import sample_sheet
     from vqlm.vq import to_pixel_values
 

@@ -18,6 +18,7 @@ from typing import Any, Literal, NoReturn, TypeVar, get_args
 
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from vqlm.data_prep.settings import BETWEEN_COLLECTIONS
 from vqlm.training.errors import UserError
 from vqlm.training.old_names import OLD_NAMES, with_new_names
 
@@ -55,6 +56,7 @@ class ScriptParser(ArgumentParser):
                 words[-1] = words[-1].removesuffix("true") + argument
             else:
                 words.append(self._spelled_out(argument))
+        words = self._with_joined_collections(words)
         parsed = super().parse_args(words, **kwargs)
         return self.instantiate(parsed)
 
@@ -63,8 +65,11 @@ class ScriptParser(ArgumentParser):
             settings = yaml.safe_load(content)
         except yaml.YAMLError:
             settings = None  # which jsonargparse reports
-        if isinstance(settings, dict) and (known := self._as_words(with_new_names(settings))) != settings:
-            content = yaml.safe_dump(known)
+        if isinstance(settings, dict):
+            changed = self._as_words(with_new_names(settings))
+            if isinstance(data := changed.get("data"), list) and self._takes_collections():
+                changed |= {"data": BETWEEN_COLLECTIONS.join(map(str, data))}
+            content = yaml.safe_dump(changed) if changed != settings else content
         return super().parse_string(content, *args, **kwargs)
 
     def _as_words(self, settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -80,6 +85,22 @@ class ScriptParser(ArgumentParser):
                 is_word = isinstance(value, bool) and words[value] in get_args(kinds.get(f"{prefix}{name}"))
                 result[name] = words[value] if is_word else value
         return result
+
+    def _takes_collections(self) -> bool:
+        return any(action.dest == "data" and action.type is str for action in self._actions)
+
+    def _with_joined_collections(self, words: list[str]) -> list[str]:
+        """`--data a --data b` as the one value that `load_collection` takes."""
+        if not self._takes_collections():
+            return words
+        others, data = [], []
+        rest = iter(words)
+        for word in rest:
+            if word == "--data" or word.startswith("--data="):
+                data.append(word.partition("=")[2] if "=" in word else next(rest, ""))
+            else:
+                others.append(word)
+        return words if len(data) < 2 else [f"--data={BETWEEN_COLLECTIONS.join(data)}", *others]
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         message = " ".join(message.split()).rstrip(".")

@@ -57,7 +57,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         plan = plan_for(request, _say)
         if report.exists():
-            _say(f"All is done: {settings.output / 'report.md'}. Remove {settings.output} to start again.")
+            page = next(path for path in (report.with_suffix(".html"), report.with_suffix(".md")) if path.exists())
+            _say(f"All is done: {page}. Remove {settings.output} to start again.")
             return
         _say("\n".join([f"plan for {request.data}, written to {request.plan_folder}:", *plan_lines(plan)]))
         if settings.plan_only:

@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     from vqlm.vq.train import train_vq
 
     shape = settings.network.input_shape
-    collection = open_collection(settings, shape[0])
+    collection = open_collection(settings, shape[0], needs_captions=False)
     pictures = load_pictures(collection, shape, settings.max_pictures)
     if skipped := pictures.skipped.summary():
         print(skipped, flush=True)

@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from vqlm.data_prep.sequences import prompt_ids
 from vqlm.lm import SamplingConfig, TextToImagePipeline
 from vqlm.lm.decoding.draw import UNKNOWN
 from vqlm.lm.decoding.inpainting import code_grid, code_mask, random_mask
 from vqlm.lm.decoding.likelihood import code_log_likelihoods
 from vqlm.lm.decoding.sampling import draw_uniform
 from vqlm.lm.decoding.stepper import Row
-from vqlm.lm.prompts import prompt_ids, tokenize_prompts
+from vqlm.lm.describing import best_of_ids
+from vqlm.lm.prompts import tokenize_prompts
 from vqlm.serve.errors import ApiError, wrong
 from vqlm.serve.fields import SAMPLING
 from vqlm.serve.pictures import Size
@@ -160,8 +162,8 @@ def choose(job: Job, picture: PictureJob) -> list[int]:
     pipe, rows = job.model.pipeline, picture.rows
     codes = torch.tensor([row.codes for row in rows], device=pipe.model.device)
     if not job.is_edit:
-        return pipe._best_of(codes[None], [job.captions])[0].flatten().tolist()
-    known = torch.tensor(rows[0]._known, device=codes.device)
+        return best_of_ids(pipe, codes[None], [job.captions])[0].flatten().tolist()
+    known = torch.tensor(rows[0].known_codes, device=codes.device)
     log_probs = code_log_likelihoods(pipe.model, pipe.vocabulary, [row.prompt for row in rows], codes)
     return codes[log_probs.masked_fill(known == UNKNOWN, 0.0).sum(1).argmax()].tolist()
 

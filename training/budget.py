@@ -4,6 +4,11 @@ import math
 
 from vqlm.training.config import TrainingConfig
 
+# The learning rate's factor from which it rises; a step at 0 would be lost.
+FIRST_FACTOR = 0.01
+# 0.3 / 0.1 is a little below 3.
+ROUNDING = 1e-9
+
 
 def share_of_budget(config: TrainingConfig, steps: int, seconds: float) -> float:
     """The share of the budget that `steps` and `seconds` have spent, in [0, 1]: that of whichever ends first."""
@@ -18,13 +23,31 @@ def share_of_budget(config: TrainingConfig, steps: int, seconds: float) -> float
 def schedule(share: float, config: TrainingConfig) -> float:
     """The learning rate's factor at a share of the budget: rises over the warm-up, then falls to its least or stays."""
     if share < config.warmup_ratio:
-        return share / config.warmup_ratio
+        return max(FIRST_FACTOR, share / config.warmup_ratio)
     if config.schedule == "constant":
         return 1.0
     left = (1 - share) / (1 - config.warmup_ratio)
     if config.schedule == "cosine":
         left = (1 - math.cos(math.pi * left)) / 2
     return config.min_learning_rate_ratio + (1 - config.min_learning_rate_ratio) * left
+
+
+def ends_interval(config: TrainingConfig, every: float, step: int, began: float, ended: float) -> bool:
+    """Whether a step ends an interval, or the budget.
+
+    Args:
+        config: has the budget.
+        every: steps of an interval; below 1 its share of the budget.
+        step: number of the step, from 1.
+        began, ended: seconds spent before the step and after it.
+    """
+    share = share_of_budget(config, step, ended)
+    if share >= 1:
+        return True
+    if every >= 1:
+        return step % every == 0
+    before = share_of_budget(config, step - 1, began)
+    return int(share / every + ROUNDING) > int(before / every + ROUNDING)
 
 
 def budget_text(config: TrainingConfig) -> str:

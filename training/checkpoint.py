@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from vqlm.training.errors import UserError
-from vqlm.training.files import checksum_of, flush_to_disk, read_json, write_json
+from vqlm.training.files import checksum_of, flush_to_disk, follow_umask, read_json, write_json
 from vqlm.training.sharding import ShardedState
 
 STATE_FILE, CHECKSUMS_FILE, SHARDED_FOLDER = "state.json", "checksums.json", "sharded"
@@ -107,6 +107,7 @@ class Checkpoint:
 
     def _finish(self, state: RunState) -> None:
         write_json(self.new / STATE_FILE, asdict(state))
+        follow_umask(*self.new.glob("*.safetensors"))
         files = sorted(path for path in self.new.rglob("*") if path.is_file())
         sums = {str(path.relative_to(self.new)): checksum_of(path) for path in files}
         write_json(self.new / CHECKSUMS_FILE, sums)

@@ -46,8 +46,9 @@ class TrainingConfig:
             on a GPU that multiplies that fast, else "no".
         seed: decides initial weights, order of rows, dropout and noise.
         num_workers: processes that load rows ahead; 0 loads in the training process.
-        log_every: steps between log lines.
-        eval_every: steps between held-out evaluations.
+        log_every: steps between log lines; below 1 the share of the budget between them. By default 50, or 0.02 of a
+            budget in minutes alone.
+        eval_every: the same of held-out evaluations; by default 500, or 0.25 of a budget in minutes alone.
         checkpoint_minutes: minutes between checkpoints.
         stop_after: steps of this start after which the run stops with a checkpoint, to be continued.
         log_with: trackers beside log.jsonl, separated by commas: tensorboard, wandb, trackio, comet_ml, aim, mlflow,
@@ -74,8 +75,8 @@ class TrainingConfig:
     mixed_precision: Literal["auto", "bf16", "fp16", "no"] = "auto"
     seed: int = 0
     num_workers: int = 0
-    log_every: int = 50
-    eval_every: int = 500
+    log_every: float | None = None
+    eval_every: float | None = None
     checkpoint_minutes: float = 2.0
     stop_after: int | None = None
     log_with: str | None = None
@@ -97,6 +98,20 @@ class TrainingConfig:
                 f"`min_learning_rate_ratio` {self.min_learning_rate_ratio} has no effect with the constant `schedule`; "
                 "leave it out, or take linear or cosine."
             )
+
+    @property
+    def log_interval(self) -> float:
+        """`log_every` or its default. How many steps a budget in minutes has is not known before."""
+        if self.log_every is not None:
+            return self.log_every
+        return 50 if self.max_steps is not None else 0.02
+
+    @property
+    def eval_interval(self) -> float:
+        """`eval_every` or its default."""
+        if self.eval_every is not None:
+            return self.eval_every
+        return 500 if self.max_steps is not None else 0.25
 
 
 def tracker_names(names: str | None) -> list[str]:

@@ -38,6 +38,14 @@ def flush_to_disk(*paths: Path) -> None:
             os.close(descriptor)
 
 
+def follow_umask(*paths: Path) -> None:
+    """Give files the mode that the umask allows; safetensors lets only their owner read them."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in paths:
+        path.chmod(0o666 & ~mask)
+
+
 def write_notice(folder: Path, attribution: str | None) -> None:
     """The licence line of the pictures that a model was trained on, as the file NOTICE; nothing without one."""
     if attribution:

@@ -29,7 +29,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from vqlm.training.allocator import keep_freed_memory
-from vqlm.training.budget import budget_text, schedule, share_of_budget
+from vqlm.training.budget import budget_text, ends_interval, schedule, share_of_budget
 from vqlm.training.checkpoint import Checkpoint, RunState
 from vqlm.training.config import TrainingConfig
 from vqlm.training.deciding import flatten
@@ -116,6 +116,8 @@ class Run:
         self._figures_text = self._held_out_text = ""
         self._stop_signals = StopSignals()
         self._last_mark = self._last_checkpoint = time.monotonic()
+        self._seconds_before = 0.0  # the step before the one at hand
+        self._reported: tuple[int, dict[str, float]] | None = None
         self._batches_of_step = self._first_step = 0
         self._checkpoint_step: int | None = None
         self._gradients: dict[int, Gradients] = {}
@@ -169,6 +171,7 @@ class Run:
             self.state = self._checkpoint.load()
             self._first_step = self.state.step
         self.state.share_among(self.accelerator.num_processes)
+        self._seconds_before = self.state.seconds
         self._log.cut_after(self.state.step if self.is_resumed else -1)
         self._log.start_window(self.state)
         self._samples.continue_at(self.state.step, self.share)
@@ -239,13 +242,17 @@ class Run:
         is_checkpoint_due = now - self._last_checkpoint > 60 * self.config.checkpoint_minutes
         self._last_mark = now
         # Clocks and signals differ between processes; the first one's decide for all.
-        self.state.seconds, is_checkpoint_due, stop_signal = self._broadcast(
+        seconds, is_checkpoint_due, stop_signal = self._broadcast(
             seconds, float(is_checkpoint_due), float(self._stop_signals.received or 0)
         )
+        is_log_due = ends_interval(
+            self.config, self.config.log_interval, self.state.step + 1, self._seconds_before, self.state.seconds
+        )
+        self._seconds_before, self.state.seconds = self.state.seconds, seconds
         self.state.step += 1
         if self._average is not None:
             self._average.update()
-        if self.due(self.config.log_every):
+        if is_log_due or self.share >= 1:
             self._write_log()
         elif self.progress.is_due:
             self._show_progress()
@@ -328,7 +335,8 @@ class Run:
 
     def _name_rows(self, name: str | None) -> None:
         """Write and say which rows of the training set gave a gradient that is not finite."""
-        rows = rows_of_batches(self._loader, self.state.batch - self._batches_of_step, self.state.batch + 1)
+        state = self.state
+        rows = rows_of_batches(self._loader, state.epoch, state.batch - self._batches_of_step, state.batch + 1)
         if self.accelerator.num_processes > 1:
             rows = gather_object(rows)
         step, of = self.state.step + 1, "" if name is None else f" of the {name}"
@@ -345,30 +353,37 @@ class Run:
     def _seconds_left(self) -> float:
         return self.state.seconds * (1 - self.share) / max(self.share, 1e-9)
 
-    def due(self, every: int) -> bool:
-        """Whether the step at hand is a multiple of `every`, or the budget's last."""
-        return self.state.step % every == 0 or self.share >= 1
+    def is_next_due(self, every: float) -> bool:
+        """Whether the step at hand, which is not counted yet, ends an interval or a budget of steps.
 
-    def is_next_due(self, every: int) -> bool:
-        """As `due`, asked inside the loop's body, before the step is counted."""
+        `every` is in steps, or below 1 a share of the budget. The time that the step itself takes is not known yet, so
+        that a share of the budget's minutes is noticed one step later.
+        """
         if self.is_accumulating:
             return False
-        step = self.state.step + 1
-        return step % every == 0 or share_of_budget(self.config, step, self.state.seconds) >= 1
+        return ends_interval(self.config, every, self.state.step + 1, self._seconds_before, self.state.seconds)
 
     # What is written
 
     def log(self, **figures: Tensor | float) -> None:
-        """Figures of this step; their means are logged every `log_every` steps, without a wait for the device."""
+        """Figures of this step; their means are logged every `log_every`, without a wait for the device."""
         self._log.add(figures)
 
     def report(self, **figures: float) -> None:
         """Figures that are logged and shown at once, such as those of a held-out evaluation."""
         step = self.state.step + 1
+        self._reported = step, figures
         self._log.write(figures, step, self.state.seconds, self.share)
         self._trackers.log(figures, step)
         self.progress.say(f"step {step}: " + format_figures(figures))
         self._held_out_text = "  " + format_figures(dict(list(figures.items())[:1]))
+
+    @property
+    def final_report(self) -> dict[str, float] | None:
+        """The figures of `report` at the last step, after which no weight has moved; None if it had none."""
+        if self._reported is None or self._reported[0] != self.state.step or self._average is not None:
+            return None  # an average of the weights has moved since
+        return self._reported[1]
 
     def _write_log(self) -> None:
         figures = self._log.close_window(self.state, rows_per_step(self.accelerator, self.config))

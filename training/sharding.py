@@ -58,7 +58,9 @@ def launcher_sharding() -> Sharding | None:
         default = "1" if variable == "FSDP_VERSION" else allowed
         if (found := os.environ.get(variable, default)).lower() != allowed:
             raise UserError(f"The launcher sets {name} to {found}, which this training does not do; {remedy}.")
-    return Sharding(parse_flag_from_env("FSDP_RESHARD_AFTER_FORWARD", default=True))
+    if (reshards := os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower()) not in ("true", "false"):
+        raise UserError(f"The launcher sets fsdp_reshard_after_forward to {reshards}; set it to true or false.")
+    return Sharding(reshards == "true")
 
 
 def shard(
@@ -93,7 +95,8 @@ def shard(
 
 def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """The whole weights of a sharded model on the CPU of the main process; nothing on the others. All must call it."""
-    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return get_model_state_dict(model, options=options)  # type: ignore[return-value]
 
 
 class ShardedState:

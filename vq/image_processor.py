@@ -63,12 +63,13 @@ class VQVAEImageProcessor(BaseImageProcessor):
             raise UserError(f"size must be a dict of height and width in pixels, found {size}.")
         if fit not in get_args(Fit):
             raise UserError(f"fit must be auto, pad or crop, found {fit!r}.")
-        self.size, self.background, self.fit = dict(size), background, fit
+        self.size, self.background = dict(size), background
+        self.fit: Fit = fit
 
     @classmethod
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> "VQVAEImageProcessor":  # type: ignore[override]
         """A processor from JSON. One without a `fit` is from before there was a choice, and means "crop"."""
-        return super().from_dict({"fit": "crop"} | image_processor_dict, **kwargs)
+        return super().from_dict({"fit": "crop"} | image_processor_dict, **kwargs)  # type: ignore[return-value]
 
     @classmethod
     def of(cls, config: VQVAEConfig) -> "VQVAEImageProcessor":

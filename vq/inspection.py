@@ -126,8 +126,8 @@ def usage_findings(
     if perplexity < LOW_PERPLEXITY_SHARE * usage * codebook_size:
         findings.append(
             f"A few codes do most of the work: perplexity {perplexity:.0f} of {usage * codebook_size:.0f} codes used. "
-            "Pictures that are mostly one colour look like this; otherwise lower `quantizer.commitment_weight`, or take "
-            "a smaller codebook."
+            "Pictures that are mostly one colour look like this; otherwise lower `quantizer.commitment_weight`, or "
+            "take a smaller codebook."
         )
     return findings
 

@@ -40,15 +40,15 @@ class Objective:
             self.adversary = Adversary(terms, model.config.network, learning_rate)
 
     def __call__(
-        self, reconstruction: Tensor, pixel_values: Tensor, quantizer_losses: dict[str, Tensor], step: int
+        self, reconstruction: Tensor, pixel_values: Tensor, quantizer_losses: dict[str, Tensor], is_judged: bool
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The whole loss, and by name the terms that are not those of the quantizer."""
+        """The whole loss, and by name the terms that are not those of the quantizer. `is_judged`: by the adversary."""
         loss = reconstruction_loss(self.terms.reconstruction, reconstruction, pixel_values, self.data_variance)
         figures = {"reconstruction_loss": loss}
         if self.perceptual is not None:
             figures["perceptual_loss"] = self.perceptual(reconstruction, pixel_values).mean()
             loss = loss + self.terms.perceptual_weight * figures["perceptual_loss"]
-        if self.adversary is not None and self.adversary.judges(step):
+        if self.adversary is not None and is_judged:
             figures["generator_loss"] = self.adversary.generator_loss(loss, reconstruction, self.decoder)
             loss = loss + figures["generator_loss"]
         return loss + sum(self.quantizer_weights[name] * value for name, value in quantizer_losses.items()), figures
@@ -137,9 +137,10 @@ class Adversary:
             self.discriminator.parameters(), lr=learning_rate, betas=(0.5, 0.9), weight_decay=0.0
         )
 
-    def judges(self, step: int) -> bool:
-        """Whether the discriminator has begun at this step."""
-        return step >= self.config.adversarial_start
+    def judges(self, step: int, share: float) -> bool:
+        """Whether the discriminator has begun, after so many steps or this share of the budget."""
+        start = self.config.adversarial_start
+        return share >= start if start < 1 else step >= start
 
     def generator_loss(
         self, others: Float[Tensor, ""], reconstruction: Tensor, decoder: nn.Module

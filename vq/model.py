@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json, write_notice
+from vqlm.training.files import follow_umask, read_json, write_notice
 from vqlm.training.old_names import with_old_names
 from vqlm.vq.config import VQVAEConfig
 from vqlm.vq.image_processor import VQVAEImageProcessor
@@ -226,6 +226,7 @@ class VQVAE(PreTrainedModel):
             True
         """
         super().save_pretrained(save_directory, *args, **kwargs)
+        follow_umask(*Path(save_directory).glob("*.safetensors"))
         if self.config.takes_pictures:
             self.image_processor.save_pretrained(save_directory)
         write_notice(Path(save_directory), self.config.attribution)

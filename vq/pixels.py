@@ -56,8 +56,12 @@ def to_uint8(pixel_values: Float[Tensor, "b c *shape"]) -> UInt8[Tensor, "b c *s
 
 
 def to_pil(pixel_values: Float[Tensor, "b c h w"]) -> list[Image.Image]:
-    """(B, C, H, W) in [-1, 1], C of 1 or 3 -> one PIL picture each."""
-    arrays = to_uint8(pixel_values).permute(0, 2, 3, 1).cpu().numpy()
+    """(B, C, H, W) in [-1, 1] -> one PIL picture each. One channel is grey, three are colours; of other numbers the
+    first three are shown as colours, of two their mean."""
+    if pixel_values.shape[1] == 2:
+        pixel_values = pixel_values.mean(1, keepdim=True)
+    shown = pixel_values if pixel_values.shape[1] == 1 else pixel_values[:, :3]
+    arrays = to_uint8(shown).permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(array.squeeze(-1) if array.shape[-1] == 1 else array) for array in arrays]
 
 

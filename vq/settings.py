@@ -93,7 +93,8 @@ class LossConfig:
             of any transformers backbone, such as a ResNet.
         adversarial_weight: weight of the loss from a patch discriminator, scaled so that its gradient at the decoder's
             last layer is as long as that of the other terms (Esser et al. 2021, arXiv 2012.09841).
-        adversarial_start: step at which the discriminator begins, when reconstructions are worth judging.
+        adversarial_start: share of the budget, or from 1 the step, at which the discriminator begins, when
+            reconstructions are worth judging.
         max_adaptive_weight: largest scale of the discriminator's loss.
         discriminator_channels: width of the discriminator's first layer.
         discriminator_layers: the discriminator's layers of stride 2; each doubles the size of a patch.
@@ -103,7 +104,7 @@ class LossConfig:
     perceptual_weight: float = 0.0
     perceptual_network: str | None = None
     adversarial_weight: float = 0.0
-    adversarial_start: int = 1000
+    adversarial_start: float = 0.5
     max_adaptive_weight: float = 1e4
     discriminator_channels: int = 64
     discriminator_layers: int = 2

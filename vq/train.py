@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 from vqlm.training.batch_size import with_fitting_batch
 from vqlm.training.device import training_device
+from vqlm.training.distributed import num_processes, process_index, sum_numbers, sum_over_processes
 from vqlm.training.errors import UserError
 from vqlm.training.processes import with_launcher
 from vqlm.training.run import Run
@@ -125,7 +126,8 @@ def train_vq(
     for batch in run.batches(loader):
         pixel_values = _in_fast_memory_format(augment(to_pixel_values(batch), config.flip, config.max_shift))
         result = model(pixel_values)
-        loss, figures = objective(result.reconstruction, pixel_values, result.losses, run.state.step)
+        is_judged = adversary is not None and adversary.judges(run.state.step, run.share)
+        loss, figures = objective(result.reconstruction, pixel_values, result.losses, is_judged)
         if not run.step(loss, model, *optimizers):
             seen.clear()
             if adversary is not None:
@@ -135,7 +137,7 @@ def train_vq(
         if not run.is_accumulating:
             figures = {"revived": float(quantizer.update(*map(torch.cat, zip(*seen, strict=True))))} | figures
             seen.clear()
-        if adversary is not None and adversary.judges(run.state.step):
+        if adversary is not None and is_judged:
             figures["discriminator_loss"] = adversary.discriminator_loss(result.reconstruction, pixel_values)
             run.step(figures["discriminator_loss"], adversary.discriminator, adversary.optimizer, name="discriminator")
 
@@ -143,9 +145,9 @@ def train_vq(
         figures |= {f"{name}_loss": value for name, value in result.losses.items()}
         run.log(loss=loss, psnr=10 * torch.log10(4 / mse), **figures)
         code_usage.add(*quantizer.by_codebook(result.codes))
-        if run.is_next_due(config.log_every):
+        if run.is_next_due(config.log_interval):
             code_usage.log(run)
-        if run.is_next_due(config.eval_every):
+        if run.is_next_due(config.eval_interval):
             with run.averaged_weights():
                 run.report(**evaluate_reconstruction(run.accelerator.unwrap_model(model), held_out))
 
@@ -233,12 +235,13 @@ def _finish(run: Run, model: VQVAE, held_out: PictureTensor) -> VQVAE:
     """Save the model with the record of its training, and pictures of what it does."""
     run.checkpoint()  # of the weights of the last step, where their average is saved
     with run.averaged_weights():
-        figures = evaluate_reconstruction(model, held_out)
+        figures = run.final_report or evaluate_reconstruction(model, held_out)
         model.config.training_record = run.summary(**figures)
         if run.accelerator.is_main_process:
             model.save_pretrained(run.output)
-            save_reconstructions(model, held_out, run.output / "reconstructions.png")
     run.finish(**figures)
+    if run.accelerator.is_main_process:  # last: what is drawn may fail without loss
+        save_reconstructions(model, held_out, run.output / "reconstructions.png")
     return model
 
 
@@ -298,19 +301,24 @@ def augment(pixel_values: Tensor, flip: float, max_shift: int) -> Tensor:
 
 @torch.no_grad()
 def evaluate_reconstruction(model: VQVAE, pictures: PictureTensor) -> dict[str, float]:
-    """Held-out PSNR (mean over pictures, dB), perplexity and codebook usage of `pictures`."""
+    """Held-out PSNR (mean over pictures, dB), perplexity and codebook usage of `pictures`.
+
+    The processes of a training share the pictures; each must call it, and gets the figures of all of them.
+    """
     was_training = model.training
     model.eval()
     usage = CodeUsage(model.config.codebook_size, model.config.quantizer.num_codebooks)
-    values = []
-    for part in pictures.split(64):
+    share, total = pictures[process_index() :: num_processes()], 0.0
+    for part in share.split(64) if len(share) else ():
         pixel_values = to_pixel_values(part).to(model.device)
         codes = model.encode(pixel_values)
         usage.add(*model.quantizer.by_codebook(codes))
-        values.append(psnr(model.decode_codes(codes), pixel_values))
+        total += psnr(model.decode_codes(codes), pixel_values).sum().item()
     model.train(was_training)
+    usage.counts = sum_over_processes(usage.counts.to(model.device))
+    whole_total, whole_count = sum_numbers(total, len(share), device=model.device)
     return {
-        "held_out_psnr_db": torch.cat(values).mean().item(),
+        "held_out_psnr_db": whole_total / whole_count,
         "held_out_perplexity": usage.perplexity,
         "held_out_usage": usage.usage,
     }

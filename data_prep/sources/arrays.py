@@ -15,25 +15,27 @@ from vqlm.training.errors import UserError
 MAX_SPATIAL_DIMS = 3
 
 
-def array_shards(path: Path) -> tuple[list[Shard], tuple[int, ...]]:
+def array_shards(path: Path, needs_captions: bool = True) -> tuple[list[Shard], tuple[int, ...]]:
     """The shards of an .npz file, and the shape (C, *shape) of its arrays.
 
     The file holds `values` (N, C, *shape), uint8 or floating point in [-1, 1], and `captions` (N,). A series is
     (N, C, T), a volume (N, C, D, H, W), a clip the same with its frames as depth. The key of a row is its number.
-    Raises UserError for a file without these arrays, another shape, or other values.
+    `captions` may be missing without `needs_captions`. Raises UserError for a file without these arrays, another shape,
+    or other values.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            missing = {"values", "captions"} - set(file.files)
+            missing = {"values", *(["captions"] if needs_captions else [])} - set(file.files)
             if missing:
                 raise UserError(f"{path} must hold the arrays values and captions; it holds {', '.join(file.files)}.")
             values = file["values"]
-            captions = [normalize_caption(str(caption)) for caption in np.ravel(file["captions"]).astype(str)]
+            written = np.ravel(file["captions"]).astype(str) if "captions" in file.files else [""] * len(values)
+            captions = [normalize_caption(str(caption)) for caption in written]
     except UserError:
         raise
     except (OSError, EOFError, TypeError, ValueError, BadZipFile, zlib.error) as error:  # TypeError: an .npy file
         raise UserError(f"{path} cannot be read as .npz ({error}); write it with numpy.savez.") from None
-    _check(path, values, captions)
+    _check(path, values, captions, needs_captions)
     if values.dtype != np.uint8:
         values = values.astype(np.float32)
     size = rows_per_shard(len(values))
@@ -54,12 +56,12 @@ def _read(values: np.ndarray, captions: list[str], start: int) -> Iterator[Row |
         yield row_or_reason(str(number), value, caption)
 
 
-def _check(path: Path, values: np.ndarray, captions: list[str]) -> None:
+def _check(path: Path, values: np.ndarray, captions: list[str], needs_captions: bool) -> None:
     if not 1 <= values.ndim - 2 <= MAX_SPATIAL_DIMS or 0 in values.shape[1:]:
         raise UserError(f"{path}: values must be (N, C, *shape) of 1 to 3 dimensions, found shape {values.shape}.")
     if len(values) != len(captions) or len(values) < 2:
         raise UserError(f"{path}: {len(values)} values and {len(captions)} captions; at least 2 of each are needed.")
-    if empty := [number for number, caption in enumerate(captions) if not caption]:
+    if needs_captions and (empty := [number for number, caption in enumerate(captions) if not caption]):
         raise UserError(f"{path}: caption {empty[0]} is empty; write one or leave the row out.")
     if values.dtype == np.uint8:
         return

@@ -20,6 +20,7 @@ from vqlm.data_prep.names import NO_WORDS, caption_of, needs_folder, require_tem
 from vqlm.data_prep.rows import (
     LEFT_OUT,
     SYSTEM,
+    MissingCaption,
     NoCaption,
     Row,
     Shard,
@@ -96,6 +97,7 @@ def read_folder(
     names: list[str] | None = None,
     is_named: bool = False,
     caption_lines: str = "all",
+    needs_captions: bool = True,
 ) -> FolderContent:
     """Find the pictures of `folder` and their captions. Pictures themselves are not opened.
 
@@ -107,6 +109,7 @@ def read_folder(
         names: what `files_below` gives, where it is known.
         is_named: whether the names of pictures are their captions, whatever files with captions are there.
         caption_lines: which lines of the text beside a picture are its captions, see `vqlm.data_prep.caption_lines`.
+        needs_captions: whether a folder without any captions is an error.
 
     Raises:
         UserError: there are no pictures or no captions, or a file with captions cannot be understood.
@@ -135,7 +138,7 @@ def read_folder(
     if class_template is not None:
         _add_names(folder, content, files, left, class_template)
     else:
-        _add_texts(folder, content, files, left, texts, tables, caption_lines)
+        _add_texts(folder, content, files, left, texts, tables, caption_lines, needs_captions)
     _count(content, files, pictures, tables, {texts[_stem(key)] for key in pictures if _stem(key) in texts})
     return content
 
@@ -288,9 +291,9 @@ def _add_photograph(
 ) -> None:
     captions = photograph.captions
     if not captions and not isinstance(captions, NoCaption):
-        captions = NoCaption(f"{table} has no caption of it")
+        captions = MissingCaption(f"{table} has no caption of it")
     if key is None:
-        if not isinstance(captions, NoCaption):
+        if not isinstance(captions, NoCaption) or isinstance(captions, MissingCaption):
             captions = NoCaption(f"it is named in {table} and is not in the folder, or several pictures have its name")
         content.entries[f"{table}, {key_of(photograph.name)}"] = Entry(photograph.name, captions)
         return
@@ -333,10 +336,10 @@ def _add_names(folder: Path, content: FolderContent, files: dict[str, str], pict
 
 def _add_texts(
     folder: Path, content: FolderContent, files: dict[str, str], pictures: list[str], texts: dict[str, str],
-    tables: list[str], caption_lines: str,
+    tables: list[str], caption_lines: str, needs_captions: bool,
 ) -> None:  # fmt: skip
     described = [key for key in pictures if _stem(key) in texts]
-    if not described and not tables:
+    if not described and not tables and needs_captions:
         raise NoCaptions(
             f"{folder} has {len(pictures)} pictures without a caption; write metadata.csv with the columns file_name "
             "and caption, or a .txt of the same name beside each picture, or set `captions_from` to names if these say "
@@ -362,7 +365,7 @@ def _add_texts(
         if places & {str(parent) for parent in PurePosixPath(key).parents}:
             content.kinds[LEFT_OUT] += 1
         else:
-            reason = NoCaption("it has no caption: there is no .txt of its name beside it")
+            reason = MissingCaption("it has no caption: there is no .txt of its name beside it")
             content.entries[key] = Entry(files[key], reason)
 
 
@@ -385,7 +388,7 @@ def _stem(key: str) -> str:
 def _read(folder: Path, entries: list[tuple[str, Entry]]) -> Iterator[Row | Unusable]:
     for key, (name, captions) in entries:
         if isinstance(captions, NoCaption):
-            yield Unusable(key, str(captions))
+            yield Unusable(key, str(captions), image=folder / name if isinstance(captions, MissingCaption) else None)
         else:
             yield row_or_reason(key, folder / name, captions)
 
@@ -401,10 +404,10 @@ def _stamp(folder: Path, entries: list[tuple[str, Entry]]) -> str:
     return digest_of((key, entry.captions, *status(entry.name)) for key, entry in entries)
 
 
-def _lines(path: Path) -> list[bytes] | NoCaption:
+def _lines(path: Path) -> list[bytes] | MissingCaption:
     """One caption per line, as bytes: a file in another encoding makes one row unusable, not the whole folder."""
     try:
         content = path.read_bytes()
     except OSError as error:
-        return NoCaption(f"its .txt cannot be read ({error.strerror})")
+        return MissingCaption(f"its .txt cannot be read ({error.strerror})")
     return content.splitlines() if content.strip() else [b""]

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 from datasets import ClassLabel, Dataset, DatasetDict, Image, get_dataset_split_names, load_dataset, load_from_disk
-from vqlm.data_prep.columns import pick_columns
+from vqlm.data_prep.columns import find_columns, pick_columns
 from vqlm.data_prep.file_kinds import key_of
 from vqlm.data_prep.names import caption_of, require_template
 from vqlm.data_prep.rows import (
@@ -34,10 +34,11 @@ MOST_CAPTIONS = 20
 
 @dataclass(frozen=True)
 class TableForm:
-    """Columns of the picture, of the caption and of the key (None to number the rows), and whether keys repeat."""
+    """Columns of the picture, of the caption (None if there is none) and of the key (None to number the rows), and
+    whether keys repeat."""
 
     picture: str
-    caption: str
+    caption: str | None
     key: str | None
     repeats: bool
     allow_outside_files: bool = False
@@ -55,18 +56,22 @@ class TableForm:
 
 
 def parquet_shards(
-    paths: list[Path], columns: tuple[str | None, str | None] = (None, None), allow_outside_files: bool = False
+    paths: list[Path],
+    columns: tuple[str | None, str | None] = (None, None),
+    allow_outside_files: bool = False,
+    needs_captions: bool = True,
 ) -> list[Shard]:
     """The shards of Parquet files: runs of row groups, which are read in parts.
 
-    `columns` as in `pick_columns`. Raises UserError for a file that is not Parquet, or lacks the columns.
+    `columns` as in `pick_columns`. Raises UserError for a file that is not Parquet, or lacks the columns; that of the
+    captions may be missing without `needs_captions`.
     """
     shards = []
     for name, path in unique_names(paths).items():
         try:
             metadata = pyarrow.parquet.read_metadata(path)
             names = metadata.schema.to_arrow_schema().names
-            picked = pick_columns(str(path), names, *columns)
+            picked = _picked(str(path), names, columns, needs_captions)
             key = next((column for column in KEY_COLUMNS if column in names), None)
             values = None if key is None else pyarrow.parquet.read_table(path, columns=[key])[key]
             form = TableForm(*picked, *_usable_key(key, values), allow_outside_files)
@@ -84,6 +89,15 @@ def parquet_shards(
                 shards.append(Shard(part, read, stamp_of_file(part, path, rows)))
                 groups, start, rows = [], start + rows, 0
     return shards
+
+
+def _picked(
+    place: str, names: list[str], columns: tuple[str | None, str | None], needs_captions: bool
+) -> tuple[str, str | None]:
+    picture, caption = find_columns(names, *columns)
+    if picture in names and caption is None and not needs_captions:
+        return picture, None
+    return pick_columns(place, names, *columns)
 
 
 def has_picture_column(path: Path, image_column: str | None = None) -> bool:
@@ -140,7 +154,7 @@ def _numbered_rows(
 
 def _merged(rows: Iterator[tuple[dict[str, Any], int]], form: TableForm) -> Iterator[tuple[dict[str, Any], int]]:
     """Neighbours with one key and one picture become a row with all their captions."""
-    if not form.repeats:
+    if not form.repeats or form.caption is None:
         yield from rows
         return
     last: tuple[dict[str, Any], int] | None = None
@@ -162,7 +176,10 @@ def _listed(captions: Any) -> list[Any]:
 
 
 def hub_shards(
-    name: str, columns: tuple[str | None, str | None] = (None, None), class_template: str | None = None
+    name: str,
+    columns: tuple[str | None, str | None] = (None, None),
+    class_template: str | None = None,
+    needs_captions: bool = True,
 ) -> tuple[list[Shard], dict[str, str]]:
     """The shards of `NAME[:split]` on the Hugging Face hub, or of a local folder that `datasets` can load.
 
@@ -177,27 +194,30 @@ def hub_shards(
         prefix = "" if split == TRAIN or not split else f"{split} split/"
         if prefix:
             given[prefix[:-1]] = GIVEN_NAMES[split.lower()]
-        shards += _split_shards(name, prefix, rows, columns, class_template)
+        shards += _split_shards(name, prefix, rows, columns, class_template, needs_captions)
     return shards, given | ({"train split": TRAIN} if given else {})
 
 
 def _split_shards(
-    name: str, prefix: str, rows: Dataset, columns: tuple[str | None, str | None], class_template: str | None
-) -> list[Shard]:
+    name: str, prefix: str, rows: Dataset, columns: tuple[str | None, str | None], class_template: str | None,
+    needs_captions: bool,
+) -> list[Shard]:  # fmt: skip
     features = rows.features
     picture = next((column for column, kind in features.items() if isinstance(kind, Image)), None)
     caption = None
     if class_template is not None:
         caption = next((column for column, kind in features.items() if isinstance(kind, ClassLabel)), None)
-    picked = pick_columns(f"hf:{name}", rows.column_names, columns[0] or picture, columns[1] or caption)
+    named = (columns[0] or picture, columns[1] or caption)
+    picked = _picked(f"hf:{name}", rows.column_names, named, needs_captions)
     if isinstance(features[picked[0]], Image):
         rows = rows.cast_column(picked[0], Image(decode=False))
     key = next((column for column in KEY_COLUMNS if column in rows.column_names), None)
     values = None if key is None else rows.select_columns([key]).with_format("arrow")[:][key]  # type: ignore[index]
     form = TableForm(*picked, *_usable_key(key, values), allow_outside_files=True)  # what `datasets` named itself
     rows = rows.select_columns(form.columns)
-    classes = features[picked[1]].names if isinstance(features[picked[1]], ClassLabel) else None
-    if classes is not None and class_template is None:
+    is_classes = picked[1] is not None and isinstance(features[picked[1]], ClassLabel)
+    classes = features[picked[1]].names if is_classes else None
+    if classes is not None and class_template is None and needs_captions:
         raise UserError(
             f'hf:{name}: {picked[1]} holds classes, not captions; set `class_template` to "a photo of a {{}}".'
         )
@@ -272,4 +292,4 @@ def _row(key: str, row: dict[str, Any], form: TableForm, folder: Path) -> Row | 
         image = folder / name
     if not isinstance(image, bytes | Path):
         return Unusable(key, f"its {form.picture} holds no picture, found {image!r:.40}")
-    return row_or_reason(key, image, row[form.caption])
+    return row_or_reason(key, image, None if form.caption is None else row[form.caption])

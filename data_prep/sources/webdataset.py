@@ -5,7 +5,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vqlm.data_prep.caption_lines import chosen_lines
@@ -127,7 +127,11 @@ def _row(name: str, stem: str, files: dict[str, bytes], seen: set[str], form: Sa
         return Unusable(key, f"it has no picture, only {listed}")
     if len(pictures) > 1:
         return Unusable(key, f"it has several pictures ({', '.join(sorted(pictures))}); keep one of them")
-    picture = files[pictures[0]]
+    row = _captioned(key, stem, files[pictures[0]], files, form)
+    return replace(row, image=files[pictures[0]]) if isinstance(row, Unusable) else row
+
+
+def _captioned(key: str, stem: str, picture: bytes, files: dict[str, bytes], form: SampleForm) -> Row | Unusable:
     if form.is_named:
         caption = caption_of(form.class_template or "{name}", stem)
         return row_or_reason(key, picture, caption) if caption else Unusable(key, "its name has no words")
@@ -141,7 +145,7 @@ def _row(name: str, stem: str, files: dict[str, bytes], seen: set[str], form: Sa
         return row_or_reason(key, picture, captions or "")
     if ".cls" in files:
         return _classified(key, stem, picture, files[".cls"], form)
-    return Unusable(key, f"it has no caption (.txt or .json), only {listed}")
+    return Unusable(key, f"it has no caption (.txt or .json), only {', '.join(sorted(files))}")
 
 
 def _described(key: str, picture: bytes, content: bytes, form: SampleForm) -> Row | Unusable:

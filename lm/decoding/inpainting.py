@@ -20,6 +20,7 @@ from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.lm.decoding.draw import UNKNOWN, OnCodes, draw_codes
 from vqlm.lm.decoding.likelihood import code_log_likelihoods
 from vqlm.lm.decoding.sampling import Generators, draw_uniform, generators_of
+from vqlm.lm.prompts import repeated
 from vqlm.lm.settings import DecodingOptions, SamplingConfig
 from vqlm.training.errors import UserError
 from vqlm.vq import VQVAEConfig
@@ -53,22 +54,18 @@ def fill_codes(
     for start in range(0, len(prompts), at_once):
         part = slice(start, start + at_once)
         rows = known[part].repeat_interleave(candidates, 0)
-        repeated = _repeated(prompts[part], candidates)
+        repeated_prompts = repeated(prompts[part], candidates)
         drawn = draw_codes(
-            model, vocabulary, repeated, codes.shape[1], settings,
-            None if generators is None else _repeated(generators[part], candidates), known=rows, options=options,
-            negative_prompts=None if negative_prompts is None else _repeated(negative_prompts[part], candidates),
+            model, vocabulary, repeated_prompts, codes.shape[1], settings,
+            None if generators is None else repeated(generators[part], candidates), known=rows, options=options,
+            negative_prompts=None if negative_prompts is None else repeated(negative_prompts[part], candidates),
             on_codes=on_codes,
         )  # fmt: skip
-        log_probs = code_log_likelihoods(model, vocabulary, repeated, drawn)
+        log_probs = code_log_likelihoods(model, vocabulary, repeated_prompts, drawn)
         weights = log_probs.masked_fill(rows == UNKNOWN, 0.0).sum(1)
         best = weights.view(-1, candidates).argmax(1)
         filled.append(drawn.view(-1, candidates, codes.shape[1])[torch.arange(len(best)), best])
     return torch.cat(filled)
-
-
-def _repeated(rows: list, times: int) -> list:
-    return [row for row in rows for _ in range(times)]
 
 
 def code_grid(config: VQVAEConfig) -> tuple[int, ...]:

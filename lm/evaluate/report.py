@@ -1,11 +1,13 @@
-"""The report of a finished model on a prepared set: figures, a sheet of samples, a page. Needs no training run."""
+"""The report of a finished model on a prepared set: figures, sheets of samples, pages. Needs no training run."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from vqlm.data_prep.collection import TRAIN
 from vqlm.data_prep.prepared_set import PreparedSet, pictures_of, spread
 from vqlm.data_prep.sheets import sample_sheet
 from vqlm.lm.evaluate.as_typed import as_typed_markdown, nll_as_typed
@@ -25,6 +27,18 @@ from vqlm.vq.metrics import CodeUsage, psnr
 GUIDANCE_SCALES = (1.0, 1.5, 2.0, 3.0)
 USAGE_PART = 65_536
 SAMPLES_PER_SPLIT = 16
+TRAINED_PROMPTS = 64  # drawn beside the held-out ones: enough to tell whether the model knows its own pictures
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Prompts and pictures of one split for the pages; pictures are (N, C, H, W) in [-1, 1]. originals: None for
+    prompts that were trained on, whose pictures a prepared set does not keep. drawn: with the default sampling."""
+
+    captions: list[str]
+    originals: Tensor | None
+    reconstructions: Tensor
+    drawn: Tensor
 
 
 def require_same_tokenizers(pipeline: TextToImagePipeline, prepared: PreparedSet) -> None:
@@ -50,10 +64,13 @@ def require_pictures(pipeline: TextToImagePipeline, model: Path) -> None:
 
 
 @torch.no_grad()
-def evaluate(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int = 0) -> tuple[dict[str, Any], dict]:
+def evaluate(
+    pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int = 0
+) -> tuple[dict[str, Any], dict[str, Shown]]:
     """Measure a finished model on the held-out rows of a prepared set.
 
-    Draws one picture for every held-out prompt at each guidance scale, with the pipeline's other defaults.
+    Draws one picture for every held-out prompt at each guidance scale, with the pipeline's other defaults, and one for
+    each of `TRAINED_PROMPTS` that were trained on.
 
     Args:
         pipeline: the finished model.
@@ -61,8 +78,7 @@ def evaluate(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int = 0
         seed: decides the drawings.
 
     Returns:
-        All figures of the report; and for each held-out split the captions and tensors that its sheet of samples shows:
-        originals, reconstructions and drawings, each (N, C, H, W) in [-1, 1].
+        All figures of the report; and for each held-out split, then for "train", what the pages show.
 
     Raises:
         UserError: if the model was not trained with this prepared set's image tokenizer and vocabulary.
@@ -86,7 +102,8 @@ def evaluate(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int = 0
     for rows in prepared.rows.values():
         for codes in prepared.code_parts(rows, USAGE_PART):
             usage.add(*quantizer.by_codebook(image_tokenizer.unflatten_codes(codes)))
-    psnr_values, nll, as_typed, shown = [], {}, {}, {}
+    psnr_values, nll, as_typed = [], {}, {}
+    shown: dict[str, Shown] = {}
     drawings: dict[tuple[str, float], Tensor] = {}
     default = pipeline.sampling.guidance_scale
     scales = sorted({*GUIDANCE_SCALES, default})
@@ -109,14 +126,17 @@ def evaluate(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int = 0
             done, all_drawings = len(drawings), len(scales) * len(prepared.held_out)
             elapsed = time.monotonic() - start
             progress.show(done / all_drawings, elapsed * (all_drawings / done - 1), f"{split}, guidance {scale:g}")
-        shown[split] = {"captions": captions, "pictures": (originals, reconstructions, drawings[split, default])}
+        shown[split] = Shown(captions, originals, reconstructions, drawings[split, default])
+    shown[TRAIN] = _draw_trained(pipeline, prepared, seed)
+    drawings[TRAIN, default] = shown[TRAIN].drawn
     progress.close()
     # One pass over the collection ranks all drawings.
-    targets = torch.cat([shown[split]["pictures"][1] for split, _ in drawings])
+    targets = torch.cat([shown[split].reconstructions for split, _ in drawings])
     ranks = retrieval_ranks(torch.cat(list(drawings.values())), targets, gallery(pipeline, prepared))
     retrieval: dict[str, dict] = {split: {} for split in shown}
     for (split, scale), part in zip(drawings, ranks.split([len(part) for part in drawings.values()]), strict=True):
         retrieval[split][f"{scale:g}"] = {"r1": recall_at(part, 1), "r10": recall_at(part, 10)}
+    (trained,) = retrieval.pop(TRAIN).values()
     figures = {
         "held_out_psnr_db": torch.cat(psnr_values).mean().item(),
         "perplexity": held_out_usage.perplexity,
@@ -125,6 +145,8 @@ def evaluate(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int = 0
         "held_out_image_nll": nll,
         "held_out_image_nll_as_typed": as_typed,
         "retrieval": retrieval,
+        "trained_prompts": trained,
+        "prompts": {split: len(part.captions) for split, part in shown.items()},
         "default_sampling": vars(pipeline.sampling).copy(),
         "pictures": prepared.manifest["splits"],
         "prompts_also_trained_on": prepared.seen_prompts(),
@@ -132,6 +154,15 @@ def evaluate(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int = 0
         "machine": describe_machine(),
     }
     return figures, shown
+
+
+def _draw_trained(pipeline: TextToImagePipeline, prepared: PreparedSet, seed: int) -> Shown:
+    """Some of the prompts that were trained on, evenly over all, drawn with the default sampling."""
+    rows = prepared.train.select(spread(len(prepared.train), TRAINED_PROMPTS))
+    captions = [captions[0] for captions in rows["captions"]]
+    drawn = pipeline(captions, generator=torch.Generator().manual_seed(seed)).codes
+    reconstructions = decode_flat(pipeline, prepared.codes_of(rows))
+    return Shown(captions, None, reconstructions, decode_flat(pipeline, drawn.flatten(1)))
 
 
 def seen_prompts_markdown(figures: dict[str, Any]) -> list[str]:
@@ -155,21 +186,30 @@ def require_no_other(output: Path) -> None:
             raise UserError(f"{output} already holds {name}; choose another `output` for the report.")
 
 
-def write_report(figures: dict[str, Any], shown: dict, prepared: PreparedSet, model: Path, output: Path) -> None:
-    """`report.json`, `report.md`, `samples.png`, `reconstructions.png` and, where `save_curves` can, `curves.png`."""
+def write_report(
+    figures: dict[str, Any],
+    shown: dict[str, Shown],
+    prepared: PreparedSet,
+    model: Path,
+    output: Path,
+    page: str,
+) -> None:
+    """`report.html`, which is `page`, `report.json`, `report.md`, `samples.png`, `reconstructions.png` and, where
+    `save_curves` can, `curves.png`."""
     output.mkdir(parents=True, exist_ok=True)
-    samples = [spread(len(part["captions"]), SAMPLES_PER_SPLIT) for part in shown.values()]
     cells = [
-        (part["captions"][index], [pictures[index] for pictures in part["pictures"]])
-        for part, indices in zip(shown.values(), samples, strict=True)
-        for index in indices
+        (part.captions[index], [part.originals[index], part.reconstructions[index], part.drawn[index]])
+        for part in shown.values()
+        if part.originals is not None
+        for index in spread(len(part.captions), SAMPLES_PER_SPLIT)
     ]
     sample_sheet(cells).save(output / "samples.png")
     sample_sheet([(caption, pictures[:2]) for caption, pictures in cells]).save(output / "reconstructions.png")
-    page = report_markdown(figures, prepared.manifest["attribution"])
+    text = report_markdown(figures, prepared.manifest["attribution"])
     if save_curves(model, output / "curves.png"):
-        page += "\n![image NLL over training](curves.png)\n"
-    (output / "report.md").write_text(page, encoding="utf-8")
+        text += "\n![image NLL over training](curves.png)\n"
+    (output / "report.md").write_text(text, encoding="utf-8")
+    (output / "report.html").write_text(page, encoding="utf-8")
     write_json(output / "report.json", figures)  # last: where it stands, the report is whole
 
 

@@ -27,7 +27,7 @@ from vqlm.lm.model_folder.settings import ModelFolderSettings
 from vqlm.lm.model_folder.tokenizers import IMAGE_TOKENIZER, fingerprints, load_parts, save_parts
 from vqlm.lm.settings import SETTINGS_FILE
 from vqlm.training.errors import UserError
-from vqlm.training.files import checksum_of, read_json, write_json, write_notice
+from vqlm.training.files import checksum_of, follow_umask, read_json, write_json, write_notice
 from vqlm.vq import VQVAE, VQVAEConfig
 
 FIGURES_FILE = "evaluation.json"
@@ -65,6 +65,7 @@ def save_finished(
         bos_token_id=vocabulary.bos, pad_token_id=vocabulary.pad,
     )  # fmt: skip
     model.save_pretrained(folder)
+    follow_umask(*folder.glob("*.safetensors"))
     if image_tokenizer.config.takes_pictures:
         TextToImageProcessor(vocabulary, image_tokenizer, settings.max_caption_tokens).save_pretrained(folder)
     else:

@@ -141,15 +141,15 @@ def train_lm(
         if not run.step(losses.loss, objective, *optimizers, weight=losses.weight / packs.shape.num_ids):
             continue
         run.log(loss=losses.loss, image_nll=losses.image_nll, text_nll=losses.text_nll)
-        if run.is_next_due(config.eval_every):
+        if run.is_next_due(config.eval_interval):
             with run.averaged_weights():
                 run.report(**held_out_nll(model, prepared, caption_tokens))
 
     with run.averaged_weights():
-        nll = held_out_nll(model.eval(), prepared, caption_tokens)
+        nll = run.final_report or held_out_nll(model.eval(), prepared, caption_tokens)
         if run.sharding:
             model = stock_copy(model, run.accelerator.is_main_process)
-        if run.accelerator.is_main_process:
+        if model is not None and run.accelerator.is_main_process:
             if start.adapters is not None:
                 model = save_and_merge(start.adapters, output / "adapter")
             settings = ModelFolderSettings(

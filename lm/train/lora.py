@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+from vqlm.training.files import follow_umask
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -39,4 +40,5 @@ def save_and_merge(adapters: "PeftModel", folder: Path) -> PreTrainedModel:
     """
     # False, or PEFT would ask the hub whether the embeddings of the base model have changed.
     adapters.save_pretrained(str(folder), save_embedding_layers=False)
+    follow_umask(*folder.glob("*.safetensors"))
     return copy.deepcopy(adapters).merge_and_unload()  # type: ignore[return-value]

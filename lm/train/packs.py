@@ -3,7 +3,15 @@
 import torch
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
-from vqlm.data_prep.batching import LONGEST_PACK, CaptionLengths, PackedBatches, PackedRows, choose_shape
+from vqlm.data_prep.batching import (
+    LONGEST_PACK,
+    CaptionLengths,
+    PackedBatches,
+    PackedRows,
+    RowOrder,
+    choose_shape,
+    weights_of_rows,
+)
 from vqlm.data_prep.prepared_set import PreparedSet
 from vqlm.data_prep.sequences import ROW_OVERHEAD, Batch, RowCollator
 from vqlm.data_prep.settings import SequenceConfig
@@ -61,7 +69,8 @@ class Packs:
         choose_attention(model, self.device, self.shape.pack_length)
         if sequences.interleaved and self.shape.max_rows == 1:
             run.progress.say("no two rows share a pack here: `sequences.interleaved` has no effect")
-        batches = PackedBatches(lengths, self.shape, config.seed, sequences.caption_dropout, prepared.num_views)
+        order = RowOrder(len(lengths), config.seed, weights=weights_of_rows(prepared.train, config.weights))
+        batches = PackedBatches(lengths, self.shape, config.seed, sequences.caption_dropout, prepared.num_views, order)
         self.loader = DataLoader(
             PackedRows(prepared.train, tokens_per_image), batch_sampler=batches, collate_fn=list,
             generator=torch.Generator(), num_workers=config.num_workers,  # the global one must not move at a start

@@ -105,15 +105,22 @@ def test_stage_one_without_its_peer_says_so(run_tiny, monkeypatch, unchecked_typ
     monkeypatch.setitem(sys.modules, "dalle_pytorch", None)
     monkeypatch.setattr(importlib.import_module("peer_dalle"), "load", lambda: "dalle-pytorch: missing")
     result = run_tiny("vq_training")
-    assert first_cells(result) == {"here", "here, AdamW"}
+    assert first_cells(result) == {"here", "here, AdamW", "here, compiled"}
     assert result["remarks"] == ["DiscreteVAE is left out: dalle-pytorch: missing."]
 
 
 def test_stage_one_is_compared_with_its_peer(run_tiny, unchecked_types):
     pytest.importorskip("rotary_embedding_torch")
     result = run_tiny("vq_training")
-    assert {"here", "here, AdamW", "DiscreteVAE", "DiscreteVAE, channels-last"} == first_cells(result)
+    ours = {"here", "here, AdamW", "here, compiled"}
+    assert first_cells(result) == ours | {"DiscreteVAE", "DiscreteVAE, channels-last"}
     assert all(row[2] > 0 for row in rows_of(result, 1))
+
+
+def test_memory_is_predicted(run_tiny):
+    result = run_tiny("plan_memory")
+    assert first_cells(result) == {"configs/smoke/train_vq.yaml", "configs/smoke/train_lm.yaml"}
+    assert all(predicted > 0 for _, predicted, _, _ in rows_of(result))
 
 
 def test_quantizers_are_compared(picture_folder, tmp_path, unchecked_types):

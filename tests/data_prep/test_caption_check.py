@@ -80,6 +80,15 @@ def test_one_caption_for_many_pictures(name, remedy):
     assert remedy in remark
 
 
+def test_names_that_are_the_captions_already_are_no_remedy():
+    facts = CaptionFacts()
+    for number in range(40):
+        facts.add(f"star{number}.png", ["star"])
+    (remark,) = caption_findings(facts)
+    assert "40 pictures have 1 different captions" in remark
+    assert "`captions_from`" not in remark
+
+
 def test_many_captions_each_of_a_few_pictures():
     (remark,) = caption_findings(facts_of([[f"class {n % 40}"] for n in range(160)]))
     assert remark.startswith("160 pictures have 40 different captions; the commonest, 'class 0', is on 4 of them.")

@@ -77,10 +77,11 @@ def test_names_in_a_tar_file(folder, tmp_path):
     }  # fmt: skip
 
 
-def test_names_of_what_has_captions_of_its_own(tmp_path):
+@pytest.mark.parametrize(("name", "value"), [("captions_from", "names"), ("caption_lines", "first")])
+def test_what_has_captions_of_its_own(tmp_path, name, value):
     np.savez(tmp_path / "x.npz", values=np.zeros((3, 1, 8)), captions=["a", "b", "c"])
-    with pytest.raises(UserError, match="`captions_from` names has no effect on .*, which has its own captions"):
-        captions_of(tmp_path / "x.npz", captions_from="names")
+    with pytest.raises(UserError, match=f"`{name}` {value} has no effect on .*, which has its own captions"):
+        captions_of(tmp_path / "x.npz", **{name: value})
 
 
 def test_a_language_of_the_texts_and_those_that_lack_it(tmp_path):

@@ -37,6 +37,12 @@ def test_sizes_in_every_unit(size):
     assert (drawn.getpixel((4, 16)), drawn.getpixel((60, 16))) == (RED, WHITE)
 
 
+def test_a_missing_renderer_is_said_with_its_extra(monkeypatch):
+    monkeypatch.setattr("vqlm.data_prep.svg.find_spec", lambda name: None)
+    monkeypatch.setattr("vqlm.data_prep.svg.install_hint", lambda extra: f"pip install 'vqlm[{extra}]'")
+    assert refusal(drawing()) == "SVG drawings need resvg-py; install it: pip install 'vqlm[svg]'"
+
+
 @pytest.mark.parametrize(
     ("attributes", "said"),
     [

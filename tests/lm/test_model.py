@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 from vqlm.lm import LanguageModelConfig
-from vqlm.lm.model import add_embedding_dropout, build_language_model, choose_attention
+from vqlm.lm.model import add_embedding_dropout, build_language_model, checkpoint_gradients, choose_attention
 from vqlm.training.errors import UserError
 
 IDS = torch.tensor([[1, 40, 50, 60, 70]])
@@ -147,3 +147,33 @@ def test_attention_is_explicit_where_that_is_faster(build_tiny, device, length, 
     model.set_attn_implementation("sdpa")
     choose_attention(model, torch.device(device), length)
     assert model.config._attn_implementation == attention
+
+
+# Gradient checkpointing
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen3"])
+def test_checkpointing_computes_blocks_twice_and_gives_the_same_loss_and_gradients(build_tiny, architecture):
+    losses, gradients, computed = [], [], []
+    for is_checkpointed in (False, True):
+        model = build_tiny(architecture).train()
+        if is_checkpointed:
+            checkpoint_gradients(model)
+        (block,) = (part for name, part in model.named_modules() if name.endswith(".0.mlp"))
+        calls: list[int] = []
+        block.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        losses.append(model(IDS, labels=IDS, use_cache=False).loss)
+        losses[-1].backward()
+        gradients.append({name: weight.grad for name, weight in model.named_parameters()})
+        computed.append(len(calls))
+    assert computed == [1, 2]
+    assert losses[0].item() == losses[1].item()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-6, atol=1e-8, msg=name)
+
+
+def test_an_architecture_without_checkpointing_is_refused(build_tiny):
+    model = build_tiny()
+    model.supports_gradient_checkpointing = False
+    with pytest.raises(UserError, match="llama has no gradient checkpointing; set `gradient_checkpointing` to false"):
+        checkpoint_gradients(model)

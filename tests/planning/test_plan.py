@@ -243,6 +243,26 @@ def test_too_few_minutes_are_refused_with_the_least_that_makes_sense(speed, minu
     assert side_of(plan_of(OPENMOJI, speed, least)) == 64
 
 
+# As an overloaded machine was measured that needs about 97 minutes at this speed, and four of its own.
+BUSY = replace(FAST, vq_step=2.6, lm_step=9.5, load=9.0)
+
+
+@pytest.mark.parametrize(("minutes", "is_planned"), [(12, True), (18, True), (4, True), (1, False)])
+def test_a_busy_machine_is_a_warning_and_no_refusal(minutes, is_planned):
+    collection = facts(706, 79, median_side=250)
+    if not is_planned:
+        with pytest.raises(UserError, match=r"the least that makes sense is \d minutes\. A step takes 28.6 times"):
+            plan_of(collection, BUSY, minutes)
+        return
+    plan = plan_of(collection, BUSY, minutes)
+    assert side_of(plan) == 64
+    assert plan.settings["train_vq"]["max_minutes"] > 0.1
+    assert plan.settings["train_lm"]["max_minutes"] > 1
+    assert f"At the speed that was measured now, {minutes} minutes allow" in plan.notes[0]
+    assert "A step takes 28.6 times as long as this processor should need: other programs are running" in plan.notes[1]
+    assert plan_of(collection, BUSY, 300).notes == [plan.notes[1]]
+
+
 @pytest.mark.parametrize("minutes", [0, -3, float("inf"), float("nan")])
 def test_minutes_must_be_a_number(minutes):
     with pytest.raises(UserError, match="`minutes` must be above 0"):

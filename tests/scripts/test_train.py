@@ -51,10 +51,12 @@ def test_from_a_folder_to_a_page(picture_folder, tmp_path, capsys):
     commands = re.findall(r"^\$ .*vqlm (\S+) ", rest, re.MULTILINE)
     assert commands == ["inspect-data", "train-vq", "prepare", "train-lm", "set-sampling", "evaluate"]
     assert re.search(r"image tokenizer: \d+\.\d dB on held-out pictures", rest)
-    assert re.search(r"R@10; chance \d+\.\d%", rest)
+    assert re.search(r"among the ten nearest of 24 for \S+% of 2 \(R@10; chance 42%\).*\(R@1; chance 4.2%\)", rest)
+    assert re.search(r"limits? this model (most|a little)\.$", rest, re.MULTILINE)
+    assert f"Look at {output / 'report.html'} in a browser" in rest
     assert "Next:" not in rest
     assert rest.rstrip().endswith("--output picture.png")
-    for name in ("report.md", "report.json", "samples.png", "plan/plan.md", "inspection/inspection.md"):
+    for name in ("report.html", "report.md", "report.json", "samples.png", "plan/plan.md", "inspection/inspection.md"):
         assert (output / name).exists(), name
     settings = yaml.safe_load((output / "plan" / "train_lm.yaml").read_text())
     assert settings["max_steps"] == 3
@@ -165,7 +167,10 @@ def test_names_are_captions_where_there_are_no_others(tmp_path, capsys):
     folder.mkdir()
     for number in range(30):
         colour = ("red", "green", "blue")[number % 3]
-        Image.new("RGB", (24, 16), colour).save(folder / f"{colour}_flag-{number}.png")
+        flag = Image.new("RGB", (24, 16), colour)
+        flag.paste("white", (0, 0, 4, number % 16))  # no copies
+        flag.paste("black", (20, 0, 24, number // 2))
+        flag.save(folder / f"{colour}_flag-{number}.png")
     Image.new("RGB", (24, 16), "black").save(folder / "IMG_1234.png")
     call(folder, output, *TINY, "--plan-only")
     said = capsys.readouterr().out

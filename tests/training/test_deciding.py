@@ -34,6 +34,13 @@ def test_a_setting_that_came_later_was_at_its_default():
         require_same_run(Path("run"), {"seed": 0, "network.width": 4}, {"seed": 0, "network": Part(4, [4])})
 
 
+def test_the_start_of_no_adversary_decides_nothing():
+    earlier, today = ({"loss.adversarial_weight": 0.0, "loss.adversarial_start": start} for start in (1000, 0.5))
+    require_same_run(Path("run"), earlier, today)
+    with pytest.raises(UserError, match="its `loss.adversarial_start` is 1000, now 0.5"):
+        require_same_run(Path("run"), *(run | {"loss.adversarial_weight": 0.5} for run in (earlier, today)))
+
+
 def test_another_collection_is_another_run():
     with pytest.raises(UserError, match="its `collection` is 'one', now 'other'"):
         require_same_run(

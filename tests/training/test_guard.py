@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from vqlm.training.config import TrainingConfig
 from vqlm.training.errors import UserError
 from vqlm.training.run import MAX_SKIPPED_IN_A_ROW, Run
+from vqlm.training.stop_signals import Interrupted
 
 
 @pytest.fixture
@@ -67,3 +68,50 @@ def test_the_count_survives_a_checkpoint(make_run):
     run = make_run(resume=True, max_steps=4)
     train(run, {3: math.nan})
     assert run.state.skipped == 2
+
+
+def test_the_rows_of_a_skipped_step_are_named(make_run, tmp_path, capsys):
+    """Of all its batches, in the order of an epoch that is shuffled and was continued; which goes on undisturbed."""
+    rows = torch.arange(12.0).view(12, 1)
+    seen: list[list[int]] = []
+
+    def train_rows(run: Run) -> None:
+        model = nn.Linear(1, 1, bias=False)
+        loader = DataLoader(rows, batch_size=2, shuffle=True, generator=torch.Generator())
+        model, optimizer, loader = run.prepare(model, torch.optim.SGD(model.parameters()), loader)
+        for batch in run.batches(loader):
+            seen.append([int(value) for value in batch.flatten()])
+            factor = math.nan if run.state.step in (2, 4) else 1.0
+            run.step(model(batch).mean() * factor, model, optimizer)
+        run.finish()
+
+    settings = {"batch_size": 2, "gradient_accumulation_steps": 2}
+    with pytest.raises(Interrupted):
+        train_rows(make_run(max_steps=6, stop_after=1, **settings))
+    train_rows(make_run(resume=True, max_steps=6, **settings))
+    log = [json.loads(line) for line in (tmp_path / "output" / "run" / "log.jsonl").read_text().splitlines()]
+    named = {line["step"]: line["rows"] for line in log if "rows" in line}
+    assert named == {3: seen[4] + seen[5], 5: seen[8] + seen[9]}
+    epochs = [sorted(sum(seen[start : start + 6], [])) for start in (0, 6)]
+    assert epochs == [list(range(12))] * 2
+    said = ", ".join(map(str, named[3]))
+    assert f"step 3 is skipped: its gradient is not finite; rows {said}\n" in capsys.readouterr().err
+
+
+def test_a_further_model_is_counted_apart(make_run):
+    run = make_run(max_steps=3)
+    model, other = nn.Linear(1, 1), nn.Linear(1, 1)
+    loader = DataLoader(torch.ones(1, 1), batch_size=1)
+    model, other, loader, *optimizers = run.prepare(
+        model, other, loader, *(torch.optim.SGD(each.parameters()) for each in (model, other))
+    )
+    for batch in run.batches(loader):
+        run.step(model(batch).sum(), model, optimizers[0])
+        run.step(other(batch).sum() * math.nan, other, optimizers[1], name="discriminator")
+    run.finish()
+    summary = json.loads((run.folder / "summary.json").read_text())
+    assert (summary["skipped_steps"], summary["skipped_steps_discriminator"]) == (0, 3)
+    log = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+    assert [line["skipped"] for line in log if "rows" in line] == ["discriminator"] * 3
+    assert log[-1]["skipped_steps_discriminator"] == 3
+    assert "skipped_steps" not in log[-1]

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -63,7 +64,9 @@ def log_of(run: Run) -> list[dict]:
 @pytest.mark.parametrize(
     ("share", "warmup_ratio", "factor"),
     [
-        (0.0, 0.2, 0),
+        (0.0, 0.2, 0.01),
+        (0.002, 0.2, 0.01),
+        (0.003, 0.2, 0.015),
         (0.1, 0.2, 0.5),
         (0.2, 0.2, 1),
         (0.6, 0.2, 0.5),
@@ -138,14 +141,53 @@ def test_every_epoch_brings_every_row_in_another_order(make_run):
     assert len({tuple(epoch) for epoch in seen.tolist()}) > 1
 
 
-def test_due_at_multiples_and_at_the_end(make_run):
-    run = make_run(max_steps=7)
-    due, next_due = [], []
-    for run.state.step in range(1, 8):
-        due += [run.state.step] * run.due(3)
-    for run.state.step in range(7):
-        next_due += [run.state.step + 1] * run.is_next_due(3)
-    assert due == next_due == [3, 6, 7]
+@pytest.mark.parametrize(
+    ("budget", "every", "due"),
+    [
+        ({"max_steps": 7}, 3, [3, 6, 7]),
+        ({"max_steps": 7}, 0.5, [4, 7]),
+        ({"max_steps": 10}, 0.1, list(range(1, 11))),
+        ({"max_steps": 10}, 0.25, [3, 5, 8, 10]),
+        ({"max_steps": 4}, 0.1, [1, 2, 3, 4]),
+        ({"max_minutes": 0.2}, 0.25, [4, 7, 10]),  # of 12 seconds, a second a step, and noticed one step later
+        ({"max_minutes": 0.2}, 5, [5, 10]),
+        ({"max_steps": 100, "max_minutes": 0.2}, 0.25, [4, 7, 10]),
+    ],
+)
+def test_when_an_interval_ends(make_run, monkeypatch, budget, every, due):
+    monkeypatch.setattr(vqlm.training.run, "time", SimpleNamespace(monotonic=itertools.count().__next__))  # 1 s a look
+    run = make_run(**budget)
+    assert [run.state.step + 1 for _ in run.batches(run.prepare(make_parts()[2])) if run.is_next_due(every)] == due
+
+
+@pytest.mark.parametrize(
+    ("budget", "log_interval", "eval_interval"),
+    [
+        ({}, 50, 500),
+        ({"max_minutes": 2.0}, 0.02, 0.25),
+        ({"max_minutes": 2.0, "max_steps": 9}, 50, 500),
+        ({"max_minutes": 2.0, "log_every": 7, "eval_every": 0.5}, 7, 0.5),
+    ],
+)
+def test_intervals_are_shares_of_minutes(budget, log_interval, eval_interval):
+    config = TrainingConfig(**budget)
+    assert (config.log_interval, config.eval_interval) == (log_interval, eval_interval)
+
+
+def test_a_budget_of_minutes_is_logged_by_its_shares(make_run, monkeypatch):
+    monkeypatch.setattr(vqlm.training.run, "time", SimpleNamespace(monotonic=itertools.count().__next__))  # 1 s a look
+    run = make_run(max_minutes=0.2, log_every=0.5)
+    list(run.batches(run.prepare(make_parts()[2])))
+    assert [line["step"] for line in log_of(run)] == [7, 12]
+
+
+def test_a_report_at_the_last_step_is_the_final_one(make_run):
+    run = make_run(max_steps=3)
+    for _ in run.batches(run.prepare(make_parts()[2])):
+        assert run.final_report is None or run.state.step == 2
+        if run.is_next_due(2):
+            run.report(held_out=run.state.step)
+    assert run.final_report == {"held_out": 2}
 
 
 # One step
@@ -154,7 +196,7 @@ def test_due_at_multiples_and_at_the_end(make_run):
 @pytest.mark.parametrize(
     ("steps_done", "max_grad_norm", "weight"),
     [
-        (0, 1e9, 1.0),  # the schedule starts at zero
+        (0, 1e9, 1 - 0.1 * 0.01 * 6),  # the schedule starts at a hundredth
         (5, 1e9, 1 - 0.1 * 0.5 * 6),  # half the warm-up: half the rate; the gradient of (3 w)^2 / 3 is 6 w
         (10, 1e9, 1 - 0.1 * 6),
         (10, 2.0, 1 - 0.1 * 2),  # scaled down to 2
@@ -201,6 +243,25 @@ def test_a_report_is_logged_at_once_under_the_step_at_hand(make_run):
     assert [line["step"] for line in log_of(run) if line.get("held_out") == 0.5] == [2, 3]
 
 
+def test_progress_shows_the_loss_the_rate_and_the_last_held_out_figure(make_run, capsys):
+    run = make_run(max_steps=4, log_every=2)
+    loader = run.prepare(make_parts()[2])
+    for _ in run.batches(loader):
+        run.log(loss=2.0)
+        if run.is_next_due(4):
+            run.report(held_out=0.5, other=1.0)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(r"\[test\] 100%  step 4  loss 2  rows_per_second \d+(\.\d+)?  held_out 0.5  0:00 left", last)
+
+
+def test_the_log_has_the_share_of_the_budget(make_run):
+    run = make_run(max_steps=3, log_every=1)
+    loader = run.prepare(make_parts()[2])
+    for _ in run.batches(loader):
+        pass
+    assert [line["share"] for line in log_of(run)] == [0.3333, 0.6667, 1.0]
+
+
 # Checkpoints
 
 
@@ -226,6 +287,20 @@ def test_resumed_equals_uninterrupted(make_run, tmp_path, step):
     assert run.is_resumed
     assert train(run) == whole
     assert run.state.step == 7
+
+
+@pytest.mark.parametrize("stop_after", [1, 4])
+def test_a_run_stops_after_so_many_steps_of_each_start(make_run, tmp_path, stop_after):
+    whole = train(make_run(max_steps=7))
+    (tmp_path / "output").rename(tmp_path / "whole")
+    for start in range(7):
+        run = make_run(max_steps=7, resume=True, stop_after=stop_after)
+        if stop_after * (start + 1) >= 7:
+            break
+        with pytest.raises(Interrupted) as stopped:
+            train(run)
+        assert (stopped.value.code, stopped.value.message) == (0, f"test stopped at step {stop_after * (start + 1)}")
+    assert train(run) == whole
 
 
 def test_a_second_signal_ends_the_run_at_once(make_run):

@@ -1,4 +1,4 @@
-"""Two processes with half the batch each train what one process with all of it would train."""
+"""Several processes with a share of the batch each train what one process with all of it would train."""
 
 import importlib.util
 import socket
@@ -22,24 +22,28 @@ def module_of(path: Path):
     return module
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory) -> list[dict]:
+@pytest.fixture(scope="module", params=[2, 4])
+def ranks(request, tmp_path_factory) -> list[dict]:
     folder = tmp_path_factory.mktemp("ranks")
     done = subprocess.run(
-        [sys.executable, SCRIPT, folder], cwd=Path(__file__).parents[2], capture_output=True, timeout=300
+        [sys.executable, SCRIPT, folder, str(request.param)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr.decode()
-    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+    return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
 
 
 def test_gathered_rows_are_in_rank_order_everywhere(ranks):
     for results in ranks:
-        assert results["gathered"].tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+        assert results["gathered"].tolist() == [[rank, row] for rank in range(len(ranks)) for row in (0, 1)]
 
 
 def test_the_sum_is_the_same_everywhere(ranks):
+    total, count = sum(range(len(ranks))), len(ranks)
     for results in ranks:
-        assert results["sum"].tolist() == [[1, 0], [1, 2]]
+        assert results["sum"].tolist() == [[total, 0], [total, count]]
 
 
 def test_one_codebook_revival_included(ranks):
@@ -52,15 +56,28 @@ def test_one_codebook_revival_included(ranks):
             assert torch.equal(results["state"][name], tensor), name
 
 
+def test_held_out_pictures_are_shared_and_counted_once(ranks):
+    two_processes = module_of(SCRIPT)
+    for number in two_processes.NUMBERS_OF_PICTURES:
+        alone, computed = two_processes.evaluate(number)
+        assert computed == number
+        assert [results["evaluated"][number][1] for results in ranks] == [
+            len(range(rank, number, len(ranks))) for rank in range(len(ranks))
+        ]
+        for results in ranks:
+            assert results["evaluated"][number][0] == pytest.approx(alone, rel=1e-5)
+
+
 def free_port() -> str:
     with socket.socket() as meeting:
         meeting.bind(("127.0.0.1", 0))
         return str(meeting.getsockname()[1])
 
 
-def test_every_quantizer_learns_the_same_on_two_processes(tmp_path):
+@pytest.mark.parametrize("processes", [2, 4])
+def test_every_quantizer_learns_the_same_on_several_processes(tmp_path, processes):
     done = subprocess.run(
-        [sys.executable, TRAININGS, tmp_path, "2", free_port()],
+        [sys.executable, TRAININGS, tmp_path, str(processes), free_port()],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -69,10 +86,10 @@ def test_every_quantizer_learns_the_same_on_two_processes(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     trainings = module_of(TRAININGS)
     alone = trainings.train_all(tmp_path / "alone", processes=1, rank=0)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
-    assert alone.keys() == first.keys() == second.keys()
+    first, *others = (torch.load(tmp_path / f"{rank}.pt") for rank in range(processes))
+    assert all(alone.keys() == held.keys() for held in (first, *others))
     for name, weights in alone.items():
-        assert torch.equal(first[name], second[name]), name
+        assert all(torch.equal(first[name], held[name]) for held in others), name
         losses = [trainings.losses_of(tmp_path / folder / name) for folder in ("several", "alone")]
         assert losses[0] == pytest.approx(losses[1], rel=1e-3), name
         assert (first[name] - weights).norm() < 1e-2 * weights.norm(), name

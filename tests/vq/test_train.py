@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import vqlm.training.watching.samples
 import vqlm.vq.train
 from PIL import Image
+from safetensors.torch import load_file
 from vqlm.training.errors import UserError
+from vqlm.training.files import read_json
 from vqlm.training.run import Run
 from vqlm.training.stop_signals import Interrupted
 from vqlm.vq import VQVAE
@@ -255,3 +258,31 @@ def test_without_resume_nothing_is_written_over(train, tmp_path):
     with pytest.raises(UserError, match="`resume`"):
         train()
     assert files_of(tmp_path / "vq") == before
+
+
+# While it trains
+
+
+def test_samples_are_drawn_and_change_nothing(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(vqlm.training.watching.samples, "SECONDS_BEFORE_FIRST", 0.0)
+    with_samples, without = train("with", sample_every=0.25), train("without", sample_every=0.0)
+    assert_same_weights(with_samples, without)
+    folder = tmp_path / "with" / "run" / "samples"
+    assert {path.name for path in folder.glob("*.png")} >= {"originals.png", "strip.png", "00000002.png"}
+    assert read_json(folder / "names.json")[0] == "held-out picture 1"
+    assert not (tmp_path / "without" / "run" / "samples").exists()
+    assert read_json(tmp_path / "with" / "run" / "summary.json")["sample_seconds"] >= 0
+    train("with", sample_every=0.5, resume=True)  # no other run
+
+
+def test_averaged_weights_are_evaluated_and_saved(train, tmp_path):
+    plain = train("plain", max_steps=12)
+    averaged = train("averaged", max_steps=12, weight_ema_decay=0.9)
+    name = "decoder." + next(name for name, _ in plain.decoder.named_parameters())
+    assert not torch.equal(plain.state_dict()[name], averaged.state_dict()[name])
+    assert_same_weights(averaged, VQVAE.from_pretrained(tmp_path / "averaged"))
+    checkpoint = load_file(tmp_path / "averaged" / "run" / "checkpoint" / "model.safetensors")
+    assert torch.equal(checkpoint[name], plain.state_dict()[name])  # the weights themselves go on as without
+    with pytest.raises(Interrupted):
+        train("halves", max_steps=12, weight_ema_decay=0.9, stop_after=5)
+    assert_same_weights(train("halves", max_steps=12, weight_ema_decay=0.9, resume=True), averaged)

@@ -1,18 +1,25 @@
 """Training with losses beyond L2, over steps that fail, with pictures that can't be learned, and what it warns of."""
 
+import itertools
 import json
 import signal
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+import vqlm.training.run
 import vqlm.vq.train
 from transformers import ResNetBackbone, ResNetConfig
+from vqlm.training.checkpoint import RunState
 from vqlm.training.errors import UserError
+from vqlm.training.log import TrainingLog
+from vqlm.training.progress import Progress
 from vqlm.training.run import Run
 from vqlm.training.stop_signals import Interrupted
-from vqlm.vq import VQVAE, VQConfig, to_pixel_values
+from vqlm.vq import VQVAE, VQConfig, VQVAEConfig, to_pixel_values
 from vqlm.vq.settings import LossConfig, VQTrainingConfig
-from vqlm.vq.train import check_values, train_vq
+from vqlm.vq.train import _LoggedUsage, check_values, train_vq
 
 pytestmark = pytest.mark.slow
 
@@ -60,6 +67,31 @@ def test_the_discriminator_begins_at_its_step_and_destroys_nothing(train):
     before = next(line for line in log if line["step"] == 60)["reconstruction_loss"]
     assert log[-1]["reconstruction_loss"] < 1.5 * before
     assert log[-1]["reconstruction_loss"] < 0.5 * log[0]["reconstruction_loss"]
+
+
+def test_the_discriminator_begins_at_half_of_the_budget_by_default(train):
+    log = train(max_steps=10, log_every=1, loss=LossConfig(adversarial_weight=0.5, discriminator_channels=8))
+    assert [line["step"] for line in log if "discriminator_loss" in line] == [6, 7, 8, 9, 10]
+
+
+def test_the_discriminator_begins_at_its_share_of_a_budget_of_minutes(train, monkeypatch):
+    monkeypatch.setattr(vqlm.training.run, "time", SimpleNamespace(monotonic=itertools.count().__next__))  # 1 s a look
+    loss = LossConfig(adversarial_weight=0.5, adversarial_start=0.25, discriminator_channels=8)
+    log = train(max_steps=None, max_minutes=0.2, log_every=1, loss=loss)
+    first = next(line for line in log if "discriminator_loss" in line)
+    assert first["seconds"] == 4  # the first step that starts after 3 of 12 seconds
+
+
+def test_the_last_step_is_evaluated_once(train, monkeypatch):
+    evaluated = []
+    evaluate = vqlm.vq.train.evaluate_reconstruction
+    monkeypatch.setattr(
+        vqlm.vq.train, "evaluate_reconstruction", lambda *given: evaluated.append(1) or evaluate(*given)
+    )
+    train("often", max_steps=4, eval_every=2)
+    assert len(evaluated) == 2
+    train("seldom", max_steps=4, eval_every=3)
+    assert len(evaluated) == 4  # the budget's last step is an evaluation too
 
 
 def test_an_adversarial_run_continues_exactly(train, tmp_path, monkeypatch):

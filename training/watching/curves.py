@@ -25,7 +25,7 @@ def curves_of(lines: list[dict[str, Any]]) -> dict[str, dict[str, Points]]:
             if name in ("step", "seconds", "share") or isinstance(value, bool | str | list) or value is None:
                 continue
             if math.isfinite(value):
-                charts.setdefault(chart_of(name), {}).setdefault(name, []).append((line["step"], float(value)))
+                charts.setdefault(chart_of(name), {}).setdefault(name, []).append((float(line["step"]), float(value)))
     return charts
 
 
@@ -43,7 +43,7 @@ def draw_chart(title: str, curves: dict[str, Points]) -> str:
     low, high = min(y for _, y in points), max(y for _, y in points)
     if high == low:
         low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
-    right = right if right > left else left + 1
+    right = right if right > left else left + 1.0
     top = TOP + LINE * (len(curves) - 1)  # under the legend
 
     def place(x: float, y: float) -> tuple[float, float]:

@@ -35,7 +35,7 @@ def find_runs(output: Path) -> dict[str, Path]:
     Raises UserError for a folder that is none of these.
     """
     if (output / "run").is_dir():
-        return {output.name: output / "run"}
+        return {"Training": output / "run"}
     runs = [path / "run" for path in sorted(output.iterdir()) if (path / "run").is_dir()] if output.is_dir() else []
     is_of_train = (output / "plan").is_dir()
     if not runs and not is_of_train:
@@ -94,7 +94,8 @@ def _state(run: Path, lines: list[dict[str, Any]]) -> str:
         texts.append(f"{share:.0%}, about {format_seconds(last['seconds'] * (1 - share) / share)} left")
     skipped = [f"step {line['step']} ({line['skipped']})" for line in lines if "skipped" in line]
     if skipped:
-        texts.append(f"{len(skipped)} steps skipped for a gradient that is not finite, the last {skipped[-1]}")
+        count = f"{len(skipped)} step{'s' if len(skipped) > 1 else ''}"
+        texts.append(f"{count} skipped for a gradient that is not finite, the last {skipped[-1]}")
     return f'<progress value="{share:.4f}"></progress><p class="quiet">{escape("; ".join(texts))}</p>'
 
 

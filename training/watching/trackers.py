@@ -28,7 +28,7 @@ class Trackers:
             return
         folder.mkdir(parents=True, exist_ok=True)
         self.accelerator.project_configuration = ProjectConfiguration(logging_dir=str(folder))
-        self.accelerator.log_with = filter_trackers(self.names, str(folder))
+        self.accelerator.log_with = filter_trackers(list[Any](self.names), str(folder))
         simple = {
             key: value if isinstance(value, int | float | bool) else str(value) for key, value in settings.items()
         }

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import vqlm.lm.decoding.draw
-from vqlm.data_prep.sequences import prompt_ids
+from vqlm.data_prep.sequences import caption_ids, prompt_ids
 from vqlm.lm.decoding.decoders import build_decoder
 from vqlm.lm.decoding.draw import draw_codes, rows_that_fit
 from vqlm.lm.decoding.sampling import sample
@@ -22,7 +22,7 @@ CAPTIONS = ["red square", None, "a green circle beside a blue one", "red"]
 @pytest.fixture
 def prompts(vocabulary) -> list[list[int]]:
     """Of four different lengths."""
-    prompts = prompt_ids(vocabulary, CAPTIONS, 20)
+    prompts = prompt_ids(vocabulary, caption_ids(vocabulary, CAPTIONS, 20))
     assert len({len(prompt) for prompt in prompts}) == 4
     return prompts
 

@@ -47,7 +47,7 @@ def test_figures(finished, prepared, collection):
     assert list(figures["retrieval"]["held_out"]) == SCALES
     for recall in figures["retrieval"]["held_out"].values():
         assert 0 <= recall["r1"] <= recall["r10"] <= 1
-    assert shown["held_out"]["captions"] == [captions[0] for captions in held_out["captions"]]
+    assert shown["held_out"].captions == [captions[0] for captions in held_out["captions"]]
 
 
 def test_prompts_that_are_no_new_ones_are_said(finished, prepared, collection):
@@ -69,14 +69,22 @@ def test_prompts_that_are_no_new_ones_are_said(finished, prepared, collection):
 def test_retrieval_of_the_reconstruction_itself(finished, prepared, monkeypatch):
     """A model that draws each held-out picture's own codes retrieves each of them at every scale."""
     codes = torch.tensor(prepared.held_out["held_out"]["codes"][:]).view(-1, 4, 4)
-    drawn = type("Drawn", (), {"codes": codes, "images": []})
-    monkeypatch.setattr(TextToImagePipeline, "__call__", lambda *_, **__: drawn)
-    figures, _ = evaluate(finished, prepared)
-    assert figures["retrieval"]["held_out"] == {scale: {"r1": 1.0, "r10": 1.0} for scale in SCALES}
+    trained = torch.tensor(prepared.train["codes"][:]).view(-1, 4, 4)
+
+    def draw(_self, captions, **_):
+        return type("Drawn", (), {"codes": codes if len(captions) == len(codes) else trained, "images": []})
+
+    monkeypatch.setattr(TextToImagePipeline, "__call__", draw)
+    figures, shown = evaluate(finished, prepared)
+    assert figures["retrieval"] == {"held_out": {scale: {"r1": 1.0, "r10": 1.0} for scale in SCALES}}
+    assert figures["trained_prompts"] == {"r1": 1.0, "r10": 1.0}
+    assert figures["prompts"] == {"held_out": len(codes), "train": len(trained)}
+    assert shown["train"].captions == [captions[0] for captions in prepared.train["captions"]]
+    assert shown["train"].originals is None
 
 
 def test_the_seed_decides_the_drawings(finished, prepared):
-    sheets = [evaluate(finished, prepared, seed)[1]["held_out"]["pictures"][2] for seed in (0, 0, 1)]
+    sheets = [evaluate(finished, prepared, seed)[1]["held_out"].drawn for seed in (0, 0, 1)]
     assert torch.equal(sheets[0], sheets[1])
     assert not torch.equal(sheets[0], sheets[2])
 
@@ -92,7 +100,8 @@ def test_files(finished, prepared, tmp_path):
     figures, shown = evaluate(finished, prepared)
     output = tmp_path / "eval"
     prepared.manifest["attribution"] = "Drawn by hand."
-    write_report(figures, shown, prepared, tmp_path, output)
+    write_report(figures, shown, prepared, tmp_path, output, "<p>the page</p>")
+    assert (output / "report.html").read_text(encoding="utf-8") == "<p>the page</p>"
     assert read_json(output / "report.json") == figures
     for name in ("samples.png", "reconstructions.png"):
         with Image.open(output / name) as picture:

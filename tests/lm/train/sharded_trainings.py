@@ -9,13 +9,15 @@ import torch
 import torch.multiprocessing as mp
 from accelerate.state import AcceleratorState, GradientState
 from vqlm.data_prep import PreparedSet, SequenceConfig
-from vqlm.lm import LanguageModelConfig, SamplingConfig
+from vqlm.lm import LanguageModelConfig, SamplingConfig, TextToImagePipeline
+from vqlm.lm.evaluate.metrics import evaluate_nll
 from vqlm.lm.settings import LMTrainingConfig
 from vqlm.lm.train.loop import train_lm
 from vqlm.training.run import Run
 from vqlm.training.stop_signals import Interrupted
 
 STEPS, STOP = 12, 6
+NUMBERS_OF_ROWS = (1, 5)
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 SETTINGS = {
     "max_steps": STEPS, "batch_size": 4, "compile": "no", "mixed_precision": "no", "log_every": 1, "eval_every": 4,
@@ -54,6 +56,19 @@ def train(data: Path, output: Path, is_sharded: bool, stop: int | None = None, r
         Run._advance = advance
 
 
+def evaluate(folder: Path, data: Path) -> dict[int, tuple[float, int]]:
+    """The held-out figure of the first rows, for several numbers of them, and how many rows this process computed."""
+    model, prepared = TextToImagePipeline.from_pretrained(folder / "ddp", "cpu").model, PreparedSet.load(data)
+    computed: list[int] = []
+    model.get_input_embeddings().register_forward_hook(lambda _, given, __: computed.append(len(given[0])))
+    figures = {}
+    for number in NUMBERS_OF_ROWS:
+        computed.clear()
+        nll = evaluate_nll(model, prepared.vocabulary, prepared.train.select(range(number)), 8, 16)
+        figures[number] = nll, sum(computed)
+    return figures
+
+
 def _work(rank: int, folder: Path, processes: int, port: str) -> None:
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),
@@ -77,6 +92,7 @@ def _work(rank: int, folder: Path, processes: int, port: str) -> None:
             train(data, folder / name, True, **settings)
             train(data, folder / f"ddp_{name}", False, **settings)
         train(data, folder / "tuned", True, init_from=str(folder / "ddp"))
+        torch.save(evaluate(folder, data), folder / f"evaluated_{rank}.pt")
     torch.distributed.destroy_process_group()
 
 

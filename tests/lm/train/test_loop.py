@@ -1,11 +1,13 @@
 """Stage two end to end on a tiny prepared set: files, learning, stopping and going on, refusing another run."""
 
 import json
+import os
 import signal
 from types import SimpleNamespace
 
 import pytest
 import torch
+import vqlm.training.watching.samples as samples_module
 from safetensors.torch import load_file
 from vqlm.data_prep import Collection, PreparedSet, RowCollator, SequenceConfig, TextConfig, ViewConfig, prepare
 from vqlm.data_prep.batching import PackedRows
@@ -185,11 +187,45 @@ def test_resumed_equals_uninterrupted_bit_for_bit(train, prepared, tmp_path, mon
     assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
 
 
+def test_resumed_equals_uninterrupted_with_accumulated_batches(train, prepared, tmp_path, monkeypatch):
+    settings = {
+        "max_steps": 6, "num_workers": 2, "gradient_accumulation_steps": 3, "embedding_dropout": 0.1,
+        "gradient_checkpointing": True,
+    }  # fmt: skip
+    train(prepared, tmp_path / "whole", **settings)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(Interrupted):
+            train(prepared, tmp_path / "parts", **settings)
+    train(prepared, tmp_path / "parts", **settings, resume=True)
+    whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+
+
 def test_evaluating_more_often_changes_no_weight(train, prepared, tmp_path):
     train(prepared, tmp_path / "seldom", max_steps=4, eval_every=100)
     train(prepared, tmp_path / "often", max_steps=4, eval_every=1)
     seldom, often = (load_file(tmp_path / name / "model.safetensors") for name in ("seldom", "often"))
     assert [name for name in seldom if not torch.equal(seldom[name], often[name])] == []
+
+
+def test_the_last_step_is_evaluated_once(train, prepared, tmp_path, monkeypatch):
+    evaluated = []
+    monkeypatch.setattr(lm_train, "evaluate_nll", lambda *_: float(evaluated.append(1) or len(evaluated)))
+    train(prepared, tmp_path / "model", max_steps=4, eval_every=2)
+    assert len(evaluated) == 2
+    assert read_json(tmp_path / "model" / "run" / "summary.json")["held_out_image_nll"] == 2
+
+
+def test_the_group_may_read_the_weights(train, prepared, tmp_path):
+    mask = os.umask(0o027)
+    try:
+        train(prepared, tmp_path / "model", max_steps=1)
+    finally:
+        os.umask(mask)
+    files = list((tmp_path / "model").rglob("*.safetensors"))
+    assert {path.parent.name for path in files} == {"model", "image_tokenizer", "checkpoint"}
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o640}
 
 
 def test_a_finished_run_is_not_trained_again(train, prepared, tmp_path, monkeypatch):
@@ -236,3 +272,51 @@ def test_when_a_step_is_compiled(monkeypatch, setting, steps, is_compiler_found,
     run.accelerator = SimpleNamespace(device=torch.device("cpu"))
     run.progress = Progress("test", is_shown=False)
     assert lm_train._shall_compile(config, run) == compiles
+
+
+# While it trains
+
+
+@pytest.mark.parametrize("prompts", [None, ["a red heart", "blue square"]])
+def test_samples_are_drawn_and_change_nothing(train, prepared, tmp_path, monkeypatch, prompts):
+    monkeypatch.setattr(samples_module, "SECONDS_BEFORE_FIRST", 0.0)
+    path = None
+    if prompts is not None:
+        path = str(tmp_path / "prompts.txt")
+        (tmp_path / "prompts.txt").write_text("\n".join([*prompts, ""]))
+    train(prepared, tmp_path / "with", sample_every=0.25, sample_prompts=path, embedding_dropout=0.1)
+    train(prepared, tmp_path / "without", sample_every=0.0, embedding_dropout=0.1)
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("with", "without")]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+    folder = tmp_path / "with" / "run" / "samples"
+    assert (folder / "strip.png").exists()
+    assert (folder / "originals.png").exists() == (prompts is None)
+    held_out = next(iter(prepared.held_out.values()))["captions"]
+    assert read_json(folder / "names.json") == (prompts or [captions[0] for captions in held_out][:8])
+    assert not (tmp_path / "without" / "run" / "samples").exists()
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "cannot be read"), ("\n", "is empty")])
+def test_a_file_of_prompts_is_read_before_anything_is_written(train, prepared, tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "prompts.txt").write_text(content)
+    with pytest.raises(UserError, match=f"`sample_prompts` .*prompts.txt {message}"):
+        train(prepared, tmp_path / "model", sample_prompts=str(tmp_path / "prompts.txt"))
+    assert not (tmp_path / "model").exists()
+
+
+def test_averaged_weights_are_evaluated_and_saved(train, prepared, tmp_path):
+    settings = {"max_steps": 6, "weight_ema_decay": 0.9}
+    train(prepared, tmp_path / "plain", max_steps=6)
+    train(prepared, tmp_path / "averaged", **settings)
+    with pytest.raises(Interrupted):
+        train(prepared, tmp_path / "halves", stop_after=2, **settings)
+    train(prepared, tmp_path / "halves", resume=True, **settings)
+    plain, averaged, halves = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("plain", "averaged", "halves")
+    )
+    assert all(torch.equal(tensor, halves[name]) for name, tensor in averaged.items())
+    name = "model.norm.weight"
+    assert not torch.equal(plain[name], averaged[name])
+    checkpoint = load_file(tmp_path / "averaged" / "run" / "checkpoint" / "model.safetensors")
+    assert torch.equal(checkpoint["model." + name], plain[name])

@@ -1,6 +1,7 @@
 """FSDP2 on two processes: the training of DDP, checkpoints for any number of processes, a stock model in the end."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -8,17 +9,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
-from vqlm.data_prep import TextConfig, load_collection, prepare
+from vqlm.data_prep import PreparedSet, TextConfig, load_collection, prepare
 from vqlm.lm import TextToImagePipeline
+from vqlm.lm.evaluate.metrics import evaluate_nll
 from vqlm.lm.settings import LMTrainingConfig
 from vqlm.lm.train.sharded import refuse_unsharded
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json
 from vqlm.vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig
+
+pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).with_name("sharded_trainings.py")
 COLOURS = ("red", "green", "blue", "black", "orange", "purple", "white", "gray", "pink", "gold", "navy", "teal")
@@ -26,9 +31,19 @@ COLOURS = ("red", "green", "blue", "black", "orange", "purple", "white", "gray",
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Holds the finished folders of all trainings of the script."""
+    """Holds the finished folders of all trainings of the script, which one worker of the tests starts for all."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "sharded"
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            _train_all(folder)
+    assert (folder / "tuned" / "model.safetensors").exists()
+    return folder
+
+
+def _train_all(folder: Path) -> None:
     torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("sharded")
+    folder.mkdir()
     (folder / "pictures").mkdir()
     for colour in COLOURS:
         for number in range(2):
@@ -49,7 +64,6 @@ def folder(tmp_path_factory) -> Path:
         timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return folder
 
 
 def free_port() -> str:
@@ -134,6 +148,17 @@ def test_one_process_continues_what_two_began(folder):
 def test_a_finished_model_is_trained_further(folder):
     assert figures_of(folder / "tuned", "image_nll")[0] < figures_of(folder / "ddp", "image_nll")[0]
     assert figures_of(folder / "tuned", "held_out_image_nll")[-1] < figures_of(folder / "ddp", "held_out_image_nll")[-1]
+
+
+def test_held_out_rows_are_shared_and_counted_once(folder):
+    finished, prepared = TextToImagePipeline.from_pretrained(folder / "ddp", "cpu"), PreparedSet.load(folder / "data")
+    # Of one row and two processes the second computes it too, and does not count it.
+    for number, computed in ((1, [1, 1]), (5, [3, 2])):
+        alone = evaluate_nll(finished.model, finished.vocabulary, prepared.train.select(range(number)), 8, 16)
+        for rank in range(2):
+            nll, num_rows = torch.load(folder / f"evaluated_{rank}.pt")[number]
+            assert nll == pytest.approx(alone, rel=1e-6)
+            assert num_rows == computed[rank]
 
 
 def test_adapters_are_refused(monkeypatch):
