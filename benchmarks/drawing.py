@@ -110,9 +110,9 @@ def main(arguments: list[str] | None = None) -> dict | None:
             table.row(case.title, engine, weights, cache, beyond, beyond / (weights + cache))
     report.remark(
         "int8: weights and inputs of the products are rounded; quantized.py says what that costs. Memory: weights as "
-        "the model was loaded (bf16 here), cache: keys and values of all rows, twins of guidance among them, at their "
-        "full length, in bf16, or fp32 here where nothing is compiled. DALLE's own cache serves guided drawing only, "
-        "and its time includes a VAE of a few weights."
+        "the model was loaded (bf16 here), cache: keys and values of all rows, with guidance also of the unconditional "
+        "ones, at their full length, in bf16, or fp32 here where nothing is compiled. DALLE's own cache serves guided "
+        "drawing only, and its time includes a VAE of a few weights."
     )
     return report.save()
 
@@ -140,7 +140,7 @@ def drawer(case: Case, rows: Rows, engine: str, device: torch.device = CPU) -> C
         given["negative_prompt_ids"] = torch.tensor([[vocabulary.bos, vocabulary.boi]] * case.pictures, device=device)
     config = GenerationConfig(  # as lm/pipeline.py saves it
         min_new_tokens=case.codes, max_new_tokens=case.codes, do_sample=True, top_k=0,
-        suppress_tokens=list(range(vocabulary.image_token_offset)), guidance_scale=case.guidance,
+        suppress_tokens=list(range(vocabulary.image.offset)), guidance_scale=case.guidance,
         bos_token_id=vocabulary.bos, pad_token_id=vocabulary.pad,
     )  # fmt: skip
     return functools.partial(model.generate, **given, generation_config=config)

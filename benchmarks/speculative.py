@@ -36,7 +36,9 @@ def main(arguments: list[str] | None = None) -> dict:
     ]
     rows = prompt_ids(pipeline.vocabulary, caption_ids(pipeline.vocabulary, captions, pipeline.max_caption_tokens))
     report = Report("speculative", __doc__, options)
-    table = report.table("One picture at a time", ["drawn", "by", "forwards a picture", "s a picture", "plain / it"])
+    table = report.table(
+        "One picture at a time", ["drawn", "by", "forwards per picture", "s per picture", "plain / it"]
+    )
     saved = pipeline.sampling
     for title, settings in {"as saved": saved, "as saved, temperature 1": replace(saved, temperature=1.0)}.items():
         counts: dict[str, list[int]] = {}

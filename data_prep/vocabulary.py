@@ -146,10 +146,6 @@ class Vocabulary:
     def eoi(self) -> int:
         return self.image.end
 
-    @property
-    def image_token_offset(self) -> int:
-        return self.image.offset
-
     def encode_text(self, texts: list[str]) -> list[list[int]]:
         """Caption ids without special tokens. A caption that spells a special token stays plain text.
 

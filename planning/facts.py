@@ -105,7 +105,7 @@ def gather_facts(collection: Collection, seed: int = 0) -> CollectionFacts:
 
 
 class _Counts:
-    """Of the rows that were read. `scale`: all rows / those."""
+    """Counts of the rows that were read. scale: all rows / those."""
 
     def __init__(self, splits: list[str]):
         self.pictures = dict.fromkeys(splits, 0)

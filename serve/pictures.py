@@ -20,7 +20,7 @@ def size_of(text: str, own: Size, is_strict: bool, max_pixels: int) -> Size:
         return own
     width, cross, height = text.partition("x")
     if not (cross and width.isascii() and height.isascii() and width.isdigit() and height.isdigit()):
-        raise wrong("size", "`size` must be auto or WIDTHxHEIGHT, such as 1024x1024; found another text.")
+        raise wrong("size", f"`size` must be auto or WIDTHxHEIGHT, such as 1024x1024; found {text!r:.40}.")
     if len(text) > 11 or not 0 < int(width) * int(height) <= max_pixels:
         raise wrong("size", f"`size` must have from 1 to {max_pixels:,} pixels.", "unsupported_size")
     if is_strict:

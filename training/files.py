@@ -46,10 +46,13 @@ def follow_umask(*paths: Path) -> None:
         path.chmod(0o666 & ~mask)
 
 
+NOTICE_FILE = "NOTICE"
+
+
 def write_notice(folder: Path, attribution: str | None) -> None:
     """The licence line of the pictures that a model was trained on, as the file NOTICE; nothing without one."""
     if attribution:
-        (folder / "NOTICE").write_text(attribution + "\n", encoding="utf-8")
+        (folder / NOTICE_FILE).write_text(attribution + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:

@@ -68,16 +68,6 @@ class FolderContent:
     kinds: Counter[str] = field(default_factory=Counter)
 
 
-def folder_shards(
-    folder: Path,
-    class_template: str | None = None,
-    columns: tuple[str | None, str | None] = (None, None),
-    allow_outside_files: bool = False,
-) -> list[Shard]:
-    """The captioned pictures of `folder`, sorted by key; arguments as in `read_folder`."""
-    return shards_of_content(folder, read_folder(folder, class_template, columns, allow_outside_files))
-
-
 def shards_of_content(folder: Path, content: FolderContent) -> list[Shard]:
     """The shards of a folder that `read_folder` has read."""
     entries = sorted(content.entries.items())

@@ -4,9 +4,9 @@ All rows share one clock. The newest id of every row stands at the same place of
 later begins later, and a mask hides what stands before its begin. So a step is that of a batch in lockstep, whatever
 rows it holds. Both kinds have
 
-    join(rows) -> logits (r, K) behind each of the new rows, which become the last of the batch
-    step(ids (R,)) -> logits (R, K) behind one more id per row
-    keep(order) -> nothing; row i of the batch is now what was row order[i], the other rows are gone
+    join(rows) -> logits (r, K) after each of the new rows, which become the last of the batch
+    step(ids (R,)) -> logits (R, K) after one more id per row
+    keep(order): keep the rows `order`, in that order; drop the others
 
 K counts the `legal` ids, one range. Logits are fp32.
 """
@@ -65,7 +65,7 @@ class LlamaSlots:
         ]
         self.length, self.place = length, longest
         self.begins = torch.empty(0, dtype=torch.int64, device=device)  # (R,) place of each row's first id
-        self._look()
+        self._update_mask()
 
     @torch.no_grad()
     def join(self, rows: list[list[int]]) -> Float[Tensor, "r k"]:
@@ -97,7 +97,7 @@ class LlamaSlots:
             new = kept[first:until, :, before : self.place]
             new.copy_(new[source])  # the right side is a copy
         self.begins = torch.cat([self.begins, self.place - seen.sum(1)])
-        self._look()
+        self._update_mask()
         return logits[source, 0]
 
     @torch.no_grad()
@@ -124,7 +124,7 @@ class LlamaSlots:
             for kept in (kept for layer in self.cache for kept in layer):
                 kept[to, :, self.first : self.place] = kept[source, :, self.first : self.place]
         self.begins = self.begins[order]
-        self._look()
+        self._update_mask()
 
     def _move(self, place: int) -> None:
         """Move all rows so that the clock stands at `place`."""
@@ -134,9 +134,9 @@ class LlamaSlots:
                 : len(self.begins), :, self.first : self.place
             ].clone()
         self.begins, self.place = self.begins + by, place
-        self._look()
+        self._update_mask()
 
-    def _look(self) -> None:
+    def _update_mask(self) -> None:
         """What a step needs of where the rows begin: the first place in use, and what hides the places before each
         row."""
         begins = self.begins.tolist()

@@ -27,11 +27,11 @@ from vqlm.lm.model_folder.settings import ModelFolderSettings
 from vqlm.lm.model_folder.tokenizers import IMAGE_TOKENIZER, fingerprints, load_parts, save_parts
 from vqlm.lm.settings import SETTINGS_FILE
 from vqlm.training.errors import UserError
-from vqlm.training.files import checksum_of, follow_umask, read_json, write_json, write_notice
+from vqlm.training.files import NOTICE_FILE, checksum_of, follow_umask, read_json, write_json, write_notice
 from vqlm.vq import VQVAE, VQVAEConfig
 
 FIGURES_FILE = "evaluation.json"
-CARD_FILE, NOTICE_FILE = "README.md", "NOTICE"
+CARD_FILE = "README.md"
 
 
 class FinishedModel(NamedTuple):
@@ -61,7 +61,7 @@ def save_finished(
     model.generation_config = GenerationConfig(
         min_new_tokens=image_tokenizer.config.tokens_per_image,
         max_new_tokens=image_tokenizer.config.tokens_per_image,
-        suppress_tokens=list(range(vocabulary.image_token_offset)), do_sample=True,
+        suppress_tokens=list(range(vocabulary.image.offset)), do_sample=True,
         bos_token_id=vocabulary.bos, pad_token_id=vocabulary.pad,
     )  # fmt: skip
     model.save_pretrained(folder)

@@ -241,8 +241,7 @@ def held_out_nll(
     """Image NLL in nats per code of every held-out split, of at most `EVALUATED_ROWS` rows evenly over it."""
     figures = {}
     for split, rows in prepared.held_out.items():
-        count = min(len(rows), EVALUATED_ROWS)
-        evaluated = rows.select([number * len(rows) // count for number in range(count)])
+        evaluated = rows.select(spread(len(rows), EVALUATED_ROWS))
         nll = evaluate_nll(model, prepared.vocabulary, evaluated, caption_tokens, prepared.tokens_per_image)
         figures[f"{split}_image_nll"] = nll
     return figures

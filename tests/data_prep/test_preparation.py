@@ -17,11 +17,11 @@ from vqlm.data_prep import (
     TextConfig,
     ViewConfig,
     Vocabulary,
+    encoding as encoding_module,
     load_collection,
     load_pictures,
     prepare,
 )  # fmt: skip
-from vqlm.data_prep import encoding as encoding_module
 from vqlm.data_prep.encoding import ShardEncoder, code_type
 from vqlm.data_prep.prepared_set import pictures_of
 from vqlm.data_prep.rows import Row, Shard

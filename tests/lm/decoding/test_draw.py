@@ -66,7 +66,7 @@ def test_greedy_equals_a_plain_loop(model, vocabulary, prompts):
         row = list(prompt)
         for code in codes:
             assert code_logits(model, vocabulary, row).argmax().item() == code
-            row.append(vocabulary.image_token_offset + code)
+            row.append(vocabulary.image.offset + code)
 
 
 class RecordedDecoder:
@@ -171,7 +171,7 @@ def test_a_generator_for_each_picture(build_tiny, vocabulary, prompts, number):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_damaged_weights(build_tiny, vocabulary, prompts, value):
     model = build_tiny()
-    model.get_output_embeddings().weight.data[vocabulary.image_token_offset + 2] = value
+    model.get_output_embeddings().weight.data[vocabulary.image.offset + 2] = value
     with pytest.raises(UserError, match="logits are not finite at code 0"):
         draw_codes(model, vocabulary, prompts, NUM_CODES, SamplingConfig())
 

@@ -9,8 +9,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from vqlm.data_prep import RowCollator, SequenceConfig
-from vqlm.lm import LanguageModelConfig, SamplingConfig, TextToImagePipeline
-from vqlm.lm import settings as lm_settings
+from vqlm.lm import LanguageModelConfig, SamplingConfig, TextToImagePipeline, settings as lm_settings
 from vqlm.lm.loss import WeightedCrossEntropy
 from vqlm.lm.settings import LMTrainingConfig
 from vqlm.lm.train.loop import train_lm
