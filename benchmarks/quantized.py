@@ -42,7 +42,7 @@ WAYS: dict[str, tuple[torch.dtype, dict]] = {
 def main(arguments: list[str] | None = None) -> dict:
     options = parser(__doc__)
     options.add_argument("--model", type=Path, required=True, help="folder that train_lm.py finished")
-    options.add_argument("--data", type=Path, required=True, help="folder that prepare_data.py wrote")
+    options.add_argument("--data", type=Path, required=True, help="folder that vqlm prepare wrote")
     options = options.parse_args(arguments)
     pictures, rounds, most = choose(options, (16, 7, MOST_PICTURES), (16, 2, 50), (2, 1, 3))
     pipeline, prepared = TextToImagePipeline.from_pretrained(options.model, "cpu"), PreparedSet.load(options.data)

@@ -26,7 +26,7 @@ WINDOWS = (4, 8, 16)
 def main(arguments: list[str] | None = None) -> dict:
     options = parser(__doc__)
     options.add_argument("--model", type=Path, required=True, help="folder that train_lm.py finished")
-    options.add_argument("--data", type=Path, required=True, help="folder that prepare_data.py wrote")
+    options.add_argument("--data", type=Path, required=True, help="folder that vqlm prepare wrote")
     options.add_argument("--prompts", type=int, default=8, help="prompts of each held-out split")
     options.add_argument("--rounds", type=int, default=3, help="rounds over all prompts")
     options = options.parse_args(arguments)

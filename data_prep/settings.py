@@ -13,6 +13,7 @@ DATA_HELP = (
     "hf:NAME[:split], or an .npz of arrays."
 )
 BETWEEN_COLLECTIONS = " + "  # of several collections that are read as one
+FINDINGS_FILE = "findings.json"  # of `vqlm inspect-data`: the sentences of its page, those on what is wrong apart
 MAX_PIXELS = 89_478_485  # the limit of Pillow
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from vqlm.data_prep.sequences import prompt_ids
 from vqlm.lm.decoding.draw import UNKNOWN, OnCodes, draw_codes
-from vqlm.lm.decoding.inpainting import Mask, code_grid, code_mask, fill_codes, random_mask
+from vqlm.lm.decoding.inpainting import Mask, code_grid, fill_codes, flat_code_mask, random_mask
 from vqlm.lm.decoding.sampling import Generators, Seeds, from_seeds, one_each
 from vqlm.lm.decoding.speculative import draw_rows_speculatively
 from vqlm.lm.describing import PictureDescriber, best_of_ids
@@ -218,9 +218,8 @@ class TextToImagePipeline(PictureDescriber):
             >>> mask[: height // 2] = True
             >>> pipe.inpaint("picture.png", mask, "red heart").images[0].save("inpainted.png")
         """
-        codes, grid = self.encode(image), code_grid(self.image_tokenizer.config)
-        cells = code_mask(mask, self.image_tokenizer.config.network.input_shape, grid).to(codes.device)
-        mask_of_codes = cells.flatten().repeat_interleave(codes.shape[1] // cells.numel())
+        codes = self.encode(image)
+        mask_of_codes = flat_code_mask(mask, self.image_tokenizer.config).to(codes.device)
         generators = from_seeds(generator)
         return self._filled(
             codes, mask_of_codes.expand(len(codes), -1), prompt, negative_prompt, candidates, generators, batch_size,

@@ -7,13 +7,12 @@ vqlm generate --model runs/model --image picture.png --mask hole.png --output re
 
 import json
 import secrets
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import Namespace
 from vqlm.lm.settings import SamplingConfig, require_count
-from vqlm.scripts.options import run_script, script_parser
+from vqlm.scripts.options import add_overrides, overrides_of, run_script, script_parser
 from vqlm.training.errors import UserError
 
 FIRST = (
@@ -34,16 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--seed", type=int, help="The same seed draws the same picture; drawn and printed if not given."
     )
     parser.add_argument("--overwrite", type=bool, default=False, help="Replace --output if it exists.")
-    parser.add_argument("--guidance_scale", type=float, help="Weight of the prompt; the model's default if not given.")
-    parser.add_argument(
-        "--temperature", type=float, help="0 takes the likeliest code; the model's default if not given."
-    )
-    parser.add_argument(
-        "--guidance_schedule", type=Literal["constant", "cosine"], help="The model's default if not given."
-    )
-    parser.add_argument("--top_k", type=int, help="Codes to choose among; the model's default if not given.")
-    parser.add_argument("--top_p", type=float, help="Probability to choose within; the model's default if not given.")
-    parser.add_argument("--min_p", type=float, help="Least share of the likeliest; the model's default if not given.")
+    add_overrides(parser, SamplingConfig, "the model's default")
     parser.add_argument("--device", type=str, help="Such as cpu or cuda; the best of this machine if not given.")
     parser.add_argument(
         "--dtype", type=Literal["float32", "bfloat16", "float16"], default="float32",
@@ -62,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name in ("num_images", "batch_size", "rerank"):
         if getattr(settings, name) is not None:
             require_count(name, getattr(settings, name))
-    sampling = {field.name: getattr(settings, field.name) for field in fields(SamplingConfig)}
+    sampling = overrides_of(SamplingConfig, settings)
     SamplingConfig().override(**sampling)  # which raises for values out of range, before the model is loaded
     if settings.output.exists() and not settings.overwrite:
         raise UserError(f"{settings.output} exists; name another file, or give `overwrite`.")

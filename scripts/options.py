@@ -14,9 +14,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar, get_args
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_type_hints
 
 import yaml
+from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from vqlm.data_prep.settings import BETWEEN_COLLECTIONS
 from vqlm.training.errors import UserError
@@ -233,6 +234,20 @@ def _type_in(text: str, name: str | None = None) -> str | None:
         if isinstance(settings, str) and is_file:
             return _type_in(str(path.parent / settings))
     return settings.get("type") if isinstance(settings, dict) else None
+
+
+def add_overrides(parser: ScriptParser, kind: type, otherwise: str) -> None:
+    """An option for each setting of the dataclass `kind`, None if it is not given; its help ends with `otherwise`."""
+    described = {entry.arg_name: entry.description for entry in parse_docstring(kind.__doc__ or "").params}
+    types = get_type_hints(kind)
+    for field in fields(kind):
+        text = f"{' '.join((described[field.name] or '').split()).rstrip('.')}; {otherwise} if not given."
+        parser.add_argument(f"--{field.name}", type=types[field.name], help=text)
+
+
+def overrides_of(kind: type, settings: Any) -> dict[str, Any]:
+    """What `add_overrides` read, by name; None where nothing was given."""
+    return {field.name: getattr(settings, field.name) for field in fields(kind)}
 
 
 def values_of(kind: type[Config], settings: Any) -> Config:

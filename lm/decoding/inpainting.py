@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -61,11 +61,23 @@ def fill_codes(
             negative_prompts=None if negative_prompts is None else repeated(negative_prompts[part], candidates),
             on_codes=on_codes,
         )  # fmt: skip
-        log_probs = code_log_likelihoods(model, vocabulary, repeated_prompts, drawn)
-        weights = log_probs.masked_fill(rows == UNKNOWN, 0.0).sum(1)
+        weights = likelihood_of_known(model, vocabulary, repeated_prompts, drawn, rows)
         best = weights.view(-1, candidates).argmax(1)
         filled.append(drawn.view(-1, candidates, codes.shape[1])[torch.arange(len(best)), best])
     return torch.cat(filled)
+
+
+def likelihood_of_known(
+    model: PreTrainedModel,
+    vocabulary: Vocabulary,
+    prompts: list[list[int]],
+    codes: Int[Tensor, "b n"],
+    known: Int[Tensor, "#b n"],
+) -> Float[Tensor, " b"]:
+    """log p of those `codes` that `known` holds, not `UNKNOWN`, each given all codes before it: how well a filling
+    fits."""
+    log_probs = code_log_likelihoods(model, vocabulary, prompts, codes)
+    return log_probs.masked_fill(known == UNKNOWN, 0.0).sum(1)
 
 
 def code_grid(config: VQVAEConfig) -> tuple[int, ...]:
@@ -76,6 +88,12 @@ def code_grid(config: VQVAEConfig) -> tuple[int, ...]:
             f"{tuple(config.code_shape)}, as those of a hierarchy and of series have."
         )
     return tuple(config.code_shape[:2])
+
+
+def flat_code_mask(mask: Mask, config: VQVAEConfig) -> Bool[Tensor, " n"]:
+    """Which codes of a picture are drawn again under `mask`: see `code_mask`."""
+    cells = code_mask(mask, config.network.input_shape, code_grid(config))
+    return cells.flatten().repeat_interleave(config.tokens_per_image // cells.numel())
 
 
 def code_mask(mask: Mask, shape: Sequence[int], grid: tuple[int, ...]) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from vqlm.data_prep.sequences import left_pad
-from vqlm.lm.decoding.llama_decoder import attend, is_llama_like, run_step
+from vqlm.lm.decoding.llama_decoder import attend, distinct_rows, is_llama_like, run_step, signed
 from vqlm.lm.decoding.packed_weights import can_pack, packed_maps, plain_maps, using
 from vqlm.lm.decoding.stock_forward import read_into
 from vqlm.training.errors import UserError
@@ -52,9 +52,7 @@ class LlamaSlots:
         else:
             self.maps, self.weights = plain_maps(model, legal), []
         cos, sin = model.model.rotary_emb(torch.zeros(1, device=device), torch.arange(longest, device=device)[None])
-        sign = torch.ones(head_dim, device=device)
-        sign[: head_dim // 2] = -1
-        self.cos, self.sin = cos[0], sin[0] * sign  # (longest, d), for `rotate`
+        self.cos, self.sin = cos[0], signed(sin[0])  # (longest, d), for `rotate`
         # As in LlamaDecoder: the fused attention of a CPU is slow in bf16 for one query.
         dtype = torch.float32 if device.type == "cpu" else model.dtype
         length = longest + longest // 4 + 1
@@ -74,15 +72,8 @@ class LlamaSlots:
         elif max(map(len, rows)) > self.place:
             self._move(max(map(len, rows)))
         ids, seen, _ = (tensor.to(self.model.device) for tensor in left_pad(rows, self.pad))
-        first, length, before = len(self.begins), ids.shape[1], self.place - ids.shape[1]
-        # Rows that are alike, such as the unconditional ones, are read once.
-        alike, source = torch.unique(torch.cat([ids, seen.long()], 1).cpu(), dim=0, return_inverse=True)
-        read, source = alike.to(ids.device), source.to(ids.device)
-        read_ids, read_seen = read[:, :length], read[:, length:].bool()
-        positions = (read_seen.cumsum(1) - 1).clamp(min=0)
-        # A padded place sees itself, or its softmax would be over nothing.
-        visible = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril() & read_seen.unsqueeze(1)
-        visible |= torch.eye(length, dtype=torch.bool, device=ids.device)
+        first, before = len(self.begins), self.place - ids.shape[1]
+        read, positions, visible, source = distinct_rows(ids, seen)
         until = first + len(rows)
         views = [
             (keys[first : first + len(read), :, before:], values[first : first + len(read), :, before:])
@@ -90,8 +81,7 @@ class LlamaSlots:
         ]
         with using(self.weights):
             logits = run_step(
-                self.model, self.maps, read_ids, positions, self.cos, self.sin, visible.unsqueeze(1), views, 0, attend,
-                1,
+                self.model, self.maps, read, positions, self.cos, self.sin, visible, views, 0, attend, 1,
             )  # fmt: skip
         for kept in (kept for layer in self.cache for kept in layer):
             new = kept[first:until, :, before : self.place]
