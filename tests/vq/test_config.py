@@ -62,7 +62,7 @@ def test_wrong_settings_are_named(settings, message):
 def test_a_shape_that_does_not_divide_is_answered_with_one_that_does(shape, nearest):
     with pytest.raises(UserError) as caught:
         NetworkConfig(input_shape=shape, strides=[4, 2])
-    assert "downsample factor 8 (the product of network.strides)" in str(caught.value)
+    assert "downsample factor 8 (the product of `network.strides`)" in str(caught.value)
     assert f"the nearest valid shape is {nearest}" in str(caught.value)
     assert NetworkConfig(input_shape=nearest, strides=[4, 2]).input_shape == nearest
 
@@ -91,7 +91,7 @@ def test_codes_of_a_size_that_does_not_fit(size_mismatch, shape, code_shape):
 
 def test_a_size_that_does_not_fit_is_answered_with_what_would_take_it():
     with pytest.raises(
-        UserError, match=r"\[10, 13\] must be divisible .* 10 is not; .*\[8, 12\], or set network.size_mismatch"
+        UserError, match=r"\[10, 13\] must be divisible .* 10 is not; .*\[8, 12\], or set `network.size_mismatch`"
     ):
         NetworkConfig(input_shape=[10, 13], strides=[2, 2])
 

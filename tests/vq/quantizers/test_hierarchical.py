@@ -298,7 +298,7 @@ def test_from_pictures_to_a_drawn_one(picture_folder, tiny_vqvae_config, tmp_pat
     ("positions", "num_levels", "divisor"), [((4, 5), 2, 2), ((3,), 2, 2), ((4, 6), 3, 4), ((4, 4, 2), 3, 4)]
 )
 def test_positions_that_cannot_be_halved_are_refused(positions, num_levels, divisor):
-    message = f"num_levels` {num_levels} halves the .* {num_levels - 1} times, so each` must be divisible by {divisor};"
+    message = f"num_levels` {num_levels} halves the .* {num_levels - 1} times, so each must be divisible by {divisor};"
     with pytest.raises(UserError, match=message):
         make_quantizer(positions, num_levels=num_levels)
     network = NetworkConfig(input_shape=[4 * n for n in positions], strides=[2, 2])
