@@ -7,15 +7,19 @@ BENCHMARKS := roofline drawing lm_training lm_step vq_training data_loading near
 # These ask a finished model: where `make demo` has made one.
 OF_THE_DEMO := speculative quantized
 
-.PHONY: chaos demo base test test-fast test-cuda lint docs links smoke bench bench-quick clean
+.PHONY: chaos demo demo-128 base test test-fast test-cuda lint docs links smoke bench bench-quick clean
 
 demo: .venv/installed-demo
 	$(BIN)/python scripts/demo.py --output outputs/demo
 
+# OpenMoji at 128x128, 256 codes a picture, as `vqlm train` plans it for these minutes.
+demo-128: .venv/installed-demo
+	$(BIN)/vqlm train openmoji --minutes 45 --output outputs/demo-128
+
 # The model of four styles of emoji in models/emoji, in an evening. Stopped and started again, it continues.
 BASE := outputs/base
 base: .venv/installed-demo
-	$(BIN)/python examples/emoji_styles.py --output $(BASE)/styles --image-size 128 --packages $(BASE)/npm
+	$(BIN)/python examples/emoji_styles.py --output $(BASE)/styles --image-size 64 --packages $(BASE)/npm
 	$(BIN)/vqlm train-vq --config configs/base/vq.yaml --data $(BASE)/styles --output $(BASE)/image_tokenizer --resume
 	$(BIN)/vqlm prepare --data $(BASE)/styles --image-tokenizer $(BASE)/image_tokenizer --output $(BASE)/data --resume
 	$(BIN)/vqlm train-lm --config configs/base/lm.yaml --data $(BASE)/data --output $(BASE)/model --resume
