@@ -171,10 +171,10 @@ def _check_given(vocabulary: Vocabulary, image_tokenizer: VQVAE, text: TextConfi
 
 def _require_same_set(output: Path, deciding: dict[str, Any], collection: Collection) -> None:
     """Raises UserError if the set that was begun in `output` is of other settings, or of pictures split otherwise."""
-    begun = read_json(output / BEGUN)
+    earlier = read_json(output / BEGUN)
     # The fingerprint says whether it is the same collection; a path may be written in several ways.
-    require_same_run(output, begun | {"data": deciding["data"]}, deciding)
-    if "collection_form" not in begun and not (output / MANIFEST).exists():  # its fingerprint could not be compared
+    require_same_run(output, earlier | {"data": deciding["data"]}, deciding)
+    if "collection_form" not in earlier and not (output / MANIFEST).exists():  # its fingerprint could not be compared
         _require_same_splits(output, collection)
 
 

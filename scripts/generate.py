@@ -98,9 +98,14 @@ def _described(settings: Namespace, seed: int, sampling: SamplingConfig) -> dict
         return {}
     from PIL.PngImagePlugin import PngInfo
 
-    info, told = PngInfo(), {"model": settings.model, "prompt": settings.prompt, "seed": seed} | vars(sampling)
-    told |= {"negative_prompt": settings.negative_prompt, "num_images": settings.num_images, "rerank": settings.rerank}
-    info.add_text("vqlm", json.dumps(told))
+    info = PngInfo()
+    described = {"model": settings.model, "prompt": settings.prompt, "seed": seed} | vars(sampling)
+    described |= {
+        "negative_prompt": settings.negative_prompt,
+        "num_images": settings.num_images,
+        "rerank": settings.rerank,
+    }
+    info.add_text("vqlm", json.dumps(described))
     return {"pnginfo": info}
 
 

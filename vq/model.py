@@ -179,7 +179,7 @@ class VQVAE(PreTrainedModel):
         return _without_padding(pixel_values, network.input_shape) if is_padded else pixel_values
 
     def flatten_codes(self, codes: Int[Tensor, "b *code_shape"]) -> Int[Tensor, "b n"]:
-        """The codes in the order in which a language model sees them: row by row, those of a position one after another.
+        """The codes as a language model sees them: row by row, those of one position one after another.
 
         Args:
             codes: (B, *code_shape).

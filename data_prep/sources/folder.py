@@ -386,10 +386,10 @@ def _read(folder: Path, entries: list[tuple[str, Entry]]) -> Iterator[Row | Unus
 def _stamp(folder: Path, entries: list[tuple[str, Entry]]) -> str:
     def status(name: str) -> tuple[int, int]:
         try:
-            found = os.stat(folder / name)
+            status = os.stat(folder / name)
         except (OSError, ValueError):  # ValueError: a NUL byte
             return -1, -1
-        return found.st_size, found.st_mtime_ns
+        return status.st_size, status.st_mtime_ns
 
     return digest_of((key, entry.captions, *status(entry.name)) for key, entry in entries)
 
