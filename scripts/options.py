@@ -57,7 +57,7 @@ class ScriptParser(ArgumentParser):
                 words[-1] = words[-1].removesuffix("true") + argument
             else:
                 words.append(self._spelled_out(argument))
-        words = self._with_joined_collections(words)
+        words = self._with_positionals(self._with_joined_collections(words))
         parsed = super().parse_args(words, **kwargs)
         return self.instantiate(parsed)
 
@@ -102,6 +102,19 @@ class ScriptParser(ArgumentParser):
             else:
                 others.append(word)
         return words if len(data) < 2 else [f"--data={BETWEEN_COLLECTIONS.join(data)}", *others]
+
+    def _with_positionals(self, words: list[str]) -> list[str]:
+        """`--data D`, as most commands take it, where `D` alone is the form of this one."""
+        names = {f"--{action.dest}" for action in self._actions if not action.option_strings}
+        others, given = [], []
+        rest = iter(words)
+        for word in rest:
+            name, equals, value = word.partition("=")
+            if name in names:
+                given.append(value if equals else next(rest, ""))
+            else:
+                others.append(word)
+        return given + others
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         message = " ".join(message.split()).rstrip(".")

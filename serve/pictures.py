@@ -30,7 +30,7 @@ def size_of(text: str, model_size: Size, is_strict: bool, max_pixels: int) -> Si
     if int(width) * model_size[1] != int(height) * model_size[0]:
         raise wrong(
             "size",
-            f"This model draws {model_size[0]}x{model_size[1]}, which can be scaled to the same shape only; found {text}.",
+            f"This model draws {model_size[0]}x{model_size[1]}, scaled to the same shape only; found {text}.",
             "unsupported_size",
         )  # fmt: skip
     return int(width), int(height)

@@ -246,6 +246,24 @@ def test_errors_speak_of_options(text, told):
     assert parser.in_options(text) == told
 
 
+@pytest.mark.parametrize(
+    ("arguments", "data"),
+    [
+        (["pictures", "--seed", "3"], "pictures"),
+        (["--data", "pictures", "--seed", "3"], "pictures"),
+        (["--seed", "3", "--data=pictures"], "pictures"),
+        (["--data", "one", "--seed", "3", "--data", "two"], "one + two"),
+    ],
+    ids=str,
+)
+def test_a_positional_argument_may_be_an_option(arguments, data):
+    parser = script_parser(None)
+    parser.add_argument("data", type=str)
+    parser.add_argument("--seed", type=int)
+    settings = parser.parse_args(arguments)
+    assert (settings.data, settings.seed) == (data, 3)
+
+
 def test_a_bare_no_of_yaml_is_the_word(tmp_path):
     file = tmp_path / "settings.yaml"
     file.write_text("mixed_precision: no\ncompile: yes\nlora: no\nsampling:\n  top_k: 3\n")
