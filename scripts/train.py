@@ -23,7 +23,7 @@ FIRST = ("minutes", "output", "image_size", "start", "plan_only", "plan", "ignor
 
 def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__, FIRST)
-    parser.add_argument("data", type=str, help=DATA_HELP)
+    parser.add_argument("data", help=DATA_HELP)
     parser.add_argument("--output", type=Path, required=True, help="Folder for all that is made.")
     parser.add_argument("--minutes", type=float, help="For all stages together; 30 by default.")
     parser.add_argument("--image_size", type=int, help="Side of the model's pictures; by default the plan chooses.")
