@@ -10,7 +10,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -26,11 +26,11 @@ from vqlm.data_prep.settings import TextConfig, ViewConfig
 from vqlm.data_prep.skipped import SkippedRows
 from vqlm.data_prep.vocabulary import NAMES, Vocabulary
 from vqlm.training.allocator import keep_freed_memory
-from vqlm.training.deciding import require_same_run
+from vqlm.training.deciding import flatten, require_same_run
 from vqlm.training.device import is_bf16_fast, require_precision, training_device
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json, require_empty, write_json
-from vqlm.training.old_names import COLLECTION_FORM
+from vqlm.training.old_names import COLLECTION_FORM, EARLIER_VALUES
 from vqlm.training.processes import decided_by_main
 from vqlm.training.progress import Progress
 from vqlm.vq import VQVAE
@@ -64,7 +64,7 @@ def prepare(
         image_tokenizer: a trained VQ-VAE.
         output: folder to write; it must be new, empty, or with `resume` hold this same set.
         data: the name of the collection, kept in the manifest and not compared on `resume`.
-        text: how captions become ids.
+        text: how captions become ids; by default as `TextConfig` has it, and with `resume` as the set in `output` does.
         modalities: number of codes by name of each further modality; each gets a range of ids.
         views: further views of each picture to encode.
         num_workers: worker processes, as in `ShardEncoder`.
@@ -94,7 +94,7 @@ def prepare(
         (20, 4)
     """
     collection = collection.as_learned_by(image_tokenizer.config)
-    start, views, text = time.monotonic(), views or ViewConfig(), text or TextConfig()
+    start, views, text = time.monotonic(), views or ViewConfig(), text or _text_of(output if resume else None)
     name = NAMES[image_tokenizer.config.network.spatial_dims]
     codebook_sizes = {name: image_tokenizer.config.codebook_size} | _checked(modalities or {}, name)
     device, is_bf16 = training_device(), mixed_precision == "bf16"
@@ -167,6 +167,16 @@ def _check_given(vocabulary: Vocabulary, image_tokenizer: VQVAE, text: TextConfi
             f"The vocabulary has {vocabulary.image.size} image codes, the image tokenizer "
             f"{image_tokenizer.config.codebook_size}; take both from one finished model folder."
         )
+
+
+def _text_of(output: Path | None) -> TextConfig:
+    """How the set that was begun in `output` makes ids of captions; the defaults where there is none."""
+    if output is None or not (output / BEGUN).exists():
+        return TextConfig()
+    begun = flatten({"text": read_json(output / BEGUN).get("text", {})})
+    values = (EARLIER_VALUES | begun) if begun else {}
+    known = {field.name for field in fields(TextConfig)}
+    return TextConfig(**{name: value for key, value in values.items() if (name := key.removeprefix("text.")) in known})
 
 
 def _require_same_set(output: Path, deciding: dict[str, Any], collection: Collection) -> None:

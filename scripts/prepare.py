@@ -52,7 +52,10 @@ def settings_parser() -> ScriptParser:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    settings = settings_parser().parse_args(arguments)
+    parser = settings_parser()
+    settings = parser.parse_args(arguments)
+    is_text_given = any(name.startswith("text.") for name in parser.named_in(parser.given))
+    text = settings.text if is_text_given or settings.text != TextConfig() else None
 
     model = settings.for_model
     if (model is None) == (settings.image_tokenizer is None):
@@ -71,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
     side = image_tokenizer.config.network.input_shape[0]
     collection = open_collection(settings, side)
     prepare(
-        collection, image_tokenizer, settings.output, settings.data, settings.text, settings.modalities,
+        collection, image_tokenizer, settings.output, settings.data, text, settings.modalities,
         views=settings.views,
         num_workers=settings.num_workers, resume=settings.resume, vocabulary=vocabulary,
         mixed_precision=settings.mixed_precision,

@@ -105,7 +105,7 @@ def text_of_then(**changes) -> TextConfig:
     )
 
 
-def resume(folder: Path, picture_folder: Path, tiny_vqvae, text: TextConfig, **collection) -> PreparedSet:
+def resume(folder: Path, picture_folder: Path, tiny_vqvae, text: TextConfig | None, **collection) -> PreparedSet:
     chosen = load_collection(str(picture_folder), 16, CollectionConfig(**collection))
     return prepare(chosen, tiny_vqvae, folder, "pictures", text=text, num_workers=0, resume=True)
 
@@ -114,6 +114,15 @@ def test_a_finished_set_is_opened(old_set, picture_folder, tiny_vqvae):
     assert "plain_punctuation" not in json.loads((old_set / "making.json").read_text())["text"]
     before = PreparedSet.load(old_set).train["codes"][:]
     assert resume(old_set, picture_folder, tiny_vqvae, text_of_then()).train["codes"][:] == before
+
+
+def test_without_text_settings_those_of_the_set_are_kept(old_set, picture_folder, tiny_vqvae):
+    before = PreparedSet.load(old_set).train["caption_tokens"][:]
+    assert resume(old_set, picture_folder, tiny_vqvae, None).train["caption_tokens"][:] == before
+    (old_set / "manifest.json").unlink()
+    finished = resume(old_set, picture_folder, tiny_vqvae, None)
+    assert finished.train["caption_tokens"][:] == before
+    assert finished.manifest["made_from"]["text"]["plain_punctuation"] is False
 
 
 def test_a_setting_that_came_later_is_compared_with_what_was_done_before(old_set, picture_folder, tiny_vqvae):
