@@ -30,7 +30,7 @@ from vqlm.vq.train import train_vq
 CONFIGS = Path(__file__).parents[1] / "configs"
 STAGE_ONE = ["demo/train_vq.yaml", "base/vq.yaml", "paper/vq.yaml", "smoke/train_vq.yaml"]
 # With the side of the pictures whose codes it is trained on: 8 pixels per code.
-STAGE_TWO = [("demo/train_lm.yaml", 64), ("base/lm.yaml", 128), ("smoke/train_lm.yaml", 32)]
+STAGE_TWO = [("demo/train_lm.yaml", 64), ("base/lm.yaml", 64), ("smoke/train_lm.yaml", 32)]
 PICTURES, STEPS = 256, 4
 WITHIN = 0.15
 

@@ -17,7 +17,7 @@ from vqlm.training.files import read_json
 
 # As a reader wants them; what is not named comes after.
 ORDER = ("roofline", "drawing", "lm_training", "lm_step", "vq_training", "data_loading", "nearest_codes",
-         "encoding_rate", "encoding_memory", "opening", "startup", "growth", "speculative", "quantized",
+         "encoding_rate", "encoding_memory", "plan_memory", "opening", "startup", "growth", "speculative", "quantized",
          "serve")  # fmt: skip
 INTRODUCTION = """# Benchmarks
 

@@ -11,6 +11,11 @@ def compared_form(text: str) -> str:
     return normalize_caption(text).lower().rstrip(".")
 
 
+def half_character(text: str) -> str | None:
+    """The first lone surrogate of a text, which UTF-8 cannot hold, as Python writes it; None if there is none."""
+    return next((ascii(letter) for letter in text if "\ud800" <= letter <= "\udfff"), None)
+
+
 def vary_tags(caption: str, keep: int, dropout: float, is_shuffled: bool) -> str:
     """A caption that is a list of tags between commas, as one epoch shows it; torch's generator draws.
 

@@ -106,14 +106,14 @@ class Collection:
         return IterableDataset.from_generator(_examples, features=features, gen_kwargs=arguments)  # type: ignore[return-value]
 
     def as_learned_by(self, image_tokenizer: VQVAEConfig) -> "Collection":
-        """This collection with its pictures fitted as an image tokenizer learned them.
+        """This collection with its pictures on the background and fitted as an image tokenizer learned them.
 
-        Raises UserError where the collection's settings say otherwise.
+        Raises UserError where the collection's settings say otherwise than by their defaults.
         """
         if self.array_shape is not None:
             return self
         background, fit = self.config.background, self.config.fit
-        if background != image_tokenizer.background:
+        if background not in (CollectionConfig.background, image_tokenizer.background):
             raise UserError(
                 f"The collection puts transparent pictures on {background}, the image tokenizer learned them on "
                 f"{image_tokenizer.background}; set `background` to {image_tokenizer.background}, or train another "
@@ -124,14 +124,16 @@ class Collection:
                 f"The collection fits pictures by {fit}, the image tokenizer learned them by {image_tokenizer.fit}; "
                 "leave `fit` out, or train another image tokenizer."
             )
-        return replace(self, config=replace(self.config, fit=image_tokenizer.fit))
+        return replace(
+            self, config=replace(self.config, fit=image_tokenizer.fit, background=image_tokenizer.background)
+        )
 
     def fingerprint(self) -> str:
         """16 hex digits that depend on the content of the shards and on how they are read."""
         settings = asdict(self.config) | {"max_skipped": None, "fit": self.config.fit_or_auto}
         # Settings that came later are left out where they change nothing, so that earlier runs are recognised.
         settings = {name: value for name, value in settings.items() if value != BEFORE_SETTING.get(name, ...)}
-        if settings.pop("held_out") is not None or isinstance(self.rule, KeySplit):
+        if settings.pop("held_out") is not None or isinstance(self.rule, KeySplit | JoinedSplit):
             # A result depends on what is held out, not on how that is written down.
             settings["held_out"] = described_rule(self.rule)
         return digest_of([settings, *((shard.name, shard.stamp) for shard in self.shards)])
@@ -184,9 +186,15 @@ def load_collection(
     reading = Reading(image_size, config or CollectionConfig(), needs_captions)
     parts = parts_of(data)
     if len(parts) == 1:
-        return _load_part(data, reading)
-    collections = {name: _load_part(part, reading) for name, part in zip(_part_names(parts), parts, strict=True)}
-    return _joined(collections, reading.config)
+        collection = _load_part(data, reading)
+    else:
+        collections = {name: _load_part(part, reading) for name, part in zip(_part_names(parts), parts, strict=True)}
+        collection = _joined(collections, reading.config)
+    if reading.config.drop_copies and collection.array_shape is None:
+        from vqlm.data_prep.copies import without_copies  # which reads collections
+
+        return without_copies(collection)  # type: ignore[arg-type,return-value]  # the same class, seen by another path
+    return collection
 
 
 class Reading(NamedTuple):
@@ -207,10 +215,6 @@ def parts_of(data: str) -> list[str]:
 def _load_part(data: str, reading: Reading) -> Collection:
     collection = _open(data, reading)
     collection.attribution = collection.attribution or _notice_beside(data)
-    if collection.config.drop_copies and collection.array_shape is None:
-        from vqlm.data_prep.copies import without_copies  # which reads collections
-
-        return without_copies(collection)  # type: ignore[arg-type,return-value]  # the same class, seen by another path
     return collection
 
 
@@ -234,7 +238,7 @@ def _joined(collections: dict[str, Collection], config: CollectionConfig) -> Col
             Shard(f"{name}/{shard.name}", partial(_prefixed, shard.read, name), shard.stamp)
             for shard in collection.shards
         ]
-        by_part[name] = collection.rule if collection.splits is None else collection.splits.__getitem__
+        by_part[name] = collection.rule if collection.splits is None else collection.splits
         held_out |= dict.fromkeys(collection.held_out_names)
         notices |= dict.fromkeys((collection.attribution or "").split("\n"))
         count.append(collection.count_files)

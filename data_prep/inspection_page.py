@@ -50,6 +50,7 @@ def page(inspection: CollectionInspection, wrong: list[str], remarks: list[str])
         "captions": inspection.num_captions,
         **caption_rows(inspection.text),
         "unusable": len(inspection.skipped.rows),
+        **inspection.skipped.left_out_by_reason(),
         "held-out pictures with captions that are also trained on": inspection.seen_captions,
         **{f"format {kind}": count for kind, count in inspection.kinds.most_common()},
         **{f"size, {name}": text for name, text in size_summary(inspection.sizes).items()},

@@ -1,8 +1,8 @@
 """Reads and decodes rows to arrays, in worker processes and ahead of their use."""
 
+import heapq
 import itertools
 import os
-import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +18,7 @@ from vqlm.data_prep.picture_files import UnreadablePicture, decode_picture, make
 from vqlm.data_prep.rows import Row, Shard, Unusable
 from vqlm.data_prep.settings import CollectionConfig, ViewConfig
 from vqlm.data_prep.skipped import SkippedRows
+from vqlm.data_prep.splits import hash_share
 from vqlm.training.errors import UserError
 from vqlm.training.progress import Progress
 
@@ -45,23 +46,32 @@ class DecodedBatch:
 
 @dataclass
 class LoadedPictures:
-    """train, held_out: (N, C, *shape) in memory. skipped: rows that could not be used."""
+    """train, held_out: (N, C, *shape) in memory. skipped: rows that could not be used. sampled_from: number of training
+    rows that `train` is a sample of; None where it is all of them."""
 
     train: PictureTensor
     held_out: PictureTensor
     skipped: SkippedRows
+    sampled_from: int | None = None
+
+    def notes(self) -> list[str]:
+        """What a person should know of the pictures that are not among them."""
+        skipped = self.skipped.summary()
+        sample = f"{len(self.train):,} of {self.sampled_from:,} training pictures are used, a sample of all of them"
+        return [*([skipped] if skipped else []), *([sample] if self.sampled_from is not None else [])]
 
 
 def load_pictures(
-    collection: Collection, input_shape: Sequence[int], max_pictures: int | None = None
+    collection: Collection, input_shape: Sequence[int], max_pictures: int | None = None, seed: int = 0
 ) -> LoadedPictures:
     """The pictures or arrays of a collection in memory.
 
     Args:
         collection: what to read.
         input_shape: (H, W) to bring pictures to; for arrays, their shape without channels.
-        max_pictures: number of training pictures to read at most, the same number from each shard as far as it
-            suffices, whatever the number of processes. Held-out pictures come from the rows that are read for them.
+        max_pictures: the most training pictures; of a larger collection a sample of all of it, and of its held-out
+            pictures at most `MAX_HELD_OUT`. Its rows are then read twice, the first time without decoding.
+        seed: decides the sample, whatever the number of processes.
 
     Returns:
         Pictures as (N, 3, H, W) uint8, arrays as (N, C, *shape), and the rows that were skipped.
@@ -83,64 +93,98 @@ def load_pictures(
         (torch.Size([2, 3, 16, 16]), torch.Size([1, 3, 16, 16]))
     """
     require_shape(collection, input_shape)
-    shards = list(collection.shards)
-    share = None
-    if max_pictures is not None:
-        random.Random(0).shuffle(shards)
-        # A tenth is held out by default, so that somewhat more than an even share is read.
-        share = -(-int(1.15 * max_pictures) // max(1, len(shards)))
-    loaded = _Loaded(collection, input_shape, max_pictures)
-    counts = loaded.read(shards, 0, share)
-    if share is not None and not loaded.is_full:
-        loaded.read([shard for shard, count in zip(shards, counts, strict=True) if count >= share], share, None)
+    loaded, total = _Loaded(collection, input_shape), None
+    if not loaded.read(collection.shards, float("inf") if max_pictures is None else max_pictures):
+        assert max_pictures is not None
+        shards, total = sampled_shards(collection, max_pictures, MAX_HELD_OUT, seed)
+        loaded = _Loaded(collection, input_shape)
+        loaded.read(shards, max_pictures)
     loaded.skipped.require_few()
     train, held_out = len(loaded.train), len(loaded.held_out)
     if not train or not held_out:
         raise UserError(
             f"{train} pictures to train on and {held_out} held out could be read; at least 1 of each is needed."
         )
-    return LoadedPictures(torch.stack(loaded.train), torch.stack(loaded.held_out), loaded.skipped)
+    return LoadedPictures(torch.stack(loaded.train), torch.stack(loaded.held_out), loaded.skipped, total)
 
 
 class _Loaded:
     """Pictures that were read so far, each (C, *shape)."""
 
-    def __init__(self, collection: Collection, input_shape: Sequence[int], max_pictures: int | None):
+    def __init__(self, collection: Collection, input_shape: Sequence[int]):
         self.split_of = collection.split_of
         self.decode = partial(decode_rows, input_shape=input_shape, config=collection.config, views=ViewConfig())
-        self.max_train = max_pictures or float("inf")
-        self.max_held_out = MAX_HELD_OUT if max_pictures else float("inf")
         self.train: list[Tensor] = []
         self.held_out: list[Tensor] = []
         self.skipped = SkippedRows(collection.config.max_skipped)
         self.progress = Progress("read")
 
-    @property
-    def is_full(self) -> bool:
-        return len(self.train) >= self.max_train
-
-    def read(self, shards: list[Shard], start: int, stop: int | None) -> list[int]:
-        """Read the rows `start` to `stop` of each shard until there are enough; gives how many each shard had."""
-        parts = [replace(shard, read=partial(_part, shard, start, stop)) for shard in shards]
-        counts = [0] * len(shards)
-        # In the order of the shards: which worker is faster must not decide which pictures are taken.
-        for number, batch in in_order(mapped_shards(parts, self.decode)):
-            counts[number] += len(batch.rows) + len(batch.skipped)
+    def read(self, shards: list[Shard], most: float) -> bool:
+        """Read all rows; stops and is False where more than `most` are trained on."""
+        # In the order of the shards: which worker is faster must not decide the order of the pictures.
+        for _, batch in in_order(mapped_shards(shards, self.decode)):
             self.skipped.add(len(batch.rows) + len(batch.skipped), batch.skipped)
             self.progress.tick(f"{self.skipped.seen:,} pictures")
             for row, value in zip(batch.rows, batch.values[:, 0], strict=True):
-                if self.split_of(row.key) == TRAIN:
-                    if not self.is_full:
-                        self.train.append(value)
-                elif len(self.held_out) < self.max_held_out:
-                    self.held_out.append(value)
-            if self.is_full:
-                break
-        return counts
+                (self.train if self.split_of(row.key) == TRAIN else self.held_out).append(value)
+            if len(self.train) > most:
+                return False
+        return True
 
 
-def _part(shard: Shard, start: int, stop: int | None) -> Iterator[Row | Unusable]:
-    return itertools.islice(shard.read(), start, stop)
+@dataclass
+class _Keys:
+    """The keys of one shard by the side of the split, with the numbers that decide which are drawn."""
+
+    train: list[tuple[float, str]]
+    held_out: list[tuple[float, str]]
+
+
+def sampled_shards(collection: Collection, most_train: int, most_held_out: int, seed: int) -> tuple[list[Shard], int]:
+    """The shards with a sample of their rows only, and the number of training rows that it is drawn from.
+
+    Every row has the same chance; the seed and the key decide. Each shard gives its share of the sample. All rows are
+    read once for that and no picture is decoded.
+    """
+    keys = [_Keys([], []) for _ in collection.shards]
+    progress, count = Progress("sample"), 0
+    for number, batch, _ in mapped_shards(collection.shards, _keys_of):
+        count += len(batch)
+        progress.tick(f"{count:,} pictures")
+        for key in batch:
+            side = keys[number].train if collection.split_of(key) == TRAIN else keys[number].held_out
+            side.append((hash_share(f"{seed} {key}"), key))
+    chosen: list[set[str]] = [set() for _ in keys]
+    for sides, most in (([part.train for part in keys], most_train), ([part.held_out for part in keys], most_held_out)):
+        for kept, side, quota in zip(chosen, sides, quotas([len(side) for side in sides], most), strict=True):
+            kept.update(key for _, key in heapq.nsmallest(quota, side))
+    shards = [
+        replace(shard, read=partial(_only, shard, frozenset(kept)))
+        for shard, kept in zip(collection.shards, chosen, strict=True)
+        if kept
+    ]
+    return shards, sum(len(part.train) for part in keys)
+
+
+def quotas(counts: Sequence[int], most: int) -> list[int]:
+    """`most` divided in the proportion of `counts`, each at most its count, by the largest remainders."""
+    total = sum(counts)
+    if total <= most:
+        return list(counts)
+    shares = [most * count / total for count in counts]
+    whole = [int(share) for share in shares]
+    order = sorted(range(len(counts)), key=lambda number: whole[number] - shares[number])
+    for number in order[: most - sum(whole)]:
+        whole[number] += 1
+    return whole
+
+
+def _keys_of(chunk: list[Row | Unusable]) -> list[str]:
+    return [row.key for row in chunk if isinstance(row, Row)]
+
+
+def _only(shard: Shard, keys: frozenset[str]) -> Iterator[Row | Unusable]:
+    return (row for row in shard.read() if row.key in keys)
 
 
 def in_order(batches: Iterator[tuple[int, Output, bool]]) -> Iterator[tuple[int, Output]]:
@@ -188,7 +232,15 @@ def mapped_shards(
     if num_workers:
         # A tokenizer that has used threads would warn at every fork.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    return iter(DataLoader(_MappedShards(shards, function), batch_size=None, num_workers=num_workers))
+    try:
+        yield from DataLoader(_MappedShards(shards, function), batch_size=None, num_workers=num_workers)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"a process that decodes pictures was killed ({' '.join(str(error).split())[:120]}): the memory is full, "
+            "or a decoder crashed. Try fewer `num_workers`; with 0 of them the picture that was read last is the one."
+        ) from None
 
 
 class _MappedShards(IterableDataset):

@@ -17,6 +17,7 @@ from vqlm.vq import Fit, VQVAEImageProcessor, draft, fit_rgb, scale_and_crop, to
 
 # Bytes in which an SVG element must begin, after comments and a document type.
 SVG_HEAD = 4096
+TIFF_BITS = (10, 12, 14, 16)
 
 
 class UnreadablePicture(ValueError):
@@ -117,10 +118,16 @@ def _keep_orientation_only(picture: PILImage.Image) -> None:
 
 
 def _with_eight_bits(picture: PILImage.Image) -> PILImage.Image:
-    """Floating-point and 32-bit pictures scaled from their own range to 0..255; others as they are.
+    """Floating-point and 32-bit pictures scaled from their own range to 0..255, LAB as sRGB; others as they are.
 
-    Greys of 16 bits have a range of their own, which `to_rgb` knows.
+    Greys of 16 bits have a range of their own, which `to_rgb` knows. TIFF holds those of 10, 12 and 14 bits as such.
     """
+    if picture.mode == "LAB":
+        return _srgb_of_lab(picture)
+    if picture.mode.startswith("I;16") and picture.format == "TIFF":
+        values = np.asarray(picture).astype(np.float64)
+        brightest = next(2**bits - 1 for bits in TIFF_BITS if values.max() < 2**bits)
+        return PILImage.fromarray((values * (255 / brightest)).round().astype(np.uint8))
     if picture.mode not in ("F", "I") or picture.format in ("PPM", "PNG") and picture.mode == "I":
         return picture
     values = np.asarray(picture, dtype=np.float64)
@@ -130,6 +137,17 @@ def _with_eight_bits(picture: PILImage.Image) -> PILImage.Image:
     low, high = values[finite].min(), values[finite].max()
     scaled = (np.where(finite, values, low) - low) * (255 / (high - low) if high > low else 0.0)
     return PILImage.fromarray(scaled.round().astype(np.uint8))
+
+
+def _srgb_of_lab(picture: PILImage.Image) -> PILImage.Image:
+    try:
+        from PIL import ImageCms
+    except ImportError:
+        raise UnreadablePicture("it is LAB, for which Pillow needs LittleCMS") from None
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    converted = ImageCms.profileToProfile(picture, lab, srgb, outputMode="RGB")
+    assert converted is not None
+    return converted
 
 
 def make_views(

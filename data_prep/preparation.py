@@ -5,13 +5,13 @@ A killed run can be continued: a shard on disk is always complete, and any proce
 
 import itertools
 import os
-import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import asdict, fields, is_dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,11 +19,12 @@ from accelerate import PartialState
 from datasets import Dataset
 from vqlm.data_prep.collection import TRAIN, Collection
 from vqlm.data_prep.encoding import SHARD_FILE, ShardEncoder
-from vqlm.data_prep.loading import decode_rows, require_shape
+from vqlm.data_prep.loading import decode_rows, mapped_shards, require_shape
 from vqlm.data_prep.prepared_set import FORM, MANIFEST, SHARDS, PreparedSet
-from vqlm.data_prep.rows import Row, Shard, Unusable
+from vqlm.data_prep.rows import Row, Unusable
 from vqlm.data_prep.settings import TextConfig, ViewConfig
 from vqlm.data_prep.skipped import SkippedRows
+from vqlm.data_prep.splits import hash_share
 from vqlm.data_prep.vocabulary import NAMES, Vocabulary
 from vqlm.training.allocator import keep_freed_memory
 from vqlm.training.deciding import flatten, require_same_run
@@ -38,6 +39,8 @@ from vqlm.vq import VQVAE
 BEGUN = "making.json"  # the settings of a set, written before its first shard
 SKIPPED = "skipped.jsonl"
 CHECKED_SHARDS, CHECKED_ROWS = 8, 32
+# A part of a collection of which more than this share cannot be used stops the work at once.
+GROSS = 0.5
 # Captions that the BPE is trained on, at most.
 BPE_CAPTIONS = 200_000
 # How long a process waits for the last shards of the others.
@@ -120,6 +123,11 @@ def prepare(
     def begin() -> None:
         if not (output / BEGUN).exists():
             check_sample(collection, image_tokenizer.config.network.input_shape)
+        new_vocabulary = vocabulary
+        if vocabulary is None and not (output / "vocabulary").exists():
+            # Before the folder is claimed: settings of the text may be wrong.
+            captions = [] if text.pretrained else _captions(collection, num_workers)
+            new_vocabulary = Vocabulary.build(captions, text, codebook_sizes)
         if resume and (output / BEGUN).exists():
             _require_same_set(output, deciding, collection)
         else:
@@ -127,11 +135,8 @@ def prepare(
             require_empty(output)
             write_json(output / BEGUN, made_from)
         if not (output / "vocabulary").exists():
-            if vocabulary is None:
-                captions = [] if text.pretrained else _captions(collection)
-                _save_whole(Vocabulary.build(captions, text, codebook_sizes), output / "vocabulary")
-            else:
-                _save_whole(vocabulary, output / "vocabulary")
+            assert new_vocabulary is not None
+            _save_whole(new_vocabulary, output / "vocabulary")
         if not (output / "image_tokenizer").exists():
             _save_whole(image_tokenizer, output / "image_tokenizer")
 
@@ -213,35 +218,50 @@ def _save_whole(part: Vocabulary | VQVAE, folder: Path) -> None:
 def check_sample(collection: Collection, input_shape: list[int]) -> None:
     """Decode a few rows of a few shards, to find before the work what is wrong with a whole collection.
 
-    Raises UserError if more than four times the share `max_skipped` of them cannot be used.
+    Raises UserError if half of them cannot be used; where they are all rows, if more than `max_skipped` cannot.
     """
     require_shape(collection, input_shape)
     every = -(-len(collection.shards) // CHECKED_SHARDS)
-    skipped = SkippedRows(min(1.0, 4 * collection.config.max_skipped))
+    skipped, is_all = SkippedRows(collection.config.max_skipped), every == 1
     for shard in collection.shards[::every]:
-        rows = list(itertools.islice(shard.read(), CHECKED_ROWS))
+        rows = list(itertools.islice(shard.read(), CHECKED_ROWS + 1))
+        is_all &= len(rows) <= CHECKED_ROWS
+        rows = rows[:CHECKED_ROWS]
         skipped.add(len(rows), decode_rows(rows, input_shape, collection.config, ViewConfig()).skipped)
-    skipped.require_few()
+    skipped.require_few(at_least=0.0 if is_all else GROSS)
 
 
-def _captions(collection: Collection) -> list[str]:
-    """At most `BPE_CAPTIONS` captions of training rows, evenly from all shards."""
-    shards = list(collection.shards)
-    random.Random(0).shuffle(shards)
-    captions: list[str] = []
-    share = -(-BPE_CAPTIONS // max(1, len(shards)))
-    readers = [_trained_rows(shard, collection) for shard in shards]
-    for count in (share, None):  # the second time, long shards make up for short ones
-        for reader in readers:
-            for row in itertools.islice(reader, count):
-                captions += row.captions
-                if len(captions) >= BPE_CAPTIONS:
-                    return captions
-    return captions
+def _captions(collection: Collection, num_workers: int | None) -> list[str]:
+    """Captions of training rows, about `BPE_CAPTIONS` at most: of more, a sample of all by a hash of their keys."""
+    kept: list[tuple[float, tuple[str, ...]]] = []
+    count = 0
+    hashed = partial(_hashed_captions, split_of=collection.split_of)
+    for _, batch, _ in mapped_shards(collection.shards, hashed, num_workers):
+        kept += batch
+        count += sum(len(captions) for _, captions in batch)
+        if count > 2 * BPE_CAPTIONS:
+            kept, count = _first_captions(kept)
+    return [caption for _, captions in _first_captions(kept)[0] for caption in captions]
 
 
-def _trained_rows(shard: Shard, collection: Collection) -> Iterator[Row]:
-    return (row for row in shard.read() if isinstance(row, Row) and collection.split_of(row.key) == TRAIN)
+def _hashed_captions(
+    chunk: list[Row | Unusable], split_of: Callable[[str], str]
+) -> list[tuple[float, tuple[str, ...]]]:
+    return [
+        (hash_share(f"bpe {row.key}"), row.captions)
+        for row in chunk
+        if isinstance(row, Row) and split_of(row.key) == TRAIN
+    ]
+
+
+def _first_captions(rows: list[tuple[float, tuple[str, ...]]]) -> tuple[list[tuple[float, tuple[str, ...]]], int]:
+    """The rows with the lowest hashes that hold at most `BPE_CAPTIONS` captions, and how many these are."""
+    rows, count = sorted(rows), 0
+    for number, (_, captions) in enumerate(rows):
+        count += len(captions)
+        if count >= BPE_CAPTIONS:
+            return rows[: number + 1], count
+    return rows, count
 
 
 def _encode_shards(encoder: ShardEncoder, process: int, num_processes: int) -> None:
@@ -254,9 +274,9 @@ def _encode_shards(encoder: ShardEncoder, process: int, num_processes: int) -> N
     progress, start = Progress("prepare_data", process == 0), time.monotonic()
     for done, described in enumerate(encoder.encode(to_do), start=1):
         _count_skipped(skipped, described)
-        if len(skipped.rows) > CHECKED_ROWS:
+        if len(skipped.rows) > CHECKED_ROWS:  # the share of the whole is judged at the end
             skipped.write(encoder.folder.parent / SKIPPED)
-            skipped.require_few(encoder.folder.parent / SKIPPED)
+            skipped.require_few(encoder.folder.parent / SKIPPED, at_least=GROSS)
         left = (time.monotonic() - start) * (len(to_do) - done) / done
         progress.show((len(numbers) - len(to_do) + done) / len(numbers), left, f"{skipped.seen} pictures")
     progress.close()

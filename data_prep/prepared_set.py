@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pyarrow
 import torch
-from datasets import Dataset, concatenate_datasets
-from jaxtyping import Int, UInt8
+from datasets import Dataset, Image, concatenate_datasets
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from vqlm.data_prep.captions import compared_form
 from vqlm.data_prep.collection import TRAIN
@@ -92,9 +92,22 @@ class PreparedSet:
         if not (folder / MANIFEST).exists() and (folder / SHARDS).is_dir():
             raise UserError(f"{folder} is not finished; continue preparing it with `resume`.")
         manifest = read_json(folder / MANIFEST)
-        if manifest.get("form") != FORM:
+        if not isinstance(manifest, dict) or manifest.get("form") != FORM:
             raise UserError(f"{folder} was prepared by another version of vqlm; prepare it again.")
         vocabulary = Vocabulary.from_pretrained(folder / "vocabulary")
+        try:
+            rows = cls._open(folder, manifest, vocabulary, verify)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(
+                f"{folder / MANIFEST} is not as it was written ({type(error).__name__}: {error}); copy the folder "
+                "again, or remove the file and continue preparing with `resume`."
+            ) from None
+        return cls(folder, manifest, vocabulary, rows)
+
+    @staticmethod
+    def _open(folder: Path, manifest: dict[str, Any], vocabulary: Vocabulary, verify: bool) -> dict[str, Dataset]:
         require_match(
             f"{folder / 'vocabulary'} has",
             vocabulary.fingerprint(),
@@ -109,7 +122,7 @@ class PreparedSet:
             paths = [folder / SHARDS / name / f"{split}.arrow" for name in names]
             _require_files(paths)
             rows[split] = concatenate_datasets([Dataset.from_file(str(path)) for path in paths])
-        return cls(folder, manifest, vocabulary, rows)
+        return rows
 
     def load_image_tokenizer(self) -> VQVAE:
         """Load the VQ-VAE that encoded the pictures.
@@ -239,8 +252,10 @@ def spread(count: int, wanted: int) -> list[int]:
     return [number * count // wanted for number in range(wanted)]
 
 
-def pictures_of(rows: Dataset) -> UInt8[Tensor, "n c h w"]:
-    """The pictures of held-out `rows`, as the tokenizer saw them."""
+def pictures_of(rows: Dataset) -> UInt8[Tensor, "n c *shape"] | Float[Tensor, "n c *shape"]:
+    """The pictures or arrays of held-out `rows`, as the tokenizer saw them."""
+    if not isinstance(rows.features["image"], Image):
+        return torch.from_numpy(np.stack(list(rows.with_format("numpy")["image"][:])))  # type: ignore[index]
     return torch.stack([torch.from_numpy(np.array(row["image"])).permute(2, 0, 1) for row in rows])  # type: ignore[index]
 
 

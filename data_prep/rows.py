@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from vqlm.data_prep.captions import normalize_caption
+from vqlm.data_prep.captions import half_character, normalize_caption
 
 CAPTION_COLUMNS = ("caption", "captions", "text", "texts")
 PICTURE_COLUMNS = ("image", "file_name", "file", "picture", "img")
@@ -101,8 +101,8 @@ def _with_captions(key: str, image: bytes | Path | np.ndarray, captions: object)
             return Unusable(key, f"its caption must be text, found {text!r:.40}")
         if text and "\0" in text:
             return Unusable(key, "its caption holds a NUL byte; is it text in UTF-8?")
-        if text and (half := next((letter for letter in text if "\ud800" <= letter <= "\udfff"), None)):
-            return Unusable(key, f"its caption holds {ascii(half)}, half of a character, which UTF-8 cannot hold")
+        if text and (half := half_character(text)):
+            return Unusable(key, f"its caption holds {half}, half of a character, which UTF-8 cannot hold")
         if text := normalize_caption(text or ""):
             cleaned.append(text)
     if not cleaned:

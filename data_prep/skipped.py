@@ -32,9 +32,10 @@ class SkippedRows:
         """Rows that no setting leaves out."""
         return self.seen - len(self.left_out)
 
-    def require_few(self, listed: Path | None = None) -> None:
-        """Raises UserError if more than `max_share` was skipped; `listed` is the file that lists all of them."""
-        if len(self.rows) > self.max_share * self.wanted:
+    def require_few(self, listed: Path | None = None, at_least: float = 0.0) -> None:
+        """Raises UserError if more than `max_share` was skipped, and more than the share `at_least`, for what is only a
+        part of the rows; `listed` is the file that lists all of them."""
+        if len(self.rows) > max(self.max_share, at_least) * self.wanted:
             examples = "; ".join(f"{row.key}: {row.reason}" for row in self.rows[:SHOWN])
             where = f" All are listed in {listed}." if listed else " vqlm inspect-data lists all."
             raise UserError(

@@ -79,14 +79,16 @@ class KeySplit:
 
 @dataclass(frozen=True)
 class JoinedSplit:
-    """Splits each of several collections by its own rule; the first part of a key names the collection."""
+    """Splits each of several collections by its own rule, or by the split of each key. The first part of a key
+    names the collection."""
 
-    rules: Mapping[str, Callable[[str], str]]
+    rules: "Mapping[str, SplitRule | Mapping[str, str]]"
     held_out_names: tuple[str, ...]
 
     def __call__(self, key: str) -> str:
         name, _, rest = key.partition("/")
-        return self.rules[name](rest)
+        rule = self.rules[name]
+        return rule[rest] if isinstance(rule, Mapping) else rule(rest)
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,12 @@ SplitRule = HashSplit | GivenSplit | JoinedSplit | KeySplit | ListedSplit | Glob
 
 def described_rule(rule: SplitRule) -> str:
     """The rule as text, the same on every machine."""
+    if isinstance(rule, JoinedSplit):
+        parts = {
+            name: str(sorted(part.items())) if isinstance(part, Mapping) else described_rule(part)
+            for name, part in rule.rules.items()
+        }
+        return f"joined {parts}"
     if isinstance(rule, KeySplit):
         return f"by key {rule.held_out_names} {sorted(rule.splits.items())}"
     return f"listed {sorted(rule.keys)}" if isinstance(rule, ListedSplit) else repr(rule)

@@ -22,9 +22,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from vqlm.data_prep.settings import TextConfig
 from vqlm.data_prep.text import build_text_tokenizer
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json, write_json
+from vqlm.training.files import read_json_object, require_no_pointer, write_json
 
-RANGES_FILE = "vocabulary.json"
+RANGES_FILE, TOKENIZER_FILE = "vocabulary.json", "tokenizer.json"
 # Name of the image tokenizer's modality by its number of spatial dimensions.
 NAMES = {1: "series", 2: "image", 3: "volume"}
 
@@ -69,9 +69,11 @@ class Vocabulary:
         self.tokenizer, self.text_size = tokenizer, text_size
         self.modalities = {modality.name: modality for modality in modalities}
         pad, bos, eos = tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id
-        assert isinstance(pad, int), pad
-        assert isinstance(bos, int), bos
-        assert isinstance(eos, int), eos
+        if not (isinstance(pad, int) and isinstance(bos, int) and isinstance(eos, int)):
+            raise UserError(
+                f"The tokenizer must have the tokens pad, bos and eos, found {pad}, {bos} and {eos}; take its files "
+                "from the folder that it was saved in."
+            )
         self.pad, self.bos, self.eos = pad, bos, eos
         if len(tokenizer) != self.size:
             raise UserError(
@@ -312,9 +314,25 @@ class Vocabulary:
             >>> loaded.fingerprint() == vocabulary.fingerprint()
             True
         """
-        ranges = read_json(Path(folder) / RANGES_FILE)
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-        return cls(tokenizer, ranges["text_size"], [Modality(**modality) for modality in ranges["modalities"]])
+        place = Path(folder)
+        ranges, tokenizer_file = read_json_object(place / RANGES_FILE), place / TOKENIZER_FILE
+        if not tokenizer_file.is_file():
+            raise UserError(f"{tokenizer_file} is missing; check that {folder} is the right folder.")
+        require_no_pointer(tokenizer_file)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        except Exception as error:  # tokenizers raises Exception itself
+            raise UserError(
+                f"{tokenizer_file} and the files beside it hold no tokenizer that can be loaded "
+                f"({type(error).__name__}: {' '.join(str(error).split())[:120]}); copy the whole folder again."
+            ) from None
+        try:
+            return cls(tokenizer, ranges["text_size"], [Modality(**modality) for modality in ranges["modalities"]])
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"{place / RANGES_FILE} is not as it was written ({type(error).__name__}: {error}); copy the whole "
+                "folder again."
+            ) from None
 
     def fingerprint(self) -> str:
         """16 hex digits that depend on every token, its id and the ranges."""

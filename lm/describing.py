@@ -14,6 +14,7 @@ from vqlm.lm.decoding.sampling import Seeds, from_seeds, generators_of, require_
 from vqlm.lm.image_codes import Pictures
 from vqlm.lm.loaded_model import LoadedModel
 from vqlm.lm.prompts import Prompts, one_per_picture, repeated
+from vqlm.lm.settings import SamplingConfig
 from vqlm.training.errors import UserError
 
 
@@ -55,6 +56,7 @@ class PictureDescriber(LoadedModel):
             2
         """
         self._require_captions("`caption`")
+        SamplingConfig(temperature=temperature)  # which refuses what is no temperature
         size, codes, captions = self.options.override(batch_size).batch_size, self.encode(images), []
         trained_on = self.settings.trained_on or {}
         longest = min(self.max_caption_tokens, trained_on.get("longest_caption_tokens", self.max_caption_tokens))

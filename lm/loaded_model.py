@@ -20,6 +20,7 @@ from vqlm.lm.prompts import tokenize_prompts
 from vqlm.lm.settings import DecodingOptions, SamplingConfig
 from vqlm.training.device import best_device, usable_device
 from vqlm.training.errors import UserError
+from vqlm.training.placement import HUB, PRECISIONS, device_of, precision_of, require_known
 from vqlm.vq import VQVAE
 
 Loaded = TypeVar("Loaded", bound="LoadedModel")
@@ -136,12 +137,14 @@ class LoadedModel:
     def from_pretrained(
         cls: type[Loaded],
         folder: Path | str,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | str = torch.float32,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | str | None = None,
         *,
         batch_size: int = 64,
         compile: bool = False,
         quantize: str | None = None,
+        device_map: Any = None,
+        torch_dtype: torch.dtype | str | None = None,
         **hub: Any,
     ) -> Loaded:
         """Load a finished model.
@@ -149,27 +152,32 @@ class LoadedModel:
         Args:
             folder (path or str): folder of the model, "emoji" for the base model of a checkout, or OWNER/NAME of a
                 repository on the hub.
-            device (torch.device or str): by default the best of this machine.
-            dtype (torch.dtype or str): precision of the language model's weights; torch.bfloat16 takes half the memory
-                and draws faster where the device multiplies it fast.
+            device (torch.device, str or int): by default the best of this machine.
+            dtype (torch.dtype or str): precision of the language model's weights, float32 by default, "auto" as they
+                were saved; torch.bfloat16 takes half the memory and draws faster where the device multiplies it fast.
+                The image tokenizer stays in float32.
             batch_size (int): pictures drawn at a time, fewer where memory is short.
             compile (bool): whether torch.compile builds the step of drawing, in every process: for hundreds of pictures
                 on a CPU.
             quantize ("int8" or None): multiply with int8 weights: for large models on a CPU, with `compile`.
+            device_map, torch_dtype: as `device` and `dtype`, for code that names them as transformers does.
             hub: arguments of `huggingface_hub.snapshot_download`, such as `revision` and `token`.
 
         Returns:
             TextToImagePipeline: on `device`.
 
         Raises:
-            UserError: for a folder that is not a finished model, or whose parts were not trained together.
+            UserError: for a folder that is not a finished model, whose files are damaged, or whose parts were not
+                trained together; or for an argument that does not exist.
 
         Example:
             >>> from vqlm import TextToImagePipeline
             >>> pipe = TextToImagePipeline.from_pretrained("outputs/demo/model", dtype="bfloat16", batch_size=16)
         """
-        device, options = usable_device(device or best_device()), DecodingOptions(batch_size, compile, quantize)
-        return cls(*load_finished(local_folder(folder, **hub), dtype=dtype), options=options).to(device)
+        require_known(hub, HUB)
+        place, options = device_of(device, device_map) or best_device(), DecodingOptions(batch_size, compile, quantize)
+        precision = precision_of(dtype, torch_dtype) or torch.float32
+        return cls(*load_finished(local_folder(folder, **hub), dtype=precision), options=options).to(place)
 
     def save_pretrained(self, folder: Path | str, dtype: torch.dtype | None = None) -> None:
         """Save the finished model folder; `vqlm.lm.model_folder.finished_model` lists its files.
@@ -214,20 +222,36 @@ class LoadedModel:
         """
         return push_finished(self._finished(), repo_id, private, token, commit_message, create_pr)
 
-    def to(self: Loaded, device: torch.device | str) -> Loaded:
-        """Move the language model and the image tokenizer.
+    def to(self: Loaded, *args: Any, device: Any = None, dtype: Any = None) -> Loaded:
+        """Move the language model and the image tokenizer, or change the precision of the language model.
 
         Args:
-            device (torch.device or str): where to.
+            *args (torch.device, str, int or torch.dtype): where to, a precision, or both.
+            device, dtype: the same by name. The image tokenizer stays in its precision: its codes would change.
 
         Returns:
             TextToImagePipeline: itself.
 
+        Raises:
+            UserError: for what is neither a device of this machine nor a precision.
+
         Example:
             >>> pipe = pipe.to("cpu")
+            >>> pipe.to(torch.bfloat16).model.dtype
+            torch.bfloat16
         """
-        self.model.to(device)  # type: ignore[arg-type]
-        self.image_tokenizer.to(device)  # type: ignore[arg-type]
+        for given in args:
+            if isinstance(given, torch.dtype) or given in PRECISIONS:
+                dtype = given
+            else:
+                device = given
+        precision = precision_of(dtype)
+        place = None if device is None else usable_device(device)
+        if isinstance(precision, torch.dtype):
+            self.model.to(precision)  # type: ignore[arg-type]
+        if place is not None:
+            self.model.to(place)  # type: ignore[arg-type]
+            self.image_tokenizer.to(place)  # type: ignore[arg-type]
         return self
 
     def _finished(self) -> FinishedModel:

@@ -80,7 +80,8 @@ class TextToImagePipeline(PictureDescriber):
                 "" is none.
             num_images_per_prompt (int): pictures of each prompt.
             generator (torch.Generator, int or list): random numbers, from any device, or a seed; a list has one per
-                picture, which in fp32 is then the same alone and in any batch.
+                picture, which is then the same alone and in any batch in fp32; bf16, fp16 and int8 round differently
+                in batches of other sizes, and a code may change.
             guidance_scale, guidance_schedule, temperature, top_k, top_p, min_p: see `vqlm.SamplingConfig`; what is not
                 given is the default of the folder.
             rerank (int): pictures drawn for each that is kept, by `best_of`.
@@ -119,6 +120,7 @@ class TextToImagePipeline(PictureDescriber):
         rows = repeated(prompt_ids(self.vocabulary, captions), repeats)
         num_codes = self.image_tokenizer.config.tokens_per_image
         if speculative is not None:
+            require_count("speculative", speculative)
             if options.compile or options.quantize is not None or callback is not None:
                 raise UserError("`speculative` has no effect with `compile`, `quantize` or `callback`; leave them out.")
             codes = draw_rows_speculatively(
@@ -167,8 +169,11 @@ class TextToImagePipeline(PictureDescriber):
         """
         codes, height = self.encode(image), code_grid(self.image_tokenizer.config)[0]
         keep_rows = height // 2 if keep_rows is None else keep_rows
-        if not 0 <= keep_rows < height:
-            raise UserError(f"`keep_rows` must lie in [0, {height}), the picture's rows of codes; found {keep_rows}.")
+        if isinstance(keep_rows, bool) or not isinstance(keep_rows, int) or not 0 <= keep_rows < height:
+            raise UserError(
+                f"`keep_rows` must be a whole number in [0, {height}), the picture's rows of codes; "
+                f"found {keep_rows!r:.40}."
+            )
         known = codes.clone()
         known[:, keep_rows * codes.shape[1] // height :] = UNKNOWN
         settings, rows = self.sampling.override(**sampling), self._prompt_rows(prompt, len(codes))

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from vqlm.data_prep.captions import normalize_caption
+from vqlm.data_prep.captions import half_character, normalize_caption
 from vqlm.data_prep.known_words import unknown_words
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.training.errors import UserError
@@ -20,6 +20,8 @@ def as_list(prompts: Prompts, name: str = "prompt") -> list[str | None]:
         raise UserError(
             f"`{name}` must be text, None or a list of them, found {wrong[0]!r:.40} of type {type(wrong[0]).__name__}."
         )
+    if half := next((half for text in listed if text and (half := half_character(text))), None):
+        raise UserError(f"`{name}` holds {half}, half of a character; it must be text that UTF-8 can hold.")
     return listed
 
 

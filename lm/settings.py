@@ -4,7 +4,7 @@ can name them quickly."""
 import importlib.util
 import math
 from dataclasses import dataclass, field, replace
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -76,6 +76,11 @@ class SamplingConfig:
     min_p: float = 0.0
 
     def __post_init__(self):
+        for name in ("guidance_scale", "temperature", "top_p", "min_p"):
+            if isinstance(value := getattr(self, name), bool) or not isinstance(value, Real):
+                raise UserError(f"`{name}` must be a number, found {value!r:.40} of type {type(value).__name__}.")
+        if isinstance(self.top_k, bool) or not isinstance(self.top_k, Integral):
+            raise UserError(f"`top_k` must be a whole number, found {self.top_k!r:.40}; 0 keeps all.")
         if not 0 <= self.guidance_scale <= MOST_GUIDANCE:
             raise UserError(
                 f"`guidance_scale` must lie in [0, {MOST_GUIDANCE}], found {self.guidance_scale}; 1 means no guidance."
@@ -84,7 +89,7 @@ class SamplingConfig:
             raise UserError(f"`guidance_schedule` must be constant or cosine, found {self.guidance_schedule!r}.")
         if not 0 <= self.temperature < math.inf:
             raise UserError(
-                f"`temperature` must not be negative, found {self.temperature}; 0 takes the likeliest code."
+                f"`temperature` must not be negative or infinite, found {self.temperature}; 0 takes the likeliest code."
             )
         if self.top_k < 0:
             raise UserError(f"`top_k` must not be negative, found {self.top_k}; 0 keeps all.")

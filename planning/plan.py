@@ -99,7 +99,9 @@ def make_plan(
     for stage, given in wishes.settings.items():
         settings[stage] = merged(settings[stage], given)
     decisions = [
-        size_decision(chosen, budgets, facts, minutes, wishes, start, chosen.side == SIDES[-1]),
+        Decision("pictures", f"{chosen.side}x{chosen.side}, {chosen.codes} codes each", "this machine is busy")
+        if busy and len(sides) > 1
+        else size_decision(chosen, budgets, facts, minutes, wishes, start, chosen.side == SIDES[-1]),
         stage_decision("stage one", chosen, facts, wishes, start),
         stage_decision("stage two", chosen, facts, wishes, start, is_large),
         compile_decision(chosen, speed, settings),

@@ -8,7 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vqlm.data_prep.settings import DATA_HELP
+from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
+from vqlm.scripts.opening import load_for_tokenizer
 from vqlm.scripts.options import run_script, script_parser
 from vqlm.training.errors import UserError
 from vqlm.training.extras import install_hint
@@ -27,23 +28,23 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", required=True, help=DATA_HELP)
     parser.add_argument("--output", type=Path, required=True, help="Folder for comparison.png and comparison.json.")
     parser.add_argument("--num_components", type=int, default=768, help="The most components that PCA may use.")
+    parser.add_argument("--max_pictures", type=int, default=200_000, help="The most pictures that PCA learns from.")
+    parser.add_class_arguments(CollectionConfig)
     settings = parser.parse_args(arguments)
     require_empty(settings.output, can_resume=False)
     if find_spec("matplotlib") is None:
         raise UserError(f"matplotlib, which draws the figure, is missing; install it: {install_hint('demo')}.")
 
     import torch
-    from vqlm.data_prep import load_collection, load_pictures
     from vqlm.vq import load_image_tokenizer, to_pixel_values
     from vqlm.vq.metrics import psnr
     from vqlm.vq.pca import PCA
 
     model = load_image_tokenizer(settings.model)
-    shape = model.config.network.input_shape
     if model.config.network.spatial_dims != 2:
+        shape = model.config.network.input_shape
         raise UserError(f"the comparison draws pictures; {settings.model} is a tokenizer of arrays of shape {shape}.")
-    collection = load_collection(settings.data, shape[0]).as_learned_by(model.config)
-    pictures = load_pictures(collection, shape)
+    pictures = load_for_tokenizer(settings, model)
     train, held_out = to_pixel_values(pictures.train), to_pixel_values(pictures.held_out)
     torch.manual_seed(0)  # pca_lowrank projects at random
     pca = PCA.fit(train, settings.num_components)

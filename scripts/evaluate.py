@@ -5,6 +5,7 @@ vqlm evaluate --model runs/model --data runs/data --output runs/eval
 
 from pathlib import Path
 
+from vqlm.lm.picture_requests import require_seed
 from vqlm.scripts.closing import close_stage
 from vqlm.scripts.options import run_script, script_parser
 from vqlm.training.files import require_writable
@@ -20,6 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--other_tasks", type=bool, default=False, help="Also: continuing pictures, captioning, choosing among draws."
     )
     settings = parser.parse_args(arguments)
+    require_seed(settings.seed)
     require_writable(settings.output)
 
     from vqlm.data_prep import PreparedSet

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
-from vqlm.scripts.opening import open_collection
+from vqlm.scripts.opening import load_for_tokenizer
 from vqlm.scripts.options import run_script, script_parser
 from vqlm.training.errors import UserError
 from vqlm.training.extras import install_hint
@@ -30,16 +30,12 @@ def main(arguments: list[str] | None = None) -> None:
     if missing := [name for name in ("matplotlib", "torchmetrics") if find_spec(name) is None]:
         raise UserError(f"{missing[0]}, which the page needs, is missing; install it: {install_hint('demo')}.")
 
-    from vqlm.data_prep import load_pictures
     from vqlm.vq import load_image_tokenizer
     from vqlm.vq.inspection import findings, inspect_tokenizer
     from vqlm.vq.inspection_page import write_page
 
     model = load_image_tokenizer(settings.model)
-    shape = model.config.network.input_shape
-    collection = open_collection(settings, shape[0])
-    collection = collection.as_learned_by(model.config)
-    pictures = getattr(load_pictures(collection, shape, settings.max_pictures), settings.split)
+    pictures = getattr(load_for_tokenizer(settings, model), settings.split)
     inspection = inspect_tokenizer(model, pictures)
     log = settings.model / "run" / "log.jsonl"
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []

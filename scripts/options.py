@@ -19,7 +19,7 @@ from typing import Any, Literal, NoReturn, TypeVar, get_args, get_type_hints
 import yaml
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
-from vqlm.data_prep.settings import BETWEEN_COLLECTIONS
+from vqlm.data_prep.settings import BETWEEN_COLLECTIONS, DATA_HELP
 from vqlm.training.errors import UserError
 from vqlm.training.old_names import OLD_NAMES, with_new_names
 
@@ -61,10 +61,26 @@ class ScriptParser(ArgumentParser):
         parsed = super().parse_args(words, **kwargs)
         return self.instantiate(parsed)
 
+    def parse_path(self, cfg_path, *args, **kwargs):  # a --config file, which `parse_string` reads then
+        try:
+            settings = yaml.safe_load(Path(str(cfg_path)).read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise UserError(f"`config` {cfg_path} is not UTF-8 (byte {error.start}); save it as UTF-8.") from None
+        except OSError as error:
+            raise UserError(f"`config` {cfg_path} cannot be read ({error.strerror}); name a YAML file.") from None
+        except (yaml.YAMLError, RecursionError) as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f", line {mark.line + 1}" if mark else ""
+            reason = getattr(error, "problem", None) or type(error).__name__
+            raise UserError(f"`config` {cfg_path} is not YAML ({reason}{where}); correct that line.") from None
+        if not isinstance(settings, dict | None):
+            raise UserError(f"`config` {cfg_path} must hold settings such as `batch_size: 8`, found {settings!r:.40}.")
+        return super().parse_path(cfg_path, *args, **kwargs)
+
     def parse_string(self, content, *args, **kwargs):  # a --config file
         try:
             settings = yaml.safe_load(content)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):
             settings = None  # which jsonargparse reports
         if isinstance(settings, dict):
             changed = self._as_words(with_new_names(settings))
@@ -88,7 +104,7 @@ class ScriptParser(ArgumentParser):
         return result
 
     def _takes_collections(self) -> bool:
-        return any(action.dest == "data" and action.type is str for action in self._actions)
+        return any(action.dest == "data" and action.help == DATA_HELP for action in self._actions)
 
     def _with_joined_collections(self, words: list[str]) -> list[str]:
         """`--data a --data b` as the one value that `load_collection` takes."""
@@ -240,7 +256,7 @@ def _type_in(text: str, name: str | None = None) -> str | None:
     is_file = os.path.isfile(text)  # unlike Path.is_file, it takes text of any length
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8") if is_file else text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError, OSError):  # ValueError: not UTF-8, or a date that is none
         return None  # which the parser reports
     if name is not None:
         settings = settings.get(name) if isinstance(settings, dict) else None

@@ -8,7 +8,7 @@ from typing import Literal
 
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig, TextConfig, ViewConfig
 from vqlm.scripts.closing import close_stage
-from vqlm.scripts.opening import open_collection
+from vqlm.scripts.opening import open_for_tokenizer
 from vqlm.scripts.options import ScriptParser, run_script, script_parser
 from vqlm.training.errors import UserError
 from vqlm.training.files import require_output
@@ -71,8 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     image_tokenizer = load_image_tokenizer(settings.image_tokenizer if model is None else model / "image_tokenizer")
     vocabulary = None if model is None else Vocabulary.from_pretrained(model)
-    side = image_tokenizer.config.network.input_shape[0]
-    collection = open_collection(settings, side)
+    collection = open_for_tokenizer(settings, image_tokenizer)
     prepare(
         collection, image_tokenizer, settings.output, settings.data, text, settings.modalities,
         views=settings.views,

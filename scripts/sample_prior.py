@@ -8,6 +8,7 @@ model has learned the distribution of whole pictures (van den Oord et al. 2017, 
 
 from pathlib import Path
 
+from vqlm.lm.picture_requests import require_seed
 from vqlm.scripts.options import run_script, script_parser
 from vqlm.training.errors import UserError
 
@@ -24,6 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--num_images", type=int, default=8, help="Pictures of each kind.")
     parser.add_argument("--seed", type=int, default=0, help="Decides the pictures.")
     settings = parser.parse_args(arguments)
+    require_seed(settings.seed)
     if settings.num_images < 1:
         raise UserError(f"`num_images` must be at least 1, found {settings.num_images}.")
 

@@ -11,7 +11,7 @@ from vqlm.lm.settings import SETTINGS_FILE, SamplingConfig
 from vqlm.scripts.closing import close_stage
 from vqlm.scripts.options import add_overrides, overrides_of, run_script, script_parser
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json
+from vqlm.training.files import read_json_object, require_writable
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -24,7 +24,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="For drawing with --choose-on; it tries what fits.")
     settings = parser.parse_args(arguments)
 
-    saved = ModelFolderSettings.from_json(read_json(settings.model / SETTINGS_FILE))
+    saved = ModelFolderSettings.from_json(read_json_object(settings.model / SETTINGS_FILE))
+    require_writable(settings.model, "model")
     given = overrides_of(SamplingConfig, settings)
     named = [name for name, value in given.items() if value is not None]
     if settings.choose_on is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
 from vqlm.scripts.closing import close_stage
-from vqlm.scripts.opening import open_collection
+from vqlm.scripts.opening import fitted_as_begun, open_collection
 from vqlm.scripts.options import ScriptParser, add_typed_settings, run_script, script_parser, values_of
 from vqlm.training.files import require_output
 from vqlm.training.old_names import COLLECTION_FORM
@@ -46,9 +46,11 @@ def main(arguments: list[str] | None = None) -> None:
 
     shape = settings.network.input_shape
     collection = open_collection(settings, shape[0], needs_captions=False)
-    pictures = load_pictures(collection, shape, settings.max_pictures)
-    if skipped := pictures.skipped.summary():
-        print(skipped, flush=True)
+    if settings.resume:
+        collection = fitted_as_begun(collection, settings.output)
+    pictures = load_pictures(collection, shape, settings.max_pictures, config.seed)
+    for note in pictures.notes():
+        print(note, flush=True)
     model_config = VQVAEConfig(
         network=settings.network, quantizer=settings.quantizer,
         background=collection.config.background, fit=collection.config.fit_or_auto, attribution=collection.attribution,

@@ -2,6 +2,8 @@
 
 import ctypes
 import platform
+from collections.abc import Callable
+from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
@@ -22,6 +24,25 @@ def return_freed_memory() -> None:
     """Return the pages that `keep_freed_memory` kept to the system, which otherwise counts them as used."""
     if (libc := _glibc()) is not None:
         libc.malloc_trim(0)
+
+
+def memory_taken(function: Callable[[], object]) -> int | None:
+    """Bytes by which this process grows at most while `function` runs, freed memory that is kept included; None where
+    the system does not tell."""
+    reset = Path("/proc/self/clear_refs")
+    return_freed_memory()
+    try:
+        reset.write_text("5")  # the peak begins anew
+    except OSError:
+        return None
+    before = _status("VmRSS")
+    function()
+    return _status("VmHWM") - before
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
 def _glibc() -> ctypes.CDLL | None:

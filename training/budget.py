@@ -32,7 +32,7 @@ def schedule(share: float, config: TrainingConfig) -> float:
     return config.min_learning_rate_ratio + (1 - config.min_learning_rate_ratio) * left
 
 
-def ends_interval(config: TrainingConfig, every: float, step: int, began: float, ended: float) -> bool:
+def ends_interval(config: TrainingConfig, every: int | float, step: int, began: float, ended: float) -> bool:
     """Whether a step ends an interval, or the budget.
 
     Args:

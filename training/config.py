@@ -75,8 +75,8 @@ class TrainingConfig:
     mixed_precision: Literal["auto", "bf16", "fp16", "no"] = "auto"
     seed: int = 0
     num_workers: int = 0
-    log_every: float | None = None
-    eval_every: float | None = None
+    log_every: int | float | None = None
+    eval_every: int | float | None = None
     checkpoint_minutes: float = 2.0
     stop_after: int | None = None
     log_with: str | None = None
@@ -92,6 +92,8 @@ class TrainingConfig:
         require_range(self, "[0, inf)", "weight_decay", "num_workers", "checkpoint_minutes")
         require_range(self, "[0, 1)", "warmup_ratio", "min_learning_rate_ratio", "beta2", "weight_ema_decay")
         require_range(self, "[0, 1]", "sample_every")
+        if not 0 <= self.seed < 2**31:
+            raise UserError(f"`seed` must be a whole number from 0 to {2**31 - 1}, found {self.seed}.")
         require_trackers(self.log_with)
         if self.schedule == "constant" and self.min_learning_rate_ratio:
             raise UserError(
@@ -100,14 +102,14 @@ class TrainingConfig:
             )
 
     @property
-    def log_interval(self) -> float:
+    def log_interval(self) -> int | float:
         """`log_every` or its default. How many steps a budget in minutes has is not known before."""
         if self.log_every is not None:
             return self.log_every
         return 50 if self.max_steps is not None else 0.02
 
     @property
-    def eval_interval(self) -> float:
+    def eval_interval(self) -> int | float:
         """`eval_every` or its default."""
         if self.eval_every is not None:
             return self.eval_every

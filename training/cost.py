@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
-from vqlm.training.allocator import keep_freed_memory
+from vqlm.training.allocator import keep_freed_memory, memory_taken
 from vqlm.training.config import TrainingConfig
 from vqlm.training.device import fastest_precision
 from vqlm.training.matrix_peak import matrix_peak
@@ -26,6 +26,9 @@ PARTS = {
     "Other": "activations",
 }
 TIMED_STEPS = 3
+# After so many steps the allocator has as many holes between tensors as it will get.
+SETTLING_STEPS = 4
+HOLES = "allocator"
 
 
 @dataclass
@@ -82,7 +85,8 @@ def step_cost(
     """FLOPs, bytes by part at the peak, and seconds of a step of `units` units.
 
     Two steps are traced, of a quarter and of half the units: activations grow with them, all else does not. A peak
-    within the update of the weights is that of any number of units.
+    within the update of the weights is that of any number of units. On a CPU the process takes more than its tensors,
+    for holes between them; how much more is measured with the same two, and is the part "allocator".
     """
     keep_freed_memory()
     fewer, half = _fewer(units)
@@ -90,6 +94,8 @@ def step_cost(
     small = _trace(build(fewer), accumulates)
     step = build(half)
     large = _trace(step, accumulates)
+    seconds = _seconds(step, device)
+    del step
 
     def at_all(name: str) -> int:
         slope = (large.computing[name] - small.computing[name]) / max(1, half - fewer)
@@ -97,10 +103,15 @@ def step_cost(
 
     computing = {name: at_all(name) for name in large.computing}
     memory = max(computing, large.updating, key=lambda parts: sum(parts.values()))
+    if device.type == "cpu":
+        taken = [memory_taken(lambda count=count: _run(build(count), SETTLING_STEPS)) for count in (fewer, half)]
+        if taken[0] is not None and taken[1] is not None:
+            whole = taken[1] + (taken[1] - taken[0]) / max(1, half - fewer) * (units - half)
+            memory = memory | {HOLES: max(0, round(whole) - sum(memory.values()))}
     if config.weight_ema_decay:
         memory = memory | {"averaged weights": large.computing["weights"]}
     scale = units / half * config.gradient_accumulation_steps
-    return round(large.flops * scale), memory, _seconds(step, device) * scale
+    return round(large.flops * scale), memory, seconds * scale
 
 
 def peak_of(config: TrainingConfig, device: torch.device) -> tuple[str, float]:
@@ -148,6 +159,11 @@ def _peak(tracker: MemTracker) -> dict[str, int]:
             if (name := getattr(kind, "value", kind)) in PARTS:
                 parts[PARTS[name]] += size
     return parts
+
+
+def _run(step: TracedStep, steps: int) -> None:
+    for _ in range(steps):
+        step.update(step.compute())
 
 
 def _seconds(step: TracedStep, device: torch.device) -> float:

@@ -30,7 +30,7 @@ def usable_device(device: torch.device | str) -> torch.device:
     """The device, after a first tensor on it. Raises UserError for one that this machine lacks."""
     try:
         return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch has one for each kind of device
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:  # torch has one for each kind
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise UserError(
             f"`device` {str(device)!r} is not available here ({reason}); leave it out to get the fastest one."

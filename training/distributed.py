@@ -22,10 +22,10 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def sum_numbers(*numbers: float, device: torch.device) -> list[float]:
+def sum_numbers(*numbers: int | float, device: torch.device) -> list[float]:
     """The sum of each number over all processes, on every process, in double precision."""
     if num_processes() == 1:  # not every device has doubles
-        return list(numbers)
+        return [float(number) for number in numbers]
     return sum_over_processes(torch.tensor(numbers, dtype=torch.float64, device=device)).tolist()
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from vqlm.training.errors import UserError
 
+LFS_POINTER = "version https://git-lfs"
+
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` under a temporary name, then rename: nobody sees half a file, after a power cut either."""
@@ -58,13 +60,43 @@ def write_notice(folder: Path, attribution: str | None) -> None:
 def read_json(path: Path) -> Any:
     """The value in a JSON file. Raises UserError for a file that is missing, or not JSON in UTF-8."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} is missing; check that {path.parent} is the right folder.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        is_text = isinstance(error, json.JSONDecodeError)
-        reason = f"{error.msg}, line {error.lineno}" if is_text else f"byte {error.start} is not UTF-8"
-        raise UserError(f"{path} is not JSON ({reason}); run the stage that wrote {path.parent} again.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not JSON (not UTF-8); run the stage that wrote {path.parent} again.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
+    if text.startswith(LFS_POINTER):
+        raise _pointer_error(path)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path} is not JSON ({error.msg}, line {error.lineno}); run the stage that wrote {path.parent} again."
+        ) from None
+    except (RecursionError, ValueError):
+        raise UserError(f"{path} is not JSON that can be read; run the stage that wrote {path.parent} again.") from None
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """As `read_json`, of a file that holds an object; raises UserError for another value."""
+    if not isinstance(value := read_json(path), dict):
+        raise UserError(f"{path} must hold a JSON object, found {type(value).__name__}; it was changed by hand.")
+    return value
+
+
+def require_no_pointer(path: Path) -> None:
+    """Raises UserError for a Git LFS pointer, which a repository holds until its large files are fetched."""
+    with path.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER.encode():
+            raise _pointer_error(path)
+
+
+def _pointer_error(path: Path) -> UserError:
+    return UserError(
+        f"{path} is a Git LFS pointer, not the file itself; fetch it with `git lfs pull` in its repository."
+    )
 
 
 def require_same_settings(folder: Path, earlier: dict, now: dict) -> None:
@@ -84,7 +116,7 @@ def require_empty(folder: Path, can_resume: bool = True) -> None:
         raise UserError(f"{folder} already holds files; {advice} `output`.")
 
 
-def require_match(what: str, fingerprint: str | None, expected_what: str, expected: str) -> None:
+def require_match(what: str, fingerprint: str | None, expected_what: str, expected: str | None) -> None:
     """Raises UserError naming the two things whose fingerprints disagree.
 
     Args:
@@ -106,15 +138,16 @@ def checksum_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def require_writable(folder: Path) -> None:
-    """Raises UserError if `folder` is a file, lies below one, or cannot be written to. Writes nothing."""
+def require_writable(folder: Path, name: str = "output") -> None:
+    """Raises UserError if `folder` is a file, lies below one, or cannot be written to; `name` is the argument's.
+    Writes nothing."""
     place = folder.absolute()
-    while not place.exists():
+    while not os.path.lexists(place):
         place = place.parent
     if not place.is_dir():
-        raise UserError(f"`output` {folder} cannot be a folder: {place} is a file.")
+        raise UserError(f"`{name}` {folder} cannot be a folder: {place} is a file.")
     if not os.access(place, os.W_OK | os.X_OK):
-        raise UserError(f"`output` {folder} cannot be written: {place} is read-only for this user.")
+        raise UserError(f"`{name}` {folder} cannot be written: {place} is read-only for this user.")
 
 
 def require_output(folder: Path, resume: bool = False, can_resume: bool = True) -> None:

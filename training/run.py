@@ -353,7 +353,7 @@ class Run:
     def _seconds_left(self) -> float:
         return self.state.seconds * (1 - self.share) / max(self.share, 1e-9)
 
-    def is_next_due(self, every: float) -> bool:
+    def is_next_due(self, every: int | float) -> bool:
         """Whether the step at hand, which is not counted yet, ends an interval or a budget of steps.
 
         `every` is in steps, or below 1 a share of the budget. The time that the step itself takes is not known yet, so

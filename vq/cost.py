@@ -41,6 +41,8 @@ def cost_of_vq(model_config: VQVAEConfig, config: VQTrainingConfig, pictures: in
         memory = memory | {"pictures": pictures * size}
     model = VQVAE(model_config)
     parts = {name: _count(getattr(model, name)) for name in ("encoder", "quantizer", "decoder")}
+    if not parts["quantizer"] and (codebook := model.quantizer.code_vectors()) is not None:
+        parts["quantizer"] = codebook.numel()  # of running means
     return Cost(parts, model_config.tokens_per_image, config.batch_size, flops, memory, seconds, peak, precision)
 
 

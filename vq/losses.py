@@ -104,10 +104,10 @@ def load_perceptual_network(name: str, network: NetworkConfig) -> nn.Module:
 
             return lpips.LPIPS(net="vgg", verbose=False).eval().requires_grad_(False)
         # AutoBackbone itself asks the Hub whether a folder exists there.
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         kind: Any = MODEL_FOR_BACKBONE_MAPPING[type(config)]
         stages = list(range(1, len(config.stage_names)))  # stage 0 is the stem
-        return FeatureDistance(kind.from_pretrained(name, out_indices=stages))
+        return FeatureDistance(kind.from_pretrained(name, out_indices=stages, use_safetensors=True))
     except (ImportError, OSError, ValueError, KeyError, AttributeError) as error:
         raise UserError(
             f"`loss.perceptual_network` {name!r} cannot be loaded ({' '.join(str(error).split())[:200]}); give lpips "

@@ -15,14 +15,24 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
 from vqlm.training.errors import UserError
-from vqlm.training.files import follow_umask, read_json, write_notice
+from vqlm.training.files import follow_umask, read_json, read_json_object, write_notice
 from vqlm.training.old_names import with_old_names
+from vqlm.training.placement import HUB, device_of, precision_of, require_known
+from vqlm.training.weight_files import COPY_AGAIN, weight_files
 from vqlm.vq.config import VQVAEConfig
 from vqlm.vq.image_processor import VQVAEImageProcessor
 from vqlm.vq.networks import DECODERS, ENCODERS
 from vqlm.vq.pixels import crop_to_multiple, pad_to_multiple
 from vqlm.vq.quantizers.build import build_quantizer
 from vqlm.vq.settings import fits
+
+# What `VQVAE.from_pretrained` takes: of PreTrainedModel's, and what its Auto class passes on.
+LOADING = (
+    *HUB, "config", "dtype", "torch_dtype", "device", "device_map", "subfolder", "variant", "use_safetensors",
+    "weights_only", "output_loading_info", "ignore_mismatched_sizes", "state_dict", "trust_remote_code",
+    "code_revision", "low_cpu_mem_usage",
+    "attn_implementation", "adapter_kwargs", "commit_hash", "local_dir", "mirror", "key_mapping",
+)  # fmt: skip
 
 
 @dataclass
@@ -100,7 +110,9 @@ class VQVAE(PreTrainedModel):
         z_e = self.encode_continuous(pixel_values)
         quantized = self.quantizer(z_e)
         return VQVAEOutput(
-            reconstruction=_without_padding(self.decoder(quantized.z_q), self.fit_size(pixel_values).shape[2:]),
+            reconstruction=_without_padding(
+                self.decoder(quantized.z_q.to(self.dtype)), self.fit_size(pixel_values).shape[2:]
+            ),
             codes=quantized.codes,
             z_e=z_e,
             losses=quantized.losses,
@@ -113,7 +125,7 @@ class VQVAE(PreTrainedModel):
         pixel_values = self.fit_size(pixel_values)
         if self.config.network.size_mismatch == "pad":
             pixel_values = pad_to_multiple(pixel_values, self.config.downsample_factor)
-        return self.encoder(pixel_values).float()
+        return self.encoder(pixel_values.to(self.dtype)).float()
 
     def fit_size(self, pictures: Shaped[Tensor, "b c *shape"]) -> Shaped[Tensor, "b c *fitted"]:
         """The reconstructed part of the pictures: all, or the middle where `network.size_mismatch` is "crop"."""
@@ -214,12 +226,13 @@ class VQVAE(PreTrainedModel):
         Args:
             pretrained_model_name_or_path: folder of the image tokenizer, or its name on the hub.
             *args: of `PreTrainedModel.from_pretrained`.
-            **kwargs: likewise, such as `dtype` or `revision`.
+            **kwargs: likewise, such as `dtype` or `revision`; and `device`, the CPU by default.
 
         Returns:
-            The model in evaluation mode, on the CPU.
+            The model in evaluation mode.
 
         Raises:
+            UserError: for an argument that does not exist, a device that this machine lacks, damaged weights.
             OSError: for a folder or a name without a model.
 
         Example:
@@ -227,7 +240,17 @@ class VQVAE(PreTrainedModel):
             >>> image_tokenizer.training
             False
         """
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        require_known((name for name in kwargs if not name.startswith("_")), LOADING)
+        device = device_of(kwargs.pop("device", None), kwargs.pop("device_map", None))
+        if (precision := precision_of(kwargs.pop("dtype", None), kwargs.pop("torch_dtype", None))) is not None:
+            kwargs["dtype"] = precision
+        kwargs["use_safetensors"] = True
+        if Path(pretrained_model_name_or_path, "config.json").exists():
+            weight_files(Path(pretrained_model_name_or_path))
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        if device is not None:
+            (loaded[0] if isinstance(loaded, tuple) else loaded).to(device)
+        return loaded
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
         """Save as any transformers model; a model of pictures also saves its image processor, and NOTICE.
@@ -327,9 +350,24 @@ def load_image_tokenizer(folder: Path | str) -> VQVAE:
         ...     load_image_tokenizer(folder).config.code_shape
         (2, 2)
     """
-    if not (Path(folder) / "model.safetensors").exists():
+    if not (Path(folder) / "config.json").exists():
         raise UserError(f"{folder} holds no finished image tokenizer; train one there with `train_vq`.")
-    model = VQVAE.from_pretrained(str(folder), dtype=torch.float32).eval()  # whatever it was saved in
+    read_json_object(Path(folder) / "config.json")
+    try:  # in fp32, whatever it was saved in
+        model, found = VQVAE.from_pretrained(
+            str(folder), dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except UserError:
+        raise
+    except Exception as error:  # a damaged config.json makes transformers raise almost anything
+        raise UserError(
+            f"{folder} does not load as an image tokenizer ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:160]}); {COPY_AGAIN}."
+        ) from None
+    for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        if names := sorted(str(name) for name in found.get(kind) or ()):
+            raise UserError(f"{folder}: its weights and config.json do not fit together, at {names[0]}; {COPY_AGAIN}.")
+    model.eval()
     model.config.training_record = model.config.training_record or _record_of_run(Path(folder))
     return model
 

@@ -33,6 +33,8 @@ MIN_INITIAL_PICTURES = 64
 WARN_FROM_SHARE = 0.25
 # A variance up to this is the rounding error of equal values, summed in doubles.
 ROUNDING = 1e-12
+# Pictures whose values are checked at once, in doubles: more would take more memory than a training step.
+CHECKED_AT_ONCE = 64
 
 PictureTensor = UInt8[Tensor, "_ c *shape"] | Float[Tensor, "_ c *shape"]
 
@@ -261,7 +263,7 @@ def check_values(*parts: PictureTensor) -> float:
                     f"Values must lie in [-1, 1], found {pictures.min():.3g} to {pictures.max():.3g}; scale them."
                 )
     count, total, squares = 0, 0.0, 0.0  # in doubles: exact enough for any number of pictures
-    for part in parts[0].split(1024):
+    for part in parts[0].split(CHECKED_AT_ONCE):
         values = to_pixel_values(part).double()
         count, total, squares = count + values.numel(), total + values.sum(), squares + values.square().sum()
     variance = float(squares / count - (total / count) ** 2)

@@ -60,8 +60,9 @@ def draw_codes(
     """Codes (B, num_codes) in [0, K) that continue each prompt `bos caption boi`, on the model's device.
 
     Only image codes can be drawn, whatever the model prefers. `generator` is one for all rows or one per row; with one
-    per row, a prompt draws the same picture alone and in any batch. `known` holds codes that stay, and `UNKNOWN` where
-    a code is to be drawn. Guidance leads away from `negative_prompts`, by default from no prompt. Rows are drawn
+    per row, a prompt draws the same picture alone and in any batch, in fp32: rounding in bf16, fp16 and
+    int8 depends on the batch. `known` holds codes that stay, and `UNKNOWN` where a code is to be drawn. Guidance leads
+    away from `negative_prompts`, by default from no prompt. Rows are drawn
     `options.batch_size` at a time, fewer where memory is short; `on_codes(step, codes)` gets all codes so far of such a
     part, (b, step + 1), after every step but those that all rows know at the beginning.
     Raises UserError for logits that are not finite.

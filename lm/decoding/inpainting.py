@@ -8,6 +8,7 @@ not a sample.
 """
 
 from collections.abc import Sequence
+from numbers import Real
 
 import numpy as np
 import torch
@@ -100,7 +101,16 @@ def code_mask(mask: Mask, shape: Sequence[int], grid: tuple[int, ...]) -> Tensor
     """(h, w) bool: the codes of which any pixel is masked. Numbers are masked above half: of 255, or of 1."""
     if isinstance(mask, Image.Image):
         mask = np.array(mask.convert("L"))
-    pixels = torch.as_tensor(mask)
+    try:
+        pixels = torch.as_tensor(mask)
+    except (TypeError, ValueError, RuntimeError):
+        pixels = None
+    if pixels is None or pixels.is_complex():
+        raise UserError(
+            f"`mask` must be a PIL picture, or an array or tensor of numbers or booleans; found {type(mask).__name__}."
+        )
+    if pixels.dtype not in (torch.bool, torch.uint8):
+        pixels = pixels.double()  # some integers know no comparison
     if tuple(pixels.shape) != tuple(shape):
         raise UserError(
             f"`mask` must be {shape[0]} high and {shape[1]} wide, as the pictures; found {tuple(pixels.shape)}."
@@ -114,7 +124,7 @@ def code_mask(mask: Mask, shape: Sequence[int], grid: tuple[int, ...]) -> Tensor
 
 def random_mask(codes: Int[Tensor, "b n"], share: float, generator: Generators) -> Bool[Tensor, "b n"]:
     """A random `share` of the codes of each row, at least one."""
-    if not 0 < share <= 1:
-        raise UserError(f"`share` must lie in (0, 1], found {share}.")
+    if isinstance(share, bool) or not isinstance(share, Real) or not 0 < share <= 1:
+        raise UserError(f"`share` must lie in (0, 1], found {share!r:.40}.")
     order = draw_uniform(len(codes), codes.shape[1], generator, codes.device).argsort(1)
     return order < max(1, round(share * codes.shape[1]))

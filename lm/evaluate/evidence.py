@@ -24,6 +24,7 @@ def gather_evidence(
     return Evidence(
         psnr_db=figures["held_out_psnr_db"],
         image_size=min(pipeline.image_tokenizer.config.network.input_shape),
+        pictures=sum(figures["pictures"].values()),
         trained_pictures=figures["pictures"]["train"],
         trained=Recall(**figures["trained_prompts"], prompts=counts["train"]),
         held_out={
@@ -40,6 +41,8 @@ def gather_evidence(
         nll={
             split: [line[f"{split}_image_nll"] for line in log if f"{split}_image_nll" in line] for split in retrieval
         },
+        shared_captions=sum(figures["prompts_also_trained_on"].values())
+        / sum(figures["pictures"][split] for split in retrieval),
         is_sampling_plain=pipeline.sampling == SamplingConfig(),
     )
 

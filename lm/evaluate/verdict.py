@@ -13,10 +13,11 @@ from typing import Any
 # codes measured 29.04 after 2,600 steps and looks clean. The limit between the two is reasoned; so is 20, below which
 # reconstructions of drawings lose their parts.
 CLEAR_PSNR, POOR_PSNR = 28.0, 20.0
-# R@10 of prompts that were trained on. The demo's 64 measure 100%. A model below the limit has not yet learned its own
-# pictures; where it lies is reasoned.
+# Recall below is R@10 above chance, as a share of what is left above chance: in a large collection, R@10 itself.
+# Of prompts that were trained on. The demo's 64 measure 98%. A model below the limits has not yet learned its own
+# pictures; where they lie is reasoned.
 KNOWS_TRAINED, KNOWS_SOME_TRAINED = 0.9, 0.5
-# R@10 of held-out prompts. In the demo new combinations of known words measure 99.5% and look like what they are, names
+# Of held-out prompts. In the demo new combinations of known words measure 99.5% and look like what they are, names
 # that the captions never explain 23.9% and mostly do not. The limits between the two are reasoned.
 DRAWS_NEW, DRAWS_FEW_NEW = 0.9, 0.5
 # Nats per code that the last evaluation of a training must differ from the one before. In the demo, by the end, new
@@ -25,6 +26,9 @@ NLL_MOVES = 0.05
 # A guidance scale is better than the default if its R@10 is higher by so many standard errors of the difference. In the
 # demo none of the four is above the default of 2.
 STANDARD_ERRORS = 2.0
+# Where more of the held-out prompts than this share are also captions of trained pictures, several pictures are right
+# for a prompt, and which of them is nearest says little. Reasoned.
+SHARED_CAPTIONS = 0.5
 # Of so few prompts, a share of a half is uncertain by 18 percentage points (two standard errors of a binomial).
 FEW_PROMPTS = 30
 
@@ -54,6 +58,7 @@ class Evidence:
     Args:
         psnr_db: of the held-out pictures' reconstructions.
         image_size: side of the pictures, in pixels.
+        pictures: number of pictures among which a drawing's own is looked for.
         trained_pictures: number of pictures trained on.
         trained: recall of prompts that were trained on.
         held_out: of each held-out split, with the default sampling.
@@ -62,11 +67,13 @@ class Evidence:
         known_words: of each held-out split, the share of prompts of which every word was trained on; empty where the
             model does not record its words.
         nll: of each held-out split, nats per code at each evaluation of the training.
+        shared_captions: share of the held-out prompts that are also captions of pictures trained on.
         is_sampling_plain: whether codes are drawn from the model's distribution as it is.
     """
 
     psnr_db: float
     image_size: int
+    pictures: int
     trained_pictures: int
     trained: Recall
     held_out: dict[str, Recall]
@@ -74,7 +81,17 @@ class Evidence:
     guidance: float
     known_words: dict[str, float] = field(default_factory=dict)
     nll: dict[str, list[float]] = field(default_factory=dict)
+    shared_captions: float = 0.0
     is_sampling_plain: bool = False
+
+    @property
+    def is_recall_telling(self) -> bool:
+        return self.shared_captions <= SHARED_CAPTIONS
+
+    def above_chance(self, recall: Recall) -> float:
+        """R@10 in (0, 1], where 0 is chance; of at most ten pictures, R@1."""
+        chance = 10 / self.pictures
+        return recall.r1 if chance >= 1 else max(0.0, (recall.r10 - chance) / (1 - chance))
 
 
 @dataclass(frozen=True)
@@ -139,9 +156,9 @@ def _headline(findings: list[Finding]) -> str:
 def _minutes(evidence: Evidence, names: Names) -> Finding:
     recall, more = evidence.trained, _more_minutes(names)
     known = f"{recall.r10:.0%} of {recall.prompts} prompts that were trained on come out among the ten nearest"
-    if recall.r10 < KNOWS_SOME_TRAINED:
+    if evidence.is_recall_telling and evidence.above_chance(recall) < KNOWS_SOME_TRAINED:
         return Finding("minutes", Limit.MOST, f"Only {known}: the model has not learned its own pictures yet.", more)
-    if recall.r10 < KNOWS_TRAINED:
+    if evidence.is_recall_telling and evidence.above_chance(recall) < KNOWS_TRAINED:
         return Finding("minutes", Limit.MUCH, f"{known}: the model has not learned all of its own pictures.", more)
     changes = [values[-1] - values[-2] for values in evidence.nll.values() if len(values) > 1]
     if changes and max(changes) < -NLL_MOVES:
@@ -150,6 +167,8 @@ def _minutes(evidence: Evidence, names: Names) -> Finding:
     if changes and min(changes) > NLL_MOVES:
         text = f"{known}. The NLL of held-out pictures rose at the end: more minutes only learn these by heart."
         return Finding("minutes", Limit.NOT, text)
+    if not evidence.is_recall_telling:
+        return Finding("minutes", Limit.NOT, f"{known}. The NLL of held-out pictures no longer fell everywhere.")
     return Finding("minutes", Limit.NOT, f"{known}: the model knows its own pictures.")
 
 
@@ -171,18 +190,23 @@ def _image_tokenizer(evidence: Evidence, names: Names) -> Finding:
     if evidence.psnr_db >= CLEAR_PSNR:
         return Finding("image tokenizer", Limit.NOT, f"{rebuilt}, which looks clean.")
     text = f"{rebuilt}: recognisable, with blurred or mottled details that every drawing has too."
-    is_next = max(recall.r10 for recall in evidence.held_out.values()) >= DRAWS_NEW
+    is_next = max(map(evidence.above_chance, evidence.held_out.values())) >= DRAWS_NEW
     return Finding(
         "image tokenizer", Limit.MUCH if is_next else Limit.LITTLE, text, f"For sharper ones train {larger}."
     )
 
 
 def _data(evidence: Evidence) -> Finding:
-    if evidence.trained.r10 < KNOWS_TRAINED:
+    if not evidence.is_recall_telling:
+        text = f"{evidence.shared_captions:.0%} of the held-out prompts are captions of trained pictures too: several "
+        text += "pictures are right for each, so judge the drawings by eye."
+        return Finding("data", Limit.NOT, text)
+    if evidence.above_chance(evidence.trained) < KNOWS_TRAINED:
         return Finding("data", Limit.NOT, "Whether they suffice shows once prompts that were trained on come out.")
-    weak = {split: recall for split, recall in evidence.held_out.items() if recall.r10 < DRAWS_FEW_NEW}
+    held_out, above = evidence.held_out, evidence.above_chance
+    weak = {split: recall for split, recall in held_out.items() if above(recall) < DRAWS_FEW_NEW}
     if not weak:
-        middling = min(recall.r10 for recall in evidence.held_out.values()) < DRAWS_NEW
+        middling = min(map(above, held_out.values())) < DRAWS_NEW
         text = "Held-out prompts come out " + ("in part" if middling else "as what they are") + ": " + _shares(evidence)
         return Finding("data", Limit.LITTLE if middling else Limit.NOT, text, _more_data() if middling else None)
     text = (
@@ -192,7 +216,7 @@ def _data(evidence: Evidence) -> Finding:
     unknown = [f"{1 - evidence.known_words[split]:.0%} ({split})" for split in weak if split in evidence.known_words]
     if unknown:
         text += f" Prompts with a word that was never trained on: {', '.join(unknown)}."
-    is_all = len(weak) == len(evidence.held_out)
+    is_all = len(weak) == len(held_out)
     return Finding("data", Limit.MOST if is_all else Limit.MUCH, text, _more_data())
 
 

@@ -4,7 +4,7 @@ R/model/
   config.json, model.safetensors, tokenizer.json, ...   load in stock AutoModelForCausalLM and AutoTokenizer
   vocabulary.json           the ranges of ids
   processor_config.json     what AutoProcessor loads after `import vqlm`; not for models of series or volumes
-  text_to_image.json        how to draw (`vqlm.lm.model_folder.settings`), and the fingerprints of the tokenizers
+  text_to_image.json        how to draw (`vqlm.lm.model_folder.settings`), and the fingerprints of all weights
   image_tokenizer/          the VQ-VAE and its image processor
   README.md, NOTICE         the model card (`vqlm.lm.model_folder.card`); the licence lines of the pictures
   evaluation.json           figures of these weights, once they were evaluated
@@ -12,6 +12,7 @@ R/model/
 
 import copy
 import hashlib
+import logging
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,11 +28,27 @@ from vqlm.lm.model_folder.settings import ModelFolderSettings
 from vqlm.lm.model_folder.tokenizers import IMAGE_TOKENIZER, fingerprints, load_parts, save_parts
 from vqlm.lm.settings import SETTINGS_FILE
 from vqlm.training.errors import UserError
-from vqlm.training.files import NOTICE_FILE, checksum_of, follow_umask, read_json, write_json, write_notice
+from vqlm.training.files import (
+    NOTICE_FILE,
+    checksum_of,
+    follow_umask,
+    read_json,
+    read_json_object,
+    require_writable,
+    write_json,
+    write_notice,
+)
+from vqlm.training.weight_files import COPY_AGAIN, weight_files, weights_fingerprint
 from vqlm.vq import VQVAE, VQVAEConfig
 
 FIGURES_FILE = "evaluation.json"
 CARD_FILE = "README.md"
+WEIGHTS_KEY = "language_model"  # in SETTINGS_FILE: the fingerprint of the weights
+WRONG_WEIGHTS = {
+    "missing_keys": "its weights lack {} ({} missing)",
+    "mismatched_keys": "{} has another size than config.json says ({} such weights)",
+    "unexpected_keys": "its weights hold {}, which config.json has no place for ({} such weights)",
+}
 
 
 class FinishedModel(NamedTuple):
@@ -53,6 +70,7 @@ def save_finished(
     `dtype` is the precision of all weights in it, by default that which they have. What is loaded from it in fp32 has
     the rounded weights, and the fingerprints of these.
     """
+    require_writable(folder, "folder")
     model, vocabulary, image_tokenizer, settings, figures = finished
     if dtype is not None:
         model = copy.deepcopy(model).to(dtype)  # type: ignore[arg-type]
@@ -72,7 +90,8 @@ def save_finished(
         save_parts(folder, vocabulary, image_tokenizer)
     if dtype is not None:
         copy.deepcopy(image_tokenizer).to(dtype).save_pretrained(folder / IMAGE_TOKENIZER)  # type: ignore[arg-type]
-    write_json(folder / SETTINGS_FILE, settings.to_json(fingerprints(vocabulary, image_tokenizer)))
+    known_by = fingerprints(vocabulary, image_tokenizer) | {WEIGHTS_KEY: weights_fingerprint(folder)}
+    write_json(folder / SETTINGS_FILE, settings.to_json(known_by))
     # The pictures of both stages, which may be of two collections.
     lines = dict.fromkeys([settings.attribution, image_tokenizer.config.attribution])
     write_notice(folder, "\n".join(line for line in lines if line))
@@ -112,16 +131,47 @@ def load_finished(
 
     Raises UserError for a folder that is not a finished model, or whose parts were not trained together.
     """
-    content = read_json(folder / SETTINGS_FILE)
+    content = read_json_object(folder / SETTINGS_FILE)
     settings = ModelFolderSettings.from_json(content)
-    if model is None and not list(folder.glob("model*.safetensors")):
-        raise UserError(f"{folder} holds no weights of a language model (model.safetensors); train it again.")
+    read_json_object(folder / "config.json")
+    weight_files(folder)
     vocabulary, image_tokenizer = parts or load_parts(folder, content)
     if model is None:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=dtype, trust_remote_code=False, use_safetensors=True
+        model = _language_model(folder, dtype)
+    if (expected := content.get(WEIGHTS_KEY)) not in (None, weights_fingerprint(folder)):  # old folders have none
+        raise UserError(
+            f"The weights in {folder} are not those that were saved with it, {expected}; {COPY_AGAIN}. If you changed "
+            f"them on purpose, take `{WEIGHTS_KEY}` out of {SETTINGS_FILE}."
         )
     return FinishedModel(model, vocabulary, image_tokenizer, settings, _figures(folder))
+
+
+def _language_model(folder: Path, dtype: torch.dtype | str) -> PreTrainedModel:
+    """The language model of `folder`, all of whose weights are there, in the sizes of its config.json."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    try:
+        logger.setLevel(logging.ERROR)  # its report of missing weights
+        model, found = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )  # fmt: skip
+    except Exception as error:  # a damaged config.json makes transformers raise almost anything
+        raise UserError(
+            f"{folder / 'config.json'} and the weights beside it do not load as a language model "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:160]}); {COPY_AGAIN}."
+        ) from None
+    finally:
+        logger.setLevel(level)
+    for kind, what in WRONG_WEIGHTS.items():
+        if names := sorted(map(_name_of, found.get(kind) or ())):
+            raise UserError(f"{folder}: {what.format(names[0], len(names))}; {COPY_AGAIN}.")
+    return model
+
+
+def _name_of(key: Any) -> str:
+    """Of a weight; transformers gives those of another size with the two sizes."""
+    return key if isinstance(key, str) else str(key[0])
 
 
 def _figures(folder: Path) -> dict[str, Any] | None:
@@ -148,8 +198,8 @@ def write_card(folder: Path, name: str | None = None) -> None:
     attribution = notice.read_text(encoding="utf-8").split("\n") if notice.exists() else []
     card = card_of(
         name or folder.resolve().name,
-        read_json(folder / "config.json")["model_type"],
-        ModelFolderSettings.from_json(read_json(folder / SETTINGS_FILE)),
+        read_json_object(folder / "config.json")["model_type"],
+        ModelFolderSettings.from_json(read_json_object(folder / SETTINGS_FILE)),
         VQVAEConfig.from_pretrained(folder / IMAGE_TOKENIZER),
         [line for line in attribution if line],
         _figures(folder),

@@ -16,7 +16,7 @@ from vqlm.lm.image_codes import Picture, Pictures, decode_pictures, encode_pictu
 from vqlm.lm.model_folder.tokenizers import fingerprints, load_parts, local_folder, save_parts
 from vqlm.lm.prompts import cut, tokenize_prompts
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json, write_json
+from vqlm.training.files import read_json_object, write_json
 from vqlm.vq import VQVAE
 
 PROCESSOR_FILE = "processor_config.json"
@@ -270,8 +270,11 @@ class TextToImageProcessor(ProcessorMixin):
             pretrained_model_name_or_path, cache_dir=cache_dir, force_download=force_download,
             local_files_only=local_files_only, token=token, revision=revision,
         )  # fmt: skip
-        settings = read_json(folder / PROCESSOR_FILE)
-        processor = cls(*load_parts(folder, settings["fingerprints"]), settings["max_caption_tokens"])
+        settings = read_json_object(folder / PROCESSOR_FILE)
+        expected, longest = settings.get("fingerprints"), settings.get("max_caption_tokens")
+        if not isinstance(expected, dict) or not isinstance(longest, int):
+            raise UserError(f"{folder / PROCESSOR_FILE} is not as it was written; copy the whole folder again.")
+        processor = cls(*load_parts(folder, expected), longest)
         processor.folder = folder
         return processor
 

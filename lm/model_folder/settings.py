@@ -7,7 +7,7 @@ from typing import Any
 
 from vqlm.lm.settings import SETTINGS_FILE, SamplingConfig
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json, write_json
+from vqlm.training.files import read_json_object, write_json
 
 VERSION = 1
 
@@ -41,21 +41,39 @@ class ModelFolderSettings:
     def from_json(cls, content: Mapping[str, Any]) -> "ModelFolderSettings":
         """From the content of the file, as this or an earlier version wrote it.
 
-        Raises UserError for the file of a later version, or one whose sampling is missing or unknown.
+        Raises UserError for the file of a later version, or one that was changed by hand.
         """
-        if (version := content.get("version", VERSION)) > VERSION:
+        version = content.get("version", VERSION)
+        if isinstance(version, int) and version > VERSION:
             raise UserError(
                 f"{SETTINGS_FILE} has version {version}, this vqlm reads versions up to {VERSION}; install a newer one."
             )
         known: dict[str, Any] = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
-        sampling, names = content.get("sampling"), SamplingConfig.__dataclass_fields__
-        if wrong := sorted(sampling.keys() - names) if isinstance(sampling, dict) else [sampling]:
-            raise UserError(f"{SETTINGS_FILE} must hold `sampling` with {', '.join(names)}; found {wrong[0]!r}.")
-        known["sampling"] = SamplingConfig(**sampling)  # type: ignore[arg-type]
+        for name, kinds in KINDS.items():
+            if not isinstance(known.get(name, cls.__dataclass_fields__[name].default), kinds):
+                raise _damaged(f"`{name}` cannot be {known[name]!r:.40}")
+        sampling = content.get("sampling")
+        if not isinstance(sampling, Mapping) or sampling.keys() - SamplingConfig.__dataclass_fields__:
+            raise _damaged(f"`sampling` must hold {', '.join(SamplingConfig.__dataclass_fields__)}")
+        known["sampling"] = SamplingConfig(**sampling)
         return cls(**known)
+
+
+# JSON types; None only where the default is.
+KINDS: dict[str, tuple[type, ...]] = {
+    "max_caption_tokens": (int,),
+    "can_caption": (bool,),
+    "attribution": (str, type(None)),
+    "trained_on": (Mapping, type(None)),
+    "known_words": (str, type(None)),
+}
+
+
+def _damaged(what: str) -> UserError:
+    return UserError(f"{SETTINGS_FILE}: {what}; copy the file from where the model came, or train the model again.")
 
 
 def save_sampling(folder: Path, sampling: SamplingConfig) -> None:
     """Make `sampling` the defaults of the finished model in `folder`. Raises UserError for any other folder."""
     path = folder / SETTINGS_FILE
-    write_json(path, read_json(path) | {"sampling": vars(sampling)})
+    write_json(path, read_json_object(path) | {"sampling": vars(sampling)})

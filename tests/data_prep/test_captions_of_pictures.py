@@ -108,6 +108,18 @@ def test_copies_are_left_out_and_counted(tmp_path):
     assert len(captions_of(tmp_path)) == 7
 
 
+def test_copies_in_another_of_several_collections(tmp_path):
+    for place, seeds in (("first", (0, 1, 2)), ("second", (2, 3, 4))):
+        for seed in seeds:
+            write(tmp_path / place / f"{seed}.png", seed, f"thing {seed}")
+    data = f"{tmp_path / 'first'} + {tmp_path / 'second'}"
+    collection = load_collection(data, config=CollectionConfig(drop_copies=True))
+    assert [row.key for row in collection.rows()] == [f"first/{n}.png" for n in (0, 1, 2)] + [
+        f"second/{n}.png" for n in (3, 4)
+    ]
+    assert collection.notes == ("1 of 6 pictures are copies of another, left out",)
+
+
 @pytest.mark.parametrize("settings", [{"captions_from": "names"}, {"caption_lines": "first"}, {"drop_copies": True}])
 def test_how_captions_are_read_is_part_of_what_a_collection_is(tmp_path, settings):
     for seed in range(3):

@@ -9,7 +9,7 @@ import torch
 from datasets.distributed import split_dataset_by_node
 from PIL import Image
 from vqlm.data_prep import Collection, CollectionConfig, load_collection, load_pictures
-from vqlm.data_prep.loading import in_order
+from vqlm.data_prep.loading import in_order, quotas
 from vqlm.data_prep.rows import MAX_SHARDS, Row, Shard, Unusable, join_shards, rows_per_shard
 from vqlm.data_prep.splits import hash_share, is_held_out
 from vqlm.training.errors import UserError
@@ -222,6 +222,27 @@ def test_a_sample_is_of_every_shard():
     assert sorted(set(few.train[:, 0, 0, 0].tolist())) == list(range(10))
     most = max(few.train[:, 0, 0, 0].bincount().tolist())
     assert most <= 24  # an even share is 20
+
+
+def test_a_sample_is_no_head_of_a_shard():
+    """One archive that is sorted by class."""
+    rows = [Row(str(number), np.full((3, 2, 2), number // 200, np.uint8), ("x",)) for number in range(2000)]
+    collection = Collection([Shard("x", lambda: iter(rows), "")], array_shape=(3, 2, 2))
+    few = load_pictures(collection, (2, 2), 400)
+    counts = few.train[:, 0, 0, 0].bincount(minlength=10).tolist()
+    assert sum(counts) == 400
+    assert all(20 < count < 65 for count in counts)  # 40 each on average
+    total = sum(collection.split_of(row.key) == "train" for row in rows)
+    assert few.notes() == [f"400 of {total:,} training pictures are used, a sample of all of them"]
+    assert not torch.equal(few.train, load_pictures(collection, (2, 2), 400, seed=1).train)
+    assert torch.equal(few.train, load_pictures(collection, (2, 2), 400).train)
+    assert load_pictures(collection, (2, 2), total).notes() == []
+
+
+def test_quotas_by_hand():
+    assert quotas([10, 30, 60], 10) == [1, 3, 6]
+    assert quotas([1, 1, 1], 2) == [1, 1, 0]
+    assert quotas([5, 0, 2], 100) == [5, 0, 2]
 
 
 def test_short_shards_are_made_up_for_by_long_ones():

@@ -296,6 +296,42 @@ def test_floating_point_and_32_bits_are_scaled_by_their_range(values, kind, expe
     assert np.abs(np.asarray(decoded)[0].astype(int) - np.array(expected)[:, None]).max() <= 1
 
 
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+def test_greys_of_a_tiff_with_fewer_than_16_bits(bits):
+    most = 2**bits - 1
+    values = np.array([[0, most // 2, most]], dtype=np.uint16).repeat(2, 0)
+    decoded = np.asarray(decode_picture(as_bytes(Image.fromarray(values), "TIFF"), values.shape))
+    assert np.abs(decoded[0, :, 0].astype(int) - [0, 127, 255]).max() <= 1
+    png = np.asarray(decode_picture(as_bytes(Image.fromarray(values), "PNG"), values.shape))
+    assert abs(int(png[0, 2, 0]) - most / 257) <= 1
+
+
+def test_lab_becomes_srgb():
+    red = Image.new("LAB", (4, 4), (136, 208, 195))  # L 53%, a 80, b 67
+    decoded = np.asarray(decode_picture(as_bytes(red, "TIFF"), (4, 4)))
+    assert np.abs(decoded[1, 1].astype(int) - [255, 0, 0]).max() <= 12
+
+
+def test_every_mode_that_a_format_holds_is_read():
+    modes = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "I;16", "I;16B")
+    read, unread = set(), {}
+    for kind in ("TIFF", "PNG", "WEBP", "GIF", "BMP", "TGA", "PPM", "JPEG2000", "ICO", "AVIF"):
+        for mode in modes:
+            try:
+                content = as_bytes(Image.new(mode, (8, 8)), kind)
+            except Exception:  # Pillow does not write this pair
+                continue
+            try:
+                decoded = decode_picture(content, (8, 8))
+            except UnreadablePicture as error:
+                unread[kind, mode] = str(error)
+                continue
+            assert (decoded.mode, decoded.size) == ("RGB", (8, 8))
+            read.add(mode)
+    assert unread == {}
+    assert read >= {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I", "F", "I;16"}
+
+
 def test_no_finite_value():
     with pytest.raises(UnreadablePicture, match="none of its values is a finite number"):
         decode_picture(as_bytes(Image.fromarray(np.full((2, 2), np.nan, np.float32)), "TIFF"), (2, 2))

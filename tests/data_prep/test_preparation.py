@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from vqlm.data_prep import (
 )  # fmt: skip
 from vqlm.data_prep.encoding import ShardEncoder, code_type
 from vqlm.data_prep.prepared_set import pictures_of
-from vqlm.data_prep.rows import Row, Shard
+from vqlm.data_prep.rows import Row, Shard, Unusable
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json
 from vqlm.vq import VQVAE
@@ -345,6 +346,48 @@ def test_too_much_that_the_sample_missed_stops_and_may_be_allowed(damaged, tiny_
     assert make(allowed, tiny_vqvae, tmp_path / "data", resume=True).manifest["skipped"] == 2
 
 
+def test_six_bad_pictures_at_the_beginning_are_judged_by_the_whole(tiny_vqvae, tmp_path, monkeypatch):
+    """6 of the first 32, but of 1000."""
+    monkeypatch.setattr(sys.modules["vqlm.data_prep.preparation"], "CHECKED_ROWS", 5)
+    picture = np.full((3, 16, 16), 200, np.uint8)
+    rows = [Row(str(number), picture, ("x",)) for number in range(1000)]
+    rows[2:8] = [Unusable(str(number), "torn") for number in range(2, 8)]
+    shards = [Shard(str(at), lambda at=at: iter(rows[at : at + 100]), "") for at in range(0, 1000, 100)]
+    collection = Collection(shards, array_shape=(3, 16, 16))
+    assert make(collection, tiny_vqvae, tmp_path / "data").manifest["skipped"] == 6
+    rows[:60] = [Unusable(str(number), "torn") for number in range(60)]
+    with pytest.raises(UserError, match="60 of 1000 pictures cannot be used"):
+        make(Collection(shards, array_shape=(3, 16, 16)), tiny_vqvae, tmp_path / "other")
+
+
+def test_what_is_broken_as_a_whole_is_found_at_once(tiny_vqvae, tmp_path):
+    picture = np.full((3, 16, 16), 200, np.uint8)
+    rows = [Unusable(str(n), "torn") if n % 3 else Row(str(n), picture, ("x",)) for n in range(1000)]
+    collection = Collection([Shard("x", lambda: iter(rows), "")], array_shape=(3, 16, 16))
+    with pytest.raises(UserError, match="21 of 32 pictures cannot be used"):
+        make(collection, tiny_vqvae, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_captions_of_the_tokenizer_are_a_sample_of_all(monkeypatch):
+    module = sys.modules["vqlm.data_prep.preparation"]
+    monkeypatch.setattr(module, "BPE_CAPTIONS", 500)
+    rows = [Row(str(n), np.zeros((3, 2, 2), np.uint8), (f"class {n // 500}",)) for n in range(5000)]
+    collection = Collection([Shard("x", lambda: iter(rows), "")], array_shape=(3, 2, 2))
+    captions = module._captions(collection, 0)
+    assert len(captions) == 500
+    counts = Counter(captions)
+    assert len(counts) == 10
+    assert all(25 < count < 80 for count in counts.values())  # 50 each on average
+
+
+@pytest.mark.parametrize("wrong", [{"text": TextConfig(size=20)}, {"modalities": {"no word": 3}}])
+def test_a_typo_burns_no_folder(collection, tiny_vqvae, tmp_path, wrong):
+    with pytest.raises(UserError):
+        make(collection, tiny_vqvae, tmp_path / "data", **wrong)
+    make(collection, tiny_vqvae, tmp_path / "data")
+
+
 def test_a_key_that_comes_twice_is_kept_once(tiny_vqvae, tmp_path):
     collection = collection_of(["one", "two", "one"], ["three"])
     collection.config = CollectionConfig(max_skipped=0.5)
@@ -359,6 +402,7 @@ def test_the_background_of_transparent_pictures(tiny_vqvae, tmp_path):
     for name in "abc":
         Image.new("RGBA", (16, 16), (0, 0, 0, 0)).save(folder / f"{name}.png")
         (folder / f"{name}.txt").write_text(name)
+    assert load_collection(str(folder)).as_learned_by(tiny_vqvae.config).config.background == "white"
     for colour in ("red", "blue"):
         collection = load_collection(str(folder), config=CollectionConfig(background=colour))
         with pytest.raises(
@@ -368,6 +412,7 @@ def test_the_background_of_transparent_pictures(tiny_vqvae, tmp_path):
         tiny_vqvae.config.background = colour
         prepared = make(collection, tiny_vqvae, tmp_path / colour)
         assert prepared.load_image_tokenizer().image_processor.background == colour
+        assert load_collection(str(folder)).as_learned_by(tiny_vqvae.config).config.background == colour
         assert prepared.held_out["held_out"][0]["image"].getpixel((3, 3)) == Image.new("RGB", (1, 1), colour).getpixel(
             (0, 0)
         )

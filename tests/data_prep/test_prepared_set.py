@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from vqlm.data_prep import Collection, PreparedSet, TextConfig, Vocabulary, prepare
+from vqlm.data_prep import Collection, PreparedSet, TextConfig, Vocabulary, load_collection, prepare
+from vqlm.data_prep.prepared_set import pictures_of
 from vqlm.data_prep.rows import Row, Shard
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json, write_json
@@ -119,6 +120,18 @@ def test_a_loaded_image_tokenizer_makes_the_same_codes(prepared, tiny_vqvae):
     pixel_values = torch.rand(3, 3, 16, 16) * 2 - 1
     assert torch.equal(loaded.encode(pixel_values), tiny_vqvae.encode(pixel_values))
     assert not loaded.training
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_arrays_come_back_as_they_were(tiny_vqvae, tmp_path, dtype):
+    values = (np.random.default_rng(0).random((8, 3, 16, 16)) * 255).astype(np.uint8)
+    values = values if dtype == np.uint8 else (values / 255).astype(np.float32)
+    np.savez(tmp_path / "x.npz", values=values, captions=[f"{number}" for number in range(8)])
+    collection = load_collection(str(tmp_path / "x.npz"))
+    held_out = prepare(collection, tiny_vqvae, tmp_path / "data", "x", TEXT, num_workers=0).held_out["held_out"]
+    pictures = pictures_of(held_out)
+    assert pictures.dtype == torch.from_numpy(values).dtype
+    assert np.array_equal(pictures.numpy(), values[[int(key) for key in held_out["key"]]])
 
 
 def test_prompts_that_are_also_trained_on(tiny_vqvae, tmp_path):

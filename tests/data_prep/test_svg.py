@@ -3,6 +3,7 @@
 import base64
 import io
 import multiprocessing
+import signal
 
 import pytest
 from PIL import Image
@@ -39,7 +40,7 @@ def test_sizes_in_every_unit(size):
 def test_a_missing_renderer_is_said_with_its_extra(monkeypatch):
     monkeypatch.setattr("vqlm.data_prep.svg.find_spec", lambda name: None)
     monkeypatch.setattr("vqlm.data_prep.svg.install_hint", lambda extra: f"pip install 'vqlm[{extra}]'")
-    assert refusal(drawing()) == "SVG drawings need resvg-py; install it: pip install 'vqlm[svg]'"
+    assert refusal(drawing("")) == "SVG drawings need resvg-py; install it: pip install 'vqlm[svg]'"
 
 
 @pytest.mark.parametrize(
@@ -154,8 +155,10 @@ def test_a_crash_of_the_renderer_costs_one_drawing(monkeypatch):
 
 
 def test_a_drawing_that_never_ends(monkeypatch):
-    monkeypatch.setattr(render_process, "SECONDS", 0.0)
-    assert "it takes longer than 0 seconds to render" in refusal(drawing(""))
+    draw_svg(drawing(""), 16, "white")
+    monkeypatch.setattr(render_process, "SECONDS", 0.1)
+    render_process.RENDERER._process.send_signal(signal.SIGSTOP)
+    assert "it takes longer than 0.1 seconds to render" in refusal(drawing(""))
     monkeypatch.undo()
     assert draw_svg(drawing(""), 16, "white").size == (16, 16)
 

@@ -96,6 +96,8 @@ def test_its_parser_takes_every_command(name, words, parse):
         "set_sampling",
         "app",
         "serve",
+        "watch",
+        "plan",
     ):  # prose that names the options of interest: what is required is added
         from_help = {"train_vq": ["--data", "d"], "prepare": ["--data", "d", "--image_tokenizer", "t"]}
         arguments = [*from_help.get(script, ["--data", "d"]), "--output", "o", *arguments]

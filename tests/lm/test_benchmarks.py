@@ -53,3 +53,21 @@ def test_int8_is_asked_of_the_decoder(finished, prepared, monkeypatch):
     codes, prompts = prepared.codes_of(prepared.pictured("held_out", 1)), [[finished.vocabulary.bos]]
     with pytest.raises(UserError, match="must be 'int8'"):
         quantized.nll_of(finished.model, finished.vocabulary, prompts, codes, {"quantize": "int3"})
+
+
+def test_variety(tables, finished):
+    (rows,) = tables("variety", "--temperatures", "0", "5")
+    greedy, hot = rows
+    assert greedy[:5] == [2.0, finished.sampling.min_p, 0.0, [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]
+    assert hot[3][0] > 0.0
+    assert hot[4][0] < 1.0
+    (trained,) = tables("variety", "--temperatures", "0", "--trained")
+    assert 0 <= trained[0][5][0] <= trained[0][6][0] <= 1
+
+
+def test_distances_by_hand(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    variety = importlib.import_module("variety")
+    pictures = torch.tensor([0.0, 1.0, -1.0]).view(3, 1, 1, 1).expand(3, 3, 2, 2)
+    assert variety.distance_of(pictures) == pytest.approx((1 + 1 + 2) / 3)
+    assert variety.alike_share(torch.tensor([[1, 2], [1, 2], [2, 1]])) == pytest.approx(1 / 3)

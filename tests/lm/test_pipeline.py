@@ -367,9 +367,69 @@ def test_masks_of_several_kinds(pipeline):
     mask[4:9] = True
     first, *others = (
         pipeline.inpaint(picture, kind, candidates=1, generator=0).codes
-        for kind in (mask, torch.from_numpy(mask), mask.astype(np.uint8) * 255, mask.astype(np.float32))
+        for kind in (
+            mask,
+            torch.from_numpy(mask),
+            mask.astype(np.uint8) * 255,
+            mask.astype(np.float32),
+            mask.astype(np.uint16),
+            mask.astype(np.int64),
+            mask.astype(np.float16),
+        )
     )
     assert all(torch.equal(first, other) for other in others)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"prompt": [["red"]]}, "`prompt` must be text, .* found \\['red'\\] of type list"),
+        ({"prompt": [1.5]}, "`prompt` must be text, .* of type float"),
+        ({"prompt": {"prompt": "red"}}, "`prompt` must be text, .* of type dict"),
+        ({"num_images_per_prompt": True}, "`num_images_per_prompt` must be a whole number, found True"),
+        ({"batch_size": 2.5}, "`batch_size` must be a whole number"),
+        ({"generator": 1.0}, "`generator` must be a torch.Generator, a seed"),
+        ({"generator": [1, None]}, "`generator` must be a torch.Generator, a seed"),
+        ({"generator": []}, "`generator` must be one, or one for each of the 1 pictures; found 0"),
+        ({"guidance_scale": float("nan")}, "`guidance_scale` must lie in .*found nan"),
+        ({"guidance_scale": -1.0}, "`guidance_scale` must lie in"),
+        ({"temperature": float("inf")}, "`temperature` must not be negative or infinite, found inf"),
+        ({"temperature": "hot"}, "`temperature` must be a number, found 'hot' of type str"),
+        ({"temperature": [1.0]}, "`temperature` must be a number"),
+        ({"top_p": float("nan")}, r"`top_p` must lie in \(0, 1\]"),
+        ({"top_k": 2.5}, "`top_k` must be a whole number, found 2.5"),
+        ({"min_p": -0.1}, r"`min_p` must lie in \[0, 1\]"),
+        ({"rerank": 0}, "`rerank` must be at least 1"),
+        ({"speculative": 0}, "`speculative` must be at least 1"),
+        ({"speculative": 2.5}, "`speculative` must be a whole number"),
+    ],
+)
+def test_further_arguments_of_a_wrong_kind(pipeline, unchecked_types, wrong, message):
+    with pytest.raises(UserError, match=message):
+        pipeline(**({"prompt": "red"} | wrong))
+
+
+def test_wrong_arguments_of_editing(pipeline, unchecked_types):
+    (picture,) = pipeline("red square", generator=0).images
+    pipeline.settings = replace(pipeline.settings, can_caption=True)
+    for call, message in (
+        (lambda: pipeline.complete(picture, keep_rows=1.5), "`keep_rows` must be a whole number in .*found 1.5"),
+        (lambda: pipeline.complete(picture, keep_rows=True), "`keep_rows` must be a whole number"),
+        (lambda: pipeline.complete(picture, []), "`prompt` must be one, or one for each of the 1; found 0"),
+        (lambda: pipeline.vary(picture, share=float("nan")), r"`share` must lie in \(0, 1\], found nan"),
+        (lambda: pipeline.vary(picture, share="half"), "`share` must lie in"),
+        (lambda: pipeline.vary(picture, candidates=0), "`candidates` must be at least 1"),
+        (lambda: pipeline.inpaint(picture, "mask.png"), "`mask` must be a PIL picture, or an array .*found str"),
+        (lambda: pipeline.inpaint(picture, np.array(["a"])), "`mask` must be a PIL picture, or an array"),
+        (lambda: pipeline.inpaint(picture, None), "`mask` must be a PIL picture, .*found NoneType"),
+        (lambda: pipeline.inpaint(picture, np.ones((16, 16, 3))), "`mask` must be 16 high and 16 wide"),
+        (lambda: pipeline.inpaint(picture, np.zeros((16, 16))), "`mask` is empty"),
+        (lambda: pipeline.inpaint(picture, np.full((16, 16), np.nan)), "`mask` is empty"),
+        (lambda: pipeline.caption(picture, temperature=-1.0), "`temperature` must not be negative"),
+        (lambda: pipeline.caption(picture, batch_size=0), "`batch_size` must be at least 1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            call()
 
 
 @pytest.mark.parametrize("number", [0, -1])

@@ -256,6 +256,7 @@ def test_a_busy_machine_is_a_warning_and_no_refusal(minutes, is_planned):
         return
     plan = plan_of(collection, BUSY, minutes)
     assert side_of(plan) == 64
+    assert plan.decisions[0].reason == "this machine is busy"
     assert plan.settings["train_vq"]["max_minutes"] > 0.1
     assert plan.settings["train_lm"]["max_minutes"] > 1
     assert f"At the speed that was measured now, {minutes} minutes allow" in plan.notes[0]

@@ -300,3 +300,48 @@ def test_the_first_options_stand_first(capsys):
 def test_settings_longer_than_a_file_name():
     text = '{"type": "fsq", "levels": [' + ", ".join(["8"] * 200) + "]}"
     assert quantizer_of("--quantizer", text) == FSQConfig(levels=[8] * 200)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"batch_size: [1", r"`config` .*wrong.yaml is not YAML \(.*, line \d\)"),
+        (b"a: 1\n\tb: 2", r"wrong.yaml is not YAML \(.*, line 2\)"),
+        (b"batch_size: 8\n# \xff", r"wrong.yaml is not UTF-8 \(byte 16\); save it as UTF-8"),
+        (b"\xff\xfeb\x00", "wrong.yaml is not UTF-8"),
+        (b"- 8", "wrong.yaml must hold settings such as"),
+        (b"nothing", "wrong.yaml must hold settings such as"),
+        (b"batch_size: \x00", "wrong.yaml is not YAML"),
+        (b"no_such_setting: 8", "there is no option --no-such-setting|no_such_setting"),
+    ],
+)
+def test_config_files_that_cannot_be_used(call_script, tmp_path, content, message):
+    (tmp_path / "wrong.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        call_script("train_vq", "--config", tmp_path / "wrong.yaml", "--data", "x", "--output", tmp_path / "vq")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31, 2**64])
+def test_a_seed_out_of_range(call_script, tmp_path, seed):
+    with pytest.raises(UserError, match=f"`seed` must be a whole number from 0 to .*, found {seed}"):
+        call_script("train_vq", "--data", "x", "--output", tmp_path / "vq", "--seed", seed)
+
+
+# Several collections
+
+
+@pytest.mark.parametrize("words", [["--data", "a", "--data", "b"], ["--data=a", "--data=b"], ["--data", "a + b"]])
+def test_several_collections_are_one_value(words):
+    from vqlm.scripts import train_vq
+
+    assert train_vq.settings_parser(words).parse_args([*words, "--output", "o"]).data == "a + b"
+
+
+def test_a_list_of_collections_in_yaml(tmp_path):
+    from vqlm.scripts import prepare_data
+
+    (tmp_path / "x.yaml").write_text("data: [a, b]\n")
+    words = ["--config", str(tmp_path / "x.yaml"), "--image-tokenizer", "vq", "--output", "o"]
+    assert prepare_data.settings_parser().parse_args(words).data == "a + b"
+    assert prepare_data.settings_parser().parse_args([*words, "--data", "c"]).data == "c"

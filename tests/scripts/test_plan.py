@@ -52,7 +52,8 @@ def test_the_plan_of_stage_one(capsys, tmp_path, unchecked_types):
     assert lines[0] == "stage one, 8 rows per step"
     network = NetworkConfig(input_shape=[16, 16], stem_channels=8, hidden_channels=16)
     model = VQVAE(VQVAEConfig(network=network, quantizer=VQConfig(codebook_size=16)))
-    assert lines[1].startswith(f"parameters  {sum(weight.numel() for weight in model.parameters()):,}: encoder ")
+    count = sum(weight.numel() for weight in model.parameters()) + 16 * model.config.quantizer.codebook_dim
+    assert lines[1].startswith(f"parameters  {count:,}: encoder ")
     assert lines[2] == "codes       4 per picture (2x2, out of 16)"
     assert lines[4].startswith("memory      ")
     assert "pictures 0.7 MB" in lines[4]

@@ -85,7 +85,7 @@ def test_from_pictures_to_a_report(call_script, picture_folder, vq_yaml, lm_yaml
     ):
         with pytest.raises(UserError, match=message):
             call_script("generate", "--model", model, "--output", tmp_path / "wrong.png", *wrong)
-    with pytest.raises(UserError, match="again.png exists; name another file, or give `overwrite`"):
+    with pytest.raises(UserError, match="again.png exists; name another `output`, or give `overwrite`"):
         call_script("generate", "--model", model, "--output", again)
     described = json.loads(Image.open(again).text["vqlm"])
     assert described["prompt"] == "red square"

@@ -60,7 +60,7 @@ def test_half_a_file_is_named_with_its_line(tmp_path):
 def test_a_file_that_is_not_utf_8_is_named(tmp_path):
     path = tmp_path / "value.json"
     path.write_bytes(b'{"name": "Gr\xfcn"}')
-    with pytest.raises(UserError, match=r"value\.json is not JSON \(byte 12 is not UTF-8\); run the stage"):
+    with pytest.raises(UserError, match=r"value\.json is not JSON \(not UTF-8\); run the stage"):
         read_json(path)
 
 

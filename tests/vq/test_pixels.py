@@ -33,6 +33,12 @@ def test_pil_pictures_keep_height_width_and_values(channels, mode):
     assert (list(pixel) if channels == 3 else [pixel]) == wanted
 
 
+def test_channels_that_are_no_colours():
+    values = torch.tensor([-1.0, 1.0, 0.0, 0.5, 0.5]).view(1, 5, 1, 1)
+    assert to_pil(values)[0].getpixel((0, 0)) == (0, 255, 128)  # the first three
+    assert to_pil(values[:, :2])[0].getpixel((0, 0)) == 128  # the mean of two
+
+
 # Sizes that do not fit
 
 

@@ -169,6 +169,26 @@ def test_series_are_trained_without_a_picture_of_them(tmp_path, tiny_vqvae_confi
     assert not (tmp_path / "vq" / "reconstructions.png").exists()
 
 
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_arrays_of_any_number_of_channels_train_to_the_end(tmp_path, tiny_vqvae_config, channels):
+    tiny_vqvae_config.network = replace(tiny_vqvae_config.network, in_channels=channels)
+    arrays = torch.randint(0, 256, (24, channels, 16, 16), dtype=torch.uint8)
+    model = train_vq(arrays, arrays[:4], tmp_path / "vq", tiny_vqvae_config, replace(CONFIG, max_steps=2))
+    assert model.encode(vqlm.vq.train.to_pixel_values(arrays[:4])).shape == (4, 4, 4)
+    assert Image.open(tmp_path / "vq" / "reconstructions.png").size == (4 * 20, 2 * 20)
+
+
+def test_a_model_is_saved_before_it_is_drawn(train, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("no font")
+
+    monkeypatch.setattr(vqlm.vq.train, "save_reconstructions", fail)
+    with pytest.raises(OSError, match="no font"):
+        train()
+    assert json.loads((tmp_path / "vq" / "run" / "summary.json").read_text())["steps"] == 8
+    VQVAE.from_pretrained(tmp_path / "vq")
+
+
 # Stopping and continuing
 
 

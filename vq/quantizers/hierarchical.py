@@ -102,6 +102,11 @@ class HierarchicalQuantizer(Quantizer):
         return sum(quantizer.update(seen, part) for quantizer, seen, part in levels)
 
     @property
+    def _dtype(self) -> torch.dtype:
+        """Of the networks between the levels."""
+        return next(self.to_codes.parameters()).dtype
+
+    @property
     def _quantizers(self) -> list[VectorQuantizer]:
         return list(self.quantizers)  # type: ignore[arg-type]
 
@@ -112,13 +117,13 @@ class HierarchicalQuantizer(Quantizer):
                 f"A hierarchy takes pictures of the size it was built for, {tuple(self.level_shapes[-1])} positions; "
                 f"found {tuple(z_e.shape[2:])}."
             )
-        features = [z_e]
+        features = [z_e.to(self._dtype)]
         for step in reversed(self.to_level_above):  # type: ignore[arg-type]
             features.insert(0, step(features[0]))
         return features
 
     def _context(self, level: int, z_q_above: Tensor | None) -> Tensor | None:
-        return None if z_q_above is None else self.to_context[level - 1](z_q_above)
+        return None if z_q_above is None else self.to_context[level - 1](z_q_above.to(self._dtype))
 
     def _to_codes(self, level: int, features: Tensor, context: Tensor | None) -> Tensor:
         return self.to_codes[level](_join(features, context)).float()

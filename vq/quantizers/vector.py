@@ -56,10 +56,10 @@ class VectorQuantizer(Quantizer):
 
     def code_vectors(self) -> Float[Tensor, "k d"]:
         """The codebook as z_e is compared with it: mapped and scaled."""
-        vectors = self.codebook
+        vectors = self.codebook.float()  # z_e is in fp32, in a bf16 model too
         if self.linear is not None:
             with torch.autocast(vectors.device.type, enabled=False):
-                vectors = self.linear(vectors)
+                vectors = F.linear(vectors, self.linear.weight.float())
         return F.normalize(vectors, dim=1) if self.config.distance == "cosine" else vectors
 
     @torch.no_grad()

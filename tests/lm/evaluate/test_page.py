@@ -122,8 +122,8 @@ def test_every_caption_is_escaped(page_of):
 
 
 def test_the_reconstructions_are_worst_first(page_of):
-    text = Outline(page_of()).text
-    values = [float(value) for value in re.findall(r"(\d+\.\d) dB: ", text)]
+    page = page_of()
+    values = [float(value) for value in re.findall(r"<figcaption>(\d+\.\d) dB: ", page)]
     assert len(values) == 2
     assert values == sorted(values)
 
@@ -158,7 +158,9 @@ def test_the_evidence_is_that_of_the_report(finished, prepared, tmp_path):
     captions = shown["held_out"].captions
     known = sum(set(caption.split()) <= {"red", "square"} for caption in captions) / len(captions)
     assert evidence.known_words == {"held_out": known}
-    assert (evidence.image_size, evidence.trained_pictures, evidence.is_sampling_plain) == (16, 22, False)
+    assert (evidence.image_size, evidence.pictures, evidence.trained_pictures) == (16, 24, 22)
+    assert evidence.shared_captions == figures["prompts_also_trained_on"]["held_out"] / 2
+    assert not evidence.is_sampling_plain
     figures["seconds"] = {"train_vq": 60.0, "train_lm": 120.0, "evaluate": None}
     names = names_of(figures, folder, prepared.folder, "my pictures")
     assert (names.data, names.minutes) == ("'my pictures'", 3.0)

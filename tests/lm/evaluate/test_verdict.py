@@ -10,7 +10,7 @@ from vqlm.lm.evaluate.verdict import Evidence, Limit, Names, Recall, Verdict, ju
 NAMES = Names("runs/model", "runs/data", "my_pictures", minutes=9.6)
 # A model without a fault.
 GOOD = Evidence(
-    psnr_db=29.0, image_size=128, trained_pictures=3555, trained=Recall(0.95, 0.98, 64),
+    psnr_db=29.0, image_size=128, pictures=3953, trained_pictures=3555, trained=Recall(0.95, 0.98, 64),
     held_out={"held_out": Recall(0.7, 0.95, 200)}, by_guidance={"held_out": {1.0: 0.93, 2.0: 0.95}}, guidance=2.0,
     known_words={"held_out": 1.0}, nll={"held_out": [1.0, 0.7, 0.68]},
 )  # fmt: skip
@@ -48,11 +48,18 @@ def test_a_model_without_a_fault():
         ({"psnr_db": 28.0}, "image tokenizer", Limit.NOT, "looks clean", None),
         ({"held_out": {"held_out": Recall(0.1, 0.2, 200)}, "known_words": {"held_out": 0.25}}, "data", Limit.MOST,
          r"20% of 200 held_out prompts: from 3,555 pictures .* never trained on: 75% \(held_out\)", "Add pictures"),
-        ({"held_out": {"a": Recall(0.7, 0.99, 200), "b": Recall(0.1, 0.2, 188)}, "known_words": {}}, "data",
-         Limit.MUCH, "come out, but 20% of 188 b prompts: .* look like.$", "Add pictures"),
+        ({"held_out": {"a": Recall(0.7, 0.99, 200), "b": Recall(0.1, 0.2, 188)}, "known_words": {}, "by_guidance": {}},
+         "data", Limit.MUCH, "come out, but 20% of 188 b prompts: .* look like.$", "Add pictures"),
         ({"held_out": {"held_out": Recall(0.3, 0.6, 200)}}, "data", Limit.LITTLE, "in part: 60% of 200", "Add"),
         ({"trained": Recall(0.1, 0.3, 64), "held_out": {"held_out": Recall(0.0, 0.0, 200)}}, "data", Limit.NOT,
          "shows once prompts that were trained on come out", None),
+        # Of 20 pictures ten are drawn right by chance.
+        ({"pictures": 20, "trained": Recall(0.1, 0.7, 18)}, "minutes", Limit.MOST, "Only 70% of 18", "--minutes 20"),
+        ({"pictures": 20, "trained": Recall(0.1, 0.9, 18)}, "minutes", Limit.MUCH, "90% of 18", "--minutes 20"),
+        ({"pictures": 8, "trained": Recall(0.9, 1.0, 7)}, "minutes", Limit.NOT, "knows its own pictures", None),
+        ({"shared_captions": 0.6, "trained": Recall(0.1, 0.3, 64)}, "minutes", Limit.NOT, "no longer fell", None),
+        ({"shared_captions": 0.6, "held_out": {"held_out": Recall(0.1, 0.3, 64)}}, "data", Limit.NOT,
+         "60% of the held-out prompts are captions of trained pictures too", None),
         # 2 standard errors of 0.6 and 0.5, of 200 each, are 0.099.
         ({"by_guidance": {"held_out": {1.0: 0.6, 2.0: 0.5}}}, "sampling", Limit.MUCH, "Guidance 1 brings 60% of",
          "`vqlm set-sampling runs/model --guidance-scale 1`"),
@@ -88,7 +95,7 @@ def test_the_headline_names_what_limits_most(changed, headline):
 def test_the_demo_as_it_was_kept():
     """Its report, and the evaluations of its log."""
     demo = Evidence(
-        psnr_db=23.872, image_size=64, trained_pictures=3555, trained=Recall(0.953, 0.984, 64),
+        psnr_db=23.872, image_size=64, pictures=3953, trained_pictures=3555, trained=Recall(0.953, 0.984, 64),
         held_out={"compositional": Recall(0.7095, 0.9952, 210), "novel": Recall(0.0851, 0.2394, 188)},
         by_guidance={
             "compositional": {1.0: 0.9952, 1.5: 0.9952, 2.0: 0.9952, 3.0: 0.9952},

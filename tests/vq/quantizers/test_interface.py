@@ -260,3 +260,17 @@ def test_an_unknown_type_or_a_setting_of_another_is_named(settings, message):
 
 def test_a_quantizer_is_vq_unless_said():
     assert quantizer_config({"codebook_size": 7}).type == "vq"
+
+
+@torch.no_grad()
+def test_a_model_in_bf16_encodes_and_decodes(model):
+    """Most codes are those of fp32, and a decoded picture differs by rounding alone."""
+    model.eval()
+    pixel_values = torch.rand(4, 3, *model.config.network.input_shape) * 2 - 1
+    model.quantizer.initialize(model.encode_continuous(pixel_values))
+    codes = model.encode(pixel_values)
+    reconstruction = model.decode_codes(codes)
+    model.to(torch.bfloat16)
+    assert (model.encode(pixel_values) == codes).double().mean() > 0.5
+    assert torch.equal(model.encode(pixel_values.bfloat16()), model(pixel_values.bfloat16()).codes)
+    assert (model.decode_codes(codes) - reconstruction).abs().mean() < 0.05
