@@ -28,7 +28,14 @@ from PIL import Image
 from vqlm.lm import TextToImagePipeline
 
 PROMPTS = ("red heart", "blue car", "green apple", "house", "a dog", "yellow star", "cat", "flag")
-MIX = ({}, {"guidance_scale": 1.0}, {"temperature": 1.0}, {"guidance_schedule": "cosine"}, {"top_k": 20}, {"n": 2})
+MIX = (
+    {},
+    {"guidance_scale": 1.0},
+    {"temperature": 1.0},
+    {"guidance_schedule": "cosine"},
+    {"top_k": 20},
+    {"n": 2, "temperature": 0.5},
+)
 MALFORMED = (
     {"prompt": ""},
     {"prompt": "red", "n": 11},

@@ -233,7 +233,7 @@ def check_sample(collection: Collection, input_shape: list[int]) -> None:
 
 def _captions(collection: Collection, num_workers: int | None) -> list[str]:
     """Captions of training rows, about `BPE_CAPTIONS` at most: of more, a sample of all by a hash of their keys."""
-    kept: list[tuple[float, tuple[str, ...]]] = []
+    kept: list[Any] = []  # (hash, captions) of a row; lists where they come from a worker process
     count = 0
     hashed = partial(_hashed_captions, split_of=collection.split_of)
     for _, batch, _ in mapped_shards(collection.shards, hashed, num_workers):
@@ -254,7 +254,7 @@ def _hashed_captions(
     ]
 
 
-def _first_captions(rows: list[tuple[float, tuple[str, ...]]]) -> tuple[list[tuple[float, tuple[str, ...]]], int]:
+def _first_captions(rows: list[Any]) -> tuple[list[Any], int]:
     """The rows with the lowest hashes that hold at most `BPE_CAPTIONS` captions, and how many these are."""
     rows, count = sorted(rows), 0
     for number, (_, captions) in enumerate(rows):

@@ -183,7 +183,7 @@ class Lane:
         drawn: Tensor = tokenizer.unflatten_codes(torch.tensor(codes))
         for image, (job, number, picture, is_done) in zip(self.model.pipeline.decode(drawn), shown, strict=True):
             if is_done:
-                job.on_event(number, Done(image))  # type: ignore[arg-type]
+                job.on_event(number, Done(image, picture.text))  # type: ignore[arg-type]
             else:
                 job.on_event(number, Partial(picture.shown, image))  # type: ignore[arg-type]
                 picture.shown += 1

@@ -4,7 +4,9 @@ import io
 from typing import Any
 
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 from vqlm.data_prep.picture_files import UnreadablePicture, explained_picture
+from vqlm.lm.picture_requests import TEXT_KEY
 from vqlm.serve.errors import wrong
 from vqlm.vq.fitting import has_shape, is_transparent, pad_to_shape, padding_colour
 from vqlm.vq.pixels import to_rgb
@@ -36,13 +38,18 @@ def size_of(text: str, model_size: Size, is_strict: bool, max_pixels: int) -> Si
     return int(width), int(height)
 
 
-def encode_picture(picture: Image.Image, size: Size, file_format: str, compression: int | None) -> bytes:
-    """The file of a picture, scaled to `size` by Lanczos."""
+def encode_picture(
+    picture: Image.Image, size: Size, file_format: str, compression: int | None, text: str | None = None
+) -> bytes:
+    """The file of a picture, scaled to `size` by Lanczos. A PNG holds `text`."""
     if picture.size != size:
         picture = picture.resize(size, Image.Resampling.LANCZOS)
     file, options = io.BytesIO(), {}
     if file_format != "png":
         options = {"quality": 95 if compression is None else compression}
+    elif text is not None:
+        options = {"pnginfo": PngInfo()}
+        options["pnginfo"].add_text(TEXT_KEY, text)
     picture.save(file, file_format, **options)
     return file.getvalue()
 

@@ -38,5 +38,5 @@ def commands(document: Path) -> list[list[str]]:
     lines = [line for block in blocks(document, "sh") for line in block.replace("\\\n", " ").splitlines()]
     plain = [line for block in blocks(document, "") for line in block.replace("\\\n", " ").splitlines()]
     lines += [line for line in [*plain, *inline_code(document)] if line.startswith(begins)]
-    parts = [part for line in lines for part in re.split(r"&&", line)]
+    parts = [re.sub(r"^(?:[A-Z_]+=\S* )+", "", part.strip()) for line in lines for part in re.split(r"&&", line)]
     return [words for part in parts if (words := shlex.split(part, comments=True))]

@@ -245,7 +245,7 @@ def test_held_out_psnr_tells_when_training_ended_too_early_or_too_late(sound, sm
 @pytest.mark.parametrize(
     ("quantizer", "remedy"),
     [
-        (FSQConfig(), "Take fewer quantizer.levels."),
+        (FSQConfig(), "Take fewer `quantizer.levels`."),
         (LFQConfig(), "Raise `quantizer.entropy_weight` or `quantizer.diversity`."),
         (VQConfig(dead_code_threshold=0.0), "Set `quantizer.dead_code_threshold` to 0.1"),
         (VQConfig(initialization="random"), "Set `quantizer.initialization` to sample or kmeans"),
