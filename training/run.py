@@ -441,6 +441,7 @@ class Run:
         self.checkpoint()
         if self.accelerator.is_main_process:
             write_json(self.folder / "summary.json", self.summary(**figures))
+        self.accelerator.wait_for_everyone()  # all read the finished folder next
         spent, seconds = self.state.checkpoint_seconds + self.state.sample_seconds, max(self.state.seconds, 1e-9)
         self.progress.say(
             f"checkpoints took {self.state.checkpoint_seconds:.1f} s and samples {self.state.sample_seconds:.1f} s, "

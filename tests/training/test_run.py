@@ -58,6 +58,15 @@ def log_of(run: Run) -> list[dict]:
     return [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
 
 
+def test_no_process_leaves_before_the_folder_is_finished(make_run, monkeypatch):
+    run, seen = make_run(max_steps=1), []
+    wait = run.accelerator.wait_for_everyone
+    look = lambda: (seen.append((run.folder / "summary.json").exists()), wait())  # noqa: E731
+    monkeypatch.setattr(run.accelerator, "wait_for_everyone", look)
+    train(run)
+    assert seen[-1]
+
+
 # Schedule
 
 

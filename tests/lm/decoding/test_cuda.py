@@ -7,6 +7,8 @@ from vqlm.data_prep import SequenceConfig, TextConfig, load_collection, prepare
 from vqlm.data_prep.sequences import caption_ids, prompt_ids
 from vqlm.lm import SamplingConfig, TextToImagePipeline
 from vqlm.lm.decoding.draw import draw_codes
+from vqlm.lm.decoding.sampling import draw_uniform
+from vqlm.lm.decoding.stepper import Row, Stepper
 from vqlm.lm.evaluate.metrics import evaluate_nll
 from vqlm.lm.evaluate.report import evaluate
 from vqlm.lm.settings import LMTrainingConfig
@@ -74,6 +76,24 @@ def test_greedy_codes_are_those_of_the_cpu(build_tiny, vocabulary, guidance_scal
         draw_codes(model.to(device), vocabulary, prompts, 16, settings).cpu() for device in ("cpu", "cuda")
     )
     assert torch.equal(on_cpu, there)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_rows_that_come_and_go_draw_what_they_draw_on_the_cpu(build_tiny, vocabulary, architecture):
+    settings = SamplingConfig(temperature=0.0, guidance_scale=1.5)
+    prompts = prompt_ids(vocabulary, caption_ids(vocabulary, ["red square", None, "a green circle", "red"], 20))
+    drawn = []
+    for device in ("cpu", "cuda"):
+        uniform = draw_uniform(1, 16, torch.Generator().manual_seed(0), torch.device(device))[0]
+        rows = [Row(prompt, settings, uniform) for prompt in prompts]
+        stepper = Stepper(build_tiny(architecture).to(device), vocabulary, 16, max_slots=8, max_prompt=40)
+        stepper.join(rows[:2])
+        for step in range(40):
+            stepper.join(rows[2:] if step == 5 else [])
+            stepper.step()
+        assert all(row.is_finished for row in rows)
+        drawn.append([row.codes for row in rows])
+    assert drawn[0] == drawn[1]
 
 
 def test_codes_and_likelihoods_are_those_of_the_cpu(tiny_vqvae: VQVAE, build_tiny, vocabulary, prepared):
