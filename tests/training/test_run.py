@@ -60,9 +60,11 @@ def log_of(run: Run) -> list[dict]:
 
 def test_no_process_leaves_before_the_folder_is_finished(make_run, monkeypatch):
     run, seen = make_run(max_steps=1), []
-    wait = run.accelerator.wait_for_everyone
-    look = lambda: (seen.append((run.folder / "summary.json").exists()), wait())  # noqa: E731
-    monkeypatch.setattr(run.accelerator, "wait_for_everyone", look)
+
+    def wait_for_everyone():
+        seen.append((run.folder / "summary.json").exists())
+
+    monkeypatch.setattr(run.accelerator, "wait_for_everyone", wait_for_everyone)
     train(run)
     assert seen[-1]
 
