@@ -215,7 +215,7 @@ def _captions(collection: Collection, num_workers: int | None) -> list[str]:
 
 @dataclass(order=True)
 class _Hashed:
-    """Captions of a row, and the number that decides whether they are drawn. No tuple: loaders turn these into lists."""
+    """Captions of a row, and the number that decides whether they are drawn. A loader makes lists of tuples."""
 
     share: float
     captions: tuple[str, ...]
