@@ -40,8 +40,8 @@ class Request:
         plan: a folder of YAML files that are taken instead of a plan.
         collection: how the collection is read.
         settings: of each stage, nested as in its YAML; they replace the plan's.
-        ignore_findings: train even if the doctor finds what would ruin the training, on the pictures that are usable
-            however few they are.
+        ignore_findings: train even if the inspection finds what would ruin the training, on the pictures that are
+            usable however few they are.
         seed: decides the sample that the plan looks at.
     """
 
@@ -99,7 +99,7 @@ def plan_for(request: Request, say: Callable[[str], None]) -> Plan:
 
 
 def has_begun(output: Path) -> bool:
-    """Whether a stage after the doctor has written anything."""
+    """Whether a stage after the inspection has written anything."""
     return any((output / name).exists() for name in ("image_tokenizer", "data", "model", "report.json"))
 
 

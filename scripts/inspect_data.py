@@ -7,17 +7,19 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from vqlm.data_prep.settings import DATA_HELP, CollectionConfig, TextConfig
+from vqlm.data_prep.settings import DATA_HELP, FINDINGS_FILE, CollectionConfig, TextConfig
 from vqlm.scripts.opening import open_collection
 from vqlm.scripts.options import run_script, script_parser
 from vqlm.training.errors import UserError
-from vqlm.training.files import require_output
+from vqlm.training.files import require_output, write_json
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
     parser.add_argument("--data", required=True, help=DATA_HELP)
-    parser.add_argument("--output", type=Path, required=True, help="Folder for inspection.md and its pictures.")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="Folder for inspection.md, its pictures and findings.json."
+    )
     parser.add_argument("--image_size", type=int, default=64, help="Side of the model's pictures, in pixels.")
     parser.add_argument("--max_caption_tokens", type=int, default=64, help="The longest caption of stage two.")
     parser.add_argument("--num_workers", type=int, help="Processes that decode; by default one fewer than cores.")
@@ -26,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings = parser.parse_args(arguments)
     if settings.image_size < 1:
         raise UserError(f"`image_size` must be at least 1 pixel, found {settings.image_size}.")
-    require_output(settings.output)
+    require_output(settings.output, can_resume=False)
 
     from vqlm.data_prep import Vocabulary
     from vqlm.data_prep.inspection import COPIES_FILE, UNUSABLE_FILE, findings, inspect_collection
@@ -50,6 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     write_copies(inspection, settings.output / COPIES_FILE)
     text = page(inspection, wrong, remarks)
     (settings.output / "inspection.md").write_text(text, encoding="utf-8")
+    write_json(settings.output / FINDINGS_FILE, {"wrong": wrong, "remarks": remarks})
     print(text, flush=True)
     if wrong:
         sys.exit(1)

@@ -363,7 +363,7 @@ def test_the_same_settings_are_recognised_in_any_form(make_run):
     run.prepare(*make_parts())
     run.checkpoint()
     make_run({"model": {"shape": [2, 3]}, "log_every": 9}, resume=True)  # neither a tuple nor the log matters
-    with pytest.raises(UserError, match=r"model.shape is \[2, 3\], now \[2, 4\]"):
+    with pytest.raises(UserError, match=r"model.shape` is \[2, 3\], now \[2, 4\]"):
         make_run({"model": {"shape": [2, 4]}}, resume=True)
 
 
