@@ -26,8 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from hostile_inputs import KINDS, Outcome
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, Phase, given, seed, settings, strategies as st
 from vqlm.training.errors import UserError
 from vqlm.training.matrix_peak import describe_machine
 
