@@ -117,14 +117,14 @@ def measure_throughput(report: Report, server: Server, rounds: int, requests: in
             list(pool.map(lambda number: timed("many", number), range(requests)))
         return (time.perf_counter() - start) / requests
 
-    found = in_turns({"one": one_by_one, "many": at_once}, rounds)
+    times = in_turns({"one": one_by_one, "many": at_once}, rounds)
     many = f"{clients} clients at once"
     table = report.table("Throughput", ["", "pictures/s", "times as fast", "95th percentile, s", "times one alone"])
     alone = statistics.median(latencies["one"])
     for name, title in (("one", "one after another"), ("many", many)):
         late = statistics.quantiles(latencies[name], n=20)[-1]
-        speed = Spread.of(1 / seconds for seconds in found[name])
-        table.row(title, speed, ratio(found["one"], found[name]), late, late / alone)
+        speed = Spread.of(1 / seconds for seconds in times[name])
+        table.row(title, speed, ratio(times["one"], times[name]), late, late / alone)
 
 
 def measure_first_picture(report: Report, server: Server, rounds: int) -> None:
@@ -136,9 +136,9 @@ def measure_first_picture(report: Report, server: Server, rounds: int) -> None:
         return times[0], times[-1]
 
     stream()
-    found = [stream() for _ in range(rounds)]
+    pairs = [stream() for _ in range(rounds)]
     table = report.table("A stream with 3 unfinished pictures", ["first, s", "finished, s", "first / finished"])
-    first, last = ([pair[number] for pair in found] for number in (0, 1))
+    first, last = ([pair[number] for pair in pairs] for number in (0, 1))
     table.row(Spread.of(first), Spread.of(last), ratio(first, last))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from vqlm.planning.budget import Settings
+from vqlm.planning.allowance import Settings
 from vqlm.planning.plan import STAGES, Plan
 from vqlm.planning.reasons import Decision
 from vqlm.training.errors import UserError
@@ -77,7 +77,7 @@ def remove_plan(folder: Path) -> None:
 
 
 def remove_inspection(folder: Path) -> None:
-    """Remove the page of the doctor, which is of another plan or was not finished."""
+    """Remove the inspection of the collection, which is of another plan or was not finished."""
     if folder.exists():
         shutil.rmtree(folder)
 

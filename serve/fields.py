@@ -116,7 +116,11 @@ FIELDS = [
     Field("model", _text(), "honoured", "a name or alias of `/v1/models`; by default the first model"),
     Field("n", _integer(1, MOST_PICTURES), "honoured", "pictures", 1),
     Field(
-        "size", _text(), "honoured", "`auto`, or `WIDTHxHEIGHT` of the model's own shape, which is scaled to", "auto"
+        "size",
+        _text(),
+        "honoured",
+        "`auto`, or `WIDTHxHEIGHT` of the model's aspect ratio; pictures are resized",
+        "auto",
     ),
     Field("output_format", _choice("png", "jpeg", "webp"), "honoured", "file format of the pictures", "png"),
     Field("output_compression", _integer(0, 100), "honoured", "quality of `jpeg` and `webp`; has to be 100 for `png`"),

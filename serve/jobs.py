@@ -10,15 +10,16 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from vqlm.data_prep.sequences import prompt_ids
 from vqlm.lm import SamplingConfig, TextToImagePipeline
 from vqlm.lm.decoding.draw import UNKNOWN
-from vqlm.lm.decoding.inpainting import code_grid, code_mask, random_mask
-from vqlm.lm.decoding.likelihood import code_log_likelihoods
+from vqlm.lm.decoding.inpainting import flat_code_mask, likelihood_of_known, random_mask
 from vqlm.lm.decoding.sampling import draw_uniform
 from vqlm.lm.decoding.stepper import Row
+from vqlm.lm.describing import best_of_ids
 from vqlm.lm.drawn_files import for_several
 from vqlm.lm.picture_requests import PictureRequest, text_of
-from vqlm.lm.prompts import prompt_ids, tokenize_prompts
+from vqlm.lm.prompts import tokenize_prompts
 from vqlm.serve.errors import ApiError, wrong
 from vqlm.serve.fields import SAMPLING
 from vqlm.serve.pictures import Size
@@ -133,7 +134,7 @@ def make_pictures(
             "unsupported_value",
         )
     prompt = prompt_ids(vocabulary, [caption])[0]
-    begun = None if image is None else pipe.encode([image])[0].cpu()
+    kept_codes = None if image is None else pipe.encode([image])[0].cpu()
     tries = values["candidates"] if image is not None else values["rerank"]
     partial_at = partial_steps(values["partial_images"], num_codes)
     if values["partial_rows"]:
@@ -142,15 +143,16 @@ def make_pictures(
     pictures = []
     for number in range(values["n"]):
         known, generators = None, [torch.Generator().manual_seed(each) for each in seeds_of(values, seed, number)]
-        if begun is not None:
+        if kept_codes is not None:
             generators = generators[0]  # first for the mask, then for all candidates
-            holes = _holes(pipe, mask, num_codes)
-            if holes is None:
-                holes = random_mask(begun[None], values["share"], generators)[0]
-            known = torch.where(holes, UNKNOWN, begun)
+            if mask is not None:
+                holes = flat_code_mask(mask, pipe.image_tokenizer.config)
+            else:
+                holes = random_mask(kept_codes[None], values["share"], generators)[0]
+            known = torch.where(holes, UNKNOWN, kept_codes)
         uniform = draw_uniform(tries, num_codes, generators, torch.device("cpu"))
         rows = [Row(prompt, settings, numbers, negative, known) for numbers in uniform]
-        pictures.append(PictureJob(rows, partial_at, picture_text(model, values, seed, number), begun))
+        pictures.append(PictureJob(rows, partial_at, picture_text(model, values, seed, number), kept_codes))
     return pictures, caption
 
 
@@ -187,10 +189,10 @@ def choose(job: Job, picture: PictureJob) -> list[int]:
     pipe, rows = job.model.pipeline, picture.rows
     codes = torch.tensor([row.codes for row in rows], device=pipe.model.device)
     if not job.is_edit:
-        return pipe._best_of(codes[None], [job.captions])[0].flatten().tolist()
-    known = torch.tensor(rows[0]._known, device=codes.device)
-    log_probs = code_log_likelihoods(pipe.model, pipe.vocabulary, [row.prompt for row in rows], codes)
-    return codes[log_probs.masked_fill(known == UNKNOWN, 0.0).sum(1).argmax()].tolist()
+        return best_of_ids(pipe, codes[None], [job.captions])[0].flatten().tolist()
+    known = torch.tensor(rows[0].known_codes, device=codes.device)
+    fits = likelihood_of_known(pipe.model, pipe.vocabulary, [row.prompt for row in rows], codes, known[None])
+    return codes[fits.argmax()].tolist()
 
 
 def _sampling(pipe: TextToImagePipeline, values: Mapping[str, Any]) -> SamplingConfig:
@@ -212,12 +214,3 @@ def _caption(pipe: TextToImagePipeline, text: str, name: str) -> list[int]:
             "shorten it.", name,
         )  # fmt: skip
     return ids or []
-
-
-def _holes(pipe: TextToImagePipeline, mask: Any, num_codes: int) -> Tensor | None:
-    """(n,) bool: the codes that are drawn again."""
-    if mask is None:
-        return None
-    config = pipe.image_tokenizer.config
-    cells = code_mask(mask, config.network.input_shape, code_grid(config))
-    return cells.flatten().repeat_interleave(num_codes // cells.numel())
