@@ -23,6 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings = parser.parse_args(arguments)
     require_seed(settings.seed)
     require_writable(settings.output)
+    require_writable(settings.model, "model")  # which keeps the figures
 
     from vqlm.data_prep import PreparedSet
     from vqlm.lm import TextToImagePipeline
