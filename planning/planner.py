@@ -40,8 +40,8 @@ class Request:
         plan: a folder of YAML files that are taken instead of a plan.
         collection: how the collection is read.
         settings: of each stage, nested as in its YAML; they replace the plan's.
-        ignore_findings: train even if the inspection finds what would ruin the training, on the pictures that are usable
-            however few they are.
+        ignore_findings: train even if the inspection finds what would ruin the training, on the pictures that are
+            usable however few they are.
         seed: decides the sample that the plan looks at.
     """
 
