@@ -5,7 +5,7 @@ from dataclasses import asdict, is_dataclass
 from functools import reduce
 from typing import Any
 
-from vqlm.scripts import prepare, train_lm, train_vq
+from vqlm.scripts import prepare_data, train_lm, train_vq
 from vqlm.scripts.options import ScriptParser
 from vqlm.training.errors import UserError
 
@@ -54,4 +54,4 @@ def typed_settings(prefix: str, words: list[str]) -> dict[str, Any]:
 def _parser(prefix: str, words: list[str]) -> ScriptParser:
     if prefix == "vq":
         return train_vq.settings_parser(words)
-    return prepare.settings_parser() if prefix == "prepare" else train_lm.settings_parser()
+    return prepare_data.settings_parser() if prefix == "prepare" else train_lm.settings_parser()
