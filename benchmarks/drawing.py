@@ -21,7 +21,7 @@ from measure import Report, Spread, choose, in_child, in_turns, memory_megabytes
 from our_steps import CODEBOOK_SIZE, MODELS, TEXT_SIZE, Rows
 from peer_dalle import PACKAGE, build_dalle, load, pad_texts
 from transformers import GenerationConfig, PreTrainedModel
-from vqlm.data_prep.sequences import left_pad, prompt_ids
+from vqlm.data_prep.sequences import caption_ids, left_pad, prompt_ids
 from vqlm.lm.decoding.draw import draw_codes
 from vqlm.lm.decoding.packed_weights import require_int8
 from vqlm.lm.model import build_language_model
@@ -110,9 +110,9 @@ def main(arguments: list[str] | None = None) -> dict | None:
             table.row(case.title, engine, weights, cache, beyond, beyond / (weights + cache))
     report.remark(
         "int8: weights and inputs of the products are rounded; quantized.py says what that costs. Memory: weights as "
-        "the model was loaded (bf16 here), cache: keys and values of all rows, twins of guidance among them, at their "
-        "full length, in bf16, or fp32 here where nothing is compiled. DALLE's own cache serves guided drawing only, "
-        "and its time includes a VAE of a few weights."
+        "the model was loaded (bf16 here), cache: keys and values of all rows, with guidance also of the unconditional "
+        "ones, at their full length, in bf16, or fp32 here where nothing is compiled. DALLE's own cache serves guided "
+        "drawing only, and its time includes a VAE of a few weights."
     )
     return report.save()
 
@@ -123,7 +123,7 @@ def drawer(case: Case, rows: Rows, engine: str, device: torch.device = CPU) -> C
     model.to(device)  # type: ignore[arg-type]
     vocabulary = rows.vocabulary
     captions: list[str | None] = [rows.captions[7 * number % len(rows.captions)] for number in range(case.pictures)]
-    prompts = prompt_ids(vocabulary, captions, rows.longest)
+    prompts = prompt_ids(vocabulary, caption_ids(vocabulary, captions, rows.longest))
     if engine != FP32:
         model.to(torch.bfloat16)  # type: ignore[arg-type]
     if engine in ENGINE:
@@ -140,7 +140,7 @@ def drawer(case: Case, rows: Rows, engine: str, device: torch.device = CPU) -> C
         given["negative_prompt_ids"] = torch.tensor([[vocabulary.bos, vocabulary.boi]] * case.pictures, device=device)
     config = GenerationConfig(  # as lm/pipeline.py saves it
         min_new_tokens=case.codes, max_new_tokens=case.codes, do_sample=True, top_k=0,
-        suppress_tokens=list(range(vocabulary.image_token_offset)), guidance_scale=case.guidance,
+        suppress_tokens=list(range(vocabulary.image.offset)), guidance_scale=case.guidance,
         bos_token_id=vocabulary.bos, pad_token_id=vocabulary.pad,
     )  # fmt: skip
     return functools.partial(model.generate, **given, generation_config=config)

@@ -1,4 +1,4 @@
-"""Does the memory of prepare_data.py grow with the collection?
+"""Does the memory of `vqlm prepare` grow with the collection?
 
     python benchmarks/encoding_memory.py
 

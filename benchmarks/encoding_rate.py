@@ -2,7 +2,7 @@
 
     python benchmarks/encoding_rate.py
 
-`ShardEncoder`, which prepare_data.py runs, encodes shards of a generated WebDataset, in turns with `VQVAE.encode` on
+`ShardEncoder`, which `vqlm prepare` runs, encodes shards of a generated WebDataset, in turns with `VQVAE.encode` on
 the same pictures as tensors in memory. Decoding, reading and writing should cost no time of their own.
 """
 
@@ -22,7 +22,7 @@ from vqlm.training.device import is_bf16_fast
 from vqlm.vq import VQVAE, to_pixel_values
 
 ALONE, OURS = "encoder alone, tensors in memory", "from tar files to a prepared set"
-IS_BF16 = is_bf16_fast(torch.device("cpu"))  # what prepare_data.py does by default
+IS_BF16 = is_bf16_fast(torch.device("cpu"))  # what `vqlm prepare` does by default
 
 
 class Settings(NamedTuple):

@@ -16,13 +16,13 @@ from vqlm.training.allocator import keep_freed_memory
 
 PLAIN = {"compile": False, "whole_vocabulary": True, "is_packed": False}
 VARIANTS = {
-    "plain: a row a pack, padded to the longest": PLAIN,
+    "plain: one row per pack, padded to the longest": PLAIN,
     "packed": {"compile": False, "whole_vocabulary": True},
     "packed, logits of ids that can occur": {"compile": False},
     "the same, compiled, fused attention": {"attention": "sdpa"},
     "the same, compiled, explicit attention (the default)": {},
     "the default with dropout on the embeddings": {"dropout": 0.1},
-    "the default, a row a pack": {"is_packed": False},
+    "the default, one row per pack": {"is_packed": False},
 }
 WARM_UP = 2
 

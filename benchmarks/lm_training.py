@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> dict:
     report = Report("lm_training", __doc__, options, [PACKAGE])
     rows = Rows(most=settings.most_rows)
     table = report.table(
-        f"Training steps of stage two, {rows.tokens_a_row:.1f} tokens a row in the mean",
+        f"Training steps of stage two, {rows.tokens_a_row:.1f} tokens per row in the mean",
         ["model", "trainer", "parameters", "step, s", "tokens/s", "share of bf16 matrix peak", "here / it"],
     )
     for name, steps in settings.steps.items():

@@ -124,8 +124,20 @@ class Table:
         print(table_row(self.rows[-1]), flush=True)
 
 
+def current_commit() -> str | None:
+    """The commit that is checked out, with a + where tracked files have changed since; None outside a checkout."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--exclude=*", "--dirty=+"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()
+
+
 class Report:
-    """The answer to a benchmark's question: machine, versions, command, date, tables, remarks, curves.
+    """The answer to a benchmark's question: machine, versions, command, date, commit, tables, remarks, curves.
 
     `packages` are the peers whose versions are told.
     """
@@ -140,6 +152,7 @@ class Report:
             "question": (question or name).splitlines()[0],
             "command": " ".join(["python", f"benchmarks/{name}.py", *options]),
             "date": str(datetime.date.today()),
+            "commit": current_commit(),
             "is_quick": arguments.quick or arguments.tiny,
             "machine": machine | {package: installed(package) for package in ("transformers", *packages)},
             "remarks": [],

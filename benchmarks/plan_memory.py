@@ -19,8 +19,7 @@ from vqlm.data_prep import PreparedSet, load_collection, prepare
 from vqlm.lm.settings import LanguageModelConfig, LMTrainingConfig, SamplingConfig
 from vqlm.lm.train.cost import Rows, cost_of_lm
 from vqlm.lm.train.loop import train_lm
-from vqlm.scripts import train_lm as lm_script
-from vqlm.scripts import train_vq as vq_script
+from vqlm.scripts import train_lm as lm_script, train_vq as vq_script
 from vqlm.scripts.options import values_of
 from vqlm.training.stop_signals import Interrupted
 from vqlm.vq import VQVAE, NetworkConfig, VQVAEConfig

@@ -16,7 +16,7 @@ from measure import Report, Spread, choose, in_turns, parser, ratio
 from torch import Tensor
 from transformers import PreTrainedModel
 from vqlm.data_prep import PreparedSet, Vocabulary
-from vqlm.data_prep.sequences import left_pad, prompt_ids
+from vqlm.data_prep.sequences import caption_ids, left_pad, prompt_ids
 from vqlm.lm import TextToImagePipeline
 from vqlm.lm.decoding.decoders import build_decoder
 from vqlm.lm.decoding.draw import draw_codes
@@ -42,7 +42,7 @@ WAYS: dict[str, tuple[torch.dtype, dict]] = {
 def main(arguments: list[str] | None = None) -> dict:
     options = parser(__doc__)
     options.add_argument("--model", type=Path, required=True, help="folder that train_lm.py finished")
-    options.add_argument("--data", type=Path, required=True, help="folder that prepare_data.py wrote")
+    options.add_argument("--data", type=Path, required=True, help="folder that vqlm prepare wrote")
     options = options.parse_args(arguments)
     pictures, rounds, most = choose(options, (16, 7, MOST_PICTURES), (16, 2, 50), (2, 1, 3))
     pipeline, prepared = TextToImagePipeline.from_pretrained(options.model, "cpu"), PreparedSet.load(options.data)
@@ -63,7 +63,9 @@ def main(arguments: list[str] | None = None) -> dict:
     prompts: list[list[int]] = []
     for split in prepared.held_out:
         rows = prepared.pictured(split, most)
-        prompt_rows = prompt_ids(vocabulary, [captions[0] for captions in rows["captions"]], longest)
+        prompt_rows = prompt_ids(
+            vocabulary, caption_ids(vocabulary, [captions[0] for captions in rows["captions"]], longest)
+        )
         prompts += prompt_rows[: -(-pictures // len(prepared.held_out))]
         for name, (dtype, way) in ways.items():
             nlls[name].append(nll_of(models[dtype], vocabulary, prompt_rows, prepared.codes_of(rows), way))

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from measure import RESULTS, table_head, table_row
 from vqlm.training.files import read_json
 
-# As a reader wants them; what is not named comes behind.
+# As a reader wants them; what is not named comes after.
 ORDER = ("roofline", "drawing", "lm_training", "lm_step", "vq_training", "data_loading", "nearest_codes",
          "encoding_rate", "encoding_memory", "plan_memory", "opening", "startup", "growth", "speculative", "quantized",
          "serve")  # fmt: skip
@@ -52,7 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def section(result: dict[str, Any], images: list[str]) -> str:
     """One benchmark as Markdown."""
-    lines = [f"## {result['question']}", "", f"`{result['command']}`, {result['date']}", "", "```"]
+    commit = f", commit {result['commit']}" if result.get("commit") else ""
+    lines = [f"## {result['question']}", "", f"`{result['command']}`, {result['date']}{commit}", "", "```"]
     lines += [json.dumps(result["machine"], ensure_ascii=False), "```"]
     for table in result["tables"]:
         lines += ["", table["title"] + ":", "", *table_head(table["columns"]), *map(table_row, table["rows"])]

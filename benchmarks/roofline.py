@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> dict:
 
     table = report.table(
         f"What follows for drawing {NUM_CODES} codes, without guidance, were there no cost but these",
-        ["model", "weights in bf16, MB", "s, every weight read once a code", "s, products of one picture", "of 64"],
+        ["model", "weights in bf16, MB", "s, every weight read once per code", "s, products of one picture", "of 64"],
     )
     vocabulary = Rows(most=100).vocabulary
     for name in settings.models:

@@ -28,7 +28,14 @@ from PIL import Image
 from vqlm.lm import TextToImagePipeline
 
 PROMPTS = ("red heart", "blue car", "green apple", "house", "a dog", "yellow star", "cat", "flag")
-MIX = ({}, {"guidance_scale": 1.0}, {"temperature": 1.0}, {"guidance_schedule": "cosine"}, {"top_k": 20}, {"n": 2})
+MIX = (
+    {},
+    {"guidance_scale": 1.0},
+    {"temperature": 1.0},
+    {"guidance_schedule": "cosine"},
+    {"top_k": 20},
+    {"n": 2, "temperature": 0.5},
+)
 MALFORMED = (
     {"prompt": ""},
     {"prompt": "red", "n": 11},
@@ -110,14 +117,14 @@ def measure_throughput(report: Report, server: Server, rounds: int, requests: in
             list(pool.map(lambda number: timed("many", number), range(requests)))
         return (time.perf_counter() - start) / requests
 
-    found = in_turns({"one": one_by_one, "many": at_once}, rounds)
+    times = in_turns({"one": one_by_one, "many": at_once}, rounds)
     many = f"{clients} clients at once"
     table = report.table("Throughput", ["", "pictures/s", "times as fast", "95th percentile, s", "times one alone"])
     alone = statistics.median(latencies["one"])
     for name, title in (("one", "one after another"), ("many", many)):
         late = statistics.quantiles(latencies[name], n=20)[-1]
-        speed = Spread.of(1 / seconds for seconds in found[name])
-        table.row(title, speed, ratio(found["one"], found[name]), late, late / alone)
+        speed = Spread.of(1 / seconds for seconds in times[name])
+        table.row(title, speed, ratio(times["one"], times[name]), late, late / alone)
 
 
 def measure_first_picture(report: Report, server: Server, rounds: int) -> None:
@@ -129,9 +136,9 @@ def measure_first_picture(report: Report, server: Server, rounds: int) -> None:
         return times[0], times[-1]
 
     stream()
-    found = [stream() for _ in range(rounds)]
+    pairs = [stream() for _ in range(rounds)]
     table = report.table("A stream with 3 unfinished pictures", ["first, s", "finished, s", "first / finished"])
-    first, last = ([pair[number] for pair in found] for number in (0, 1))
+    first, last = ([pair[number] for pair in pairs] for number in (0, 1))
     table.row(Spread.of(first), Spread.of(last), ratio(first, last))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from measure import Report, Spread, in_turns, parser, ratio
 from torch import Tensor
 from vqlm.data_prep import PreparedSet
-from vqlm.data_prep.sequences import prompt_ids
+from vqlm.data_prep.sequences import caption_ids, prompt_ids
 from vqlm.lm import TextToImagePipeline
 from vqlm.lm.decoding.draw import draw_codes
 from vqlm.lm.decoding.speculative import draw_speculatively
@@ -26,7 +26,7 @@ WINDOWS = (4, 8, 16)
 def main(arguments: list[str] | None = None) -> dict:
     options = parser(__doc__)
     options.add_argument("--model", type=Path, required=True, help="folder that train_lm.py finished")
-    options.add_argument("--data", type=Path, required=True, help="folder that prepare_data.py wrote")
+    options.add_argument("--data", type=Path, required=True, help="folder that vqlm prepare wrote")
     options.add_argument("--prompts", type=int, default=8, help="prompts of each held-out split")
     options.add_argument("--rounds", type=int, default=3, help="rounds over all prompts")
     options = options.parse_args(arguments)
@@ -34,9 +34,11 @@ def main(arguments: list[str] | None = None) -> dict:
     captions = [
         texts[0] for split in prepared.held_out for texts in prepared.pictured(split, options.prompts)["captions"]
     ]
-    rows = prompt_ids(pipeline.vocabulary, captions, pipeline.max_caption_tokens)
+    rows = prompt_ids(pipeline.vocabulary, caption_ids(pipeline.vocabulary, captions, pipeline.max_caption_tokens))
     report = Report("speculative", __doc__, options)
-    table = report.table("One picture at a time", ["drawn", "by", "forwards a picture", "s a picture", "plain / it"])
+    table = report.table(
+        "One picture at a time", ["drawn", "by", "forwards per picture", "s per picture", "plain / it"]
+    )
     saved = pipeline.sampling
     for title, settings in {"as saved": saved, "as saved, temperature 1": replace(saved, temperature=1.0)}.items():
         counts: dict[str, list[int]] = {}

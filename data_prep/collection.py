@@ -38,10 +38,10 @@ from vqlm.data_prep.splits import (
     split_rule,
 )
 from vqlm.training.errors import UserError
+from vqlm.training.files import NOTICE_FILE
 from vqlm.vq import VQVAEConfig
 
 SAVED_DATASET = ("state.json", "dataset_dict.json")
-NOTICE_FILE = "NOTICE"
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 # With fewer rows than this the hash may hold out none of them.
 SMALL = 200

@@ -37,6 +37,7 @@ REMARKABLE = 0.01
 LEAK = 0.01  # share of held-out pictures that may also be trained on
 SAMPLES = 24
 CAPTIONS_KEPT = 200_000
+UNUSABLE_FILE, COPIES_FILE = "unusable.jsonl", "copies.jsonl"
 
 
 @dataclass
@@ -205,16 +206,19 @@ def _examine(
 
 
 def findings(
-    inspection: CollectionInspection, size: tuple[int, int], max_caption_tokens: int
+    inspection: CollectionInspection, size: tuple[int, int], max_caption_tokens: int, folder: Path | None = None
 ) -> tuple[list[str], list[str]]:
-    """Faults that stop a training or make it wrong, and remarks: sentences, each with a remedy."""
+    """Faults that stop a training or make it wrong, and remarks: sentences, each with a remedy.
+
+    folder: where the lists that they name are written."""
+    folder = folder or Path()
     wrong, remarks, usable = [], [], max(1, inspection.usable)
     try:
-        inspection.skipped.require_few(Path("unusable.jsonl"))
+        inspection.skipped.require_few(folder / UNUSABLE_FILE)
     except UserError as error:
         wrong.append(str(error))
     if summary := inspection.skipped.summary():
-        remarks.append(f"{summary}. All are listed in unusable.jsonl.")
+        remarks.append(f"{summary}. All are listed in {folder / UNUSABLE_FILE}.")
     held_out = max(1, inspection.num_held_out)
     remarks += _remarks_on_files(inspection)
     if inspection.seen_captions:
@@ -232,7 +236,7 @@ def findings(
     if inspection.example:
         remarks.append(
             f"{inspection.copies} pictures are copies of another (such as {' and '.join(inspection.example)}), listed "
-            "in copies.jsonl; `drop_copies` leaves them out."
+            f"in {folder / COPIES_FILE}; `drop_copies` leaves them out."
         )
     remarks += caption_findings(inspection.text)
     if inspection.twin_stems:

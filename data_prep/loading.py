@@ -56,9 +56,12 @@ class LoadedPictures:
 
     def notes(self) -> list[str]:
         """What a person should know of the pictures that are not among them."""
-        skipped = self.skipped.summary()
-        sample = f"{len(self.train):,} of {self.sampled_from:,} training pictures are used, a sample of all of them"
-        return [*([skipped] if skipped else []), *([sample] if self.sampled_from is not None else [])]
+        notes = [self.skipped.summary()]
+        if self.sampled_from is not None:
+            notes.append(
+                f"{len(self.train):,} of {self.sampled_from:,} training pictures are used, a sample of all of them"
+            )
+        return [note for note in notes if note]
 
 
 def load_pictures(

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, ImageOps, UnidentifiedImageError
-from PIL import Image as PILImage
+from PIL import ExifTags, Image as PILImage, ImageOps, UnidentifiedImageError
 from vqlm.data_prep.file_kinds import SVG, readable_formats
 from vqlm.data_prep.settings import MAX_PIXELS, ViewConfig
 from vqlm.data_prep.svg import UnsafeDrawing, draw_svg

@@ -9,13 +9,14 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from accelerate import PartialState
+from datasets import Dataset
 from vqlm.data_prep.collection import TRAIN, Collection
 from vqlm.data_prep.encoding import SHARD_FILE, ShardEncoder
 from vqlm.data_prep.loading import decode_rows, mapped_shards, require_shape
@@ -26,10 +27,11 @@ from vqlm.data_prep.skipped import SkippedRows
 from vqlm.data_prep.splits import hash_share
 from vqlm.data_prep.vocabulary import NAMES, Vocabulary
 from vqlm.training.allocator import keep_freed_memory
+from vqlm.training.deciding import flatten, require_same_run
 from vqlm.training.device import is_bf16_fast, require_precision, training_device
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json, require_empty, require_same_settings, write_json
-from vqlm.training.old_names import COLLECTION_FORM, comparable
+from vqlm.training.files import read_json, require_empty, write_json
+from vqlm.training.old_names import COLLECTION_FORM, EARLIER_VALUES
 from vqlm.training.processes import decided_by_main
 from vqlm.training.progress import Progress
 from vqlm.vq import VQVAE
@@ -65,7 +67,7 @@ def prepare(
         image_tokenizer: a trained VQ-VAE.
         output: folder to write; it must be new, empty, or with `resume` hold this same set.
         data: the name of the collection, kept in the manifest and not compared on `resume`.
-        text: how captions become ids.
+        text: how captions become ids; by default as `TextConfig` has it, and with `resume` as the set in `output` does.
         modalities: number of codes by name of each further modality; each gets a range of ids.
         views: further views of each picture to encode.
         num_workers: worker processes, as in `ShardEncoder`.
@@ -95,26 +97,30 @@ def prepare(
         (20, 4)
     """
     collection = collection.as_learned_by(image_tokenizer.config)
-    start, views, text = time.monotonic(), views or ViewConfig(), text or TextConfig()
+    start, views, text = time.monotonic(), views or ViewConfig(), text or _text_of(output if resume else None)
     name = NAMES[image_tokenizer.config.network.spatial_dims]
     codebook_sizes = {name: image_tokenizer.config.codebook_size} | _checked(modalities or {}, name)
     device, is_bf16 = training_device(), mixed_precision == "bf16"
     require_precision(mixed_precision, device)
     if mixed_precision == "auto":
         is_bf16 = is_bf16_fast(device) and image_tokenizer.config.network.spatial_dims <= 2
-    made_from = {
+    deciding: dict[str, Any] = {
         "data": data,
         "collection": collection.fingerprint(),
         "collection_form": COLLECTION_FORM,
         "image_tokenizer": image_tokenizer.fingerprint(),
-        "views": asdict(views),
+        "views": views,
         "encoded_in": "bf16" if is_bf16 else "fp32",
     }
     if vocabulary is None:
-        made_from |= {"text": asdict(text), "codebook_sizes": codebook_sizes}
+        deciding |= {"text": text, "codebook_sizes": codebook_sizes}
     else:
         _check_given(vocabulary, image_tokenizer, text, modalities or {})
-        made_from |= {"vocabulary": vocabulary.fingerprint()}
+        deciding |= {"vocabulary": vocabulary.fingerprint()}
+    made_from = {
+        name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        for name, value in deciding.items()
+    }
     state = PartialState(cpu=device.type == "cpu", timeout=PATIENCE)
 
     def begin() -> None:
@@ -125,7 +131,12 @@ def prepare(
             # Before the folder is claimed: settings of the text may be wrong.
             captions = [] if text.pretrained else _captions(collection, num_workers)
             new_vocabulary = Vocabulary.build(captions, text, codebook_sizes)
-        _claim(output, made_from, resume)
+        if resume and (output / BEGUN).exists():
+            _require_same_set(output, deciding, collection)
+        else:
+            (output / f"{BEGUN}.tmp").unlink(missing_ok=True)  # left by a run that was killed while it wrote this file
+            require_empty(output)
+            write_json(output / BEGUN, made_from)
         if not (output / "vocabulary").exists():
             assert new_vocabulary is not None
             _save_whole(new_vocabulary, output / "vocabulary")
@@ -166,15 +177,38 @@ def _check_given(vocabulary: Vocabulary, image_tokenizer: VQVAE, text: TextConfi
         )
 
 
-def _claim(output: Path, made_from: dict[str, Any], resume: bool) -> None:
-    if resume and (output / BEGUN).exists():
-        # The fingerprint says whether it is the same collection; a path may be written in several ways.
-        begun = comparable(read_json(output / BEGUN), made_from)
-        require_same_settings(output, begun | {"data": made_from["data"]}, made_from)
-    else:
-        (output / f"{BEGUN}.tmp").unlink(missing_ok=True)  # left by a run that was killed while it wrote this file
-        require_empty(output)
-        write_json(output / BEGUN, made_from)
+def _text_of(output: Path | None) -> TextConfig:
+    """How the set that was begun in `output` makes ids of captions; the defaults where there is none."""
+    if output is None or not (output / BEGUN).exists():
+        return TextConfig()
+    begun = flatten({"text": read_json(output / BEGUN).get("text", {})})
+    values: dict[str, Any] = (EARLIER_VALUES | begun) if begun else {}
+    known = {field.name for field in fields(TextConfig)}
+    return TextConfig(**{name: value for key, value in values.items() if (name := key.removeprefix("text.")) in known})
+
+
+def _require_same_set(output: Path, deciding: dict[str, Any], collection: Collection) -> None:
+    """Raises UserError if the set that was begun in `output` is of other settings, or of pictures split otherwise."""
+    earlier = read_json(output / BEGUN)
+    # The fingerprint says whether it is the same collection; a path may be written in several ways.
+    require_same_run(output, earlier | {"data": deciding["data"]}, deciding)
+    if "collection_form" not in earlier and not (output / MANIFEST).exists():  # its fingerprint could not be compared
+        _require_same_splits(output, collection)
+
+
+def _require_same_splits(output: Path, collection: Collection) -> None:
+    """Raises UserError if a row that was written is not in the collection, or is now in another split."""
+    for file in sorted((output / SHARDS).glob("??????/*.arrow")):
+        for key in Dataset.from_file(str(file))["key"]:
+            try:
+                split = collection.split_of(key)
+            except KeyError:  # the splits of a small collection are listed
+                split = "none"
+            if split != file.stem:
+                raise UserError(
+                    f"{output} was begun with an earlier version or with other pictures: {key} is in its split "
+                    f"{file.stem}, now in {split}; prepare the data in another `output`."
+                )
 
 
 def _save_whole(part: Vocabulary | VQVAE, folder: Path) -> None:
@@ -202,7 +236,7 @@ def check_sample(collection: Collection, input_shape: list[int]) -> None:
 
 def _captions(collection: Collection, num_workers: int | None) -> list[str]:
     """Captions of training rows, about `BPE_CAPTIONS` at most: of more, a sample of all by a hash of their keys."""
-    kept: list[tuple[float, tuple[str, ...]]] = []
+    kept: list[Any] = []  # (hash, captions) of a row; lists where they come from a worker process
     count = 0
     hashed = partial(_hashed_captions, split_of=collection.split_of)
     for _, batch, _ in mapped_shards(collection.shards, hashed, num_workers):
@@ -223,7 +257,7 @@ def _hashed_captions(
     ]
 
 
-def _first_captions(rows: list[tuple[float, tuple[str, ...]]]) -> tuple[list[tuple[float, tuple[str, ...]]], int]:
+def _first_captions(rows: list[Any]) -> tuple[list[Any], int]:
     """The rows with the lowest hashes that hold at most `BPE_CAPTIONS` captions, and how many these are."""
     rows, count = sorted(rows), 0
     for number, (_, captions) in enumerate(rows):

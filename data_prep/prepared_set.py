@@ -125,7 +125,22 @@ class PreparedSet:
         return rows
 
     def load_image_tokenizer(self) -> VQVAE:
-        """Load the VQ-VAE that encoded the pictures. Raises UserError if the folder holds another one."""
+        """Load the VQ-VAE that encoded the pictures.
+
+        Returns:
+            The model in evaluation mode, on the CPU.
+
+        Raises:
+            UserError: the folder holds another one, or none.
+
+        Example:
+            >>> import pathlib, tempfile
+            >>> from vqlm import load_collection, prepare
+            >>> output = pathlib.Path(tempfile.mkdtemp()) / "data"
+            >>> prepared = prepare(load_collection("pictures"), pipe.image_tokenizer, output, "pictures", num_workers=0)
+            >>> prepared.load_image_tokenizer().fingerprint() == pipe.image_tokenizer.fingerprint()
+            True
+        """
         folder = self.folder / "image_tokenizer"
         image_tokenizer = load_image_tokenizer(folder)
         expected = self.manifest["made_from"]["image_tokenizer"]
@@ -156,12 +171,36 @@ class PreparedSet:
 
         Returns:
             (N, tokens_per_image) int64 in [0, K).
+
+        Example:
+            >>> import pathlib, tempfile
+            >>> from vqlm import load_collection, prepare
+            >>> output = pathlib.Path(tempfile.mkdtemp()) / "data"
+            >>> prepared = prepare(load_collection("pictures"), pipe.image_tokenizer, output, "pictures", num_workers=0)
+            >>> prepared.codes_of(prepared.train).shape == (len(prepared.train), prepared.tokens_per_image)
+            True
         """
         codes = np.asarray(rows.with_format("numpy")["codes"][:])
         return torch.as_tensor(codes[:, : self.tokens_per_image].astype(np.int64))
 
     def code_parts(self, rows: Dataset, size: int) -> Iterator[Int[Tensor, "n tokens_per_image"]]:
-        """Yields `codes_of` of `size` rows at a time."""
+        """`codes_of`, part by part, for splits whose codes do not fit into memory.
+
+        Args:
+            rows: rows of one of the splits.
+            size: rows per part.
+
+        Returns:
+            An iterator of (size, tokens_per_image) int64; the last part may be shorter.
+
+        Example:
+            >>> import pathlib, tempfile
+            >>> from vqlm import load_collection, prepare
+            >>> output = pathlib.Path(tempfile.mkdtemp()) / "data"
+            >>> prepared = prepare(load_collection("pictures"), pipe.image_tokenizer, output, "pictures", num_workers=0)
+            >>> sum(len(part) for part in prepared.code_parts(prepared.train, 5)) == len(prepared.train)
+            True
+        """
         for start in range(0, len(rows), size):
             yield self.codes_of(rows.select(range(start, min(start + size, len(rows)))))
 
@@ -183,7 +222,23 @@ class PreparedSet:
         return {split: sum(prompt in seen for prompt in of_split) for split, of_split in prompts.items()}
 
     def pictured(self, split: str, most: int) -> Dataset:
-        """Up to `most` rows of a held-out split that hold their picture, evenly spaced over it."""
+        """Rows of a held-out split that hold their picture, evenly spaced over it.
+
+        Args:
+            split: name of the split.
+            most: the most rows.
+
+        Returns:
+            Up to `most` rows, with the column `image`.
+
+        Example:
+            >>> import pathlib, tempfile
+            >>> from vqlm import load_collection, prepare
+            >>> output = pathlib.Path(tempfile.mkdtemp()) / "data"
+            >>> prepared = prepare(load_collection("pictures"), pipe.image_tokenizer, output, "pictures", num_workers=0)
+            >>> len(prepared.pictured("held_out", 1))
+            1
+        """
         rows = self.rows[split]
         table = rows.select_columns(["image"]).with_format("arrow")[:]
         assert isinstance(table, pyarrow.Table)

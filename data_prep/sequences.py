@@ -104,12 +104,17 @@ def left_pad(rows: list[list[int]], pad: int) -> tuple[Int[Tensor, "b t"], Bool[
     return input_ids, columns >= starts.unsqueeze(1), position_ids
 
 
-def prompt_ids(
-    vocabulary: Vocabulary, captions: list[str | None], max_tokens: int, bpe_dropout: BPEDropout | None = None
-) -> list[list[int]]:
-    """`bos caption boi` for each caption, truncated to `max_tokens`; `bos boi` for None or an empty caption."""
-    texts = iter((bpe_dropout or vocabulary).encode_text([caption for caption in captions if caption]))
-    return [[vocabulary.bos, *(next(texts)[:max_tokens] if caption else []), vocabulary.boi] for caption in captions]
+def caption_ids(
+    vocabulary: Vocabulary, captions: Sequence[str | None], max_tokens: int, bpe_dropout: BPEDropout | None = None
+) -> list[list[int] | None]:
+    """The ids of each caption, cut to `max_tokens`; None for None or an empty caption."""
+    ids = iter((bpe_dropout or vocabulary).encode_text([caption for caption in captions if caption]))
+    return [next(ids)[:max_tokens] if caption else None for caption in captions]
+
+
+def prompt_ids(vocabulary: Vocabulary, captions: Sequence[list[int] | None]) -> list[list[int]]:
+    """`bos caption boi` for the ids of each caption, `bos boi` for None: what a picture is drawn after."""
+    return [[vocabulary.bos, *(caption or []), vocabulary.boi] for caption in captions]
 
 
 def picture_ids(vocabulary: Vocabulary, codes: Int[Tensor, "b n"]) -> Int[Tensor, "b t"]:
@@ -146,7 +151,9 @@ class RowCollator:
         vocabulary = self.vocabulary
         rows = [row for pack in packs for row in pack]
         captions = [self._thin(row["caption"]) for row in rows]
-        prompts = iter(prompt_ids(vocabulary, captions, self.max_caption_tokens, self.bpe_dropout))
+        prompts = iter(
+            prompt_ids(vocabulary, caption_ids(vocabulary, captions, self.max_caption_tokens, self.bpe_dropout))
+        )
         codes = torch.from_numpy(np.stack([row["codes"] for row in rows]).astype(np.int64))  # (B, n)
         noisy = iter(vocabulary.codes_to_ids(self._disturb(codes)).numpy())
         documents = []

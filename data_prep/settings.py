@@ -2,10 +2,10 @@
 name them quickly."""
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Literal
 
 from vqlm.data_prep.caption_lines import require_caption_lines
-from vqlm.training.errors import UserError
+from vqlm.training.errors import UserError, require_range
 from vqlm.vq import Fit
 
 DATA_HELP = (
@@ -13,7 +13,7 @@ DATA_HELP = (
     "hf:NAME[:split], or an .npz of arrays."
 )
 BETWEEN_COLLECTIONS = " + "  # of several collections that are read as one
-LATER_SEQUENCES = ("shuffle_tags", "keep_tags", "tag_dropout")
+FINDINGS_FILE = "findings.json"  # of `vqlm inspect-data`: the sentences of its page, those on what is wrong apart
 MAX_PIXELS = 89_478_485  # the limit of Pillow
 
 
@@ -71,19 +71,13 @@ class CollectionConfig:
 
     def __post_init__(self):
         require_caption_lines(self.caption_lines)
-        if not 0 <= self.max_skipped <= 1:
-            raise UserError(f"max_skipped is a share in [0, 1], found {self.max_skipped}.")
-        if self.min_side < 0 or self.min_caption_words < 0:
+        require_range(self, "[0, 1]", "max_skipped")
+        require_range(self, "[1, inf)", "max_pixels", "max_aspect", "max_caption_words")
+        require_range(self, "[0, inf)", "min_side", "min_caption_words")
+        if self.max_caption_words is not None and self.max_caption_words < self.min_caption_words:
             raise UserError(
-                f"`min_side` and `min_caption_words` must not be negative, found {self.min_side} and "
-                f"{self.min_caption_words}."
-            )
-        if self.max_aspect is not None and self.max_aspect < 1:
-            raise UserError(f"`max_aspect` is longer side / shorter side, at least 1; found {self.max_aspect}.")
-        if self.max_caption_words is not None and self.max_caption_words < max(1, self.min_caption_words):
-            raise UserError(
-                f"`max_caption_words` must be at least 1 and at least `min_caption_words` {self.min_caption_words}, "
-                f"found {self.max_caption_words}."
+                f"`max_caption_words` must be at least `min_caption_words` {self.min_caption_words}, found "
+                f"{self.max_caption_words}."
             )
         from PIL import ImageColor  # its import would double the time of --help
 
@@ -137,8 +131,8 @@ class TextConfig:
         for field in fields(self):
             if field.name != "pretrained" and getattr(self, field.name) != field.default:
                 raise UserError(
-                    f"text.{field.name} has no effect on the tokenizer of text.pretrained {self.pretrained!r}; leave "
-                    "one of the two out."
+                    f"`text.{field.name}` has no effect on the tokenizer of `text.pretrained` {self.pretrained!r}; "
+                    "leave one of the two out."
                 )
 
 
@@ -193,19 +187,11 @@ class SequenceConfig:
     tag_dropout: float = 0.0
 
     def __post_init__(self):
-        for name, value in vars(self).items():
-            if name not in ("shuffle_tags", "keep_tags") and not 0 <= value <= 1:
-                raise UserError(f"`{name}` must lie in [0, 1], found {value}.")
-        if self.keep_tags < 0:
-            raise UserError(f"`keep_tags` must not be negative, found {self.keep_tags}.")
+        require_range(self, "[0, 1]", *(vars(self).keys() - {"shuffle_tags", "keep_tags"}))
+        require_range(self, "[0, inf)", "keep_tags")
         if self.keep_tags and not self.varies_tags:
             raise UserError("`keep_tags` has no effect without `shuffle_tags` or `tag_dropout`; set one of them.")
 
     @property
     def varies_tags(self) -> bool:
         return self.shuffle_tags or self.tag_dropout > 0
-
-    def described(self) -> dict[str, Any]:
-        """The settings by name. Those that came later are left out at their defaults, so that the runs of earlier
-        versions are recognised."""
-        return {name: value for name, value in vars(self).items() if name not in LATER_SEQUENCES or value}

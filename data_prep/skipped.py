@@ -1,6 +1,7 @@
 """Rows of a collection that cannot be used, with reasons; too large a share of them is an error."""
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -41,8 +42,13 @@ class SkippedRows:
             raise UserError(
                 f"{len(self.rows)} of {self.wanted} pictures cannot be used, more than the share `max_skipped` "
                 f"{self.max_share:g}. {examples}{'; ...' if len(self.rows) > SHOWN else '.'}{where} Repair or remove "
-                "them, or skip them with a larger `max_skipped`."
+                f"them, or skip them with `max_skipped` {self._enough:g}."
             )
+
+    @property
+    def _enough(self) -> float:
+        """A share, in hundredths, that as many skipped rows do not exceed."""
+        return math.ceil(100 * len(self.rows) / max(1, self.wanted)) / 100
 
     def summary(self) -> str:
         """One line for people; empty if nothing was skipped."""

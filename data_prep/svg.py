@@ -8,8 +8,7 @@ import re
 from importlib.util import find_spec
 from xml.parsers import expat
 
-from PIL import Image as PILImage
-from PIL import UnidentifiedImageError
+from PIL import Image as PILImage, UnidentifiedImageError
 from vqlm.data_prep.file_kinds import readable_formats
 from vqlm.data_prep.render_process import DPI, RENDERER
 from vqlm.data_prep.settings import MAX_PIXELS

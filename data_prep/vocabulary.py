@@ -106,14 +106,45 @@ class Vocabulary:
 
     @classmethod
     def train(cls, captions: Iterable[str], text_size: int, codebook_sizes: dict[str, int]) -> "Vocabulary":
-        """`build` with a byte-level BPE of at most `text_size` ids. Raises UserError as `build` does."""
+        """`build` with a byte-level BPE and the default rules of captions.
+
+        Args:
+            captions: what the BPE is trained on.
+            text_size: the most text ids.
+            codebook_sizes: number of codes by name of the modality, the image tokenizer's first.
+
+        Returns:
+            The vocabulary, as of `build`.
+
+        Raises:
+            UserError: as `build` does.
+
+        Example:
+            >>> from vqlm import Vocabulary
+            >>> Vocabulary.train(["ab"], 259, {"image": 16}).size  # bytes, three special ids, boi, eoi and 16 codes
+            277
+        """
         return cls.build(captions, TextConfig(size=text_size), codebook_sizes)
 
     @classmethod
     def extend(cls, tokenizer: PreTrainedTokenizerBase, codebook_sizes: dict[str, int]) -> "Vocabulary":
-        """Append a range for each modality to `tokenizer`, which must have pad, bos and eos.
+        """Append a range of ids for each modality to a tokenizer of text.
 
-        Raises UserError for a name that is not a word, a size below 1, or a name that the tokenizer knows already.
+        Args:
+            tokenizer: any tokenizer of transformers with pad, bos and eos; it is changed.
+            codebook_sizes: number of codes by name of the modality, the image tokenizer's first.
+
+        Returns:
+            The vocabulary, whose tokenizer is the one given.
+
+        Raises:
+            UserError: a name is not a word, a size is below 1, or the tokenizer knows a name already.
+
+        Example:
+            >>> from vqlm import Vocabulary
+            >>> tokenizer = Vocabulary.train(["ab"], 259, {}).tokenizer
+            >>> Vocabulary.extend(tokenizer, {"series": 8}).image.name
+            'series'
         """
         text_size, modalities = len(tokenizer), []
         for name, size in codebook_sizes.items():
@@ -148,10 +179,6 @@ class Vocabulary:
     def eoi(self) -> int:
         return self.image.end
 
-    @property
-    def image_token_offset(self) -> int:
-        return self.image.offset
-
     def encode_text(self, texts: list[str]) -> list[list[int]]:
         """Caption ids without special tokens. A caption that spells a special token stays plain text.
 
@@ -178,7 +205,20 @@ class Vocabulary:
         return [len(encoded) for encoded in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     def decode_text(self, ids: list[int]) -> str:
-        """The inverse of `encode_text`. Special tokens and codes are left out."""
+        """The inverse of `encode_text`.
+
+        Args:
+            ids: of one caption.
+
+        Returns:
+            Its text, without special tokens and codes.
+
+        Example:
+            >>> from vqlm import Vocabulary
+            >>> vocabulary = Vocabulary.train(["red heart"], 300, {"image": 16})
+            >>> vocabulary.decode_text([vocabulary.bos, *vocabulary.encode_text(["red heart"])[0], vocabulary.boi])
+            'red heart'
+        """
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def codes_to_ids(self, codes: Int[Tensor, "*shape"], modality: str | None = None) -> Int[Tensor, "*shape"]:
@@ -206,7 +246,25 @@ class Vocabulary:
         return codes.long() + used.offset
 
     def ids_to_codes(self, ids: Int[Tensor, "*shape"], modality: str | None = None) -> Int[Tensor, "*shape"]:
-        """The inverse of `codes_to_ids`. Raises UserError for an id that is not a code of this modality."""
+        """The inverse of `codes_to_ids`.
+
+        Args:
+            ids: integers of any shape.
+            modality: name of their modality, by default the image tokenizer's.
+
+        Returns:
+            Codes in [0, K), int64 of the same shape.
+
+        Raises:
+            UserError: an id is not a code of this modality.
+
+        Example:
+            >>> import torch
+            >>> from vqlm import Vocabulary
+            >>> vocabulary = Vocabulary.train(["ab"], 259, {"image": 16})
+            >>> vocabulary.ids_to_codes(torch.tensor([261, 276]))
+            tensor([ 0, 15])
+        """
         used = self.modalities[modality] if modality else self.image
         self._check_range(ids, used.offset, used.stop, f"{used.name} ids")
         return ids.long() - used.offset
@@ -219,7 +277,17 @@ class Vocabulary:
     # Files
 
     def save_pretrained(self, folder: Path | str) -> None:
-        """Write the stock tokenizer's files and the ranges to `folder`."""
+        """Write the stock tokenizer's files and the ranges, for `from_pretrained`.
+
+        Args:
+            folder: where to write them.
+
+        Example:
+            >>> from vqlm import Vocabulary
+            >>> Vocabulary.train(["red heart"], 280, {"image": 16}).save_pretrained("my_vocabulary")
+            >>> Vocabulary.from_pretrained("my_vocabulary").image.size
+            16
+        """
         self.tokenizer.save_pretrained(str(folder))
         write_json(Path(folder) / RANGES_FILE, self._ranges())
 

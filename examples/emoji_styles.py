@@ -302,18 +302,18 @@ def write_tars(pictures: list[Picture], splits: list[str], image_size: int, fold
     counts: dict[str, dict[str, int]] = {}
     progress, start_time, written = Progress("draw"), time.monotonic(), 0
     for split in ("train", "pairs_tone", "pairs_new", "things"):
-        own = sorted(
+        rows = sorted(
             (picture for picture, its in zip(pictures, splits, strict=True) if its == split),
             key=lambda picture: (picture.code_points, picture.style),
         )
-        for picture in own:
+        for picture in rows:
             for style in ("all", picture.style):
                 counts.setdefault(style, {}).setdefault(split, 0)
                 counts[style][split] += 1
-        for number, start in enumerate(range(0, len(own), ROWS_PER_TAR)):
+        for number, start in enumerate(range(0, len(rows), ROWS_PER_TAR)):
             name = f"{split if split == 'train' else f'held_out-{split}'}-{number:04}.tar"
             with tarfile.open(folder / name, "w", format=tarfile.USTAR_FORMAT) as archive:
-                for file_name, content in files_of(own[start : start + ROWS_PER_TAR], image_size):
+                for file_name, content in files_of(rows[start : start + ROWS_PER_TAR], image_size):
                     member = tarfile.TarInfo(file_name)
                     member.size = len(content)
                     archive.addfile(member, io.BytesIO(content))

@@ -1,4 +1,4 @@
-"""Stage two: the autoregressive model over the merged vocabulary: train, decode, pipeline."""
+"""Stage two: the autoregressive model over the one vocabulary: train, decode, pipeline."""
 
 import lazy_loader
 

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from vqlm.data_prep.sequences import prompt_ids
 from vqlm.lm.decoding.captioning import draw_captions
 from vqlm.lm.decoding.likelihood import caption_log_likelihoods, code_log_likelihoods
 from vqlm.lm.decoding.minimum_bayes_risk import keep_best
 from vqlm.lm.decoding.sampling import Seeds, from_seeds, generators_of, require_finite
 from vqlm.lm.image_codes import Pictures
 from vqlm.lm.loaded_model import LoadedModel
-from vqlm.lm.prompts import Prompts, one_per_picture, prompt_ids, repeated
+from vqlm.lm.prompts import Prompts, one_per_picture, repeated
 from vqlm.lm.settings import SamplingConfig
 from vqlm.training.errors import UserError
 
@@ -117,15 +118,7 @@ class PictureDescriber(LoadedModel):
         """
         texts = one_per_picture(prompts, len(codes), "prompts")
         self._require_captions("`rerank`", texts)
-        return self._best_of(codes, self._tokenize(texts))
-
-    def _best_of(self, codes: Tensor, captions: list[list[int] | None]) -> Tensor:
-        if not len(codes):
-            return codes[:, 0]
-        texts = repeated([caption or [] for caption in captions], codes.shape[1])
-        scores = caption_log_likelihoods(self.model, self.vocabulary, codes.flatten(0, 1).flatten(1), texts)
-        require_finite(scores, "the likelihood of a prompt")
-        return keep_best(self.image_tokenizer, codes, scores.view(codes.shape[:2]))
+        return best_of_ids(self, codes, self._tokenize(texts))
 
     def _require_captions(self, what: str, prompts: Sequence[str | None] = ()) -> None:
         if not self.can_caption:
@@ -135,3 +128,15 @@ class PictureDescriber(LoadedModel):
             )
         if any(text is None for text in prompts):
             raise UserError(f"{what} chooses by the prompt; give one for each picture.")
+
+
+def best_of_ids(
+    pipeline: LoadedModel, codes: Int[Tensor, "b n *code_shape"], captions: list[list[int] | None]
+) -> Int[Tensor, "b *code_shape"]:
+    """As `best_of`, for prompts that are ids already."""
+    if not len(codes):
+        return codes[:, 0]
+    texts = repeated([caption or [] for caption in captions], codes.shape[1])
+    scores = caption_log_likelihoods(pipeline.model, pipeline.vocabulary, codes.flatten(0, 1).flatten(1), texts)
+    require_finite(scores, "the likelihood of a prompt")
+    return keep_best(pipeline.image_tokenizer, codes, scores.view(codes.shape[:2]))

@@ -16,6 +16,7 @@ from vqlm.data_prep.picture_files import open_picture, read_picture
 from vqlm.lm.image_codes import decode_pixel_values
 from vqlm.lm.picture_requests import TEXT_KEY, PictureRequest, text_of
 from vqlm.lm.pipeline import TextToImagePipeline
+from vqlm.lm.settings import SamplingConfig
 from vqlm.vq.pixels import picture_grid, to_pil
 
 SHEET_COLUMNS = 8
@@ -29,10 +30,16 @@ def with_defaults(pipeline: TextToImagePipeline, requests: Sequence[PictureReque
     complete = []
     for request in requests:
         sampling = pipeline.sampling.override(**request.sampling)
-        if request.num_images > 1 and request.temperature is None and sampling.temperature < SEVERAL:
-            sampling = replace(sampling, temperature=SEVERAL)
+        sampling = for_several(sampling, request.num_images, request.temperature)
         complete.append(replace(request, **vars(sampling)))
     return complete
+
+
+def for_several(sampling: SamplingConfig, num_images: int, temperature: float | None) -> SamplingConfig:
+    """`sampling` for `num_images` of one prompt: at a temperature of `SEVERAL` at least, unless one was given."""
+    if num_images > 1 and temperature is None and sampling.temperature < SEVERAL:
+        return replace(sampling, temperature=SEVERAL)
+    return sampling
 
 
 def draw(pipeline: TextToImagePipeline, requests: Sequence[PictureRequest]) -> Iterator[Drawn]:

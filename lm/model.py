@@ -1,4 +1,4 @@
-"""The language model: a stock transformers architecture over the merged vocabulary."""
+"""The language model: a stock transformers architecture over the one vocabulary."""
 
 from typing import Any
 

@@ -7,13 +7,14 @@ import torch
 from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
+from vqlm.data_prep.sequences import prompt_ids
 from vqlm.lm.decoding.draw import UNKNOWN, OnCodes, draw_codes
-from vqlm.lm.decoding.inpainting import Mask, code_grid, code_mask, fill_codes, random_mask
+from vqlm.lm.decoding.inpainting import Mask, code_grid, fill_codes, flat_code_mask, random_mask
 from vqlm.lm.decoding.sampling import Generators, Seeds, from_seeds, one_each
 from vqlm.lm.decoding.speculative import draw_rows_speculatively
-from vqlm.lm.describing import PictureDescriber
+from vqlm.lm.describing import PictureDescriber, best_of_ids
 from vqlm.lm.image_codes import Pictures
-from vqlm.lm.prompts import Prompts, as_list, one_per_picture, prompt_ids, repeated
+from vqlm.lm.prompts import Prompts, as_list, one_per_picture, repeated
 from vqlm.lm.settings import SamplingConfig, require_count
 from vqlm.training.errors import UserError
 
@@ -132,7 +133,7 @@ class TextToImagePipeline(PictureDescriber):
             )  # fmt: skip
         if rerank > 1:
             wanted = repeated(captions, num_images_per_prompt)
-            codes = self._best_of(codes.view(len(wanted), rerank, codes.shape[1]), wanted)
+            codes = best_of_ids(self, codes.view(len(wanted), rerank, codes.shape[1]), wanted)
         return self._output(codes)
 
     @torch.no_grad()
@@ -222,9 +223,8 @@ class TextToImagePipeline(PictureDescriber):
             >>> mask[: height // 2] = True
             >>> pipe.inpaint("picture.png", mask, "red heart").images[0].save("inpainted.png")
         """
-        codes, grid = self.encode(image), code_grid(self.image_tokenizer.config)
-        cells = code_mask(mask, self.image_tokenizer.config.network.input_shape, grid).to(codes.device)
-        mask_of_codes = cells.flatten().repeat_interleave(codes.shape[1] // cells.numel())
+        codes = self.encode(image)
+        mask_of_codes = flat_code_mask(mask, self.image_tokenizer.config).to(codes.device)
         generators = from_seeds(generator)
         return self._filled(
             codes, mask_of_codes.expand(len(codes), -1), prompt, negative_prompt, candidates, generators, batch_size,

@@ -81,11 +81,6 @@ def cut(
     return [ids[:max_tokens] for ids in captions]
 
 
-def prompt_ids(vocabulary: Vocabulary, captions: Sequence[list[int] | None]) -> list[list[int]]:
-    """`bos caption boi` for the ids of each caption, `bos boi` for None: what a picture is drawn after."""
-    return [[vocabulary.bos, *(caption or []), vocabulary.boi] for caption in captions]
-
-
 def repeated(rows: list, times: int) -> list:
     """Each of the rows `times` times, one after another."""
     return [row for row in rows for _ in range(times)]

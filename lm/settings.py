@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from vqlm.training.config import OptimizerName, TrainingConfig
-from vqlm.training.errors import UserError
+from vqlm.training.errors import UserError, require_range
 from vqlm.training.extras import install_hint
 
 NewRows = Literal["mean", "codebook"]
@@ -40,13 +40,17 @@ class LanguageModelConfig:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
+        sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+        require_range(self, "[1, inf)", *sizes, prefix="model.")
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
-                f"model.hidden_size {self.hidden_size} must be divisible by model.num_attention_heads "
+                f"`model.hidden_size` {self.hidden_size} must be divisible by `model.num_attention_heads` "
                 f"{self.num_attention_heads}."
             )
         if clash := sorted({*vars(self), "vocab_size", "max_position_embeddings"} & set(self.extra)):
-            raise UserError(f"model.extra must not hold {clash[0]}; it follows from the other settings.")
+            raise UserError(
+                f"`model.extra` must not hold {clash[0]!r}, which follows from the other settings; found {self.extra}."
+            )
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,7 @@ class DecodingOptions:
     """How this machine computes codes. The codes that are drawn are the same, but for rounding.
 
     Args:
+        batch_size: pictures that are drawn at a time; more are drawn in several batches.
         compile: whether torch.compile builds the step, in every process: for hundreds of pictures on a CPU.
         quantize: "int8" multiplies with int8 weights, for large models on a CPU, with `compile`; None with the
             weights as they are.
@@ -213,44 +218,39 @@ class LMTrainingConfig(TrainingConfig):
     def __post_init__(self):
         super().__post_init__()
         if self.sample_prompts is not None and not self.sample_every:
-            raise UserError("sample_prompts has no effect with sample_every 0; leave one of them out.")
-        for name in ("embedding_dropout", "label_smoothing", "neighbor_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} must lie in [0, 1), found {getattr(self, name)}.")
+            raise UserError("`sample_prompts` has no effect with `sample_every` 0; leave one of them out.")
+        require_range(self, "[0, 1)", "embedding_dropout", "label_smoothing", "neighbor_smoothing")
+        require_range(self, "[0, inf)", "image_weight", "text_weight", "caption_weight")
+        require_range(self, "[1, inf)", "max_caption_tokens", "lora_rank")
         if self.label_smoothing + self.neighbor_smoothing >= 1:
             raise UserError(
-                f"label_smoothing {self.label_smoothing} and neighbor_smoothing {self.neighbor_smoothing} must sum to "
-                "less than 1: the rest stays with the code itself."
+                f"`label_smoothing` {self.label_smoothing} and `neighbor_smoothing` {self.neighbor_smoothing} must sum "
+                "to less than 1: the rest stays with the code itself."
             )
-        if min(self.image_weight, self.text_weight) < 0 or self.image_weight + self.text_weight == 0:
-            raise UserError(
-                f"image_weight and text_weight must not be negative, nor both 0; found {self.image_weight} and "
-                f"{self.text_weight}."
-            )
-        if self.caption_weight < 0:
-            raise UserError(f"caption_weight must not be negative, found {self.caption_weight}.")
-        if self.max_caption_tokens < 1:
-            raise UserError(f"max_caption_tokens must be at least 1, found {self.max_caption_tokens}.")
+        if self.image_weight + self.text_weight == 0:
+            raise UserError("`image_weight` and `text_weight` must not both be 0: then nothing is learned.")
         self._check_start()
 
     def _check_start(self) -> None:
         """Raises UserError for settings of a start that have no effect or cannot work."""
         starts_finished = self.init_from is not None and is_finished(self.init_from)
         if starts_finished and self.new_rows != LMTrainingConfig.new_rows:
-            raise UserError(f"new_rows has no effect with init_from {self.init_from!r}: a finished model gets none.")
-        if self.lora_rank < 1:
-            raise UserError(f"lora_rank must be at least 1, found {self.lora_rank}.")
+            raise UserError(
+                f"`new_rows` has no effect with `init_from` {self.init_from!r}, a finished model: it needs no new "
+                "rows. Leave it out."
+            )
         if not self.lora:
             if self.lora_rank != LMTrainingConfig.lora_rank:
-                raise UserError(f"lora_rank {self.lora_rank} has no effect without `lora`; set that too.")
+                raise UserError(f"`lora_rank` {self.lora_rank} has no effect without `lora`; set that too.")
             return
         if self.init_from is None:
             raise UserError("`lora` adapts a finished model; name its folder in `init_from`.")
         require_peft()
         if not starts_finished:
             raise UserError(
-                f"lora needs a finished model, which init_from {self.init_from!r} is not: adapters leave embeddings as "
-                "they are, and those of the image codes have yet to be learned. Train without lora first."
+                f"`lora` needs a finished model, which `init_from` {self.init_from!r} is not: adapters leave "
+                "embeddings as they are, and those of the image codes have yet to be learned. Train without `lora` "
+                "first."
             )
 
 
@@ -270,4 +270,4 @@ def is_finished(name: str) -> bool:
 def require_peft() -> None:
     """Raises UserError if the package is not installed."""
     if importlib.util.find_spec("peft") is None:
-        raise UserError(f"lora needs the package peft; install it: {install_hint('lora')}.")
+        raise UserError(f"`lora` needs the package peft; install it: {install_hint('lora')}.")

@@ -10,7 +10,7 @@ from vqlm.planning.machine_speed import PICTURES, ROWS, MachineSpeed
 Settings = dict[str, Any]
 
 STRIDES = [4, 2]  # (side / 8)^2 codes of a picture
-# More passes over the pictures only learn them by heart.
+# More passes over the pictures only overfit.
 MOST_VQ_EPOCHS, MOST_LM_EPOCHS = 400, 200
 VQ_SHARE = 0.2  # of the training seconds, stage one's
 TRAINING_SHARE = 0.85  # of the minutes, at least, for training steps and compiling
@@ -49,14 +49,14 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Budget:
-    """Of one size of pictures.
+    """What the minutes allow at one size of the pictures.
 
     Args:
-        side: of the pictures.
-        codes: of a picture.
-        vq_steps: of stage one; `lm_steps` of stage two.
-        vq_seconds: of those steps; `lm_seconds` likewise.
-        rest_seconds: beside the steps: reading, compiling, preparing, choosing the sampling, evaluating.
+        side: height and width of the pictures in pixels.
+        codes: codes per picture.
+        vq_steps: steps of stage one; `lm_steps` are those of stage two.
+        vq_seconds: seconds of those steps; `lm_seconds` likewise.
+        rest_seconds: seconds beside the steps: reading, compiling, preparing, choosing the sampling, evaluating.
         is_compiled: whether compiling stage two gives it more steps.
         is_vq_capped: whether the steps are all that make sense, or as many as were asked for, rather than what the
             minutes allow; `is_lm_capped` likewise.
@@ -87,6 +87,7 @@ def budget_for(
     start: Start | None,
     size: float = 1.0,
 ) -> Budget:
+    """The steps and seconds of each stage at `side`. size: parameters of the language model / those of the default."""
     codes = start.codes if start is not None else (side // math.prod(STRIDES)) ** 2
     tokens = facts.tokens_per_caption
     pictures, rows = batch_size_of(facts, wishes, "train_vq", PICTURES), batch_size_of(facts, wishes, "train_lm", ROWS)
@@ -96,6 +97,8 @@ def budget_for(
     rest = _rest_seconds(side, codes, facts, speed) + choosing_seconds(minutes, wishes)
     training = max(total - rest, TRAINING_SHARE * total)
     vq_seconds = 0.0 if start is not None else VQ_SHARE * training
+    if (wished := wishes.of("train_vq", "max_minutes")) is not None:
+        vq_seconds = 60 * wished
     vq_steps, is_vq_capped = _steps(vq_seconds / vq_step, facts, pictures, MOST_VQ_EPOCHS, wishes, "train_vq")
     if start is not None:
         vq_steps, is_vq_capped = 0, True
@@ -105,9 +108,11 @@ def budget_for(
     with_compiling = min(lm_seconds, total - rest - speed.compile_seconds - vq_seconds)
     if with_compiling < TRAINING_SHARE * total - vq_seconds:
         with_compiling = lm_seconds - speed.compile_seconds
+    if (wished := wishes.of("train_lm", "max_minutes")) is not None:
+        lm_seconds, with_compiling = 60 * wished, 60 * wished - speed.compile_seconds
     is_compiled = with_compiling / compiled > lm_seconds / plain
     lm_step = compiled if is_compiled else plain
-    available = with_compiling if is_compiled else lm_seconds
+    available = with_compiling if is_compiled and wished is None else lm_seconds
     lm_steps, is_lm_capped = _steps(available / lm_step, facts, rows, MOST_LM_EPOCHS, wishes, "train_lm")
     if is_lm_capped and lm_steps * plain < lm_steps * compiled + speed.compile_seconds:
         is_compiled, lm_step = False, plain
@@ -125,6 +130,7 @@ def choosing_seconds(minutes: float, wishes: Wishes) -> float:
 
 
 def batch_size_of(facts: CollectionFacts, wishes: Wishes, stage: str, default: int) -> int:
+    """The batch size that was set for `stage`, else `default`, or all pictures where they are fewer."""
     return wishes.of(stage, "batch_size") or max(1, min(default, facts.trained))
 
 
@@ -132,10 +138,12 @@ def _steps(
     possible: float, facts: CollectionFacts, batch_size: int, most_epochs: int, wishes: Wishes, stage: str
 ) -> tuple[int, bool]:
     """Steps of a stage, and whether they are all that make sense: set by the person, or limited by the pictures."""
-    if (steps := wishes.of(stage, "max_steps")) is not None:
+    steps, has_minutes = wishes.of(stage, "max_steps"), wishes.of(stage, "max_minutes") is not None
+    if has_minutes:
+        in_minutes = max(1, int(possible))
+        return in_minutes if steps is None else min(in_minutes, steps), True
+    if steps is not None:
         return steps, True
-    if (minutes := wishes.of(stage, "max_minutes")) is not None:
-        return max(1, int(possible)), minutes > 0
     most = max(1, most_epochs * facts.trained // batch_size)
     return (most, True) if possible >= most else (max(0, int(possible)), False)
 

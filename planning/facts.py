@@ -73,7 +73,10 @@ def gather_facts(collection: Collection, seed: int = 0) -> CollectionFacts:
     Raises UserError for a collection of arrays, or if no sampled picture can be decoded.
     """
     if collection.array_shape is not None:
-        raise UserError("a plan is made for pictures; train arrays of an .npz file stage by stage, see docs/data.md.")
+        raise UserError(
+            "a plan is made for pictures; train arrays of an .npz file with `vqlm train-vq`, `vqlm prepare` and "
+            "`vqlm train-lm`."
+        )
     counts, sample = _count(collection, seed)
     start = time.perf_counter()
     looks = [look for row in sample if (look := _look_at(row, collection)) is not None]
@@ -102,7 +105,7 @@ def gather_facts(collection: Collection, seed: int = 0) -> CollectionFacts:
 
 
 class _Counts:
-    """Of the rows that were read. `scale`: all rows / those."""
+    """Counts of the rows that were read. scale: all rows / those."""
 
     def __init__(self, splits: list[str]):
         self.pictures = dict.fromkeys(splits, 0)

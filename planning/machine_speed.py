@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from vqlm.data_prep.sequences import ROW_OVERHEAD
+
 # Sizes at which the steps are measured.
 SIDE, PICTURES, CODES, ROWS = 64, 32, 64, 48
-ROW_OVERHEAD = 3  # bos, boi, eoi
 # A step takes longer by this power of the sides' and of the rows' lengths: 0.091 s at 64x64 and 0.28 s at 128x128;
 # 0.27 s with 64 codes and 1.48 s with 256 (2 cores, bf16 matrix peak 2,152 GFLOPS).
 SIDE_EXPONENT, LENGTH_EXPONENT = 1.62, 1.32
@@ -104,11 +105,11 @@ class MachineSpeed:
         text = f"A step takes {self.vq_step / expected:.1f} times as long as this processor should need: "
         if self.threads > self.cores:
             return text + f"torch uses {self.threads} threads on {self.cores} cores; set OMP_NUM_THREADS={self.cores}."
-        fewer = f"set OMP_NUM_THREADS={self.threads // 2} instead of {self.threads}" if self.threads > 1 else ""
+        fewer = f"set OMP_NUM_THREADS={self.threads // 2}; it is {self.threads} now." if self.threads > 1 else ""
         if self.load is not None and self.load > 1.5 * self.cores:
             text += f"other programs are running (load {self.load:.1f} on {self.cores} cores); stop them"
-            return text + (f", or {fewer} threads, which wait less for one another." if fewer else ".")
-        return text + (f"try to {fewer} threads." if fewer else "look for what slows it, such as a power limit.")
+            return text + (f", or {fewer}" if fewer else ".")
+        return text + (fewer or "look for what slows it, such as a power limit.")
 
 
 def measure_speed(captions: list[str], seconds: float = 4.0) -> MachineSpeed:

@@ -93,7 +93,7 @@ def make_plan(
     if is_large:
         chosen = budget_for(chosen.side, facts, speed, minutes, wishes, start, LARGE)
     fit = _fit(facts, start)
-    settings = _settings(chosen, facts, start, is_large, {"fit": fit, **(collection or {})})
+    settings = _settings(chosen, facts, wishes, start, is_large, {"fit": fit, **(collection or {})})
     if wishes.of("train_lm", "sampling") is not None:
         settings["train_lm"]["sampling"] = dict(SAMPLING)
     for stage, given in wishes.settings.items():
@@ -198,20 +198,20 @@ def _is_large(budget: Budget, facts: CollectionFacts, speed: MachineSpeed, wishe
 
 
 def _settings(
-    budget: Budget, facts: CollectionFacts, start: Start | None, is_large: bool, collection: Settings
+    budget: Budget, facts: CollectionFacts, wishes: Wishes, start: Start | None, is_large: bool, collection: Settings
 ) -> dict[str, Settings]:
     is_few = facts.trained < FEW_PICTURES
     vq: Settings = {
         "network": {"input_shape": [budget.side, budget.side], "strides": list(STRIDES)},
         "quantizer": {"codebook_size": _codebook_size(facts, budget.codes)},
         "batch_size": min(PICTURES, facts.trained),
-        **_stagebudget_for(budget.vq_steps, budget.vq_seconds, budget.is_vq_capped),
+        **_stage_limit(budget.vq_steps, budget.vq_seconds, budget.is_vq_capped, wishes.settings.get("train_vq", {})),
         **({"flip": 0.5, "max_shift": budget.side // 32} if is_few else {}),
         **collection,
     }
     lm: Settings = {
         "batch_size": min(ROWS, facts.trained),
-        **_stagebudget_for(budget.lm_steps, budget.lm_seconds, budget.is_lm_capped),
+        **_stage_limit(budget.lm_steps, budget.lm_seconds, budget.is_lm_capped, wishes.settings.get("train_lm", {})),
         "compile": "auto" if budget.is_compiled else "no",
         **({"embedding_dropout": 0.1} if is_few else {}),
         **({"model": dict(LARGE_MODEL)} if is_large else {}),
@@ -228,11 +228,15 @@ def _settings(
     }
 
 
-def _stagebudget_for(steps: int, seconds: float, is_capped: bool) -> Settings:
-    """Minutes, which hold on a machine whose speed varies; or steps, where more would not help."""
-    if is_capped:
-        return {"max_steps": max(1, steps), "eval_every": max(50, steps // 4)}
-    return {"max_minutes": round(seconds / 60, 2)}
+def _stage_limit(steps: int, seconds: float, is_capped: bool, wishes: Settings) -> Settings:
+    """Minutes, which hold on a machine whose speed varies; or steps, where more would not help. Nothing where `wishes`
+    limit the stage."""
+    if wishes.get("max_minutes") is not None:
+        return {}
+    if not is_capped:
+        return {"max_minutes": round(seconds / 60, 2)}
+    limit = {} if wishes.get("max_steps") is not None else {"max_steps": max(1, steps)}
+    return {**limit, "eval_every": max(50, steps // 4)}
 
 
 def _codebook_size(facts: CollectionFacts, codes: int) -> int:

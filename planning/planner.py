@@ -1,11 +1,13 @@
 """From a person's request to the plan that its output folder keeps."""
 
+import contextlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vqlm.data_prep import Collection, load_collection
+from vqlm.data_prep.collection import parts_of
 from vqlm.data_prep.names import words_of_name
 from vqlm.data_prep.settings import CollectionConfig
 from vqlm.data_prep.sources.folder import NoCaptions
@@ -17,8 +19,10 @@ from vqlm.planning.reasons import Decision
 from vqlm.planning.saved_plan import load_plan, read_settings, remove_inspection, remove_plan, save_plan
 from vqlm.planning.without_effect import OPTION_OF_STAGE, without_effect
 from vqlm.training.errors import UserError
+from vqlm.training.files import is_same_place
 
 DEFAULT_MINUTES = 30.0
+LIMITS = ("max_skipped",)  # which change no result: they hold for a begun plan too
 MOSTLY_NAMED = 0.5  # of the pictures: a collection whose names have words
 FACTS_SIDE = 64  # at which drawings of a collection that draws them are looked at
 
@@ -36,7 +40,8 @@ class Request:
         plan: a folder of YAML files that are taken instead of a plan.
         collection: how the collection is read.
         settings: of each stage, nested as in its YAML; they replace the plan's.
-        ignore_findings: train even if the doctor finds what would ruin the training.
+        ignore_findings: train even if the inspection finds what would ruin it, on the pictures that are usable
+            however few they are.
         seed: decides the sample that the plan looks at.
     """
 
@@ -74,12 +79,8 @@ def plan_for(request: Request, say: Callable[[str], None]) -> Plan:
     saved = load_plan(request.plan_folder)
     if saved is not None and has_begun(request.output):
         plan, made_for = saved
-        if made_for["data"] != request.data:
-            raise UserError(
-                f"{request.output} was begun with {made_for['data']}, not {request.data}; give {made_for['data']} to "
-                "continue it, or another `output`."
-            )
-        given = {name: request.arguments()[name] for name in _given(request) if name not in OPTION_OF_STAGE}
+        _require_same_collection(made_for, request)
+        given = {name: request.arguments()[name] for name in _given(request) if name not in (*OPTION_OF_STAGE, *LIMITS)}
         for line in without_effect(request.output, plan, given, made_for["arguments"], request.settings):
             say(line)
         return plan
@@ -98,15 +99,42 @@ def plan_for(request: Request, say: Callable[[str], None]) -> Plan:
 
 
 def has_begun(output: Path) -> bool:
-    """Whether a stage after the doctor has written anything."""
+    """Whether a stage after the inspection has written anything."""
     return any((output / name).exists() for name in ("image_tokenizer", "data", "model", "report.json"))
+
+
+def _require_same_collection(made_for: dict[str, Any], request: Request) -> None:
+    """Raises UserError for another collection than the plan was made for: another place, and other content. How its
+    path is written, and whether it was moved, makes no difference."""
+    if _are_same_places(made_for["data"], request.data):
+        return
+    earlier = {field.name: made_for["arguments"][field.name] for field in fields(CollectionConfig)
+               if field.name in made_for["arguments"]}  # fmt: skip
+    with contextlib.suppress(UserError):
+        collection, _ = open_collection(replace(request, collection=CollectionConfig(**earlier)))
+        if collection.fingerprint() == made_for["collection"]:
+            return
+    raise UserError(
+        f"{request.output} was begun with {made_for['data']}, not {request.data}; give {made_for['data']} to "
+        "continue it, or another `output`."
+    )
+
+
+def _are_same_places(first: str, second: str) -> bool:
+    """Whether two texts name the same collections."""
+    parts = [parts_of(first), parts_of(second)]
+    return len(parts[0]) == len(parts[1]) and all(
+        one == other or is_same_place(one, other) for one, other in zip(*parts, strict=True)
+    )
 
 
 def _holds_for(earlier: dict[str, Any], now: dict[str, Any], request: Request) -> bool:
     """Whether a plan that has not begun is of the same collection, and of the arguments that are given now."""
-    is_same = all(earlier[name] == now[name] for name in ("data", "collection"))
-    arguments = request.arguments()
-    return is_same and all(arguments[name] == earlier["arguments"].get(name) for name in _given(request))
+    arguments, before = request.arguments(), earlier["arguments"]
+    return earlier["collection"] == now["collection"] and all(
+        arguments[name] == before.get(name) or is_same_place(arguments[name], before.get(name))
+        for name in _given(request)
+    )
 
 
 def _given(request: Request) -> list[str]:

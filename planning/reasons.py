@@ -30,9 +30,10 @@ def size_decision(
     start: Start | None,
     is_largest: bool,
 ) -> Decision:
+    """The size of the pictures. budgets: of all possible sizes; is_largest: whether a plan chooses no larger one."""
     choice = f"{budget.side}x{budget.side}, {budget.codes} codes each"
     if start is not None:
-        return Decision("pictures", choice, "as the start has them")
+        return Decision("pictures", choice, f"as the model in {start.folder} has them")
     if len(budgets) == 1 and (wishes.image_size or wishes.of("train_vq", "network")):
         return Decision("pictures", choice, "as you set it")
     larger = next((other for other in budgets if other.side > budget.side), None)
@@ -47,9 +48,10 @@ def size_decision(
 def stage_decision(
     name: str, budget: Budget, facts: CollectionFacts, wishes: Wishes, start: Start | None, is_large: bool = False
 ) -> Decision:
+    """How long "stage one" or "stage two" trains."""
     is_first = name == "stage one"
     if is_first and start is not None:
-        return Decision(name, "none", "the start's image tokenizer is kept")
+        return Decision(name, "none", f"the image tokenizer of {start.folder} is kept")
     stage, steps, seconds, is_capped = (
         ("train_vq", budget.vq_steps, budget.vq_seconds, budget.is_vq_capped)
         if is_first
@@ -57,13 +59,17 @@ def stage_decision(
     )
     batch_size = batch_size_of(facts, wishes, stage, PICTURES if is_first else ROWS)
     choice = f"about {steps:,} steps of {batch_size} pictures, {format_seconds(seconds)}"
-    size = ("15M" if is_large else "5M") + " parameters, "
+    size = (
+        "your model, as long a step as the default's"
+        if wishes.of("train_lm", "model")
+        else ("15M parameters" if is_large else "5M parameters")
+    )
     passes = f"{steps * batch_size / max(1, facts.trained):.0f} times through {facts.trained:,} pictures"
     if wishes.of(stage, "max_steps") is not None or wishes.of(stage, "max_minutes") is not None:
         return Decision(name, choice, "as you set it")
     if is_capped:
-        return Decision(name, choice, f"{passes}; more would learn them by heart")
-    return Decision(name, choice, f"a fifth of the training; {passes}" if is_first else size + passes)
+        return Decision(name, choice, f"{passes}; more steps would overfit")
+    return Decision(name, choice, f"a fifth of the training; {passes}" if is_first else f"{size}; {passes}")
 
 
 def compile_decision(budget: Budget, speed: MachineSpeed, settings: dict[str, Settings]) -> Decision:
@@ -75,13 +81,13 @@ def compile_decision(budget: Budget, speed: MachineSpeed, settings: dict[str, Se
 
 def start_decision(start: Start | None) -> Decision:
     if start is None:
-        return Decision("start", "from nothing", "no start was given")
+        return Decision("start", "a new model", "no finished one was given")
     return Decision("start", start.folder, f"its image tokenizer rebuilds your pictures at {start.psnr_db:.1f} dB")
 
 
 def fit_decision(fit: str, facts: CollectionFacts, start: Start | None, is_given: bool) -> Decision:
     if start is not None:
-        return Decision("fit", fit, "as the start has it")
+        return Decision("fit", fit, f"as the model in {start.folder} has it")
     if is_given:
         return Decision("fit", fit, "as you set it")
     if facts.not_square == 0:
@@ -100,7 +106,7 @@ def sampling_decision(sampling: Settings | None, seconds: float) -> Decision:
 
 def noise_decision(facts: CollectionFacts, start: Start | None) -> Decision:
     choice = "dropout" if start is not None else "mirrored and shifted pictures, dropout"
-    return Decision("noise", choice, f"{facts.trained:,} pictures are few; it slows learning by heart")
+    return Decision("noise", choice, f"{facts.trained:,} pictures are few; it slows overfitting")
 
 
 def rest_decision(budget: Budget, minutes: float, wishes: Wishes) -> Decision:

@@ -77,7 +77,7 @@ def remove_plan(folder: Path) -> None:
 
 
 def remove_inspection(folder: Path) -> None:
-    """Remove the page of the doctor, which is of another plan or was not finished."""
+    """Remove the inspection of the collection, which is of another plan or was not finished."""
     if folder.exists():
         shutil.rmtree(folder)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vqlm.data_prep.settings import FINDINGS_FILE, CollectionConfig
 from vqlm.planning.plan import Plan
 from vqlm.planning.planner import Request
 from vqlm.planning.reached import reached_by_evaluation
@@ -16,8 +17,6 @@ from vqlm.planning.saved_plan import remove_inspection
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json
 from vqlm.training.progress import format_seconds
-
-WRONG = "- **wrong**: "  # begins a finding of the doctor that would ruin the training
 
 RunCommand = Callable[[str, list[str]], None]
 Say = Callable[[str], None]
@@ -41,7 +40,7 @@ class Stage:
 
 
 def stages_of(plan: Plan, request: Request) -> list[Stage]:
-    """The stages after the doctor."""
+    """The stages after the inspection of the collection."""
     output, configs = request.output, request.plan_folder
     tokenizer, data, model = output / "image_tokenizer", output / "data", output / "model"
     start = plan.start
@@ -49,7 +48,10 @@ def stages_of(plan: Plan, request: Request) -> list[Stage]:
     stages = [
         Stage(
             "prepare", "encode pictures and captions",
-            _words("--config", configs / "prepare.yaml", "--data", request.data, *source, "--output", data, "--resume"),
+            _words(
+                "--config", configs / "prepare.yaml", "--data", request.data, *_limits(request), *source,
+                "--output", data, "--resume",
+            ),
             data / "manifest.json",
         ),
         Stage(
@@ -65,7 +67,10 @@ def stages_of(plan: Plan, request: Request) -> list[Stage]:
         ),
     ]  # fmt: skip
     if start is None:
-        words = ("--config", configs / "train_vq.yaml", "--data", request.data, "--output", tokenizer, "--resume")
+        words = (
+            "--config", configs / "train_vq.yaml", "--data", request.data, *_limits(request), "--output", tokenizer,
+            "--resume",
+        )  # fmt: skip
         stages.insert(
             0,
             Stage(
@@ -74,6 +79,14 @@ def stages_of(plan: Plan, request: Request) -> list[Stage]:
             ),
         )  # fmt: skip
     return stages
+
+
+def _limits(request: Request) -> tuple[object, ...]:
+    """The share of the pictures that may be unusable, where it is given now: it changes no result."""
+    if request.ignore_findings:
+        return "--max-skipped", 1.0
+    share = request.collection.max_skipped
+    return () if share == CollectionConfig.max_skipped else ("--max-skipped", share)
 
 
 def _choose_sampling(plan: Plan, model: Path, data: Path) -> Stage:
@@ -86,11 +99,11 @@ def _choose_sampling(plan: Plan, model: Path, data: Path) -> Stage:
 def run_stages(plan: Plan, request: Request, run_command: RunCommand, prefix: list[str], say: Say) -> None:
     """Run what is not finished yet, `run_command(name, words)` for each stage.
 
-    Raises UserError if the doctor finds what would ruin the training.
+    Raises UserError if the inspection finds what would ruin the training.
     """
     stages = stages_of(plan, request)
     seconds = {"train-vq": "train_vq", "train-lm": "train_lm", "set-sampling": "choose_sampling"}
-    _run_doctor(request, run_command, prefix, say, len(stages) + 1)
+    _run_inspection(request, run_command, prefix, say, len(stages) + 1)
     for number, stage in enumerate(stages, start=2):
         if stage.result.exists():
             continue
@@ -104,10 +117,10 @@ def run_stages(plan: Plan, request: Request, run_command: RunCommand, prefix: li
             run_command(stage.command, stage.words)
 
 
-def _run_doctor(request: Request, run_command: RunCommand, prefix: list[str], say: Say, count: int) -> None:
+def _run_inspection(request: Request, run_command: RunCommand, prefix: list[str], say: Say, count: int) -> None:
     folder = request.output / "inspection"
-    page = folder / "inspection.md"
-    if not page.exists():
+    page, result = folder / "inspection.md", folder / FINDINGS_FILE
+    if not result.exists():
         remove_inspection(folder)  # an earlier run was stopped while it wrote
         words = _words("--config", request.plan_folder / "inspect.yaml", "--data", request.data, "--output", folder)
         say(f"\n[1/{count}] look for what is wrong with the pictures and captions")
@@ -118,15 +131,15 @@ def _run_doctor(request: Request, run_command: RunCommand, prefix: list[str], sa
             except SystemExit as stopped:
                 if stopped.code != 1:  # 1: something is wrong, which the page says
                     raise
-        findings = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("- ")]
-        for line in findings:
-            say(line.replace("**", ""))
-        say(f"{'nothing wrong was found; ' if not findings else ''}look at {page}")
-    wrong = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith(WRONG)]
-    if wrong and not request.ignore_findings:
+        findings = read_json(result)
+        lines = [f"- wrong: {text}" for text in findings["wrong"]] + [f"- {text}" for text in findings["remarks"]]
+        for line in lines:
+            say(line)
+        say(f"{'nothing wrong was found; ' if not lines else ''}look at {page}")
+    if (wrong := read_json(result)["wrong"]) and not request.ignore_findings:
         raise UserError(
-            f"training on {request.data} would go wrong: {wrong[0].removeprefix(WRONG)} Repair that and run the same "
-            "command again, or train all the same with `ignore_findings`."
+            f"training on {request.data} would go wrong: {wrong[0]} Repair that and run the same command again, or "
+            "train all the same with `ignore_findings`."
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from vqlm.lm.settings import is_finished
 from vqlm.planning.budget import Settings
 from vqlm.planning.plan import Plan
+from vqlm.training.files import is_same_place
 
 OPTION_OF_STAGE = {"train_vq": "vq", "prepare": "prepare", "train_lm": "lm"}
 FOLDER_OF_STAGE = {"train_vq": "image_tokenizer", "prepare": "data", "train_lm": "model"}
@@ -29,7 +30,7 @@ def without_effect(
         f"note: {_option(name)} {value} has no effect any more: the plan in {output / 'plan'} was made with "
         f"{'none' if earlier.get(name) is None else earlier[name]} and has begun; take another --output."
         for name, value in given.items()
-        if value != earlier.get(name)
+        if value != earlier.get(name) and not is_same_place(value, earlier.get(name))
     ]
     sampling: dict[str, Any] = {}
     for stage, settings in stages.items():

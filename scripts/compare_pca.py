@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--max_pictures", type=int, default=200_000, help="The most pictures that PCA learns from.")
     parser.add_class_arguments(CollectionConfig)
     settings = parser.parse_args(arguments)
-    require_empty(settings.output)
+    require_empty(settings.output, can_resume=False)
     if find_spec("matplotlib") is None:
         raise UserError(f"matplotlib, which draws the figure, is missing; install it: {install_hint('demo')}.")
 

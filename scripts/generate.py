@@ -9,8 +9,9 @@ vqlm generate --model runs/model --image picture.png --mask hole.png --output re
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import Namespace
 from vqlm.lm.picture_requests import PictureRequest, file_names, read_like, read_prompts, with_seeds
@@ -45,12 +46,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--temperature", type=float, help="0 takes the likeliest code; the model's if not given, of several pictures 1."
     )
-    parser.add_argument("--guidance_schedule", type=str, help="constant or cosine; the model's default if not given.")
+    parser.add_argument(
+        "--guidance_schedule", type=Literal["constant", "cosine"], help="The model's default if not given."
+    )
     parser.add_argument("--top_k", type=int, help="Codes to choose among; the model's default if not given.")
     parser.add_argument("--top_p", type=float, help="Probability to choose within; the model's default if not given.")
     parser.add_argument("--min_p", type=float, help="Least share of the likeliest; the model's default if not given.")
     parser.add_argument("--device", type=str, help="Such as cpu or cuda; the best of this machine if not given.")
-    parser.add_argument("--dtype", type=str, help="Precision of the language model; float32 if not given.")
+    parser.add_argument(
+        "--dtype", type=Literal["float32", "bfloat16", "float16"],
+        help="Precision of the language model's weights; float32 if not given.",
+    )  # fmt: skip
     parser.add_argument("--batch_size", type=int, default=64, help="Pictures drawn at a time.")
     parser.add_argument("--negative_prompt", type=str, help="What guidance leads away from.")
     parser.add_argument("--rerank", type=int, help="Draw so many for each picture, keep one by the prompt.")
@@ -93,7 +99,7 @@ def _what_to_draw(settings: Namespace) -> tuple[dict[str, Any], list[PictureRequ
         if len(requests) > 1:
             raise UserError(f"{settings.like} shows {len(requests)} prompts; leave `prompts` out.")
     if settings.prompts is not None or settings.seed is not None:  # as many seeds as pictures, counted anew
-        requests = [PictureRequest(**vars(request) | {"seed": None}) for request in requests]
+        requests = [replace(request, seed=None) for request in requests]
     requests = [request.changed(given | {"seed": None}) for request in requests]
     if settings.prompts is not None:
         requests = read_prompts(settings.prompts, requests[0])

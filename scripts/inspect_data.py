@@ -7,17 +7,19 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from vqlm.data_prep.settings import DATA_HELP, CollectionConfig, TextConfig
+from vqlm.data_prep.settings import DATA_HELP, FINDINGS_FILE, CollectionConfig, TextConfig
 from vqlm.scripts.opening import open_collection
 from vqlm.scripts.options import run_script, script_parser
 from vqlm.training.errors import UserError
-from vqlm.training.files import require_output
+from vqlm.training.files import require_output, write_json
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
     parser.add_argument("--data", required=True, help=DATA_HELP)
-    parser.add_argument("--output", type=Path, required=True, help="Folder for inspection.md and its pictures.")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="Folder for inspection.md, its pictures and findings.json."
+    )
     parser.add_argument("--image_size", type=int, default=64, help="Side of the model's pictures, in pixels.")
     parser.add_argument("--max_caption_tokens", type=int, default=64, help="The longest caption of stage two.")
     parser.add_argument("--num_workers", type=int, help="Processes that decode; by default one fewer than cores.")
@@ -26,10 +28,10 @@ def main(arguments: list[str] | None = None) -> None:
     settings = parser.parse_args(arguments)
     if settings.image_size < 1:
         raise UserError(f"`image_size` must be at least 1 pixel, found {settings.image_size}.")
-    require_output(settings.output)
+    require_output(settings.output, can_resume=False)
 
     from vqlm.data_prep import Vocabulary
-    from vqlm.data_prep.inspection import findings, inspect_collection
+    from vqlm.data_prep.inspection import COPIES_FILE, UNUSABLE_FILE, findings, inspect_collection
     from vqlm.data_prep.inspection_page import page, write_copies
     from vqlm.data_prep.sheets import sample_sheet
     from vqlm.vq import to_pixel_values
@@ -41,15 +43,16 @@ def main(arguments: list[str] | None = None) -> None:
         inspection.lengths = Counter(
             Vocabulary.build(inspection.captions, settings.text, {}).count_tokens(inspection.captions)
         )
-    wrong, remarks = findings(inspection, size, settings.max_caption_tokens)
+    wrong, remarks = findings(inspection, size, settings.max_caption_tokens, settings.output)
     settings.output.mkdir(parents=True, exist_ok=True)
     if inspection.samples:
         cells = [(caption, [to_pixel_values(picture[None])[0]]) for caption, picture in inspection.samples]
         sample_sheet(cells, columns=6).save(settings.output / "samples.png")
-    inspection.skipped.write(settings.output / "unusable.jsonl")
-    write_copies(inspection, settings.output / "copies.jsonl")
+    inspection.skipped.write(settings.output / UNUSABLE_FILE)
+    write_copies(inspection, settings.output / COPIES_FILE)
     text = page(inspection, wrong, remarks)
     (settings.output / "inspection.md").write_text(text, encoding="utf-8")
+    write_json(settings.output / FINDINGS_FILE, {"wrong": wrong, "remarks": remarks})
     print(text, flush=True)
     if wrong:
         sys.exit(1)

@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--max_pictures", type=int, default=200_000, help="The most pictures of the training split.")
     parser.add_class_arguments(CollectionConfig)
     settings = parser.parse_args(arguments)
-    require_empty(settings.output)
+    require_empty(settings.output, can_resume=False)
     if settings.split not in ("held_out", "train"):
         raise UserError(f"`split` must be held_out or train, found {settings.split!r}.")
     if missing := [name for name in ("matplotlib", "torchmetrics") if find_spec(name) is None]:

@@ -14,9 +14,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_type_hints
 
 import yaml
+from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from vqlm.data_prep.settings import BETWEEN_COLLECTIONS, DATA_HELP
 from vqlm.training.errors import UserError
@@ -24,8 +25,8 @@ from vqlm.training.old_names import OLD_NAMES, with_new_names
 
 Config = TypeVar("Config")
 
-# A name in backticks; or a bare word that no path, number or call goes on with.
-_NAMES = re.compile(r"`([a-z]\w*(?:\.\w+)*)`|(?<![\w./'\"=`-])([a-z]\w*[._]\w+(?:\.\w+)*)(?![\w/'\"=(`]|\.\w)")
+# How the library names a setting.
+_NAMES = re.compile(r"`([a-z]\w*(?:\.\w+)*)`")
 
 
 class ScriptParser(ArgumentParser):
@@ -51,12 +52,27 @@ class ScriptParser(ArgumentParser):
         words: list[str] = []
         for argument in self.given:
             if argument in ("true", "false") and words and words[-1].endswith("=true"):  # as `--lora true` was said
+                option, new = _option(words[-1][2:-5]), "" if argument == "true" else "no-"
+                print(f"note: {option} {argument} is now written --{new}{option[2:]}.", file=sys.stderr)
                 words[-1] = words[-1].removesuffix("true") + argument
             else:
                 words.append(self._spelled_out(argument))
-        words = self._with_joined_collections(words)
-        parsed = super().parse_args(words, **kwargs)
-        return self.instantiate(parsed)
+        words = self._with_positionals(self._with_joined_collections(words))
+        try:
+            return self.instantiate(super().parse_args(words, **kwargs))
+        except UserError:
+            raise
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"a --config file is not UTF-8 ({error.reason}, byte {error.start}); save it as UTF-8."
+            ) from None
+        except (TypeError, ValueError, AttributeError, KeyError, RecursionError) as error:
+            # Values of a kind that jsonargparse did not foresee, such as a list where a group of settings is.
+            is_no_group = "argument after ** must be a mapping" in str(error)
+            reason = (
+                "a single value where a group of settings is" if is_no_group else " ".join(str(error).split())[:160]
+            )
+            raise UserError(f"the settings cannot be read ({reason}); --help lists every setting.") from error
 
     def parse_path(self, cfg_path, *args, **kwargs):  # a --config file, which `parse_string` reads then
         try:
@@ -80,11 +96,25 @@ class ScriptParser(ArgumentParser):
         except (yaml.YAMLError, ValueError, RecursionError):
             settings = None  # which jsonargparse reports
         if isinstance(settings, dict):
-            changed = with_new_names(settings)
+            changed = self._as_words(with_new_names(settings))
             if isinstance(data := changed.get("data"), list) and self._takes_collections():
                 changed |= {"data": BETWEEN_COLLECTIONS.join(map(str, data))}
             content = yaml.safe_dump(changed) if changed != settings else content
         return super().parse_string(content, *args, **kwargs)
+
+    def _as_words(self, settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        """`settings` of a YAML file, where an unquoted yes or no is a boolean, with these words where a setting takes
+        them, as in `mixed_precision: no`."""
+        words = {True: "yes", False: "no"}
+        kinds = {action.dest: getattr(action, "_typehint", None) for action in self._actions}
+        result: dict[str, Any] = {}
+        for name, value in settings.items():
+            if isinstance(value, dict):
+                result[name] = self._as_words(value, f"{prefix}{name}.")
+            else:
+                is_word = isinstance(value, bool) and words[value] in get_args(kinds.get(f"{prefix}{name}"))
+                result[name] = words[value] if is_word else value
+        return result
 
     def _takes_collections(self) -> bool:
         return any(action.dest == "data" and action.help == DATA_HELP for action in self._actions)
@@ -101,6 +131,19 @@ class ScriptParser(ArgumentParser):
             else:
                 others.append(word)
         return words if len(data) < 2 else [f"--data={BETWEEN_COLLECTIONS.join(data)}", *others]
+
+    def _with_positionals(self, words: list[str]) -> list[str]:
+        """`--data D`, as most commands take it, where `D` alone is the form of this one."""
+        names = {f"--{action.dest}" for action in self._actions if not action.option_strings}
+        others, given = [], []
+        rest = iter(words)
+        for word in rest:
+            name, equals, value = word.partition("=")
+            if name in names:
+                given.append(value if equals else next(rest, ""))
+            else:
+                others.append(word)
+        return given + others
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         message = " ".join(message.split()).rstrip(".")
@@ -119,10 +162,9 @@ class ScriptParser(ArgumentParser):
         group = name.rpartition(".")[0]
         siblings = [action.dest for action in self._actions if group and action.dest.rpartition(".")[0] == group]
         if siblings:
-            kinds = [action.default for action in self._actions if action.dest == f"{group}.type"]
-            of = f"{group} of type {kinds[0]}" if kinds else group
-            known = ", ".join(dest.removeprefix(f"{group}.") for dest in siblings)
-            return f"{of} has no setting {name.removeprefix(f'{group}.')!r}; it knows {known}"
+            kinds = [f" of type {action.default}" for action in self._actions if action.dest == f"{group}.type"]
+            known = ", ".join(map(_option, siblings))
+            return f"there is no option {_option(name)}; those of {group}{''.join(kinds)} are {known}"
         names = {option for action in self._actions for option in _options_of(action)}
         near = difflib.get_close_matches(_option(name), names, n=1)
         return f"there is no option {_option(name)}" + (f"; did you mean {near[0]}?" if near else "")
@@ -144,11 +186,11 @@ class ScriptParser(ArgumentParser):
         names = {action.dest for action in self._actions if action.option_strings}
 
         def replace(match: re.Match) -> str:
-            name = match[1] or match[2]
+            name = match[1]
             inside = [full for full in names if full.endswith(f".{name}")]
-            if name not in names and match[1] and len(inside) == 1:
+            if name not in names and len(inside) == 1:
                 name = inside[0]
-            return _option(name) if name in names and name not in self.given else match[0]
+            return _option(name) if name in names else match[0]
 
         return _NAMES.sub(replace, text)
 
@@ -236,6 +278,20 @@ def _type_in(text: str, name: str | None = None) -> str | None:
     return settings.get("type") if isinstance(settings, dict) else None
 
 
+def add_overrides(parser: ScriptParser, kind: type, otherwise: str) -> None:
+    """An option for each setting of the dataclass `kind`, None if it is not given; its help ends with `otherwise`."""
+    described = {entry.arg_name: entry.description for entry in parse_docstring(kind.__doc__ or "").params}
+    types = get_type_hints(kind)
+    for field in fields(kind):
+        text = f"{' '.join((described[field.name] or '').split()).rstrip('.')}; {otherwise} if not given."
+        parser.add_argument(f"--{field.name}", type=types[field.name], help=text)
+
+
+def overrides_of(kind: type, settings: Any) -> dict[str, Any]:
+    """What `add_overrides` read, by name; None where nothing was given."""
+    return {field.name: getattr(settings, field.name) for field in fields(kind)}
+
+
 def values_of(kind: type[Config], settings: Any) -> Config:
     """The dataclass `kind` from the top-level settings of its field names."""
     return kind(**{field.name: getattr(settings, field.name) for field in fields(kind)})  # type: ignore[arg-type]
@@ -260,9 +316,7 @@ def run_script(main: Callable[[list[str] | None], Any], arguments: list[str] | N
     except Exception as error:
         if not _is_disk_full(error):
             raise
-        _end(
-            f"error: the disk is full ({' '.join(str(error).split())[:200]}); make room and continue with --resume.", 2
-        )
+        _end(f"error: the disk is full ({' '.join(str(error).split())[:200]}); make room{_how_to_continue()}.", 2)
 
 
 def _end(text: str, status: int) -> NoReturn:

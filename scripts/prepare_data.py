@@ -27,7 +27,7 @@ def settings_parser() -> ScriptParser:
     parser.add_argument(
         "--for_model",
         type=Path,
-        help="Instead: folder that vqlm train-lm finished, to be trained on with these pictures; its tokenizers serve.",
+        help="Instead of --image-tokenizer: finished model that will learn these pictures; its tokenizers encode them.",
     )
     parser.add_argument("--output", type=Path, required=True, help="Folder for the prepared set.")
     parser.add_argument(
@@ -52,11 +52,17 @@ def settings_parser() -> ScriptParser:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    settings = settings_parser().parse_args(arguments)
+    parser = settings_parser()
+    settings = parser.parse_args(arguments)
+    is_text_given = any(name.startswith("text.") for name in parser.named_in(parser.given))
+    text = settings.text if is_text_given or settings.text != TextConfig() else None
 
     model = settings.for_model
     if (model is None) == (settings.image_tokenizer is None):
-        raise UserError("give one of `image_tokenizer`, for a new model, and `for_model`, to train a finished one on.")
+        raise UserError(
+            "give either `image_tokenizer` (for a new model) or `for_model` (to continue a finished one); found "
+            f"{'neither' if model is None else 'both'}."
+        )
     require_output(settings.output, settings.resume)
 
     from vqlm.data_prep import Vocabulary, prepare
@@ -67,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
     vocabulary = None if model is None else Vocabulary.from_pretrained(model)
     collection = open_for_tokenizer(settings, image_tokenizer)
     prepare(
-        collection, image_tokenizer, settings.output, settings.data, settings.text, settings.modalities,
+        collection, image_tokenizer, settings.output, settings.data, text, settings.modalities,
         views=settings.views,
         num_workers=settings.num_workers, resume=settings.resume, vocabulary=vocabulary,
         mixed_precision=settings.mixed_precision,

@@ -4,13 +4,12 @@ vqlm set-sampling runs/model --guidance-scale 2 --temperature 0.25 --min-p 0.05
 vqlm set-sampling runs/model --choose-on runs/data
 """
 
-from dataclasses import fields
 from pathlib import Path
 
 from vqlm.lm.model_folder.settings import ModelFolderSettings, save_sampling
 from vqlm.lm.settings import SETTINGS_FILE, SamplingConfig
 from vqlm.scripts.closing import close_stage
-from vqlm.scripts.options import run_script, script_parser
+from vqlm.scripts.options import add_overrides, overrides_of, run_script, script_parser
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json_object, require_writable
 
@@ -18,8 +17,7 @@ from vqlm.training.files import read_json_object, require_writable
 def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
     parser.add_argument("model", type=Path, help="Folder that vqlm train-lm finished.")
-    for field in fields(SamplingConfig):
-        parser.add_argument(f"--{field.name}", type=type(field.default), help="As it was, if not given.")
+    add_overrides(parser, SamplingConfig, "as it was")
     parser.add_argument(
         "--choose_on", type=Path, help="Instead: folder that vqlm prepare wrote, on whose held-out prompts to choose."
     )
@@ -28,7 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     saved = ModelFolderSettings.from_json(read_json_object(settings.model / SETTINGS_FILE))
     require_writable(settings.model, "model")
-    given = {field.name: getattr(settings, field.name) for field in fields(SamplingConfig)}
+    given = overrides_of(SamplingConfig, settings)
     named = [name for name, value in given.items() if value is not None]
     if settings.choose_on is not None:
         if named:

@@ -30,7 +30,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--start", type=Path, help="Finished model to start from; its image tokenizer is kept.")
     parser.add_argument("--plan_only", type=bool, default=False, help="Write OUTPUT/plan, which may be edited; stop.")
     parser.add_argument("--plan", type=Path, help="Folder of train_vq.yaml, train_lm.yaml, ... to take as they stand.")
-    parser.add_argument("--ignore_findings", type=bool, default=False, help="Train whatever the doctor finds.")
+    parser.add_argument(
+        "--ignore_findings", type=bool, default=False, help="Train even if `vqlm inspect-data` finds faults."
+    )
     parser.add_argument("--seed", type=int, default=0, help="Decides which pictures the plan looks at.")
     parser.add_class_arguments(CollectionConfig)
     words, of_stages = split_by_stage(sys.argv[1:] if arguments is None else arguments)

@@ -29,9 +29,10 @@ class Answer:
     endpoint: str
     created: int
 
-    def encode(self, picture: Image.Image) -> bytes:
-        """The file of a picture as the request wants it."""
-        return encode_picture(picture, self.size, self.values["output_format"], self.values["output_compression"])
+    def encode(self, picture: Image.Image, text: str | None = None) -> bytes:
+        """The file of a picture as the request wants it. A PNG holds `text`."""
+        file_format, compression = self.values["output_format"], self.values["output_compression"]
+        return encode_picture(picture, self.size, file_format, compression, text)
 
     def whole(self, data: list[dict[str, str]]) -> dict[str, Any]:
         """The body of an answer that is not streamed."""

@@ -164,7 +164,7 @@ class Lane:
     def _show(self) -> None:
         """Make pictures of what is finished or due to be shown, all in one batch."""
         codes: list[list[int]] = []
-        found: list[tuple[Job, int, PictureJob, bool]] = []
+        shown: list[tuple[Job, int, PictureJob, bool]] = []
         partly = [self.queue[0]] if self.queue else []
         for job in [*self.running, *partly]:
             for number, picture in enumerate(job.pictures):
@@ -173,17 +173,17 @@ class Lane:
                 if picture.is_finished:
                     job.finished.add(number)
                     codes.append(choose(job, picture))
-                    found.append((job, number, picture, True))
+                    shown.append((job, number, picture, True))
                 elif picture.is_partial_due:
                     codes.append(picture.codes_so_far(self.model.num_codes))
-                    found.append((job, number, picture, False))
-        if not found:
+                    shown.append((job, number, picture, False))
+        if not shown:
             return
         tokenizer = self.model.pipeline.image_tokenizer
         drawn: Tensor = tokenizer.unflatten_codes(torch.tensor(codes))
-        for image, (job, number, picture, is_done) in zip(self.model.pipeline.decode(drawn), found, strict=True):
+        for image, (job, number, picture, is_done) in zip(self.model.pipeline.decode(drawn), shown, strict=True):
             if is_done:
-                job.on_event(number, Done(image))  # type: ignore[arg-type]
+                job.on_event(number, Done(image, picture.text))  # type: ignore[arg-type]
             else:
                 job.on_event(number, Partial(picture.shown, image))  # type: ignore[arg-type]
                 picture.shown += 1

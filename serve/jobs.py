@@ -1,5 +1,6 @@
 """What a request asks of a model: rows of codes to draw, and how pictures are made of them."""
 
+import json
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -9,13 +10,16 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from vqlm.data_prep.sequences import prompt_ids
 from vqlm.lm import SamplingConfig, TextToImagePipeline
 from vqlm.lm.decoding.draw import UNKNOWN
-from vqlm.lm.decoding.inpainting import code_grid, code_mask, random_mask
-from vqlm.lm.decoding.likelihood import code_log_likelihoods
+from vqlm.lm.decoding.inpainting import flat_code_mask, likelihood_of_known, random_mask
 from vqlm.lm.decoding.sampling import draw_uniform
 from vqlm.lm.decoding.stepper import Row
-from vqlm.lm.prompts import prompt_ids, tokenize_prompts
+from vqlm.lm.describing import best_of_ids
+from vqlm.lm.drawn_files import for_several
+from vqlm.lm.picture_requests import PictureRequest, text_of
+from vqlm.lm.prompts import tokenize_prompts
 from vqlm.serve.errors import ApiError, wrong
 from vqlm.serve.fields import SAMPLING
 from vqlm.serve.pictures import Size
@@ -28,13 +32,15 @@ class Partial:
 
     number: int
     picture: Image.Image
+    text: None = None
 
 
 @dataclass
 class Done:
-    """A finished picture."""
+    """A finished picture, and what it says of how it was drawn."""
 
     picture: Image.Image
+    text: str
 
 
 Event = Partial | Done | ApiError
@@ -62,11 +68,12 @@ class ServedModel:
 
 @dataclass(eq=False)
 class PictureJob:
-    """One picture: the rows that are drawn for it, of which one is kept, and the numbers of codes after which an
-    unfinished picture is shown."""
+    """One picture: the rows that are drawn for it, of which one is kept, the numbers of codes after which an
+    unfinished picture is shown, and what the file says of how it was drawn."""
 
     rows: list[Row]
     partial_at: list[int]
+    text: str
     begun: Tensor | None = None  # (n,) codes of the picture that is edited
     waiting: list[Row] = field(init=False)
     shown: int = field(default=0, init=False)
@@ -113,7 +120,7 @@ def make_pictures(
 ) -> tuple[list[PictureJob], list[int]]:
     """The pictures of a request and the ids of its prompt. Raises ApiError for values that do not fit the model."""
     pipe, vocabulary, num_codes = model.pipeline, model.pipeline.vocabulary, model.num_codes
-    settings = _sampling(pipe, values)
+    settings = for_several(_sampling(pipe, values), values["n"], values["temperature"])
     caption = _caption(pipe, values["prompt"], "prompt")
     negative = None
     if values["negative_prompt"] is not None:
@@ -127,7 +134,7 @@ def make_pictures(
             "unsupported_value",
         )
     prompt = prompt_ids(vocabulary, [caption])[0]
-    begun = None if image is None else pipe.encode([image])[0].cpu()
+    kept_codes = None if image is None else pipe.encode([image])[0].cpu()
     tries = values["candidates"] if image is not None else values["rerank"]
     partial_at = partial_steps(values["partial_images"], num_codes)
     if values["partial_rows"]:
@@ -135,17 +142,39 @@ def make_pictures(
         partial_at = list(range(row, num_codes, row))
     pictures = []
     for number in range(values["n"]):
-        generator = torch.Generator().manual_seed(seed + number)
-        known = None
-        if begun is not None:
-            holes = _holes(pipe, mask, num_codes)
-            if holes is None:
-                holes = random_mask(begun[None], values["share"], generator)[0]
-            known = torch.where(holes, UNKNOWN, begun)
-        uniform = draw_uniform(tries, num_codes, generator, torch.device("cpu"))
+        known, generators = None, [torch.Generator().manual_seed(each) for each in seeds_of(values, seed, number)]
+        if kept_codes is not None:
+            generators = generators[0]  # first for the mask, then for all candidates
+            if mask is not None:
+                holes = flat_code_mask(mask, pipe.image_tokenizer.config)
+            else:
+                holes = random_mask(kept_codes[None], values["share"], generators)[0]
+            known = torch.where(holes, UNKNOWN, kept_codes)
+        uniform = draw_uniform(tries, num_codes, generators, torch.device("cpu"))
         rows = [Row(prompt, settings, numbers, negative, known) for numbers in uniform]
-        pictures.append(PictureJob(rows, partial_at, begun))
+        pictures.append(PictureJob(rows, partial_at, picture_text(model, values, seed, number), kept_codes))
     return pictures, caption
+
+
+def seeds_of(values: Mapping[str, Any], seed: int, number: int) -> list[int]:
+    """The seeds of picture `number`: one, or one for each try of `rerank`, as `vqlm generate` numbers them."""
+    tries = values.get("rerank", 1)
+    return list(range(seed + number * tries, seed + (number + 1) * tries))
+
+
+def picture_text(model: ServedModel, values: Mapping[str, Any], seed: int, number: int) -> str:
+    """What a PNG says of how it was drawn, as `vqlm generate --like` reads it; the name of the model is the served one.
+
+    An edited picture can't be drawn again from this alone, so that its text has no such form.
+    """
+    settings = for_several(_sampling(model.pipeline, values), values["n"], values["temperature"])
+    drawn_with = {"model": model.name, "dtype": str(model.pipeline.model.dtype).removeprefix("torch.")}
+    given = {name: values[name] for name in ("prompt", "negative_prompt")} | vars(settings)
+    if "rerank" not in values:
+        edit = {name: values[name] for name in ("candidates", "share")}
+        return json.dumps({"edit": drawn_with | given | edit | {"seed": seed + number}})
+    request = PictureRequest(seed=seeds_of(values, seed, number)[0], rerank=values["rerank"], **given)
+    return text_of([request], drawn_with)
 
 
 def partial_steps(count: int, num_codes: int) -> list[int]:
@@ -160,10 +189,10 @@ def choose(job: Job, picture: PictureJob) -> list[int]:
     pipe, rows = job.model.pipeline, picture.rows
     codes = torch.tensor([row.codes for row in rows], device=pipe.model.device)
     if not job.is_edit:
-        return pipe._best_of(codes[None], [job.captions])[0].flatten().tolist()
-    known = torch.tensor(rows[0]._known, device=codes.device)
-    log_probs = code_log_likelihoods(pipe.model, pipe.vocabulary, [row.prompt for row in rows], codes)
-    return codes[log_probs.masked_fill(known == UNKNOWN, 0.0).sum(1).argmax()].tolist()
+        return best_of_ids(pipe, codes[None], [job.captions])[0].flatten().tolist()
+    known = torch.tensor(rows[0].known_codes, device=codes.device)
+    fits = likelihood_of_known(pipe.model, pipe.vocabulary, [row.prompt for row in rows], codes, known[None])
+    return codes[fits.argmax()].tolist()
 
 
 def _sampling(pipe: TextToImagePipeline, values: Mapping[str, Any]) -> SamplingConfig:
@@ -185,12 +214,3 @@ def _caption(pipe: TextToImagePipeline, text: str, name: str) -> list[int]:
             "shorten it.", name,
         )  # fmt: skip
     return ids or []
-
-
-def _holes(pipe: TextToImagePipeline, mask: Any, num_codes: int) -> Tensor | None:
-    """(n,) bool: the codes that are drawn again."""
-    if mask is None:
-        return None
-    config = pipe.image_tokenizer.config
-    cells = code_mask(mask, config.network.input_shape, code_grid(config))
-    return cells.flatten().repeat_interleave(num_codes // cells.numel())

@@ -4,7 +4,9 @@ import io
 from typing import Any
 
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 from vqlm.data_prep.picture_files import UnreadablePicture, explained_picture
+from vqlm.lm.picture_requests import TEXT_KEY
 from vqlm.serve.errors import wrong
 from vqlm.vq.fitting import has_shape, is_transparent, pad_to_shape, padding_colour
 from vqlm.vq.pixels import to_rgb
@@ -14,32 +16,40 @@ Size = tuple[int, int]  # width, height
 HALF = 128
 
 
-def size_of(text: str, own: Size, is_strict: bool, max_pixels: int) -> Size:
+def size_of(text: str, model_size: Size, is_strict: bool, max_pixels: int) -> Size:
     """The size that a request wants. Raises ApiError for one that the model's pictures cannot have."""
-    if text in ("auto", f"{own[0]}x{own[1]}"):
-        return own
+    if text in ("auto", f"{model_size[0]}x{model_size[1]}"):
+        return model_size
     width, cross, height = text.partition("x")
     if not (cross and width.isascii() and height.isascii() and width.isdigit() and height.isdigit()):
-        raise wrong("size", "`size` must be auto or WIDTHxHEIGHT, such as 1024x1024; found another text.")
+        raise wrong("size", f"`size` must be auto or WIDTHxHEIGHT, such as 1024x1024; found {text!r:.40}.")
     if len(text) > 11 or not 0 < int(width) * int(height) <= max_pixels:
         raise wrong("size", f"`size` must have from 1 to {max_pixels:,} pixels.", "unsupported_size")
     if is_strict:
-        raise wrong("size", f"This model draws {own[0]}x{own[1]}; ask for that or auto.", "unsupported_size")
-    if int(width) * own[1] != int(height) * own[0]:
         raise wrong(
-            "size", f"This model draws {own[0]}x{own[1]}, which can be scaled to the same shape only; found {text}.",
+            "size", f"This model draws {model_size[0]}x{model_size[1]}; ask for that or auto.", "unsupported_size"
+        )
+    if int(width) * model_size[1] != int(height) * model_size[0]:
+        raise wrong(
+            "size",
+            f"This model draws {model_size[0]}x{model_size[1]}, scaled to the same shape only; found {text}.",
             "unsupported_size",
         )  # fmt: skip
     return int(width), int(height)
 
 
-def encode_picture(picture: Image.Image, size: Size, file_format: str, compression: int | None) -> bytes:
-    """The file of a picture, scaled to `size` by Lanczos."""
+def encode_picture(
+    picture: Image.Image, size: Size, file_format: str, compression: int | None, text: str | None = None
+) -> bytes:
+    """The file of a picture, scaled to `size` by Lanczos. A PNG holds `text`."""
     if picture.size != size:
         picture = picture.resize(size, Image.Resampling.LANCZOS)
     file, options = io.BytesIO(), {}
     if file_format != "png":
         options = {"quality": 95 if compression is None else compression}
+    elif text is not None:
+        options = {"pnginfo": PngInfo()}
+        options["pnginfo"].add_text(TEXT_KEY, text)
     picture.save(file, file_format, **options)
     return file.getvalue()
 

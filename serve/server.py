@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -45,7 +46,7 @@ def run_server(models: Sequence[ServedModel], config: ServeConfig) -> None:
 def uvicorn_config(models: Sequence[ServedModel], config: ServeConfig) -> uvicorn.Config:
     """How uvicorn runs the application of these models."""
     if config.api_key is None and os.environ.get(KEY_VARIABLE):
-        config.api_key = os.environ[KEY_VARIABLE]
+        config = replace(config, api_key=os.environ[KEY_VARIABLE])
     return uvicorn.Config(
         create_app(models, config), host=config.host, port=config.port, log_level="info", access_log=False,
         timeout_graceful_shutdown=config.shutdown_seconds, server_header=False,

@@ -109,7 +109,7 @@ class Drawing:
             async for number, event in events:
                 if isinstance(event, ApiError):
                     raise event
-                files[number] = await asyncio.to_thread(answer.encode, event.picture)
+                files[number] = await asyncio.to_thread(answer.encode, event.picture, event.text)
         if len(files) < len(self.job.pictures):
             return Response(status_code=GONE)
         data = [self._datum(answer, files[number]) for number in range(len(files))]
@@ -122,7 +122,7 @@ class Drawing:
                 if isinstance(event, ApiError):
                     yield error_event(event)
                     return
-                file = await asyncio.to_thread(answer.encode, event.picture)
+                file = await asyncio.to_thread(answer.encode, event.picture, event.text)
                 if isinstance(event, Partial):
                     yield answer.partial(index, event.number, file)
                 else:

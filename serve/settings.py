@@ -48,7 +48,9 @@ class ServeConfig:
         if self.api_key == "":
             raise UserError("`api_key` must not be empty; leave it out to need none.")
         if self.api_key is not None and self.page:
-            raise UserError("`page` has no field for a key; leave out `api_key`, or the page.")
+            raise UserError(
+                "The page has no field for a key; leave out `page`, or `api_key` and the variable VQLM_API_KEY."
+            )
         if self.max_slots < 2:
             raise UserError(
                 f"`max_slots` must be at least 2, which a picture with guidance takes; found {self.max_slots}."

@@ -64,6 +64,7 @@ def test_the_wheel_ships_the_package_only(wheel):
     modules = {path for room in ROOMS for path in (ROOT / room).rglob("*.py*") if "__pycache__" not in path.parts}
     expected = {f"vqlm/{path.relative_to(ROOT)}".replace("vqlm/vqlm/", "vqlm/") for path in modules}
     expected |= {f"vqlm/serve/page/page.{kind}" for kind in ("css", "js")} | {"vqlm/serve/page/index.html"}
+    expected |= {"vqlm/py.typed"}
     expected |= {f"vqlm/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.yaml")}
     assert set(names) == expected
     assert any(name.endswith("licenses/LICENSE") for name in zipfile.ZipFile(wheel).namelist())

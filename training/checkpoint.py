@@ -137,14 +137,14 @@ class Checkpoint:
 
 
 def find_damage(folder: Path) -> str | None:
-    """What is wrong with the files of a checkpoint, or None. One of an older version has no checksums to compare."""
+    """What is wrong with the files of a checkpoint, or None. Checkpoints before 0.2.0 have no checksums and pass."""
     if not (folder / STATE_FILE).exists():
         return f"{STATE_FILE} is missing"
     if not (folder / CHECKSUMS_FILE).exists():
         return None
     try:
         sums = read_json(folder / CHECKSUMS_FILE)
-    except (UserError, UnicodeDecodeError):
+    except UserError:
         return f"{CHECKSUMS_FILE} is not JSON"
     for name, expected in sums.items():
         if not (folder / name).is_file():
@@ -155,7 +155,7 @@ def find_damage(folder: Path) -> str | None:
 
 
 def _write_failure(error: Exception) -> str:
-    """The reason in one line. What is no failure to write is raised again."""
+    """The reason in one line. Re-raises an error that is no failure to write."""
     if isinstance(error, RuntimeError) and not any(words in str(error) for words in TORCH_WRITE_ERRORS):
         raise error
     return getattr(error, "strerror", None) or str(error).strip().splitlines()[0][:200]

@@ -4,7 +4,7 @@ import importlib.util
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from vqlm.training.errors import UserError
+from vqlm.training.errors import UserError, require_range
 
 OptimizerName = Literal["muon", "adamw"]
 # What accelerate calls a tracker, and the package that it needs.
@@ -26,7 +26,8 @@ class TrainingConfig:
     """A budget is steps or minutes, whichever ends first; with neither given it is the stage's own number of steps.
 
     Args:
-        max_steps: optimizer steps to train for.
+        max_steps: optimizer steps to train for; by default 1,600 for an image tokenizer and 1,400 for a language model,
+            unless max_minutes is given.
         max_minutes: minutes to train for.
         batch_size: rows per process that are computed at once.
         gradient_accumulation_steps: batches per optimizer step, which learns from all of them as from one larger batch.
@@ -84,31 +85,19 @@ class TrainingConfig:
     def __post_init__(self):
         if self.max_steps is None and self.max_minutes is None:
             self.max_steps = self.default_steps
-        for name in (
-            "max_steps",
-            "max_minutes",
-            "batch_size",
-            "gradient_accumulation_steps",
-            "learning_rate",
-            "max_grad_norm",
-            "log_every",
-            "eval_every",
-            "stop_after",
-        ):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise UserError(f"{name} must be above 0, found {value}.")
+        require_range(
+            self, "(0, inf)", "max_steps", "max_minutes", "batch_size", "gradient_accumulation_steps", "learning_rate",
+            "max_grad_norm", "log_every", "eval_every", "stop_after",
+        )  # fmt: skip
+        require_range(self, "[0, inf)", "weight_decay", "num_workers", "checkpoint_minutes")
+        require_range(self, "[0, 1)", "warmup_ratio", "min_learning_rate_ratio", "beta2", "weight_ema_decay")
+        require_range(self, "[0, 1]", "sample_every")
         if not 0 <= self.seed < 2**31:
             raise UserError(f"`seed` must be a whole number from 0 to {2**31 - 1}, found {self.seed}.")
-        for name in ("warmup_ratio", "min_learning_rate_ratio", "weight_ema_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} must lie in [0, 1), found {getattr(self, name)}.")
-        if not 0 <= self.sample_every <= 1:
-            raise UserError(f"sample_every must lie in [0, 1], a share of the budget; found {self.sample_every}.")
         require_trackers(self.log_with)
         if self.schedule == "constant" and self.min_learning_rate_ratio:
             raise UserError(
-                f"min_learning_rate_ratio {self.min_learning_rate_ratio} has no effect with the constant schedule; "
+                f"`min_learning_rate_ratio` {self.min_learning_rate_ratio} has no effect with the constant `schedule`; "
                 "leave it out, or take linear or cosine."
             )
 
@@ -136,6 +125,6 @@ def require_trackers(names: str | None) -> None:
     """Raises UserError for a tracker that accelerate does not know, or whose package is not installed."""
     for name in tracker_names(names):
         if name not in TRACKER_PACKAGES:
-            raise UserError(f"log_with must name {', '.join(TRACKER_PACKAGES)}; found {name!r}.")
+            raise UserError(f"`log_with` must name {', '.join(TRACKER_PACKAGES)}; found {name!r}.")
         if importlib.util.find_spec(package := TRACKER_PACKAGES[name]) is None:
-            raise UserError(f"log_with {name} needs the package {package}; install it: pip install {package}.")
+            raise UserError(f"`log_with` {name} needs the package {package}; install it: pip install {package}.")

@@ -48,14 +48,17 @@ def follow_umask(*paths: Path) -> None:
         path.chmod(0o666 & ~mask)
 
 
+NOTICE_FILE = "NOTICE"
+
+
 def write_notice(folder: Path, attribution: str | None) -> None:
     """The licence line of the pictures that a model was trained on, as the file NOTICE; nothing without one."""
     if attribution:
-        (folder / "NOTICE").write_text(attribution + "\n", encoding="utf-8")
+        (folder / NOTICE_FILE).write_text(attribution + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file. Raises UserError for a file that is missing or not JSON."""
+    """The value in a JSON file. Raises UserError for a file that is missing, or not JSON in UTF-8."""
     try:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
@@ -96,22 +99,27 @@ def _pointer_error(path: Path) -> UserError:
     )
 
 
+def is_same_place(first: Any, second: Any) -> bool:
+    """Whether two texts name the same file or folder of this machine: /data/cats/, ../cats, a link to it."""
+    texts = isinstance(first, str) and isinstance(second, str)
+    return texts and os.path.exists(first) and os.path.exists(second) and os.path.samefile(first, second)
+
+
 def require_same_settings(folder: Path, earlier: dict, now: dict) -> None:
     """Raises UserError naming the first setting in which the run in `folder`, with the settings `earlier`, differs."""
     for key in {**now, **earlier}:
-        if earlier.get(key) != now.get(key):
+        if earlier.get(key) != now.get(key) and not is_same_place(earlier.get(key), now.get(key)):
             raise UserError(
-                f"{folder} holds another run: its {key} is {earlier.get(key)!r}, now {now.get(key)!r}; "
+                f"{folder} holds another run: its `{key}` is {earlier.get(key)!r}, now {now.get(key)!r}; "
                 "use the same settings to continue it, or another `output`."
             )
 
 
-def require_empty(folder: Path) -> None:
-    """Raises UserError if `folder` holds anything."""
+def require_empty(folder: Path, can_resume: bool = True) -> None:
+    """Raises UserError if `folder` holds anything. can_resume: whether the caller has an argument `resume`."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(
-            f"{folder} already holds files; continue the run in it with `resume`, or choose another `output`."
-        )
+        advice = "continue the run in it with `resume`, or choose another" if can_resume else "choose another"
+        raise UserError(f"{folder} already holds files; {advice} `output`.")
 
 
 def require_match(what: str, fingerprint: str | None, expected_what: str, expected: str | None) -> None:
@@ -148,11 +156,11 @@ def require_writable(folder: Path, name: str = "output") -> None:
         raise UserError(f"`{name}` {folder} cannot be written: {place} is read-only for this user.")
 
 
-def require_output(folder: Path, resume: bool = False) -> None:
+def require_output(folder: Path, resume: bool = False, can_resume: bool = True) -> None:
     """Raises UserError if a stage cannot write to `folder`: see `require_writable`, and without `resume` also
     `require_empty`. The first of several processes looks, before any of them writes."""
     if os.environ.get("RANK", "0") != "0":
         return
     require_writable(folder)
     if not resume:
-        require_empty(folder)
+        require_empty(folder, can_resume)

@@ -1,4 +1,4 @@
-"""Settings that were renamed. Old configs, runs and model folders are read under the new names."""
+"""Settings that were renamed or added. Old configs, runs and model folders are read under the new names."""
 
 from typing import Any
 
@@ -9,6 +9,8 @@ OLD_NAMES = {
     "directions": "other_tasks",
 }
 
+# What a run or a prepared set did that began before these settings existed, where it is not their default.
+EARLIER_VALUES = {"text.plain_punctuation": False, "text.drop_article": False}
 
 # How files are recognised. Up to 0.1 it was by their sizes, now it is by their times too.
 COLLECTION_FORM = 2
@@ -29,22 +31,6 @@ def with_new_names(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]
 def with_old_names(settings: dict[str, Any]) -> dict[str, Any]:
     """The inverse of `with_new_names`, for fingerprints, which must not change with a name."""
     return _renamed(settings, "", _FIRST_NAMES)
-
-
-def comparable(earlier: dict[str, Any], today: dict[str, Any]) -> dict[str, Any]:
-    """The settings of an earlier run as they are compared with those of today.
-
-    A run of an earlier version recorded another fingerprint of its collection, which cannot be compared, and how the
-    path of the data was typed, which decides nothing.
-    """
-    settings = with_new_names(earlier)
-    if "data" not in today:
-        settings.pop("data", None)
-    if "collection_form" not in settings:
-        settings |= {name: today[name] for name in ("collection", "collection_form") if name in today}
-    if settings.get("loss.adversarial_weight") == today.get("loss.adversarial_weight") == 0:
-        settings["loss.adversarial_start"] = today["loss.adversarial_start"]  # decides nothing; its default has changed
-    return settings
 
 
 def _renamed(settings: dict[str, Any], prefix: str, names: dict[str, str]) -> dict[str, Any]:

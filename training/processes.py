@@ -57,15 +57,16 @@ def with_launcher(config: Config, can_shard: bool = False) -> Config:
             f"The launcher sets gradient_accumulation_steps to {steps}, the training's own setting is "
             f"{config.gradient_accumulation_steps}; leave one of them out."
         )
-    asked, own = launcher_precision(), config.mixed_precision
-    if asked not in (None, "no", "bf16", "fp16"):
-        raise UserError(f"The launcher asks for mixed_precision {asked}; use bf16, fp16 or no.")
-    if asked not in (None, "no", own) and own != "auto":
+    of_launcher, of_config = launcher_precision(), config.mixed_precision
+    if of_launcher not in (None, "no", "bf16", "fp16"):
+        raise UserError(f"The launcher asks for mixed_precision {of_launcher}; use bf16, fp16 or no.")
+    if of_launcher not in (None, "no", of_config) and of_config != "auto":
         raise UserError(
-            f"The launcher sets mixed_precision to {asked}, the training's own setting is {own}; leave one of them out."
+            f"The launcher sets mixed_precision to {of_launcher}, the training's own setting is {of_config}; leave one "
+            "of them out."
         )
-    if asked is not None and own == "auto":
-        config = replace(config, mixed_precision=asked)
+    if of_launcher is not None and of_config == "auto":
+        config = replace(config, mixed_precision=of_launcher)
     return replace(config, gradient_accumulation_steps=steps) if steps > 1 else config
 
 

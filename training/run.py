@@ -16,7 +16,6 @@ programs out.
 """
 
 import contextlib
-import json
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -33,6 +32,7 @@ from vqlm.training.allocator import keep_freed_memory
 from vqlm.training.budget import budget_text, ends_interval, schedule, share_of_budget
 from vqlm.training.checkpoint import Checkpoint, RunState
 from vqlm.training.config import TrainingConfig
+from vqlm.training.deciding import flatten
 from vqlm.training.distributed import mean_over_processes, sum_over_processes
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json, write_json
@@ -76,7 +76,8 @@ class Run:
         output: folder of the stage; the run's own files go to `run/` in it.
         name: of the stage, in messages.
         config: budget, schedule, seed and the like.
-        settings: everything that decides the result. Only a run of the same settings is continued.
+        settings: everything that decides the result, JSON values or settings dataclasses by name; those of `config`
+            by themselves. Only a run of the same settings is continued.
         resume: continue the run in `output`, if there is one.
         num_rows: rows to train on, where they are known before.
 
@@ -109,7 +110,7 @@ class Run:
         self.is_resumed = self._checkpoint.exists
         self._log = TrainingLog(self.folder / "log.jsonl", self.accelerator.is_main_process)
         self._samples = Samples(self.folder / "samples", config.sample_every, self.accelerator.is_main_process)
-        self._trackers, self._settings = Trackers(self.accelerator, config.log_with), _flatten(settings)
+        self._trackers, self._settings = Trackers(self.accelerator, config.log_with), flatten(settings)
         self._average: WeightAverage | None = None
         self._loader: DataLoader | None = None
         self._figures_text = self._held_out_text = ""
@@ -126,7 +127,7 @@ class Run:
     def _claim_folder(self, settings: dict[str, Any], resume: bool) -> None:
         num_processes = self.accelerator.num_processes if self.sharding is None else "any, by FSDP2"
         settings = settings | {"num_processes": num_processes}
-        deciding = {key: value for key, value in _flatten(settings).items() if key not in BUDGET_SETTINGS}
+        deciding = {key: value for key, value in settings.items() if key not in BUDGET_SETTINGS}
         said = decided_by_main(self.accelerator, lambda: self._run_folder.claim(deciding, self.config, resume))
         for sentence in said:
             self.progress.say(sentence)
@@ -199,7 +200,7 @@ class Run:
     def batches(self, loader: DataLoader) -> Iterator[Any]:
         """Batches, epoch after epoch, until the budget is spent. Continues at the exact batch of a checkpoint."""
         if self.share < 1:
-            self.progress.say(f"trains for {budget_text(self.config)}, {self._rows_per_step} rows per step")
+            self.progress.say(f"trains for {budget_text(self.config)}")
         self._loader = loader
         with self._stop_signals:
             self._last_mark = self._last_checkpoint = time.monotonic()
@@ -352,10 +353,6 @@ class Run:
     def _seconds_left(self) -> float:
         return self.state.seconds * (1 - self.share) / max(self.share, 1e-9)
 
-    @property
-    def _rows_per_step(self) -> int:
-        return self.config.batch_size * self.accelerator.num_processes
-
     def is_next_due(self, every: int | float) -> bool:
         """Whether the step at hand, which is not counted yet, ends an interval or a budget of steps.
 
@@ -457,14 +454,6 @@ class Run:
     def _close(self) -> None:
         self._trackers.finish()
         self.progress.close()
-
-
-def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"model": {"width": 3}} -> {"model.width": 3}, as an option would name it and as JSON would hold it."""
-    flat = {}
-    for key, value in settings.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return json.loads(json.dumps(flat))
 
 
 def _too_few(num_rows: int, num_processes: int) -> str:

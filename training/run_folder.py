@@ -2,16 +2,15 @@
 
 import os
 import platform
-from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 from vqlm.training.checkpoint import Checkpoint
 from vqlm.training.config import TrainingConfig
+from vqlm.training.deciding import flatten, require_same_run
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json, require_empty, require_same_settings, write_json
-from vqlm.training.old_names import comparable
+from vqlm.training.files import read_json, require_empty, write_json
 
 LOCK_FILE = "lock"
 # The workers of a killed program hold its lock until they notice.
@@ -39,8 +38,8 @@ class RunFolder:
         """Take the folder for a run, new or continued. Returns what there is to say about that.
 
         Args:
-            deciding: the settings that decide the result, flat.
-            config: a setting of it that an older version did not have was at its default there.
+            deciding: the settings that decide the result, as `require_same_run` takes them.
+            config: settings of the training, which are in `deciding` by themselves.
             resume: whether to continue the run in the folder, if there is one.
 
         Raises:
@@ -54,12 +53,12 @@ class RunFolder:
         if self._holds_a_beginning():
             if (self.folder / "settings.json").exists():
                 said.append("the run here had no checkpoint yet; starts over")
-            write_json(self.folder / "settings.json", deciding)
+            write_json(self.folder / "settings.json", flatten(deciding))
             return said
         if not resume or not (self.folder / "settings.json").exists():
             require_empty(self.output)
-        earlier = comparable(read_json(self.folder / "settings.json"), deciding)
-        require_same_settings(self.output, _defaults(config, deciding) | earlier, deciding)
+        earlier = {"num_processes": deciding["num_processes"]} | read_json(self.folder / "settings.json")
+        require_same_run(self.output, earlier, deciding, config)
         if (sentence := self.checkpoint.recover()) is not None:
             said.append(sentence)
         return said
@@ -91,9 +90,3 @@ class RunFolder:
         """Whether nothing would be lost by starting here: no files, or a run without a checkpoint."""
         others = {path.name for path in self.output.iterdir()} - {self.folder.name}
         return not others and {path.name for path in self.folder.iterdir()} <= BEGINNINGS
-
-
-def _defaults(config: TrainingConfig, deciding: dict[str, Any]) -> dict[str, Any]:
-    """Defaults of the settings of `config` that are in `deciding`; the number of processes as it is."""
-    known = {field.name: field.default for field in fields(config) if field.default is not MISSING}
-    return {name: known.get(name, deciding[name]) for name in deciding if name in known or name == "num_processes"}

@@ -109,7 +109,7 @@ def usage_findings(
     codebook_size: int,
     quantizer: QuantizerConfig,
     since_step: int | None = None,
-    num_counted: float = math.inf,
+    num_counted: int | float = math.inf,
 ) -> list[str]:
     """Sentences about how the codebook was used in a window of training, or on a collection.
 
@@ -126,8 +126,8 @@ def usage_findings(
     if perplexity < LOW_PERPLEXITY_SHARE * usage * codebook_size:
         findings.append(
             f"A few codes do most of the work: perplexity {perplexity:.0f} of {usage * codebook_size:.0f} codes used. "
-            "Pictures that are mostly one colour look like this; otherwise lower quantizer.commitment_weight, or take "
-            "a smaller codebook."
+            "Pictures that are mostly one colour look like this; otherwise lower `quantizer.commitment_weight`, or "
+            "take a smaller codebook."
         )
     return findings
 
@@ -143,11 +143,11 @@ def findings(inspection: Inspection, model: VQVAE, log: list[dict]) -> list[str]
     if inspection.z_e is not None and inspection.z_q is not None:
         error, length = (inspection.z_e - inspection.z_q).norm(dim=1).mean(), inspection.z_e.norm(dim=1).mean()
         if isinstance(quantizer, VQConfig) and error > length:
-            normalise = "" if quantizer.normalize_z_e else "set quantizer.normalize_z_e true, "
+            normalise = "" if quantizer.normalize_z_e else "set `quantizer.normalize_z_e`, "
             sentences.append(
                 f"Codes are farther from z_e than zero is (mean error {error:.2g}, mean length of z_e {length:.2g}): "
-                f"the codebook has lost the encoder. Train again: {normalise}start from kmeans, or raise "
-                "quantizer.commitment_weight."
+                f"the codebook has lost the encoder. Train again: {normalise}set `quantizer.initialization` to kmeans, "
+                "or raise `quantizer.commitment_weight`."
             )
     entropies = torch.cat([entropy.flatten() for entropy in inspection.position_entropy])
     constant = (entropies < CONSTANT_POSITION_NATS).float().mean().item()
@@ -182,13 +182,13 @@ def unused_since(lines: list[dict]) -> int | None:
 
 def _remedy_for_dead(quantizer: QuantizerConfig) -> str:
     if isinstance(quantizer, FSQConfig):
-        return "Take fewer quantizer.levels."
+        return "Take fewer `quantizer.levels`."
     if isinstance(quantizer, LFQConfig):
-        return "Raise quantizer.entropy_weight or quantizer.diversity."
+        return "Raise `quantizer.entropy_weight` or `quantizer.diversity`."
     if quantizer.codebook_training != "simvq" and quantizer.dead_code_threshold == 0:
-        return "Set quantizer.dead_code_threshold to 0.1, so that dead codes are revived."
+        return "Set `quantizer.dead_code_threshold` to 0.1, so that dead codes are revived."
     if quantizer.initialization == "random":
-        return "Set quantizer.initialization to sample or kmeans, so that all codes start where z_e is."
+        return "Set `quantizer.initialization` to sample or kmeans, so that all codes start where z_e is."
     if quantizer.codebook_dim > 16:
-        return "Set quantizer.codebook_dim to 8 or 16: in fewer dimensions codes are nearer to z_e."
-    return "Take a smaller quantizer.codebook_size, or train longer: the codebook may still be settling."
+        return "Set `quantizer.codebook_dim` to 8 or 16: in fewer dimensions codes are nearer to z_e."
+    return "Take a smaller `quantizer.codebook_size`, or train longer: the codebook may still be settling."

@@ -95,8 +95,8 @@ def load_perceptual_network(name: str, network: NetworkConfig) -> nn.Module:
     """
     if network.spatial_dims != 2 or network.in_channels != 3:
         raise UserError(
-            f"loss.perceptual_network sees RGB pictures only; network.input_shape is {network.input_shape} with "
-            f"{network.in_channels} channels. Set loss.perceptual_weight to 0."
+            f"`loss.perceptual_network` sees RGB pictures only; `network.input_shape` is {network.input_shape} with "
+            f"{network.in_channels} channels. Set `loss.perceptual_weight` to 0."
         )
     try:
         if name == "lpips":
@@ -110,7 +110,7 @@ def load_perceptual_network(name: str, network: NetworkConfig) -> nn.Module:
         return FeatureDistance(kind.from_pretrained(name, out_indices=stages, use_safetensors=True))
     except (ImportError, OSError, ValueError, KeyError, AttributeError) as error:
         raise UserError(
-            f"loss.perceptual_network {name!r} cannot be loaded ({' '.join(str(error).split())[:200]}); give lpips "
+            f"`loss.perceptual_network` {name!r} cannot be loaded ({' '.join(str(error).split())[:200]}); give lpips "
             "(pip install lpips; it fetches its weights once), or the name or folder of a transformers backbone."
         ) from error
 

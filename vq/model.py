@@ -100,6 +100,12 @@ class VQVAE(PreTrainedModel):
 
         Raises:
             UserError: for another number of dimensions or channels, or a size that `network.size_mismatch` refuses.
+
+        Example:
+            >>> image_tokenizer = vqlm.VQVAE.from_pretrained("outputs/demo/model/image_tokenizer")
+            >>> pixel_values = image_tokenizer.image_processor("picture.png", return_tensors="pt").pixel_values
+            >>> image_tokenizer(pixel_values).reconstruction.shape == pixel_values.shape
+            True
         """
         z_e = self.encode_continuous(pixel_values)
         quantized = self.quantizer(z_e)
@@ -185,8 +191,20 @@ class VQVAE(PreTrainedModel):
         return _without_padding(pixel_values, network.input_shape) if is_padded else pixel_values
 
     def flatten_codes(self, codes: Int[Tensor, "b *code_shape"]) -> Int[Tensor, "b n"]:
-        """(B, *code_shape) -> (B, n), row by row, the codes of a position one after another: the order in which a
-        language model sees them."""
+        """The codes as a language model sees them: row by row, those of one position one after another.
+
+        Args:
+            codes: (B, *code_shape).
+
+        Returns:
+            (B, n).
+
+        Example:
+            >>> image_tokenizer = vqlm.VQVAE.from_pretrained("outputs/demo/model/image_tokenizer")
+            >>> codes = torch.zeros(1, *image_tokenizer.config.code_shape, dtype=torch.int64)
+            >>> image_tokenizer.flatten_codes(codes).shape == (1, image_tokenizer.config.tokens_per_image)
+            True
+        """
         return rearrange(codes, "b ... -> b (...)")
 
     def unflatten_codes(self, codes: Int[Tensor, "b n"]) -> Int[Tensor, "b *code_shape"]:
@@ -231,7 +249,7 @@ class VQVAE(PreTrainedModel):
             weight_files(Path(pretrained_model_name_or_path))
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         if device is not None:
-            (loaded[0] if isinstance(loaded, tuple) else loaded).to(device)
+            (loaded[0] if isinstance(loaded, tuple) else loaded).to(device)  # type: ignore[operator]
         return loaded
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
@@ -256,7 +274,16 @@ class VQVAE(PreTrainedModel):
 
     @torch.no_grad()
     def fingerprint(self) -> str:
-        """16 hex digits that identify these weights and this architecture; later stages compare them."""
+        """Identify these weights and this architecture; later stages compare it.
+
+        Returns:
+            16 hex digits.
+
+        Example:
+            >>> image_tokenizer = vqlm.VQVAE.from_pretrained("outputs/demo/model/image_tokenizer")
+            >>> image_tokenizer.fingerprint() == pipe.image_tokenizer.fingerprint()
+            True
+        """
         digest = hashlib.sha256()
         described = {"network": asdict(self.config.network), "quantizer": asdict(self.config.quantizer)}
         digest.update(json.dumps(with_old_names(described), sort_keys=True).encode())
@@ -275,6 +302,11 @@ class VQVAE(PreTrainedModel):
         factor, shape = network.downsample_factor, tuple(pixel_values.shape[2:])
         if not all(fits(n, factor, network.size_mismatch) for n in shape):
             nearest = tuple(max(factor, round(n / factor) * factor) for n in shape)
+            if network.size_mismatch != "refuse":  # then it is too small
+                raise UserError(
+                    f"every side of a picture must have at least {1 if network.size_mismatch == 'pad' else factor} "
+                    f"pixels, found {shape}; the model was trained on {tuple(network.input_shape)}. Take a larger one."
+                )
             raise UserError(
                 f"every side of a picture must be a multiple of {factor}, found {shape}; the nearest valid size is "
                 f"{nearest}, the model was trained on {tuple(network.input_shape)}. Resize it, or train with "
@@ -322,7 +354,7 @@ def load_image_tokenizer(folder: Path | str) -> VQVAE:
         raise UserError(f"{folder} holds no finished image tokenizer; train one there with `train_vq`.")
     read_json_object(Path(folder) / "config.json")
     try:  # in fp32, whatever it was saved in
-        model, found = VQVAE.from_pretrained(
+        model, found = VQVAE.from_pretrained(  # type: ignore[misc]
             str(folder), dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
     except UserError:

@@ -66,7 +66,7 @@ class PCA:
 
 @dataclass
 class QuantizedPCA:
-    """`levels[i]`, of any number, are the values that the coefficient of component `kept[i]` may take."""
+    """levels[i]: (any number,) the values that the coefficient of component `kept[i]` may take."""
 
     pca: PCA
     kept: list[int]

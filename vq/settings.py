@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from vqlm.training.config import OptimizerName, TrainingConfig
-from vqlm.training.errors import UserError
+from vqlm.training.errors import UserError, require_range
 
 Fit = Literal["auto", "pad", "crop"]  # see vqlm.vq.fitting
 
@@ -40,27 +40,27 @@ class NetworkConfig:
     def __post_init__(self):
         self.input_shape, self.strides = list(self.input_shape), list(self.strides)
         if self.type not in ("patch", "paper"):
-            raise UserError(f"network.type must be patch or paper, found {self.type!r}.")
+            raise UserError(f"`network.type` must be patch or paper, found {self.type!r}.")
         if not 1 <= len(self.input_shape) <= 3:
-            raise UserError(f"network.input_shape must have 1, 2 or 3 numbers, found {self.input_shape}.")
+            raise UserError(f"`network.input_shape` must have 1, 2 or 3 numbers, found {self.input_shape}.")
         if not self.strides or min(self.strides) < 1:
-            raise UserError(f"network.strides must hold at least one positive number, found {self.strides}.")
+            raise UserError(f"`network.strides` must hold at least one positive number, found {self.strides}.")
         if self.type == "paper" and set(self.strides) != {2}:
             raise UserError(
-                f"network.type paper halves at every level; set network.strides to 2s, found {self.strides}."
+                f"`network.type` paper halves at every level; set `network.strides` to 2s, found {self.strides}."
             )
-        for name in ("in_channels", "stem_channels", "hidden_channels"):
-            if getattr(self, name) < 1:
-                raise UserError(f"network.{name} must be at least 1, found {getattr(self, name)}.")
+        sizes = ("in_channels", "stem_channels", "hidden_channels", "residual_channels")
+        require_range(self, "[1, inf)", *sizes, prefix="network.")
+        require_range(self, "[0, inf)", "num_residual_layers", prefix="network.")
         if self.size_mismatch not in ("refuse", "pad", "crop"):
-            raise UserError(f"network.size_mismatch must be refuse, pad or crop, found {self.size_mismatch!r}.")
+            raise UserError(f"`network.size_mismatch` must be refuse, pad or crop, found {self.size_mismatch!r}.")
         factor = self.downsample_factor
         if wrong := [n for n in self.input_shape if not fits(n, factor, self.size_mismatch)]:
             nearest = [max(factor, round(n / factor) * factor) for n in self.input_shape]
-            remedy = ", or set network.size_mismatch to pad" + ("" if min(self.input_shape) < factor else " or crop")
+            remedy = ", or set `network.size_mismatch` to pad" + ("" if min(self.input_shape) < factor else " or crop")
             raise UserError(
-                f"network.input_shape {self.input_shape} must be divisible by the downsample factor {factor} "
-                f"(the product of network.strides), {wrong[0]} is not; the nearest valid shape is {nearest}{remedy}."
+                f"`network.input_shape` {self.input_shape} must be divisible by the downsample factor {factor} "
+                f"(the product of `network.strides`), {wrong[0]} is not; the nearest valid shape is {nearest}{remedy}."
             )
 
     @property
@@ -104,24 +104,21 @@ class LossConfig:
     perceptual_weight: float = 0.0
     perceptual_network: str | None = None
     adversarial_weight: float = 0.0
-    adversarial_start: float = 0.5
+    adversarial_start: int | float = 0.5
     max_adaptive_weight: float = 1e4
     discriminator_channels: int = 64
     discriminator_layers: int = 2
 
     def __post_init__(self):
         if self.reconstruction not in ("l2", "l1"):
-            raise UserError(f"loss.reconstruction must be l2 or l1, found {self.reconstruction!r}.")
-        for name in ("perceptual_weight", "adversarial_weight", "adversarial_start", "max_adaptive_weight"):
-            if getattr(self, name) < 0:
-                raise UserError(f"loss.{name} must be at least 0, found {getattr(self, name)}.")
-        for name in ("discriminator_channels", "discriminator_layers"):
-            if getattr(self, name) < 1:
-                raise UserError(f"loss.{name} must be at least 1, found {getattr(self, name)}.")
+            raise UserError(f"`loss.reconstruction` must be l2 or l1, found {self.reconstruction!r}.")
+        weights = ("perceptual_weight", "adversarial_weight", "adversarial_start", "max_adaptive_weight")
+        require_range(self, "[0, inf)", *weights, prefix="loss.")
+        require_range(self, "[1, inf)", "discriminator_channels", "discriminator_layers", prefix="loss.")
         if self.perceptual_weight and not self.perceptual_network:
             raise UserError(
-                "loss.perceptual_weight needs loss.perceptual_network: lpips, or the name or folder of a transformers "
-                "backbone."
+                "`loss.perceptual_weight` needs `loss.perceptual_network`: lpips, or the name or folder of a "
+                "transformers backbone."
             )
 
 
@@ -146,9 +143,11 @@ class VQTrainingConfig(TrainingConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        require_range(self, "[0, 1]", "flip")
+        require_range(self, "[0, inf)", "max_shift")
         start = self.loss.adversarial_start
         if self.loss.adversarial_weight and self.max_steps is not None and start >= self.max_steps:
             raise UserError(
-                f"loss.adversarial_weight has no effect: the discriminator begins at step {start} "
-                f"(loss.adversarial_start) of {self.max_steps}; lower loss.adversarial_start."
+                f"`loss.adversarial_weight` has no effect: the discriminator begins at step {start} "
+                f"(`loss.adversarial_start`) of {self.max_steps}; lower `loss.adversarial_start`."
             )

@@ -1,6 +1,6 @@
 """Training stage one, on pictures as tensors. Knows nothing of captions, nor where pictures come from."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,8 +171,8 @@ def _deciding(
     model_config: VQVAEConfig, config: VQTrainingConfig, pictures: PictureTensor, provenance: dict[str, Any] | None
 ) -> dict[str, Any]:
     """All settings that decide the result, by which `Run` recognises the same run."""
-    settings = {"network": asdict(model_config.network), "quantizer": asdict(model_config.quantizer)}
-    return settings | asdict(config) | {"pictures": len(pictures)} | (provenance or {})
+    settings = {"network": model_config.network, "quantizer": model_config.quantizer} | vars(config)
+    return settings | {"pictures": len(pictures)} | (provenance or {})
 
 
 def _in_fast_memory_format(value: Any) -> Any:

@@ -1,1 +1,1 @@
-"""One file a kind of source. Each gives shards of rows; none knows of codes, splits or decoded pictures."""
+"""One file per kind of source. Each gives shards of rows; none knows of codes, splits or decoded pictures."""

@@ -68,16 +68,6 @@ class FolderContent:
     kinds: Counter[str] = field(default_factory=Counter)
 
 
-def folder_shards(
-    folder: Path,
-    class_template: str | None = None,
-    columns: tuple[str | None, str | None] = (None, None),
-    allow_outside_files: bool = False,
-) -> list[Shard]:
-    """The captioned pictures of `folder`, sorted by key; arguments as in `read_folder`."""
-    return shards_of_content(folder, read_folder(folder, class_template, columns, allow_outside_files))
-
-
 def shards_of_content(folder: Path, content: FolderContent) -> list[Shard]:
     """The shards of a folder that `read_folder` has read."""
     entries = sorted(content.entries.items())
@@ -396,10 +386,10 @@ def _read(folder: Path, entries: list[tuple[str, Entry]]) -> Iterator[Row | Unus
 def _stamp(folder: Path, entries: list[tuple[str, Entry]]) -> str:
     def status(name: str) -> tuple[int, int]:
         try:
-            found = os.stat(folder / name)
+            status = os.stat(folder / name)
         except (OSError, ValueError):  # ValueError: a NUL byte
             return -1, -1
-        return found.st_size, found.st_mtime_ns
+        return status.st_size, status.st_mtime_ns
 
     return digest_of((key, entry.captions, *status(entry.name)) for key, entry in entries)
 

@@ -109,8 +109,8 @@ def _draw_part(
     known = rows.known.to(model.device)
     first, is_any_known = _known_by_all(known), bool((known != UNKNOWN).any())
     prompts = [*rows.prompts, *(rows.unconditional or [])]
-    begun = vocabulary.codes_to_ids(known[:, :first]).tolist() * (2 if is_guided else 1)
-    ids = [prompt + codes for prompt, codes in zip(prompts, begun, strict=True)]
+    first_ids = vocabulary.codes_to_ids(known[:, :first]).tolist() * (2 if is_guided else 1)
+    ids = [prompt + codes for prompt, codes in zip(prompts, first_ids, strict=True)]
     input_ids, mask, _ = (tensor.to(model.device) for tensor in left_pad(ids, vocabulary.pad))
     decoder = build_decoder(model, slice(image.offset, image.stop), options)
     logits = decoder.read(input_ids, mask, num_codes - first)  # (B or 2B, K)

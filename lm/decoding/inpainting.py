@@ -13,7 +13,7 @@ from numbers import Real
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -21,6 +21,7 @@ from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.lm.decoding.draw import UNKNOWN, OnCodes, draw_codes
 from vqlm.lm.decoding.likelihood import code_log_likelihoods
 from vqlm.lm.decoding.sampling import Generators, draw_uniform, generators_of
+from vqlm.lm.prompts import repeated
 from vqlm.lm.settings import DecodingOptions, SamplingConfig
 from vqlm.training.errors import UserError
 from vqlm.vq import VQVAEConfig
@@ -54,29 +55,46 @@ def fill_codes(
     for start in range(0, len(prompts), at_once):
         part = slice(start, start + at_once)
         rows = known[part].repeat_interleave(candidates, 0)
-        repeated = _repeated(prompts[part], candidates)
+        repeated_prompts = repeated(prompts[part], candidates)
         drawn = draw_codes(
-            model, vocabulary, repeated, codes.shape[1], settings,
-            None if generators is None else _repeated(generators[part], candidates), known=rows, options=options,
-            negative_prompts=None if negative_prompts is None else _repeated(negative_prompts[part], candidates),
+            model, vocabulary, repeated_prompts, codes.shape[1], settings,
+            None if generators is None else repeated(generators[part], candidates), known=rows, options=options,
+            negative_prompts=None if negative_prompts is None else repeated(negative_prompts[part], candidates),
             on_codes=on_codes,
         )  # fmt: skip
-        log_probs = code_log_likelihoods(model, vocabulary, repeated, drawn)
-        weights = log_probs.masked_fill(rows == UNKNOWN, 0.0).sum(1)
+        weights = likelihood_of_known(model, vocabulary, repeated_prompts, drawn, rows)
         best = weights.view(-1, candidates).argmax(1)
         filled.append(drawn.view(-1, candidates, codes.shape[1])[torch.arange(len(best)), best])
     return torch.cat(filled)
 
 
-def _repeated(rows: list, times: int) -> list:
-    return [row for row in rows for _ in range(times)]
+def likelihood_of_known(
+    model: PreTrainedModel,
+    vocabulary: Vocabulary,
+    prompts: list[list[int]],
+    codes: Int[Tensor, "b n"],
+    known: Int[Tensor, "#b n"],
+) -> Float[Tensor, " b"]:
+    """log p of those `codes` that `known` holds, not `UNKNOWN`, each given all codes before it: how well a filling
+    fits."""
+    log_probs = code_log_likelihoods(model, vocabulary, prompts, codes)
+    return log_probs.masked_fill(known == UNKNOWN, 0.0).sum(1)
 
 
 def code_grid(config: VQVAEConfig) -> tuple[int, ...]:
     """(h, w) of the codes. Raises UserError for codes that do not lie on a grid that is read row by row."""
     if len(config.network.input_shape) != 2 or len(config.code_shape) < 2:
-        raise UserError(f"This needs pictures whose codes lie on a grid; here their shape is {config.code_shape}.")
+        raise UserError(
+            "`complete` and `inpaint` need codes on a grid (h, w); this model's have the shape "
+            f"{tuple(config.code_shape)}, as those of a hierarchy and of series have."
+        )
     return tuple(config.code_shape[:2])
+
+
+def flat_code_mask(mask: Mask, config: VQVAEConfig) -> Bool[Tensor, " n"]:
+    """Which codes of a picture are drawn again under `mask`: see `code_mask`."""
+    cells = code_mask(mask, config.network.input_shape, code_grid(config))
+    return cells.flatten().repeat_interleave(config.tokens_per_image // cells.numel())
 
 
 def code_mask(mask: Mask, shape: Sequence[int], grid: tuple[int, ...]) -> Tensor:
@@ -100,7 +118,7 @@ def code_mask(mask: Mask, shape: Sequence[int], grid: tuple[int, ...]) -> Tensor
     if pixels.dtype != torch.bool:
         pixels = pixels > (127 if pixels.max() > 1 else 0.5)
     if not pixels.any():
-        raise UserError("`mask` is empty: nothing is to be drawn. White, or True, is what is drawn again.")
+        raise UserError("`mask` is empty; mark the part to draw again with white or True.")
     return F.adaptive_max_pool2d(pixels[None, None].float(), grid)[0, 0].bool()
 
 

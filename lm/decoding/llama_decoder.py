@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable
 from functools import lru_cache
 from types import FunctionType
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +51,36 @@ def is_llama_like(model: PreTrainedModel) -> bool:
     return len(linears) == 7 * config.num_hidden_layers + 1 and all(type(module) is nn.Linear for module in linears)
 
 
+def signed(sin: Float[Tensor, "t d"]) -> Float[Tensor, "t d"]:
+    """The sines of the rotary embedding as `rotate` takes them: the first half of the channels negative."""
+    sign = torch.ones(sin.shape[1], device=sin.device)
+    sign[: sin.shape[1] // 2] = -1
+    return sin * sign
+
+
+class DistinctRows(NamedTuple):
+    """Rows to read, padded on the left, each once: ids and positions (u, T), what each id sees (u, 1, T, T), and which
+    of them each of the given rows is (r,)."""
+
+    ids: Int[Tensor, "u t"]
+    positions: Int[Tensor, "u t"]
+    visible: Bool[Tensor, "u 1 t t"]
+    source: Int[Tensor, " r"]
+
+
+def distinct_rows(ids: Int[Tensor, "r t"], mask: Bool[Tensor, "r t"]) -> DistinctRows:
+    """Equal rows, such as the unconditional ones, are read once. They are compared on the CPU, since not every device
+    can."""
+    length = ids.shape[1]
+    unique = torch.unique(torch.cat([ids, mask.long()], 1).cpu(), dim=0, return_inverse=True)
+    distinct, source = (tensor.to(ids.device) for tensor in unique)
+    seen = distinct[:, length:].bool()
+    # A padded place sees itself; else its softmax would be over nothing.
+    visible = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril() & seen.unsqueeze(1)
+    visible |= torch.eye(length, dtype=torch.bool, device=ids.device)
+    return DistinctRows(distinct[:, :length], (seen.cumsum(1) - 1).clamp(min=0), visible.unsqueeze(1), source)
+
+
 class LlamaDecoder:
     """See lm/decoding/decoders.py; for the models of `is_llama_like`.
 
@@ -72,7 +103,6 @@ class LlamaDecoder:
     @torch.no_grad()
     def read(self, input_ids: Int[Tensor, "r t"], mask: Bool[Tensor, "r t"], steps: int) -> Float[Tensor, "r k"]:
         config, device, (rows, length) = self.model.config, self.model.device, input_ids.shape
-        head_dim = self.model.model.layers[0].self_attn.head_dim
         if self.has_packed_weights:
             self.maps, self.weights = packed_maps(self.model, self.legal, rows, self.quantize)
         else:
@@ -81,30 +111,19 @@ class LlamaDecoder:
         cos, sin = self.model.model.rotary_emb(
             places.float(), places.unsqueeze(0)
         )  # in the precision of the first argument
-        sign = torch.ones(head_dim, device=device)
-        sign[: head_dim // 2] = -1
-        self.cos, self.sin = cos[0], sin[0] * sign  # (T, d), for `rotate`
+        self.cos, self.sin = cos[0], signed(sin[0])  # (T, d), for `rotate`
         self.next_position, self.place = mask.sum(1, keepdim=True), length
         self.padding = None
         if self.is_compiled or not mask.all():  # a step without a mask would be compiled separately
             self.padding = torch.zeros(rows, 1, 1, length + steps, dtype=self.cache_dtype, device=device)
             self.padding[..., :length].masked_fill_(~mask[:, None, None], -torch.inf)
-        # Equal prompts, such as the unconditional ones, are read once. They are compared on the CPU, since not every
-        # device can.
-        unique = torch.unique(torch.cat([input_ids, mask.long()], 1).cpu(), dim=0, return_inverse=True)
-        distinct, source = (tensor.to(device) for tensor in unique)
-        ids, seen = distinct[:, :length], distinct[:, length:].bool()
-        positions = (seen.cumsum(1) - 1).clamp(min=0)
-        # A padded position sees itself; else its softmax would be over nothing.
-        visible = torch.ones(length, length, dtype=torch.bool, device=device).tril() & seen.unsqueeze(1)
-        visible |= torch.eye(length, dtype=torch.bool, device=device)
+        ids, positions, visible, source = distinct_rows(input_ids, mask)
         self.cache, self.graph = [], None  # an earlier one is freed first
         self.cache = [self._new_cache(rows, length + steps) for _ in range(config.num_hidden_layers)]
         first_rows = [(keys[: len(ids)], values[: len(ids)]) for keys, values in self.cache]
         with using(self.weights):
             logits = run_step(
-                self.model, self.maps, ids, positions, self.cos, self.sin, visible.unsqueeze(1), first_rows, 0,
-                attend, 1,
+                self.model, self.maps, ids, positions, self.cos, self.sin, visible, first_rows, 0, attend, 1,
             )  # fmt: skip
         for tensor in itertools.chain(*self.cache):
             tensor[:, :, :length] = tensor[source, :, :length]  # the right side is a copy

@@ -49,9 +49,9 @@ class MixedRowLogitsProcessor(LogitsProcessor):
         image = vocabulary.image
         self.legal = torch.zeros(4, vocabulary.size, dtype=torch.bool)
         self.legal[OUTSIDE] = text_mask(vocabulary)
-        self.legal[OUTSIDE, [image.begin, vocabulary.eos]] = True
+        self.legal[OUTSIDE, [vocabulary.boi, vocabulary.eos]] = True
         self.legal[INSIDE, image.offset : image.stop] = True
-        self.legal[FULL, image.end] = True
+        self.legal[FULL, vocabulary.eoi] = True
         self.legal[OVER, vocabulary.pad] = True
 
     def __call__(self, input_ids: Int[Tensor, "b t"], scores: Float[Tensor, "b v"]) -> Float[Tensor, "b v"]:

@@ -4,9 +4,9 @@ All rows share one clock. The newest id of every row stands at the same place of
 later begins later, and a mask hides what stands before its begin. So a step is that of a batch in lockstep, whatever
 rows it holds. Both kinds have
 
-    join(rows) -> logits (r, K) behind each of the new rows, which become the last of the batch
-    step(ids (R,)) -> logits (R, K) behind one more id per row
-    keep(order) -> nothing; row i of the batch is now what was row order[i], the other rows are gone
+    join(rows) -> logits (r, K) after each of the new rows, which become the last of the batch
+    step(ids (R,)) -> logits (R, K) after one more id per row
+    keep(order): keep the rows `order`, in that order; drop the others
 
 K counts the `legal` ids, one range. Logits are fp32.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from vqlm.data_prep.sequences import left_pad
-from vqlm.lm.decoding.llama_decoder import attend, is_llama_like, run_step
+from vqlm.lm.decoding.llama_decoder import attend, distinct_rows, is_llama_like, run_step, signed
 from vqlm.lm.decoding.packed_weights import can_pack, packed_maps, plain_maps, using
 from vqlm.lm.decoding.stock_forward import read_into
 from vqlm.training.errors import UserError
@@ -52,9 +52,7 @@ class LlamaSlots:
         else:
             self.maps, self.weights = plain_maps(model, legal), []
         cos, sin = model.model.rotary_emb(torch.zeros(1, device=device), torch.arange(longest, device=device)[None])
-        sign = torch.ones(head_dim, device=device)
-        sign[: head_dim // 2] = -1
-        self.cos, self.sin = cos[0], sin[0] * sign  # (longest, d), for `rotate`
+        self.cos, self.sin = cos[0], signed(sin[0])  # (longest, d), for `rotate`
         # As in LlamaDecoder: the fused attention of a CPU is slow in bf16 for one query.
         dtype = torch.float32 if device.type == "cpu" else model.dtype
         length = longest + longest // 4 + 1
@@ -65,7 +63,7 @@ class LlamaSlots:
         ]
         self.length, self.place = length, longest
         self.begins = torch.empty(0, dtype=torch.int64, device=device)  # (R,) place of each row's first id
-        self._look()
+        self._update_mask()
 
     @torch.no_grad()
     def join(self, rows: list[list[int]]) -> Float[Tensor, "r k"]:
@@ -74,15 +72,8 @@ class LlamaSlots:
         elif max(map(len, rows)) > self.place:
             self._move(max(map(len, rows)))
         ids, seen, _ = (tensor.to(self.model.device) for tensor in left_pad(rows, self.pad))
-        first, length, before = len(self.begins), ids.shape[1], self.place - ids.shape[1]
-        # Rows that are alike, such as the unconditional ones, are read once.
-        alike, source = torch.unique(torch.cat([ids, seen.long()], 1).cpu(), dim=0, return_inverse=True)
-        read, source = alike.to(ids.device), source.to(ids.device)
-        read_ids, read_seen = read[:, :length], read[:, length:].bool()
-        positions = (read_seen.cumsum(1) - 1).clamp(min=0)
-        # A padded place sees itself, or its softmax would be over nothing.
-        visible = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril() & read_seen.unsqueeze(1)
-        visible |= torch.eye(length, dtype=torch.bool, device=ids.device)
+        first, before = len(self.begins), self.place - ids.shape[1]
+        read, positions, visible, source = distinct_rows(ids, seen)
         until = first + len(rows)
         views = [
             (keys[first : first + len(read), :, before:], values[first : first + len(read), :, before:])
@@ -90,14 +81,13 @@ class LlamaSlots:
         ]
         with using(self.weights):
             logits = run_step(
-                self.model, self.maps, read_ids, positions, self.cos, self.sin, visible.unsqueeze(1), views, 0, attend,
-                1,
+                self.model, self.maps, read, positions, self.cos, self.sin, visible, views, 0, attend, 1,
             )  # fmt: skip
         for kept in (kept for layer in self.cache for kept in layer):
             new = kept[first:until, :, before : self.place]
             new.copy_(new[source])  # the right side is a copy
         self.begins = torch.cat([self.begins, self.place - seen.sum(1)])
-        self._look()
+        self._update_mask()
         return logits[source, 0]
 
     @torch.no_grad()
@@ -124,7 +114,7 @@ class LlamaSlots:
             for kept in (kept for layer in self.cache for kept in layer):
                 kept[to, :, self.first : self.place] = kept[source, :, self.first : self.place]
         self.begins = self.begins[order]
-        self._look()
+        self._update_mask()
 
     def _move(self, place: int) -> None:
         """Move all rows so that the clock stands at `place`."""
@@ -134,9 +124,9 @@ class LlamaSlots:
                 : len(self.begins), :, self.first : self.place
             ].clone()
         self.begins, self.place = self.begins + by, place
-        self._look()
+        self._update_mask()
 
-    def _look(self) -> None:
+    def _update_mask(self) -> None:
         """What a step needs of where the rows begin: the first place in use, and what hides the places before each
         row."""
         begins = self.begins.tolist()

@@ -29,6 +29,8 @@ class Row:
         uniform: (n,) numbers in [0, 1), one for each of the picture's n codes, of `draw_uniform`.
         negative_prompt: what guidance leads away from; by default no prompt.
         known: (n,) codes that stay, `UNKNOWN` where one is to be drawn; by default all are drawn.
+
+    `uniform_numbers` and `known_codes` are the two as lists, of one number per code.
     """
 
     prompt: list[int]
@@ -39,11 +41,11 @@ class Row:
     codes: list[int] = field(default_factory=list, init=False)
 
     def __post_init__(self):
-        self._uniform = self.uniform.tolist()
-        self._known = [UNKNOWN] * len(self._uniform) if self.known is None else self.known.tolist()
-        if len(self._known) != len(self._uniform):
+        self.uniform_numbers = self.uniform.tolist()
+        self.known_codes = [UNKNOWN] * len(self.uniform_numbers) if self.known is None else self.known.tolist()
+        if len(self.known_codes) != len(self.uniform_numbers):
             raise UserError(
-                f"known has {len(self._known)} codes, uniform {len(self._uniform)}; both need one per code."
+                f"known has {len(self.known_codes)} codes, uniform {len(self.uniform_numbers)}; both need one per code."
             )
 
     @property
@@ -53,7 +55,7 @@ class Row:
 
     @property
     def is_finished(self) -> bool:
-        return len(self.codes) == len(self._uniform)
+        return len(self.codes) == len(self.uniform_numbers)
 
 
 class Stepper:
@@ -70,12 +72,17 @@ class Stepper:
         UserError: for a model that keeps no cache of every id.
 
     Example:
-        stepper = Stepper(pipe.model, pipe.vocabulary, 64, max_slots=32, max_prompt=24)
-        stepper.join([Row(prompt_ids, SamplingConfig(), torch.rand(64))])
-        finished = []
-        while not finished:
-            finished = stepper.step()
-        finished[0].codes
+        >>> from vqlm import SamplingConfig
+        >>> from vqlm.lm.decoding.stepper import Row, Stepper
+        >>> num_codes = pipe.image_tokenizer.config.tokens_per_image
+        >>> stepper = Stepper(pipe.model, pipe.vocabulary, num_codes, max_slots=4, max_prompt=24)
+        >>> prompt = [pipe.vocabulary.bos, *pipe.vocabulary.encode_text(["red heart"])[0], pipe.vocabulary.boi]
+        >>> stepper.join([Row(prompt, SamplingConfig(), torch.rand(num_codes))])
+        >>> finished = []
+        >>> while not finished:
+        ...     finished = stepper.step()
+        >>> len(finished[0].codes) == num_codes
+        True
     """
 
     def __init__(
@@ -86,7 +93,7 @@ class Stepper:
         legal = slice(vocabulary.image.offset, vocabulary.image.stop)
         self._slots = build_slots(model, legal, vocabulary.pad, max_slots, max_prompt + num_codes)
         self.rows: list[Row] = []
-        self._owners: list[tuple[Row, bool]] = []  # of each slot: its row, and whether it is the unconditional twin
+        self._owners: list[tuple[Row, bool]] = []  # of each slot: its row, and whether it is the unconditional one
         self._logits: Tensor | None = None
 
     @property
@@ -103,12 +110,12 @@ class Stepper:
         self._check(rows)
         owners, read = [], []
         for row in rows:
-            begun = next((n for n, code in enumerate(row._known) if code == UNKNOWN), self.num_codes - 1)
-            row.codes = row._known[:begun]
+            num_known = next((n for n, code in enumerate(row.known_codes) if code == UNKNOWN), self.num_codes - 1)
+            row.codes = row.known_codes[:num_known]
             ids = [code + self.vocabulary.image.offset for code in row.codes]
-            twin = row.negative_prompt or [self.vocabulary.bos, self.vocabulary.boi]
-            for prompt, is_twin in ((row.prompt, False), (twin, True))[: row.slots]:
-                owners.append((row, is_twin))
+            unconditional = row.negative_prompt or [self.vocabulary.bos, self.vocabulary.boi]
+            for prompt, is_unconditional in ((row.prompt, False), (unconditional, True))[: row.slots]:
+                owners.append((row, is_unconditional))
                 read.append(prompt + ids)
         logits = self._slots.join(read)
         self._logits = logits if self._logits is None else torch.cat([self._logits, logits])
@@ -123,12 +130,12 @@ class Stepper:
         if self._logits is None:
             return []
         require_finite(self._logits, "a code")
-        for settings, (rows, places, twins) in self._groups().items():
-            unconditional = self._logits[twins] if twins else None
-            uniform = torch.tensor([row._uniform[len(row.codes)] for row in rows], device=self.device)
+        for settings, (rows, places, unconditional_places) in self._groups().items():
+            unconditional = self._logits[unconditional_places] if unconditional_places else None
+            uniform = torch.tensor([row.uniform_numbers[len(row.codes)] for row in rows], device=self.device)
             guided = guided_logits(self._logits[places], unconditional, settings)
             for row, code in zip(rows, sample(guided, uniform, settings.temperature).tolist(), strict=True):
-                known = row._known[len(row.codes)]
+                known = row.known_codes[len(row.codes)]
                 row.codes.append(code if known == UNKNOWN else known)
         finished = [row for row in self.rows if row.is_finished]
         self.leave(finished)
@@ -154,27 +161,29 @@ class Stepper:
         self._logits = self._logits[order] if order else None  # type: ignore[index]
 
     def _groups(self) -> dict[SamplingConfig, tuple[list[Row], list[int], list[int]]]:
-        """Rows whose next code is drawn with the same settings, with their slots and those of their twins."""
+        """Rows whose next code is drawn with the same settings, with their slots and those without their prompt."""
         groups: dict[SamplingConfig, tuple[list[Row], list[int], list[int]]] = {}
         where: dict[int, dict[bool, int]] = {}
-        for place, (row, is_twin) in enumerate(self._owners):
-            where.setdefault(id(row), {})[is_twin] = place
+        for place, (row, is_unconditional) in enumerate(self._owners):
+            where.setdefault(id(row), {})[is_unconditional] = place
         for row in self.rows:
-            # A schedule may come to a scale of 1, where rows have no twin that counts.
+            # A schedule may come to a scale of 1, where the unconditional row does not count.
             settings = row.settings.at(len(row.codes), self.num_codes)
-            rows, places, twins = groups.setdefault(settings, ([], [], []))
+            rows, places, unconditional_places = groups.setdefault(settings, ([], [], []))
             rows.append(row)
             places.append(where[id(row)][False])
             if settings.is_guided:
-                twins.append(where[id(row)][True])
+                unconditional_places.append(where[id(row)][True])
         return groups
 
     def _check(self, rows: list[Row]) -> None:
         if (needed := sum(row.slots for row in rows)) > self.free_slots:
             raise UserError(f"{needed} slots are needed, {self.free_slots} of {self.max_slots} are free; join later.")
         for row in rows:
-            if len(row._uniform) != self.num_codes:
-                raise UserError(f"uniform must have {self.num_codes} numbers, one per code; found {len(row._uniform)}.")
+            if len(row.uniform_numbers) != self.num_codes:
+                raise UserError(
+                    f"uniform must have {self.num_codes} numbers, one per code; found {len(row.uniform_numbers)}."
+                )
             longest = max(len(row.prompt), len(row.negative_prompt or []))
             if longest > self.max_prompt:
                 raise UserError(f"A prompt has {longest} ids, this stepper takes at most {self.max_prompt}.")

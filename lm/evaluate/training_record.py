@@ -26,5 +26,6 @@ def training_log(folder: Path) -> list[dict[str, Any]] | None:
 
 
 def _file_of_run(folder: Path, name: str) -> Path:
-    """Where a model before version 0.2.0 keeps the record: with its run, and there only."""
+    """Where a model before version 0.2.0 keeps the record: with its run, and there only. It goes with support for the
+    folders of 0.1."""
     return folder / "run" / name

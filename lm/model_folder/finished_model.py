@@ -29,6 +29,7 @@ from vqlm.lm.model_folder.tokenizers import IMAGE_TOKENIZER, fingerprints, load_
 from vqlm.lm.settings import SETTINGS_FILE
 from vqlm.training.errors import UserError
 from vqlm.training.files import (
+    NOTICE_FILE,
     checksum_of,
     follow_umask,
     read_json,
@@ -41,7 +42,7 @@ from vqlm.training.weight_files import COPY_AGAIN, weight_files, weights_fingerp
 from vqlm.vq import VQVAE, VQVAEConfig
 
 FIGURES_FILE = "evaluation.json"
-CARD_FILE, NOTICE_FILE = "README.md", "NOTICE"
+CARD_FILE = "README.md"
 WEIGHTS_KEY = "language_model"  # in SETTINGS_FILE: the fingerprint of the weights
 WRONG_WEIGHTS = {
     "missing_keys": "its weights lack {} ({} missing)",
@@ -78,7 +79,7 @@ def save_finished(
     model.generation_config = GenerationConfig(
         min_new_tokens=image_tokenizer.config.tokens_per_image,
         max_new_tokens=image_tokenizer.config.tokens_per_image,
-        suppress_tokens=list(range(vocabulary.image_token_offset)), do_sample=True,
+        suppress_tokens=list(range(vocabulary.image.offset)), do_sample=True,
         bos_token_id=vocabulary.bos, pad_token_id=vocabulary.pad,
     )  # fmt: skip
     model.save_pretrained(folder)
@@ -151,7 +152,7 @@ def _language_model(folder: Path, dtype: torch.dtype | str) -> PreTrainedModel:
     level = logger.level
     try:
         logger.setLevel(logging.ERROR)  # its report of missing weights
-        model, found = AutoModelForCausalLM.from_pretrained(
+        model, found = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
             str(folder), dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True,
             ignore_mismatched_sizes=True,
         )  # fmt: skip

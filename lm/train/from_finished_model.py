@@ -24,7 +24,7 @@ def load_start(folder: str, prepared: PreparedSet) -> TextToImagePipeline:
     ):
         if fingerprint != other:
             raise UserError(
-                f"The {part} of init_from {folder!r} is {fingerprint}, that of the data in {prepared.folder} is "
+                f"The {part} of `init_from` {folder!r} is {fingerprint}, that of the data in {prepared.folder} is "
                 f"{other}; prepare the data for this model, with `for_model` {folder}."
             )
     return pipeline
@@ -46,8 +46,9 @@ def lengthen_context(pipeline: TextToImagePipeline, folder: str, max_length: int
         )
     except RuntimeError:  # its table of position embeddings has another size
         raise UserError(
-            f"Rows have up to {max_length} ids, the context of init_from {folder!r} {context}, and {config.model_type} "
-            f"cannot lengthen it; lower max_caption_tokens by {max_length - context} or more, so that captions are cut."
+            f"Rows have up to {max_length} ids, the context of `init_from` {folder!r} {context}, and "
+            f"{config.model_type} cannot lengthen it; lower `max_caption_tokens` by {max_length - context} or more, so "
+            "that captions are cut."
         ) from None
 
 

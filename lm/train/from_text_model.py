@@ -26,22 +26,22 @@ def load_pretrained(
         base_vocabulary = AutoTokenizer.from_pretrained(name, trust_remote_code=False).get_vocab()
     except Exception as error:  # the hub, the network and each architecture raise different errors
         raise UserError(
-            f"init_from {name!r} holds no causal language model with its tokenizer that can be loaded "
+            f"`init_from` {name!r} holds no causal language model with its tokenizer that can be loaded "
             f"({type(error).__name__}: {' '.join(str(error).split())[:160]})."
         ) from None
     ours = vocabulary.tokenizer.get_vocab()
     different = next((token for token, id in base_vocabulary.items() if ours.get(token) != id), None)
     if different is not None:
         raise UserError(
-            f"The prepared data's tokenizer is not that of init_from {name!r}: {different!r} is "
+            f"The prepared data's tokenizer is not that of `init_from` {name!r}: {different!r} is "
             f"{base_vocabulary[different]} there and {ours.get(different)} here. Prepare the data with "
             f"`text.pretrained` {name}."
         )
     context = getattr(model.config, "max_position_embeddings", None)
     if context is not None and context < max_length:
         raise UserError(
-            f"Rows have up to {max_length} ids, the context of init_from {name!r} {context}; lower max_caption_tokens, "
-            "or train an image tokenizer with fewer codes per picture."
+            f"Rows have up to {max_length} ids, the context of `init_from` {name!r} {context}; lower "
+            "`max_caption_tokens`, or train an image tokenizer with fewer codes per picture."
         )
     _grow(model, len(base_vocabulary), vocabulary, codebook if new_rows == "codebook" else None)
     config = model.config

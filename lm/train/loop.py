@@ -2,7 +2,6 @@
 
 import shutil
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +145,9 @@ def train_lm(
             with run.averaged_weights():
                 run.report(**held_out_nll(model, prepared, caption_tokens))
 
+    model.eval()
     with run.averaged_weights():
-        nll = run.final_report or held_out_nll(model.eval(), prepared, caption_tokens)
+        nll = run.final_report or held_out_nll(model, prepared, caption_tokens)
         if run.sharding:
             model = stock_copy(model, run.accelerator.is_main_process)
         if model is not None and run.accelerator.is_main_process:
@@ -186,7 +186,7 @@ def _deciding(
     prepared: PreparedSet, model_config: LanguageModelConfig, config: LMTrainingConfig, sequences: SequenceConfig
 ) -> dict[str, Any]:
     """All settings that decide the result, by which `Run` recognises the same run."""
-    settings = {"model": asdict(model_config), "sequences": sequences.described()} | asdict(config)
+    settings = {"model": model_config, "sequences": sequences} | vars(config)
     return settings | {key: prepared.manifest[key] for key in ("vocabulary", "made_from")}
 
 
@@ -242,8 +242,7 @@ def held_out_nll(
     """Image NLL in nats per code of every held-out split, of at most `EVALUATED_ROWS` rows evenly over it."""
     figures = {}
     for split, rows in prepared.held_out.items():
-        count = min(len(rows), EVALUATED_ROWS)
-        evaluated = rows.select([number * len(rows) // count for number in range(count)])
+        evaluated = rows.select(spread(len(rows), EVALUATED_ROWS))
         nll = evaluate_nll(model, prepared.vocabulary, evaluated, caption_tokens, prepared.tokens_per_image)
         figures[f"{split}_image_nll"] = nll
     return figures

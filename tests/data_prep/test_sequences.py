@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from vqlm.data_prep.sequences import IGNORED, ROW_OVERHEAD, PackShape, RowCollator, left_pad, prompt_ids
+from vqlm.data_prep.sequences import IGNORED, ROW_OVERHEAD, PackShape, RowCollator, caption_ids, left_pad, prompt_ids
 from vqlm.data_prep.settings import SequenceConfig
 from vqlm.training.errors import UserError
 
@@ -45,7 +45,7 @@ def test_left_pad():
 
 
 def test_prompt_ids(byte_vocabulary):
-    prompts = prompt_ids(byte_vocabulary, ["ab", None, "a", ""], max_tokens=2)
+    prompts = prompt_ids(byte_vocabulary, caption_ids(byte_vocabulary, ["ab", None, "a", ""], max_tokens=2))
     assert prompts == [[BOS, SPACE, A, BOI], [BOS, BOI], [BOS, SPACE, A, BOI], [BOS, BOI]]
 
 

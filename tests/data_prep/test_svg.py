@@ -7,8 +7,7 @@ import signal
 
 import pytest
 from PIL import Image
-from vqlm.data_prep import render_process
-from vqlm.data_prep import svg as svg_module
+from vqlm.data_prep import render_process, svg as svg_module
 from vqlm.data_prep.picture_files import UnreadablePicture, decode_picture
 from vqlm.data_prep.svg import draw_svg
 

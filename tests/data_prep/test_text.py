@@ -136,11 +136,11 @@ def test_bpe_over_characters(tmp_path):
     unknown = loaded.tokenizer.unk_token_id
     assert unknown in loaded.encode_text(["Ω"])[0]
     assert unknown < vocabulary.text_size
-    assert loaded.encode_text(["<image_3>"])[0] != [loaded.image_token_offset + 3]
+    assert loaded.encode_text(["<image_3>"])[0] != [loaded.image.offset + 3]
 
 
 def test_settings_that_a_pretrained_tokenizer_ignores_are_refused(tmp_path):
-    with pytest.raises(UserError, match="text.lowercase has no effect on the tokenizer of text.pretrained 'x'"):
+    with pytest.raises(UserError, match="`text.lowercase` has no effect on the tokenizer of `text.pretrained` 'x'"):
         TextConfig(pretrained="x", lowercase=False)
 
 
@@ -173,7 +173,7 @@ def test_what_a_tokenizer_lacks_is_added(tmp_path, specials):
     vocabulary.save_pretrained(tmp_path / "made")
     assert Vocabulary.from_pretrained(tmp_path / "made").fingerprint() == vocabulary.fingerprint()
     stock = AutoTokenizer.from_pretrained(str(tmp_path / "made"))
-    assert stock.convert_ids_to_tokens(vocabulary.image_token_offset) == "<image_0>"
+    assert stock.convert_ids_to_tokens(vocabulary.image.offset) == "<image_0>"
 
 
 def test_a_folder_without_a_tokenizer(tmp_path):

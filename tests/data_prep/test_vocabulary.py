@@ -18,7 +18,7 @@ def test_layout(byte_vocabulary):
     assert (byte_vocabulary.pad, byte_vocabulary.bos, byte_vocabulary.eos) == (0, 1, 2)
     assert byte_vocabulary.text_size == 259
     assert (byte_vocabulary.boi, byte_vocabulary.eoi) == (259, 260)
-    assert byte_vocabulary.image_token_offset == 261
+    assert byte_vocabulary.image.offset == 261
     assert byte_vocabulary.size == 277
     assert len(byte_vocabulary.tokenizer) == 277
 
@@ -74,7 +74,7 @@ def test_no_texts_have_no_ids(vocabulary):
 
 def test_decoded_text_leaves_out_specials_and_codes(vocabulary):
     ids = vocabulary.encode_text(["red heart"])[0]
-    mixed = [vocabulary.pad, vocabulary.bos, *ids, vocabulary.boi, vocabulary.image_token_offset, vocabulary.eos]
+    mixed = [vocabulary.pad, vocabulary.bos, *ids, vocabulary.boi, vocabulary.image.offset, vocabulary.eos]
     assert vocabulary.decode_text(mixed) == "red heart"
 
 
@@ -163,7 +163,7 @@ def test_two_modalities_have_ranges_of_their_own():
 def test_the_first_range_is_the_image_tokenizers_whatever_its_name():
     vocabulary = Vocabulary.train(["ab"], 259, {"series": 5, "image": 16})
     assert vocabulary.image.name == "series"
-    assert (vocabulary.boi, vocabulary.eoi, vocabulary.image_token_offset) == (259, 260, 261)
+    assert (vocabulary.boi, vocabulary.eoi, vocabulary.image.offset) == (259, 260, 261)
     assert vocabulary.codes_to_ids(torch.tensor([0, 4])).tolist() == [261, 265]
     assert vocabulary.ids_to_codes(torch.tensor([265])).tolist() == [4]
     with pytest.raises(UserError, match="series codes must lie in"):

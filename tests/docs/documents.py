@@ -11,7 +11,7 @@ DOCUMENTS = [
     *sorted((ROOT / "benchmarks").glob("*.md")),
 ]
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-_INLINE = re.compile(r"`([^`\n]+)`")
+_INLINE = re.compile(r"`([^`]+?)`")
 
 
 def blocks(document: Path, language: str) -> list[str]:
@@ -25,10 +25,18 @@ def prose(document: Path) -> str:
     return _FENCE.sub("", document.read_text(encoding="utf-8"))
 
 
+def inline_code(document: Path) -> list[str]:
+    """The code in the text, each on one line however the text is wrapped."""
+    paragraphs = re.split(r"\n\s*\n", prose(document))
+    return [" ".join(code.split()) for paragraph in paragraphs for code in _INLINE.findall(paragraph)]
+
+
 def commands(document: Path) -> list[list[str]]:
-    """Every shell command of the `sh` blocks, and of inline code that begins like one; words, without comments."""
+    """Every shell command of the `sh` blocks, and of other blocks and of inline code what begins like one; words,
+    without comments."""
+    begins = ("vqlm ", "python scripts/", "python benchmarks/", "python docs/", "make ", "pip install ")
     lines = [line for block in blocks(document, "sh") for line in block.replace("\\\n", " ").splitlines()]
-    begins = ("vqlm ", "python scripts/", "python benchmarks/", "python docs/", "make ")
-    lines += [code for code in _INLINE.findall(prose(document)) if code.startswith(begins)]
-    parts = [part for line in lines for part in re.split(r"&&", line)]
+    plain = [line for block in blocks(document, "") for line in block.replace("\\\n", " ").splitlines()]
+    lines += [line for line in [*plain, *inline_code(document)] if line.startswith(begins)]
+    parts = [re.sub(r"^(?:[A-Z_]+=\S* )+", "", part.strip()) for line in lines for part in re.split(r"&&", line)]
     return [words for part in parts if (words := shlex.split(part, comments=True))]

@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import jsonargparse
@@ -101,6 +102,26 @@ def test_its_parser_takes_every_command(name, words, parse):
         from_help = {"train_vq": ["--data", "d"], "prepare_data": ["--data", "d", "--image_tokenizer", "t"]}
         arguments = [*from_help.get(script, ["--data", "d"]), "--output", "o", *arguments]
     parse(script, arguments)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_files_of_settings_and_extras_exist(document):
+    if document.name == "CHANGELOG.md":
+        return  # names what there was
+    text = " ".join(document.read_text(encoding="utf-8").split())
+    named = re.findall(r"--config (configs/[\w/.-]+\.yaml)", text)
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for words in commands(document):
+        if words[:2] == ["pip", "install"]:
+            chosen = [name for word in words for names in re.findall(r"\[(.*?)\]", word) for name in names.split(",")]
+            assert set(chosen) <= extras.keys(), words
+            assert not any(word.startswith("vqlm") for word in words), "vqlm is not on PyPI"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_a_boolean_has_no_value(document):
+    assert re.findall(r"--[a-z][\w.-]* (?:true|false)\b", document.read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

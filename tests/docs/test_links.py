@@ -14,7 +14,7 @@ from documents import DOCUMENTS, prose  # noqa: E402
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)
-FOLDERS = "vq|data_prep|lm|training|scripts|tests|benchmarks|docs|configs|examples"
+FOLDERS = "vq|data_prep|lm|training|planning|serve|scripts|tests|benchmarks|docs|configs|examples|deploy|vqlm"
 MAX_BYTES = 100_000
 ONLY_ON_THE_SITE = {"settings.md"}  # made of the dataclasses
 

@@ -72,7 +72,7 @@ def test_stock_transformers_loads_the_folder(pipeline, vocabulary, tmp_path):
     ids = torch.tensor([[vocabulary.bos, *vocabulary.encode_text(["red square"])[0], vocabulary.boi]])
     with torch.no_grad():
         logits = pipeline.model(input_ids=ids).logits
-    save_file({"ids": ids, "logits": logits, "offset": torch.tensor(vocabulary.image_token_offset)}, expected)
+    save_file({"ids": ids, "logits": logits, "offset": torch.tensor(vocabulary.image.offset)}, expected)
     done = subprocess.run(
         [sys.executable, "-c", STOCK_USER, str(folder), str(expected)], capture_output=True, text=True, cwd=tmp_path
     )

@@ -28,7 +28,7 @@ def test_the_scale_meets_the_sizes_that_were_measured():
         ({"vq_step": 0.2, "bf16_gflops": 400}, None),  # what such a processor needs
         ({"vq_step": 0.5, "threads": 16}, "torch uses 16 threads on 2 cores; set OMP_NUM_THREADS=2"),
         ({"vq_step": 0.5, "load": 6.0}, r"other programs are running \(load 6.0 on 2 cores\)"),
-        ({"vq_step": 0.5, "cores": 8, "threads": 8, "load": 1.0}, "try to set OMP_NUM_THREADS=4 instead of 8 threads"),
+        ({"vq_step": 0.5, "cores": 8, "threads": 8, "load": 1.0}, ": set OMP_NUM_THREADS=4; it is 8 now."),
         ({"vq_step": 0.5, "threads": 1, "load": 6.0}, r"on 2 cores\); stop them\.$"),
         ({"vq_step": 0.5, "device": "NVIDIA H200"}, None),
         ({"one_thread_gain": 1.2}, None),

@@ -91,6 +91,26 @@ def test_stages_are_given_minutes_unless_more_steps_would_not_help():
     assert "more than these pictures need" in few.decisions[-1].reason
 
 
+def test_minutes_that_are_given_for_a_stage_are_its_limit():
+    plan = plan_of(OPENMOJI, FAST, 30, Wishes(settings={"train_lm": {"max_minutes": 120.0}}))
+    assert plan.settings["train_lm"]["max_minutes"] == 120
+    assert "max_steps" not in plan.settings["train_lm"]
+    assert plan.seconds["train_lm"] == pytest.approx(120 * 60, rel=0.001)
+    assert choice(plan, "stage two").endswith("1:59:59")
+    one = plan_of(OPENMOJI, FAST, 30, Wishes(settings={"train_vq": {"max_minutes": 2.0}}))
+    assert (one.settings["train_vq"]["max_minutes"], "max_steps" in one.settings["train_vq"]) == (2, False)
+    assert one.seconds["train_vq"] == pytest.approx(120, abs=1)
+    both = plan_of(OPENMOJI, FAST, 30, Wishes(settings={"train_lm": {"max_minutes": 120.0, "max_steps": 300}}))
+    assert both.settings["train_lm"] | {"max_minutes": 120.0, "max_steps": 300} == both.settings["train_lm"]
+    assert choice(both, "stage two").startswith("about 300 steps")
+
+
+def test_the_size_of_a_model_that_is_given_is_not_guessed():
+    given = plan_of(OPENMOJI, FAST, 30, Wishes(settings={"train_lm": {"model": {"hidden_size": 768}}}))
+    (reason,) = (decision.reason for decision in given.decisions if decision.what == "stage two")
+    assert reason.startswith("your model, as long a step as the default's; ")
+
+
 @pytest.mark.parametrize(
     ("trained", "batches", "codebook_size"), [(3555, (32, 48), 1024), (90, (32, 48), 256), (18, (18, 18), 64)]
 )
@@ -137,8 +157,8 @@ def test_a_larger_model_for_many_pictures_and_hours(trained, minutes, model):
             "50% are not square; 60% are transparent or have a border of one colour: those are padded",
         ),
         (0.5, None, {"fit": "pad"}, "pad", "as you set it"),
-        (0.5, Start("base", 64, 64, 30.0, "pad"), {}, "pad", "as the start has it"),
-        (0.5, Start("base", 64, 64, 30.0), {}, "crop", "as the start has it"),
+        (0.5, Start("base", 64, 64, 30.0, "pad"), {}, "pad", "as the model in base has it"),
+        (0.5, Start("base", 64, 64, 30.0), {}, "crop", "as the model in base has it"),
     ],
 )
 def test_pictures_that_are_not_square_are_padded_or_cropped(not_square, start, given, fit, reason):

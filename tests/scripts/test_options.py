@@ -1,9 +1,11 @@
 """The options of a script: dashes or underscores, settings from YAML, booleans, errors in one line."""
 
+import errno
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from vqlm.lm.settings import LMTrainingConfig, SamplingConfig
 from vqlm.scripts.options import add_typed_settings, run_script, script_parser, values_of
 from vqlm.training.config import TrainingConfig
 from vqlm.training.errors import UserError
@@ -138,6 +140,9 @@ def test_a_boolean_needs_no_value(arguments, switches, tmp_path, monkeypatch, ca
     parser = script_parser(None)
     parser.add_class_arguments(Switches, "part")
     assert parser.parse_args(arguments).part == Switches(*switches)
+    noted = ["--part.mirror true is now written --part.mirror.", "--part.tied false is now written --no-part.tied."]
+    said = [f"note: {note}" for note in noted] if "true" in arguments else []
+    assert capsys.readouterr().err.splitlines() == said
     parser.print_help()
     assert "--part.mirror, --no-part.mirror\n" in capsys.readouterr().out
 
@@ -172,6 +177,11 @@ def test_every_way_to_say_which_quantizer(arguments, tmp_path, monkeypatch):
     assert quantizer_of(*arguments) == FSQConfig(levels=[8, 6])
 
 
+NO_LEVEL = (
+    "there is no option --quantizer.level; those of quantizer of type fsq are --quantizer.type, --quantizer.levels; "
+)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -179,8 +189,8 @@ def test_every_way_to_say_which_quantizer(arguments, tmp_path, monkeypatch):
             ["--quantizer.type", "sq"],
             "--quantizer.type must be one of vq, fsq, lfq, residual, grouped, hierarchical, fou",
         ),
-        (["--quantizer", '{"type": "fsq", "level": 3}'], "of type fsq has no setting 'level'; it knows type, levels;"),
-        (["--quantizer.type=fsq", "--quantizer.level=3"], "of type fsq has no setting 'level'; it knows type, levels;"),
+        (["--quantizer", '{"type": "fsq", "level": 3}'], NO_LEVEL),
+        (["--quantizer.type=fsq", "--quantizer.level=3"], NO_LEVEL),
         (["--quantizer", "nowhere.yaml"], "nowhere.yaml"),
         (["--quantizer"], "expected one argument"),
         (["--config"], "expected one argument"),
@@ -220,8 +230,8 @@ class Inner:
     ("text", "told"),
     [
         ("`max_steps` must be above 0", "--max-steps must be above 0"),
-        ("max_steps must be above 0, found -1.", "--max-steps must be above 0, found -1."),
-        ("lower inner.levels or `inner.levels`.", "lower --inner.levels or --inner.levels."),
+        ("max_steps stays, as words without backticks do", "max_steps stays, as words without backticks do"),
+        ("lower `inner.levels`.", "lower --inner.levels."),
         ("`levels` is empty", "--inner.levels is empty"),
         ("levels of detail", "levels of detail"),
         ("`unknown` stays, as does the seed", "`unknown` stays, as does the seed"),
@@ -236,11 +246,47 @@ def test_errors_speak_of_options(text, told):
     assert parser.in_options(text) == told
 
 
-def test_a_value_is_no_option():
+@pytest.mark.parametrize(
+    ("arguments", "data"),
+    [
+        (["pictures", "--seed", "3"], "pictures"),
+        (["--data", "pictures", "--seed", "3"], "pictures"),
+        (["--seed", "3", "--data=pictures"], "pictures"),
+    ],
+    ids=str,
+)
+def test_a_positional_argument_may_be_an_option(arguments, data):
     parser = script_parser(None)
-    parser.add_argument("--the_output")
-    parser.parse_args(["--the-output", "the_output"])
-    assert parser.in_options("the_output holds files") == "the_output holds files"
+    parser.add_argument("data")
+    parser.add_argument("--seed", type=int)
+    settings = parser.parse_args(arguments)
+    assert (settings.data, settings.seed) == (data, 3)
+
+
+def test_a_bare_no_of_yaml_is_the_word(tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("mixed_precision: no\ncompile: yes\nlora: no\nsampling:\n  top_k: 3\n")
+    parser = script_parser(None)
+    parser.add_class_arguments(LMTrainingConfig)
+    parser.add_class_arguments(SamplingConfig, "sampling")
+    settings = parser.parse_args(["--config", str(file)])
+    assert (settings.mixed_precision, settings.compile, settings.lora, settings.sampling.top_k) == (
+        "no",
+        "yes",
+        False,
+        3,
+    )
+    file.write_text("compile: false\nwarmup_share: 0.1\n")  # as an earlier version wrote it again
+    assert parser.parse_args(["--config", str(file)]).compile == "no"
+
+
+def test_a_full_disk_names_resume_only_where_it_exists(capsys):
+    def main(_):
+        script_parser(None).parse_args([])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert exit_status(main) == 2
+    assert capsys.readouterr().err.endswith("No space left on device); make room.\n")
 
 
 def test_the_first_options_stand_first(capsys):
@@ -299,3 +345,13 @@ def test_a_list_of_collections_in_yaml(tmp_path):
     words = ["--config", str(tmp_path / "x.yaml"), "--image-tokenizer", "vq", "--output", "o"]
     assert prepare_data.settings_parser().parse_args(words).data == "a + b"
     assert prepare_data.settings_parser().parse_args([*words, "--data", "c"]).data == "c"
+
+
+@pytest.mark.parametrize("text", ["loss: 5\n", "network: [1, 2]\n", "flip: {a: 1}\n", "- 1\n- 2\n", "[" * 3000])
+def test_settings_of_another_form_are_one_sentence(tmp_path, text):
+    from vqlm.scripts import train_vq
+
+    (tmp_path / "x.yaml").write_text(text)
+    words = ["--config", str(tmp_path / "x.yaml"), "--data", "x", "--output", "o"]
+    with pytest.raises(UserError):
+        train_vq.settings_parser(words).parse_args(words)

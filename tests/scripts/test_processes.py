@@ -75,7 +75,7 @@ def test_another_number_of_processes_does_not_continue_a_run(call_script, pictur
         *LAUNCH, SCRIPTS / "train_vq.py", *options, "--max-steps", 5, "--resume", status=1
     )  # torchrun's own status
     assert said.count("error: ") >= 1
-    assert "its num_processes is 1, now 2" in said
+    assert "its `num_processes` is 1, now 2" in said
     assert read_json(tmp_path / "vq" / "run" / "summary.json")["steps"] == 3
 
 

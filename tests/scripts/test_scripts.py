@@ -145,8 +145,8 @@ def test_a_finished_model_is_trained_on_with_new_pictures(call_script, picture_f
     picture = tmp_path / "crayon.png"
     call_script("generate", "--model", tuned, "--prompt", "red box in crayon", "--output", picture)
     assert size_of(picture) == (16, 16)
-    for wrong in ([], ["--image-tokenizer", vq, "--for-model", model]):
-        with pytest.raises(UserError, match="give one of `image_tokenizer`, .*, and `for_model`"):
+    for count, wrong in (("neither", []), ("both", ["--image-tokenizer", vq, "--for-model", model])):
+        with pytest.raises(UserError, match=rf"give either `image_tokenizer` .* or `for_model` .*; found {count}\.$"):
             call_script("prepare_data", "--data", picture_folder, "--output", tmp_path / "none", *wrong)
     with pytest.raises(UserError, match="`lora` adapts a finished model; name its folder in `init_from`"):
         call_script("train_lm", "--data", more, "--output", tmp_path / "none", "--lora")
@@ -198,7 +198,7 @@ def test_a_run_under_old_names_is_resumed(call_script, picture_folder, vq_yaml, 
     settings.write_text(text)
     call_script("train_vq", *arguments, "--resume", "--max-steps", 4)
     assert read_json(tmp_path / "vq" / "run" / "summary.json")["steps"] == 4
-    with pytest.raises(UserError, match=r"its network.size_mismatch is 'refuse', now 'pad'"):
+    with pytest.raises(UserError, match=r"its `network.size_mismatch` is 'refuse', now 'pad'"):
         call_script("train_vq", *arguments, "--resume", "--network.misfit", "pad")
 
 
@@ -339,7 +339,7 @@ def test_a_collapse_is_on_the_page_of_its_inspection(call_script, picture_folder
     capsys.readouterr()
     call_script("inspect_vq", "--model", planted, "--data", picture_folder, "--output", output, "--split", "train")
     page = (output / "inspection.md").read_text(encoding="utf-8")
-    assert "- 88% of 16 codes are unused. Take a smaller quantizer.codebook_size" in page
+    assert "- 88% of 16 codes are unused. Take a smaller `quantizer.codebook_size`" in page
     assert "| codes never used | 14 (87.5%) |" in page
     assert page in capsys.readouterr().out
     for name in ("figures.png", "worst.png", "codebook.png"):

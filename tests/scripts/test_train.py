@@ -216,6 +216,68 @@ def test_findings_that_would_ruin_the_training_stop_it(picture_folder, tmp_path,
         call(picture_folder, output, *TINY)
 
 
+def test_pictures_that_cannot_be_used_and_what_is_advised(picture_folder, tmp_path, capsys):
+    """Both ways that the error names go to the end, in every stage."""
+    (picture_folder / "blue-circle-2.png").write_bytes(b"no picture")
+    output = tmp_path / "mine"
+    with pytest.raises(
+        UserError,
+        match=r"`max_skipped` 0\.01\..*inspection/unusable\.jsonl\..*`max_skipped` 0\.05\..*`ignore_findings`",
+    ):
+        call(picture_folder, output, *TINY)
+    call(picture_folder, output, *TINY, "--ignore-findings")
+    said = capsys.readouterr().out
+    assert "1 of 24 pictures skipped, most often (1) because" in said
+    assert "1 could not be used" in said
+    assert (output / "report.json").exists()
+    call(picture_folder, tmp_path / "other", *TINY, "--max-skipped", 0.05)
+    assert (tmp_path / "other" / "report.json").exists()
+
+
+def test_a_begun_plan_takes_another_share_of_unusable_pictures(picture_folder, tmp_path, capsys):
+    output = tmp_path / "mine"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preparation, "check_sample", _stop)
+        with pytest.raises(SystemExit):
+            call(picture_folder, output, *TINY)
+    capsys.readouterr()
+    shutil.rmtree(output / "data", ignore_errors=True)
+    call(picture_folder, output, "--max-skipped", 0.5)
+    said = capsys.readouterr().out
+    assert "no effect" not in said
+    assert re.search(r"vqlm prepare .*--max-skipped 0\.5 ", said)
+
+
+def _stop(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_the_same_folder_written_otherwise(picture_folder, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "mine"
+    call(picture_folder, output, *TINY)
+    (tmp_path / "link").symlink_to(picture_folder)
+    monkeypatch.chdir(tmp_path)
+    for written in (f"{picture_folder}/", "pictures", "./pictures/", "link", f"../{tmp_path.name}/pictures"):
+        train.main([written, "--output", str(output)])
+        assert "All is done" in capsys.readouterr().out
+    picture_folder.rename(tmp_path / "moved")
+    call(tmp_path / "moved", output)
+    assert "All is done" in capsys.readouterr().out
+    shutil.copytree(tmp_path / "moved", tmp_path / "other")
+    (tmp_path / "other" / "red-circle-2.png").unlink()
+    with pytest.raises(UserError, match=f"was begun with {picture_folder}, not {tmp_path / 'other'}"):
+        call(tmp_path / "other", output)
+
+
+def test_a_plan_that_has_not_begun_is_of_the_same_folder_written_otherwise(picture_folder, tmp_path, monkeypatch):
+    output = tmp_path / "mine"
+    call(picture_folder, output, *TINY, "--plan-only")
+    path = output / "plan" / "train_vq.yaml"
+    path.write_text(path.read_text().replace("max_steps: 3", "max_steps: 2"))
+    call(f"{picture_folder}/", output, "--plan-only")
+    assert yaml.safe_load(path.read_text())["max_steps"] == 2
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -1,5 +1,8 @@
 """The unmodified `openai` client: draw, edit, stream, list models, errors. Pictures equal those of the pipeline."""
 
+import base64
+import io
+
 import httpx
 import openai
 import pytest
@@ -7,6 +10,9 @@ import torch
 from PIL import Image
 from serving import generators, opened, png, same
 from vqlm.lm.decoding.inpainting import code_grid
+from vqlm.lm.drawn_files import draw
+from vqlm.lm.picture_requests import read_like
+from vqlm.vq import to_pil
 
 
 def test_a_picture_is_the_pipelines(client, pipe):
@@ -79,7 +85,7 @@ def test_a_url_leads_to_the_picture(client, pipe):
     url = client.images.generate(prompt="red", response_format="url", extra_body={"seed": 2}).data[0].url
     answer = httpx.get(url)
     assert answer.headers["content-type"] == "image/png"
-    assert answer.content == png(pipe("red", generator=generators(2)).images[0])
+    assert same(Image.open(io.BytesIO(answer.content)), pipe("red", generator=generators(2)).images[0])
     assert httpx.get(url + "x").status_code == 404
 
 
@@ -225,3 +231,31 @@ def test_librechat(server, picture):
     answer = server.post("edits", data=form, files=[("image[]", ("p.png", png(picture), "image/png"))])
     assert answer.status_code == 200
     assert opened(answer.json()["data"][0]["b64_json"]).size == (16, 16)
+
+
+# What a PNG says
+
+
+def test_a_png_says_what_draws_it_again(client, pipe, tmp_path):
+    """The second of three pictures, from its text alone."""
+    extra = {"seed": 5, "negative_prompt": "circle", "guidance_scale": 2.0}
+    answer = client.images.generate(prompt="red square", model="tiny", n=3, extra_body=extra)
+    path = tmp_path / "second.png"
+    path.write_bytes(base64.b64decode(answer.data[1].b64_json))
+    drawn_with, (request,) = read_like(path)
+    assert drawn_with == {"model": "tiny", "dtype": "float32"}
+    assert (request.prompt, request.negative_prompt, request.seed) == ("red square", "circle", 6)
+    assert request.temperature == 1.0
+    ((_, drawn),) = draw(pipe, [request])
+    assert same(Image.open(path), to_pil(drawn[None])[0])
+
+
+def test_a_reranked_png_says_what_draws_it_again(client, server, tmp_path):
+    pipe = server.service.models["captions"].pipeline
+    answer = client.images.generate(prompt="red", model="captions", n=2, extra_body={"seed": 1, "rerank": 3})
+    path = tmp_path / "second.png"
+    path.write_bytes(base64.b64decode(answer.data[1].b64_json))
+    _, (request,) = read_like(path)
+    assert (request.seed, request.rerank) == (4, 3)
+    ((_, drawn),) = draw(pipe, [request])
+    assert same(Image.open(path), to_pil(drawn[None])[0])

@@ -9,6 +9,7 @@ from PIL import Image
 from serving import SIDE, build_pipeline, opened, png, running, same
 from vqlm.serve.jobs import ServedModel
 from vqlm.serve.page import FOLDER
+from vqlm.serve.server import uvicorn_config
 from vqlm.serve.settings import ServeConfig
 from vqlm.training.errors import UserError
 
@@ -39,8 +40,14 @@ def test_it_is_there_only_where_it_is_wanted(server, page_server):
         assert httpx.get(f"{page_server.url}/page/files/{name}").headers["content-type"].startswith(kind)
     for name in ("tools.py", "..%2Fapp.py", "index.html", "none.js"):
         assert httpx.get(f"{page_server.url}/page/files/{name}").status_code == 404
+
+
+def test_it_is_not_served_with_a_key(pipe, monkeypatch):
     with pytest.raises(UserError, match="has no field for a key"):
         ServeConfig(page=True, api_key="x")
+    monkeypatch.setenv("VQLM_API_KEY", "x")
+    with pytest.raises(UserError, match="leave out `page`, or `api_key` and the variable"):
+        uvicorn_config([ServedModel("tiny", pipe)], ServeConfig(page=True))
 
 
 def test_every_field_has_a_label():

@@ -1,6 +1,7 @@
 """Wrong input: OpenAI's error body, the right status, a stable code, no stack trace; the server stays up."""
 
 import json
+import re
 import socket
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def assert_error(answer: httpx.Response, status: int, code: str, param: str | No
     assert set(error) == {"message", "type", "param", "code"}
     assert (error["code"], error["param"]) == (code, param)
     assert "Traceback" not in answer.text
-    assert "/" not in error["message"] or "json" in error["message"] or "form" in error["message"]
+    assert not re.search(r"(?<![\w/])/\w+/", error["message"])  # names no file of the server
 
 
 JSON_CASES = {
@@ -203,7 +204,7 @@ def test_damaged_folders(tmp_path):
         load_models([tmp_path / "model"], ["a", "b"])
     weights = tmp_path / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(UserError, match="cannot be loaded"):
+    with pytest.raises(UserError, match="is not a whole safetensors file"):
         load_models([tmp_path / "model"])
 
 

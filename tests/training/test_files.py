@@ -5,7 +5,14 @@ import os
 
 import pytest
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json, require_empty, require_same_settings, write_json, write_notice
+from vqlm.training.files import (
+    read_json,
+    require_empty,
+    require_output,
+    require_same_settings,
+    write_json,
+    write_notice,
+)  # fmt: skip
 
 
 def test_json_there_and_back(tmp_path):
@@ -50,6 +57,21 @@ def test_half_a_file_is_named_with_its_line(tmp_path):
         read_json(path)
 
 
+def test_a_file_that_is_not_utf_8_is_named(tmp_path):
+    path = tmp_path / "value.json"
+    path.write_bytes(b'{"name": "Gr\xfcn"}')
+    with pytest.raises(UserError, match=r"value\.json is not JSON \(not UTF-8\); run the stage"):
+        read_json(path)
+
+
+def test_the_advice_names_resume_only_where_it_exists(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"already holds files; choose another `output`\.$"):
+        require_empty(tmp_path, can_resume=False)
+    with pytest.raises(UserError, match=r"already holds files; choose another `output`\.$"):
+        require_output(tmp_path, can_resume=False)
+
+
 def test_only_an_empty_folder_is_empty(tmp_path):
     require_empty(tmp_path / "absent")
     require_empty(tmp_path)
@@ -63,9 +85,9 @@ def test_only_an_empty_folder_is_empty(tmp_path):
 def test_the_setting_that_differs_is_named(tmp_path):
     require_same_settings(tmp_path, {"seed": 1, "width": 8}, {"width": 8, "seed": 1})
     for earlier, now, message in (
-        ({"seed": 1, "width": 8}, {"seed": 1, "width": 9}, "its width is 8, now 9"),
-        ({"seed": 1}, {"seed": 1, "width": 9}, "its width is None, now 9"),
-        ({"seed": 1, "width": 8}, {"seed": 1}, "its width is 8, now None"),
+        ({"seed": 1, "width": 8}, {"seed": 1, "width": 9}, "its `width` is 8, now 9"),
+        ({"seed": 1}, {"seed": 1, "width": 9}, "its `width` is None, now 9"),
+        ({"seed": 1, "width": 8}, {"seed": 1}, "its `width` is 8, now None"),
     ):
         with pytest.raises(UserError, match=message):
             require_same_settings(tmp_path, earlier, now)

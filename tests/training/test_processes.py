@@ -3,8 +3,7 @@
 import pytest
 import torch
 from accelerate import PartialState
-from vqlm.training import device as devices
-from vqlm.training import processes
+from vqlm.training import device as devices, processes
 from vqlm.training.config import TrainingConfig
 from vqlm.training.device import fastest_precision, require_precision, training_device
 from vqlm.training.errors import UserError

@@ -186,7 +186,7 @@ def test_a_report_at_the_last_step_is_the_final_one(make_run):
     for _ in run.batches(run.prepare(make_parts()[2])):
         assert run.final_report is None or run.state.step == 2
         if run.is_next_due(2):
-            run.report(held_out=run.state.step)
+            run.report(held_out=float(run.state.step))
     assert run.final_report == {"held_out": 2}
 
 
@@ -363,7 +363,7 @@ def test_the_same_settings_are_recognised_in_any_form(make_run):
     run.prepare(*make_parts())
     run.checkpoint()
     make_run({"model": {"shape": [2, 3]}, "log_every": 9}, resume=True)  # neither a tuple nor the log matters
-    with pytest.raises(UserError, match=r"model.shape is \[2, 3\], now \[2, 4\]"):
+    with pytest.raises(UserError, match=r"model.shape` is \[2, 3\], now \[2, 4\]"):
         make_run({"model": {"shape": [2, 4]}}, resume=True)
 
 

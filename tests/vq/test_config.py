@@ -38,15 +38,17 @@ def test_an_unknown_setting_is_named(name, kind):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"type": "unet"}, "network.type must be patch or paper, found 'unet'"),
+        ({"type": "unet"}, "`network.type` must be patch or paper, found 'unet'"),
         ({"input_shape": []}, r"must have 1, 2 or 3 numbers, found \[\]"),
         ({"input_shape": [8, 8, 8, 8]}, r"must have 1, 2 or 3 numbers, found \[8, 8, 8, 8\]"),
         ({"strides": []}, r"at least one positive number, found \[\]"),
         ({"strides": [2, 0]}, r"at least one positive number, found \[2, 0\]"),
-        ({"type": "paper", "strides": [4, 2]}, r"set network.strides to 2s, found \[4, 2\]"),
-        ({"in_channels": 0}, "network.in_channels must be at least 1, found 0"),
-        ({"hidden_channels": 0}, "network.hidden_channels must be at least 1, found 0"),
-        ({"size_mismatch": "stretch"}, "network.size_mismatch must be refuse, pad or crop, found 'stretch'"),
+        ({"type": "paper", "strides": [4, 2]}, r"set `network.strides` to 2s, found \[4, 2\]"),
+        ({"in_channels": 0}, "`network.in_channels` must be at least 1, found 0"),
+        ({"hidden_channels": 0}, "`network.hidden_channels` must be at least 1, found 0"),
+        ({"residual_channels": 0}, "`network.residual_channels` must be at least 1, found 0"),
+        ({"num_residual_layers": -1}, "`network.num_residual_layers` must be at least 0, found -1"),
+        ({"size_mismatch": "stretch"}, "`network.size_mismatch` must be refuse, pad or crop, found 'stretch'"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):
@@ -60,7 +62,7 @@ def test_wrong_settings_are_named(settings, message):
 def test_a_shape_that_does_not_divide_is_answered_with_one_that_does(shape, nearest):
     with pytest.raises(UserError) as caught:
         NetworkConfig(input_shape=shape, strides=[4, 2])
-    assert "downsample factor 8 (the product of network.strides)" in str(caught.value)
+    assert "downsample factor 8 (the product of `network.strides`)" in str(caught.value)
     assert f"the nearest valid shape is {nearest}" in str(caught.value)
     assert NetworkConfig(input_shape=nearest, strides=[4, 2]).input_shape == nearest
 
@@ -89,7 +91,7 @@ def test_codes_of_a_size_that_does_not_fit(size_mismatch, shape, code_shape):
 
 def test_a_size_that_does_not_fit_is_answered_with_what_would_take_it():
     with pytest.raises(
-        UserError, match=r"\[10, 13\] must be divisible .* 10 is not; .*\[8, 12\], or set network.size_mismatch"
+        UserError, match=r"\[10, 13\] must be divisible .* 10 is not; .*\[8, 12\], or set `network.size_mismatch`"
     ):
         NetworkConfig(input_shape=[10, 13], strides=[2, 2])
 

@@ -1,4 +1,4 @@
-"""The doctor: its figures by hand, each finding on a tokenizer that has just that, and the page that says them."""
+"""The inspection: its figures by hand, each finding on a tokenizer that has just that, and the page that says them."""
 
 import math
 import re
@@ -151,7 +151,7 @@ def test_a_collapse_is_named_with_its_share_and_a_remedy(pictures):
     model.quantizer.codebook[4:] = 1000.0
     (finding,) = diagnose(model, pictures)
     assert finding.startswith("75% of 16 codes are unused. ")
-    assert "Take a smaller quantizer.codebook_size" in finding
+    assert "Take a smaller `quantizer.codebook_size`" in finding
 
 
 def test_the_collapse_of_one_level_is_named(pictures):
@@ -170,8 +170,8 @@ def test_a_codebook_far_from_z_e_is_named(pictures, normalize_z_e):
     assert "farther from z_e than zero is (mean error " in finding
     if normalize_z_e:  # 4 channels of mean 0 and variance 1: the codes are (60 ** 2 + 2 ** 2) ** 0.5 away
         assert "(mean error 60, mean length of z_e 2)" in finding
-    assert ("set quantizer.normalize_z_e true" in finding) == (not normalize_z_e)
-    assert "start from kmeans, or raise quantizer.commitment_weight" in finding
+    assert ("set `quantizer.normalize_z_e`" in finding) == (not normalize_z_e)
+    assert "set `quantizer.initialization` to kmeans, or raise `quantizer.commitment_weight`" in finding
 
 
 def test_positions_that_never_change_are_named(pictures):
@@ -245,16 +245,16 @@ def test_held_out_psnr_tells_when_training_ended_too_early_or_too_late(sound, sm
 @pytest.mark.parametrize(
     ("quantizer", "remedy"),
     [
-        (FSQConfig(), "Take fewer quantizer.levels."),
-        (LFQConfig(), "Raise quantizer.entropy_weight or quantizer.diversity."),
-        (VQConfig(dead_code_threshold=0.0), "Set quantizer.dead_code_threshold to 0.1"),
-        (VQConfig(initialization="random"), "Set quantizer.initialization to sample or kmeans"),
-        (VQConfig(codebook_training="simvq", dead_code_threshold=0.0), "Take a smaller quantizer.codebook_size"),
-        (VQConfig(codebook_dim=32), "Set quantizer.codebook_dim to 8 or 16"),
-        (VQConfig(), "Take a smaller quantizer.codebook_size"),
-        (ResidualConfig(dead_code_threshold=0.0), "Set quantizer.dead_code_threshold to 0.1"),
-        (GroupedConfig(initialization="random"), "Set quantizer.initialization to sample or kmeans"),
-        (HierarchicalConfig(codebook_dim=64), "Set quantizer.codebook_dim to 8 or 16"),
+        (FSQConfig(), "Take fewer `quantizer.levels`."),
+        (LFQConfig(), "Raise `quantizer.entropy_weight` or `quantizer.diversity`."),
+        (VQConfig(dead_code_threshold=0.0), "Set `quantizer.dead_code_threshold` to 0.1"),
+        (VQConfig(initialization="random"), "Set `quantizer.initialization` to sample or kmeans"),
+        (VQConfig(codebook_training="simvq", dead_code_threshold=0.0), "Take a smaller `quantizer.codebook_size`"),
+        (VQConfig(codebook_dim=32), "Set `quantizer.codebook_dim` to 8 or 16"),
+        (VQConfig(), "Take a smaller `quantizer.codebook_size`"),
+        (ResidualConfig(dead_code_threshold=0.0), "Set `quantizer.dead_code_threshold` to 0.1"),
+        (GroupedConfig(initialization="random"), "Set `quantizer.initialization` to sample or kmeans"),
+        (HierarchicalConfig(codebook_dim=64), "Set `quantizer.codebook_dim` to 8 or 16"),
     ],
 )
 def test_the_remedy_for_dead_codes_is_a_setting_of_the_quantizer(quantizer, remedy):
@@ -363,10 +363,13 @@ def test_a_page_of_no_pictures_has_figures_only(page_of, tmp_path, shape, quanti
     assert {path.name for path in tmp_path.iterdir()} == {"inspection.md", "figures.png"}
 
 
-@pytest.mark.parametrize(("size_mismatch", "side"), [("pad", 14), ("crop", 14), ("pad", 9)])
-def test_a_page_of_pictures_that_do_not_fit(page_of, pictures, size_mismatch, side):
+@pytest.mark.parametrize(("size_mismatch", "side", "shown"), [("pad", 14, 14), ("crop", 14, 12), ("pad", 9, 9)])
+def test_a_page_of_pictures_that_do_not_fit(page_of, pictures, tmp_path, size_mismatch, side, shown):
     pictures = pictures[:, :, :side, :side]
     page_of(build(VQ, pictures, size_mismatch=size_mismatch), pictures)
+    assert {path.name for path in tmp_path.iterdir()} >= {"inspection.md", "figures.png", "worst.png"}
+    with Image.open(tmp_path / "worst.png") as worst:
+        assert worst.size == (12 * (shown + 4), 2 * (shown + 4))
 
 
 def test_more_codes_than_a_row_are_shown_in_full_rows(page_of, pictures, tmp_path):

@@ -24,10 +24,10 @@ from vqlm.vq.settings import LossConfig
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"perceptual_weight": -1.0}, "loss.perceptual_weight must be at least 0, found -1.0"),
-        ({"adversarial_start": -5}, "loss.adversarial_start must be at least 0, found -5"),
-        ({"discriminator_layers": 0}, "loss.discriminator_layers must be at least 1, found 0"),
-        ({"perceptual_weight": 1.0}, "needs loss.perceptual_network: lpips, or the name or folder"),
+        ({"perceptual_weight": -1.0}, "`loss.perceptual_weight` must be at least 0, found -1.0"),
+        ({"adversarial_start": -5}, "`loss.adversarial_start` must be at least 0, found -5"),
+        ({"discriminator_layers": 0}, "`loss.discriminator_layers` must be at least 1, found 0"),
+        ({"perceptual_weight": 1.0}, "needs `loss.perceptual_network`: lpips, or the name or folder"),
     ],
 )
 def test_wrong_settings_are_refused(settings, message):
@@ -36,7 +36,7 @@ def test_wrong_settings_are_refused(settings, message):
 
 
 def test_an_unknown_loss_is_refused(unchecked_types):
-    with pytest.raises(UserError, match="loss.reconstruction must be l2 or l1, found 'l3'"):
+    with pytest.raises(UserError, match="`loss.reconstruction` must be l2 or l1, found 'l3'"):
         LossConfig(reconstruction="l3")  # type: ignore[arg-type]
 
 
@@ -110,7 +110,7 @@ def test_any_backbone_is_loaded_with_all_its_stages(resnet_folder):
 def test_a_network_that_is_not_there_is_refused(name, monkeypatch):
     monkeypatch.setitem(sys.modules, "lpips", None)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(UserError, match=f"loss.perceptual_network '{name}' cannot be loaded .*; give lpips"):
+    with pytest.raises(UserError, match=f"`loss.perceptual_network` '{name}' cannot be loaded .*; give lpips"):
         load_perceptual_network(name, NetworkConfig())
 
 

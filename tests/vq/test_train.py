@@ -261,14 +261,14 @@ def test_a_larger_budget_continues_a_finished_run(train, tmp_path):
 def test_another_run_s_folder_is_refused(train, tmp_path, changes, setting):
     train()
     before = files_of(tmp_path / "vq")
-    with pytest.raises(UserError, match=f"holds another run: its {setting}"):
+    with pytest.raises(UserError, match=f"holds another run: its `{setting}"):
         train(resume=True, **changes)
     assert files_of(tmp_path / "vq") == before
 
 
 def test_other_pictures_are_another_run(train, pictures, tiny_vqvae_config, tmp_path):
     train()
-    with pytest.raises(UserError, match="its data is 'tiny', now 'other'"):
+    with pytest.raises(UserError, match="its `data` is 'tiny', now 'other'"):
         train_vq(pictures, pictures[:4], tmp_path / "vq", tiny_vqvae_config, CONFIG, {"data": "other"}, resume=True)
 
 

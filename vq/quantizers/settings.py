@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from vqlm.training.errors import UserError
+from vqlm.training.errors import UserError, require_range
 
 CHOICES = {
     "codebook_training": ("ema", "gradient", "simvq"),
@@ -78,14 +78,14 @@ class VQConfig(QuantizerSettings):
     normalize_z_e: bool = True
 
     def __post_init__(self):
-        for name in ("codebook_size", "codebook_dim"):
-            if getattr(self, name) < 1:
-                raise UserError(f"quantizer.{name} must be at least 1, found {getattr(self, name)}.")
-        if not 0 <= self.ema_decay < 1:
-            raise UserError(f"quantizer.ema_decay must lie in [0, 1), found {self.ema_decay}.")
+        require_range(self, "[1, inf)", "codebook_size", "codebook_dim", prefix="quantizer.")
+        require_range(self, "[0, 1)", "ema_decay", prefix="quantizer.")
+        require_range(self, "[0, inf)", "commitment_weight", "dead_code_threshold", prefix="quantizer.")
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
-                raise UserError(f"quantizer.{name} must be one of {', '.join(allowed)}, found {getattr(self, name)!r}.")
+                raise UserError(
+                    f"`quantizer.{name}` must be one of {', '.join(allowed)}, found {getattr(self, name)!r}."
+                )
 
 
 @dataclass
@@ -102,7 +102,7 @@ class FSQConfig(QuantizerSettings):
     def __post_init__(self):
         self.levels = list(self.levels)
         if not self.levels or min(self.levels) < 3:
-            raise UserError(f"quantizer.levels must hold numbers of at least 3, found {self.levels}.")
+            raise UserError(f"`quantizer.levels` must hold numbers of at least 3, found {self.levels}.")
 
     @property
     def codebook_size(self) -> int:
@@ -134,9 +134,9 @@ class LFQConfig(QuantizerSettings):
 
     def __post_init__(self):
         if self.codebook_size < 2 or self.codebook_size.bit_count() != 1:
-            raise UserError(f"quantizer.codebook_size must be a power of two for lfq, found {self.codebook_size}.")
-        if self.temperature <= 0:
-            raise UserError(f"quantizer.temperature must be positive, found {self.temperature}.")
+            raise UserError(f"`quantizer.codebook_size` must be a power of two for lfq, found {self.codebook_size}.")
+        require_range(self, "(0, inf)", "temperature", prefix="quantizer.")
+        require_range(self, "[0, inf)", "entropy_weight", "diversity", "commitment_weight", prefix="quantizer.")
 
     @property
     def codebook_dim(self) -> int:
@@ -157,9 +157,12 @@ class ResidualConfig(VQConfig):
     def __post_init__(self):
         super().__post_init__()
         if self.num_quantizers < 2:
-            raise UserError(f"quantizer.num_quantizers must be at least 2, found {self.num_quantizers}; 1 is type vq.")
+            raise UserError(
+                f"`quantizer.num_quantizers` must be at least 2, found {self.num_quantizers}; one is "
+                "`quantizer.type` vq."
+            )
         if self.distance != "l2":
-            raise UserError("quantizer.distance must be l2 for residual: a residual has a length.")
+            raise UserError("`quantizer.distance` must be l2 for `quantizer.type` residual: a residual has a length.")
 
     @property
     def codes_per_position(self) -> int:
@@ -180,10 +183,13 @@ class GroupedConfig(VQConfig):
     def __post_init__(self):
         super().__post_init__()
         if self.num_groups < 2:
-            raise UserError(f"quantizer.num_groups must be at least 2, found {self.num_groups}; 1 is type vq.")
+            raise UserError(
+                f"`quantizer.num_groups` must be at least 2, found {self.num_groups}; one is `quantizer.type` vq."
+            )
         if self.codebook_dim % self.num_groups:
             raise UserError(
-                f"quantizer.codebook_dim {self.codebook_dim} must be divisible by num_groups {self.num_groups}."
+                f"`quantizer.codebook_dim` {self.codebook_dim} must be divisible by `quantizer.num_groups` "
+                f"{self.num_groups}."
             )
 
     @property
@@ -209,10 +215,11 @@ class HierarchicalConfig(VQConfig):
     def __post_init__(self):
         super().__post_init__()
         if not 2 <= self.num_levels <= MAX_LEVELS:
-            raise UserError(f"quantizer.num_levels must be 2 or {MAX_LEVELS}, found {self.num_levels}; 1 is type vq.")
-        for name in ("level_channels", "level_residual_layers"):
-            if getattr(self, name) < 1:
-                raise UserError(f"quantizer.{name} must be at least 1, found {getattr(self, name)}.")
+            raise UserError(
+                f"`quantizer.num_levels` must be 2 or {MAX_LEVELS}, found {self.num_levels}; one is "
+                "`quantizer.type` vq."
+            )
+        require_range(self, "[1, inf)", "level_channels", "level_residual_layers", prefix="quantizer.")
 
     @property
     def num_codebooks(self) -> int:
@@ -231,9 +238,9 @@ class HierarchicalConfig(VQConfig):
         factor = 2 ** (self.num_levels - 1)
         if any(n % factor for n in positions):
             raise UserError(
-                f"quantizer.num_levels {self.num_levels} halves the {tuple(positions)} positions of the encoder "
-                f"{self.num_levels - 1} times, so each must be divisible by {factor}; change network.input_shape or "
-                "network.strides."
+                f"`quantizer.num_levels` {self.num_levels} halves the {tuple(positions)} positions of the encoder "
+                f"{self.num_levels - 1} times, so each must be divisible by {factor}; change `network.input_shape` "
+                "or `network.strides`."
             )
         return [tuple(n // 2**level for n in positions) for level in reversed(range(self.num_levels))]
 
@@ -256,7 +263,7 @@ CONFIGS: dict[str, type[QuantizerConfig]] = {
 def quantizer_config_type(type_name: str) -> type[QuantizerConfig]:
     """The settings that belong to `quantizer.type`. Raises UserError for a type that does not exist."""
     if type_name not in CONFIGS:
-        raise UserError(f"quantizer.type must be one of {', '.join(CONFIGS)}, found {type_name!r}.")
+        raise UserError(f"`quantizer.type` must be one of {', '.join(CONFIGS)}, found {type_name!r}.")
     return CONFIGS[type_name]
 
 

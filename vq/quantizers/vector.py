@@ -73,8 +73,8 @@ class VectorQuantizer(Quantizer):
         vectors = as_vectors(self.normalize(z_e))
         if self.config.initialization == "kmeans" and len(vectors) < self.codebook_size:
             raise UserError(
-                f"quantizer.initialization kmeans needs a vector for each of the {self.codebook_size} codes, and the "
-                f"pictures give {len(vectors)}; lower quantizer.codebook_size, or start from sample."
+                f"`quantizer.initialization` kmeans needs a vector for each of the {self.codebook_size} codes, and the "
+                f"pictures give {len(vectors)}; lower `quantizer.codebook_size`, or start from sample."
             )
         generator = torch.Generator().manual_seed(0)
         start = _draw_rows(vectors, self.config.codebook_size, generator)

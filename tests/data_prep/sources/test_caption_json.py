@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from vqlm.data_prep import CollectionConfig, load_collection
-from vqlm.data_prep.inspection import findings, inspect_collection, page
+from vqlm.data_prep.inspection import findings, inspect_collection
+from vqlm.data_prep.inspection_page import page
 from vqlm.training.errors import UserError
 
 

@@ -3,14 +3,21 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 from PIL import Image
 from vqlm.data_prep import load_collection
-from vqlm.data_prep.sources.folder import folder_shards, read_folder, shards_of_content
+from vqlm.data_prep.rows import Shard
+from vqlm.data_prep.sources.folder import read_folder, shards_of_content
 from vqlm.training.errors import UserError
+
+
+def folder_shards(folder: Path, *arguments: Any, **options: Any) -> list[Shard]:
+    """The shards of a folder, with the arguments of `read_folder`."""
+    return shards_of_content(folder, read_folder(folder, *arguments, **options))
 
 
 @pytest.fixture

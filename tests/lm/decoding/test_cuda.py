@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 from vqlm.data_prep import SequenceConfig, TextConfig, load_collection, prepare
-from vqlm.data_prep.sequences import prompt_ids
+from vqlm.data_prep.sequences import caption_ids, prompt_ids
 from vqlm.lm import SamplingConfig, TextToImagePipeline
 from vqlm.lm.decoding.draw import draw_codes
 from vqlm.lm.evaluate.metrics import evaluate_nll
@@ -69,7 +69,7 @@ def test_a_generator_of_the_cpu_draws_the_same_pictures_on_both(pipeline):
 @pytest.mark.parametrize("guidance_scale", [1.0, 2.0])
 def test_greedy_codes_are_those_of_the_cpu(build_tiny, vocabulary, guidance_scale):
     model, settings = build_tiny(), SamplingConfig(temperature=0.0, guidance_scale=guidance_scale)
-    prompts = prompt_ids(vocabulary, ["red square", "circle", None], 8)
+    prompts = prompt_ids(vocabulary, caption_ids(vocabulary, ["red square", "circle", None], 8))
     on_cpu, there = (
         draw_codes(model.to(device), vocabulary, prompts, 16, settings).cpu() for device in ("cpu", "cuda")
     )

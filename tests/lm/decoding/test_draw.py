@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import vqlm.lm.decoding.draw
-from vqlm.data_prep.sequences import prompt_ids
+from vqlm.data_prep.sequences import caption_ids, prompt_ids
 from vqlm.lm.decoding.decoders import build_decoder
 from vqlm.lm.decoding.draw import draw_codes, rows_that_fit
 from vqlm.lm.decoding.sampling import sample
@@ -22,7 +22,7 @@ CAPTIONS = ["red square", None, "a green circle beside a blue one", "red"]
 @pytest.fixture
 def prompts(vocabulary) -> list[list[int]]:
     """Of four different lengths."""
-    prompts = prompt_ids(vocabulary, CAPTIONS, 20)
+    prompts = prompt_ids(vocabulary, caption_ids(vocabulary, CAPTIONS, 20))
     assert len({len(prompt) for prompt in prompts}) == 4
     return prompts
 
@@ -66,7 +66,7 @@ def test_greedy_equals_a_plain_loop(model, vocabulary, prompts):
         row = list(prompt)
         for code in codes:
             assert code_logits(model, vocabulary, row).argmax().item() == code
-            row.append(vocabulary.image_token_offset + code)
+            row.append(vocabulary.image.offset + code)
 
 
 class RecordedDecoder:
@@ -171,7 +171,7 @@ def test_a_generator_for_each_picture(build_tiny, vocabulary, prompts, number):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_damaged_weights(build_tiny, vocabulary, prompts, value):
     model = build_tiny()
-    model.get_output_embeddings().weight.data[vocabulary.image_token_offset + 2] = value
+    model.get_output_embeddings().weight.data[vocabulary.image.offset + 2] = value
     with pytest.raises(UserError, match="logits are not finite at code 0"):
         draw_codes(model, vocabulary, prompts, NUM_CODES, SamplingConfig())
 

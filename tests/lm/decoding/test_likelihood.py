@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from vqlm.data_prep.sequences import prompt_ids
+from vqlm.data_prep.sequences import caption_ids, prompt_ids
 from vqlm.lm.decoding.captioning import draw_captions
 from vqlm.lm.decoding.likelihood import caption_log_likelihoods, code_log_likelihoods, log_likelihoods_of_captions
 from vqlm.training.errors import UserError
@@ -30,7 +30,7 @@ def next_log_probs(model, row: list[int], legal: slice) -> torch.Tensor:
 
 
 def test_pictures_by_hand(model, vocabulary, codes):
-    prompts = prompt_ids(vocabulary, CAPTIONS, 20)
+    prompts = prompt_ids(vocabulary, caption_ids(vocabulary, CAPTIONS, 20))
     image = slice(vocabulary.image.offset, vocabulary.image.stop)
     likelihoods = code_log_likelihoods(model, vocabulary, prompts, codes)
     for prompt, picture_codes, values in zip(prompts, codes, likelihoods, strict=True):
@@ -47,9 +47,9 @@ def test_captions_by_hand(model, vocabulary, codes):
     text = slice(0, vocabulary.image.offset)
     for picture in codes:
         likelihoods = log_likelihoods_of_captions(model, vocabulary, picture, ids)
-        for caption_ids, value in zip(ids, likelihoods, strict=True):
+        for caption, value in zip(ids, likelihoods, strict=True):
             row, expected = picture_row(vocabulary, picture), 0.0
-            for place, target in enumerate([*caption_ids, vocabulary.eos]):
+            for place, target in enumerate([*caption, vocabulary.eos]):
                 logits = next_log_probs(model, row, text)
                 if place == 0:
                     logits[vocabulary.eos] = -torch.inf

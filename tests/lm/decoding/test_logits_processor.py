@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 from vqlm.data_prep.segments import segments_of
-from vqlm.data_prep.sequences import prompt_ids
+from vqlm.data_prep.sequences import caption_ids, prompt_ids
 from vqlm.lm.decoding.draw import draw_codes
 from vqlm.lm.decoding.logits_processor import FULL, INSIDE, OUTSIDE, OVER, MixedRowLogitsProcessor, text_mask
 from vqlm.lm.settings import SamplingConfig
@@ -57,7 +57,7 @@ def test_every_row_has_its_own_state(processor):
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_greedy_generate_draws_what_the_pipeline_draws(build_tiny, vocabulary, architecture):
     model, captions = build_tiny(architecture), ["red square", "blue square"]
-    prompts = prompt_ids(vocabulary, captions, 8)
+    prompts = prompt_ids(vocabulary, caption_ids(vocabulary, captions, 8))
     assert len({len(prompt) for prompt in prompts}) == 1
     ours = draw_codes(model, vocabulary, prompts, 6, SamplingConfig(temperature=0.0))
     ids = model.generate(
@@ -71,7 +71,7 @@ def test_greedy_generate_draws_what_the_pipeline_draws(build_tiny, vocabulary, a
 def test_the_folders_generation_config_and_the_processor(pipeline, vocabulary, tmp_path):
     pipeline.save_pretrained(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
-    prompt = torch.tensor(prompt_ids(vocabulary, ["red square"], 8))
+    prompt = torch.tensor(prompt_ids(vocabulary, caption_ids(vocabulary, ["red square"], 8)))
     ids = model.generate(
         prompt, attention_mask=torch.ones_like(prompt), logits_processor=[MixedRowLogitsProcessor(vocabulary, 16)],
         suppress_tokens=None, max_new_tokens=17, do_sample=False,

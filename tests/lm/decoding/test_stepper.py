@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from vqlm.data_prep.sequences import prompt_ids
+from vqlm.data_prep.sequences import caption_ids, prompt_ids
 from vqlm.lm.decoding.draw import UNKNOWN, draw_codes
 from vqlm.lm.decoding.sampling import draw_uniform
 from vqlm.lm.decoding.slots import LlamaSlots
@@ -27,7 +27,7 @@ SETTINGS = {
 
 @pytest.fixture
 def prompts(vocabulary) -> list[list[int]]:
-    return prompt_ids(vocabulary, CAPTIONS, 20)
+    return prompt_ids(vocabulary, caption_ids(vocabulary, CAPTIONS, 20))
 
 
 def uniform_of(seed: int, device: str = "cpu") -> torch.Tensor:
@@ -91,7 +91,7 @@ def test_negative_prompts_and_known_codes(build_tiny, vocabulary, prompts, archi
     run(Stepper(model, vocabulary, NUM_CODES, 12, 40), {0: rows[:1], 2: rows[1:4], 4: rows[4:]})
     for seed, row in enumerate(rows):
         assert row.codes == alone(model, vocabulary, row, seed)
-        assert all(known in (UNKNOWN, code) for known, code in zip(row._known, row.codes, strict=True))
+        assert all(known in (UNKNOWN, code) for known, code in zip(row.known_codes, row.codes, strict=True))
     assert rows[4].codes == list(range(NUM_CODES))
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import AutoModelForCausalLM, AutoProcessor, AutoTokenizer, LlamaConfig
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from vqlm.data_prep import RowCollator, SequenceConfig
-from vqlm.data_prep.sequences import left_pad, picture_ids, prompt_ids
+from vqlm.data_prep.sequences import caption_ids, left_pad, picture_ids, prompt_ids
 from vqlm.lm import TextToImagePipeline, TextToImageProcessor
 from vqlm.training.errors import UserError
 
@@ -80,7 +80,7 @@ def test_a_picture_without_a_caption(processor, vocabulary, pictures, codes):
 
 def test_prompts_to_draw(processor, vocabulary):
     inputs = processor(text=[*CAPTIONS, None])
-    ids, mask, _ = left_pad(prompt_ids(vocabulary, [*CAPTIONS, None], LONGEST), vocabulary.pad)
+    ids, mask, _ = left_pad(prompt_ids(vocabulary, caption_ids(vocabulary, [*CAPTIONS, None], LONGEST)), vocabulary.pad)
     assert torch.equal(inputs["input_ids"], ids)
     assert torch.equal(inputs["attention_mask"], mask.long())
     assert inputs["input_ids"].dtype == inputs["attention_mask"].dtype == torch.int64
@@ -116,12 +116,13 @@ def test_truncation(processor, vocabulary, pictures):
         cut = processor(text=long)
     with pytest.warns(UserWarning, match=f"prompt has {len(ids)} tokens"):
         processor(text=f"{long}<image>", images=pictures[0])
-    assert rows_of(cut) == prompt_ids(vocabulary, [long], LONGEST)
+    prompts = prompt_ids(vocabulary, caption_ids(vocabulary, [long], LONGEST))
+    assert rows_of(cut) == prompts
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert rows_of(processor(text=long, truncation=True)) == prompt_ids(vocabulary, [long], LONGEST)
+        assert rows_of(processor(text=long, truncation=True)) == prompts
     (row,) = rows_of(processor(text=f"{long}<image>", images=pictures[0], truncation=True))
-    assert row[: LONGEST + 2] == prompt_ids(vocabulary, [long], LONGEST)[0]
+    assert row[: LONGEST + 2] == prompts[0]
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def test_settings_without_effect(finished, prepared, tmp_path):
     folder = finished()
     with pytest.raises(UserError, match="`model` settings have no effect"):
         go_on(prepared, tmp_path / "tuned", folder, model=LanguageModelConfig(hidden_size=64))
-    with pytest.raises(UserError, match="new_rows has no effect with init_from"):
+    with pytest.raises(UserError, match="`new_rows` has no effect with `init_from`"):
         go_on(prepared, tmp_path / "tuned", folder, new_rows="mean")
 
 

@@ -75,7 +75,7 @@ def test_codes_start_apart_as_the_codebook_has_them(build):
     codebook = torch.randn(CODES, 4)
     codebook[5] = codebook[3] + 1e-4
     rows = load_pretrained(str(folder), vocabulary, 40, "codebook", codebook).get_input_embeddings().weight
-    codes, old = rows[vocabulary.image_token_offset : vocabulary.image.stop], rows[:262]
+    codes, old = rows[vocabulary.image.offset : vocabulary.image.stop], rows[:262]
     distances = torch.cdist(codes, codes) + 1e9 * torch.eye(CODES)
     assert distances[3].argmin() == 5
     assert distances[3, 5] < 0.01 * distances[3].sort().values[1]

@@ -240,7 +240,7 @@ def test_a_finished_run_is_not_trained_again(train, prepared, tmp_path, monkeypa
 def test_another_run_is_not_continued(train, prepared, tmp_path):
     train(prepared, tmp_path / "model")
     before = (tmp_path / "model" / "model.safetensors").read_bytes()
-    with pytest.raises(UserError, match="holds another run: its learning_rate is"):
+    with pytest.raises(UserError, match="holds another run: its `learning_rate` is"):
         train(prepared, tmp_path / "model", learning_rate=1e-4, resume=True)
     with pytest.raises(UserError, match="already holds files"):
         train(prepared, tmp_path / "model")

@@ -9,8 +9,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from vqlm.data_prep import RowCollator, SequenceConfig
-from vqlm.lm import LanguageModelConfig, SamplingConfig, TextToImagePipeline
-from vqlm.lm import settings as lm_settings
+from vqlm.lm import LanguageModelConfig, SamplingConfig, TextToImagePipeline, settings as lm_settings
 from vqlm.lm.loss import WeightedCrossEntropy
 from vqlm.lm.settings import LMTrainingConfig
 from vqlm.lm.train.loop import train_lm
@@ -161,12 +160,12 @@ def test_a_finished_run_goes_on_with_a_larger_budget(prepared, base, tmp_path):
 def test_what_lora_needs(base, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="`lora` adapts a finished model; name its folder in `init_from`"):
         LMTrainingConfig(lora=True)
-    with pytest.raises(UserError, match="lora_rank must be at least 1, found 0"):
+    with pytest.raises(UserError, match="`lora_rank` must be at least 1, found 0"):
         LMTrainingConfig(lora=True, init_from=str(base), lora_rank=0)
     with pytest.raises(UserError, match="lora_rank 8 has no effect without `lora`"):
         LMTrainingConfig(lora_rank=8)
-    with pytest.raises(UserError, match="lora needs a finished model, which init_from 'gpt2' is not"):
+    with pytest.raises(UserError, match="`lora` needs a finished model, which `init_from` 'gpt2' is not"):
         LMTrainingConfig(lora=True, init_from="gpt2")
     monkeypatch.setattr(lm_settings.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="lora needs the package peft; install it:"):
+    with pytest.raises(UserError, match="`lora` needs the package peft; install it:"):
         LMTrainingConfig(lora=True, init_from=str(base))

@@ -83,5 +83,5 @@ def test_the_gradient_is_that_of_the_bound_over_the_half_width():
 
 @pytest.mark.parametrize("levels", [[], [5, 2], [1], [0, 5], [-3]])
 def test_too_few_levels_are_refused(levels):
-    with pytest.raises(UserError, match=r"levels must hold numbers of at least 3, found \["):
+    with pytest.raises(UserError, match=r"levels` must hold numbers of at least 3, found \["):
         FSQConfig(levels=levels)

@@ -298,7 +298,7 @@ def test_from_pictures_to_a_drawn_one(picture_folder, tiny_vqvae_config, tmp_pat
     ("positions", "num_levels", "divisor"), [((4, 5), 2, 2), ((3,), 2, 2), ((4, 6), 3, 4), ((4, 4, 2), 3, 4)]
 )
 def test_positions_that_cannot_be_halved_are_refused(positions, num_levels, divisor):
-    message = f"num_levels {num_levels} halves the .* {num_levels - 1} times, so each must be divisible by {divisor};"
+    message = f"num_levels` {num_levels} halves the .* {num_levels - 1} times, so each must be divisible by {divisor};"
     with pytest.raises(UserError, match=message):
         make_quantizer(positions, num_levels=num_levels)
     network = NetworkConfig(input_shape=[4 * n for n in positions], strides=[2, 2])
@@ -327,11 +327,11 @@ def test_another_number_of_codes_is_refused(model):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_levels": 1}, "quantizer.num_levels must be 2 or 3, found 1; 1 is type vq"),
-        ({"num_levels": 4}, "quantizer.num_levels must be 2 or 3, found 4"),
-        ({"level_channels": 0}, "quantizer.level_channels must be at least 1, found 0"),
-        ({"level_residual_layers": 0}, "quantizer.level_residual_layers must be at least 1, found 0"),
-        ({"codebook_size": 0}, "quantizer.codebook_size must be at least 1, found 0"),
+        ({"num_levels": 1}, "`quantizer.num_levels` must be 2 or 3, found 1; one is `quantizer.type` vq"),
+        ({"num_levels": 4}, "`quantizer.num_levels` must be 2 or 3, found 4"),
+        ({"level_channels": 0}, "`quantizer.level_channels` must be at least 1, found 0"),
+        ({"level_residual_layers": 0}, "`quantizer.level_residual_layers` must be at least 1, found 0"),
+        ({"codebook_size": 0}, "`quantizer.codebook_size` must be at least 1, found 0"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):

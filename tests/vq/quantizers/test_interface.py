@@ -240,7 +240,10 @@ def test_a_constant_picture_gives_finite_vectors_losses_and_gradients(model, val
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"type": "tree"}, "quantizer.type must be one of vq, fsq, lfq, residual, grouped, hierarchical, found 'tree'"),
+        (
+            {"type": "tree"},
+            "quantizer.type` must be one of vq, fsq, lfq, residual, grouped, hierarchical, found 'tree'",
+        ),
         ({"levels": [5, 5]}, "type vq has no setting 'levels'; it knows type, codebook_size, "),
         ({"type": "fsq", "codebook_size": 16}, "type fsq has no setting 'codebook_size'; it knows type, levels"),
         ({"type": "lfq", "ema_decay": 0.5}, "type lfq has no setting 'ema_decay'"),

@@ -103,11 +103,11 @@ def test_extreme_logits_and_codes_of_no_vector_are_finite(dim, scale):
 
 @pytest.mark.parametrize("size", [0, 1, 3, 12, 1000, -4])
 def test_a_size_that_is_no_power_of_two_is_refused(size):
-    with pytest.raises(UserError, match=f"codebook_size must be a power of two for lfq, found {size}"):
+    with pytest.raises(UserError, match=f"codebook_size` must be a power of two for lfq, found {size}"):
         LFQConfig(codebook_size=size)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0])
 def test_a_temperature_that_is_not_positive_is_refused(temperature):
-    with pytest.raises(UserError, match=f"temperature must be positive, found {temperature}"):
+    with pytest.raises(UserError, match=f"temperature` must be above 0, found {temperature}"):
         LFQConfig(temperature=temperature)

@@ -177,11 +177,15 @@ def test_codes_by_codebook_are_those_of_each_place(quantizer):
 @pytest.mark.parametrize(
     ("config", "settings", "message"),
     [
-        (ResidualConfig, {"num_quantizers": 1}, "num_quantizers must be at least 2, found 1"),
-        (ResidualConfig, {"distance": "cosine"}, "distance must be l2 for residual"),
-        (ResidualConfig, {"codebook_size": 0}, "codebook_size must be at least 1, found 0"),
-        (GroupedConfig, {"num_groups": 1}, "num_groups must be at least 2, found 1"),
-        (GroupedConfig, {"codebook_dim": 8, "num_groups": 3}, "codebook_dim 8 must be divisible by num_groups 3"),
+        (ResidualConfig, {"num_quantizers": 1}, "num_quantizers` must be at least 2, found 1"),
+        (ResidualConfig, {"distance": "cosine"}, "distance` must be l2 for `quantizer.type` residual"),
+        (ResidualConfig, {"codebook_size": 0}, "codebook_size` must be at least 1, found 0"),
+        (GroupedConfig, {"num_groups": 1}, "num_groups` must be at least 2, found 1"),
+        (
+            GroupedConfig,
+            {"codebook_dim": 8, "num_groups": 3},
+            "8 must be divisible by `quantizer.num_groups` 3",
+        ),
     ],
 )
 def test_wrong_settings_are_named(config, settings, message):

@@ -291,12 +291,14 @@ def test_random_keeps_what_it_has(codebook_training):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"codebook_size": 0}, "codebook_size must be at least 1, found 0"),
-        ({"codebook_dim": -1}, "codebook_dim must be at least 1, found -1"),
-        ({"ema_decay": 1.0}, r"ema_decay must lie in \[0, 1\), found 1.0"),
+        ({"codebook_size": 0}, "codebook_size` must be at least 1, found 0"),
+        ({"codebook_dim": -1}, "codebook_dim` must be at least 1, found -1"),
+        ({"ema_decay": 1.0}, r"ema_decay` must lie in \[0, 1\), found 1.0"),
         ({"ema_decay": -0.1}, "found -0.1"),
-        ({"codebook_training": "adam"}, "codebook_training must be one of ema, gradient, simvq, found 'adam'"),
-        ({"initialization": "zeros"}, "initialization must be one of sample, kmeans, random, found 'zeros'"),
+        ({"commitment_weight": -1.0}, "commitment_weight` must be at least 0, found -1.0"),
+        ({"dead_code_threshold": -1.0}, "dead_code_threshold` must be at least 0, found -1.0"),
+        ({"codebook_training": "adam"}, "codebook_training` must be one of ema, gradient, simvq, found 'adam'"),
+        ({"initialization": "zeros"}, "initialization` must be one of sample, kmeans, random, found 'zeros'"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):
