@@ -116,9 +116,10 @@ def _answer(try_it: Callable[[], Outcome], outside: list[str]) -> dict[str, Any]
     except UserError as error:
         refused = " ".join(str(error).split())
     except BaseException as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(frame.filename).name}:{frame.lineno}"
-        escape = f"{type(error).__name__} {' '.join(str(error).split())[:60]!r} at {where}"
+        frames = traceback.extract_tb(error.__traceback__)
+        ours = [frame for frame in frames if "site-packages" not in frame.filename and frame.filename != __file__]
+        frame = (ours or frames)[-1]
+        escape = f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}"
     if outside:
         escape = f"touched {outside[0]}"
     if escape is None and refused is None and outcome.missing > 0:

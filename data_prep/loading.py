@@ -56,9 +56,12 @@ class LoadedPictures:
 
     def notes(self) -> list[str]:
         """What a person should know of the pictures that are not among them."""
-        skipped = self.skipped.summary()
-        sample = f"{len(self.train):,} of {self.sampled_from:,} training pictures are used, a sample of all of them"
-        return [*([skipped] if skipped else []), *([sample] if self.sampled_from is not None else [])]
+        notes = [self.skipped.summary()]
+        if self.sampled_from is not None:
+            notes.append(
+                f"{len(self.train):,} of {self.sampled_from:,} training pictures are used, a sample of all of them"
+            )
+        return [note for note in notes if note]
 
 
 def load_pictures(
@@ -119,7 +122,7 @@ class _Loaded:
         self.skipped = SkippedRows(collection.config.max_skipped)
         self.progress = Progress("read")
 
-    def read(self, shards: list[Shard], most: float) -> bool:
+    def read(self, shards: list[Shard], most: int | float) -> bool:
         """Read all rows; stops and is False where more than `most` are trained on."""
         # In the order of the shards: which worker is faster must not decide the order of the pictures.
         for _, batch in in_order(mapped_shards(shards, self.decode)):

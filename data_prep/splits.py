@@ -79,8 +79,10 @@ class KeySplit:
 
 @dataclass(frozen=True)
 class JoinedSplit:
-    """Splits each of several collections by its own rule, or by the split of each key. The first part of a key
-    names the collection."""
+    """Splits each of several collections by its own rule, or by the split of each key.
+
+    The first part of a key names the collection.
+    """
 
     rules: "Mapping[str, SplitRule | Mapping[str, str]]"
     held_out_names: tuple[str, ...]

@@ -71,8 +71,21 @@ class ScriptParser(ArgumentParser):
                 words.append(self._spelled_out(argument))
         words = self._with_positionals(self._with_joined_collections(words))
         self._refuse_empty_places(words)
-        parsed = super().parse_args(words, **kwargs)
-        return self.instantiate(parsed)
+        try:
+            return self.instantiate(super().parse_args(words, **kwargs))
+        except UserError:
+            raise
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"a --config file is not UTF-8 ({error.reason}, byte {error.start}); save it as UTF-8."
+            ) from None
+        except (TypeError, ValueError, AttributeError, KeyError, RecursionError) as error:
+            # Values of a kind that jsonargparse did not foresee, such as a list where a group of settings is.
+            is_no_group = "argument after ** must be a mapping" in str(error)
+            reason = (
+                "a single value where a group of settings is" if is_no_group else " ".join(str(error).split())[:160]
+            )
+            raise UserError(f"the settings cannot be read ({reason}); --help lists every setting.") from error
 
     def parse_path(self, cfg_path, *args, **kwargs):  # a --config file, which `parse_string` reads then
         try:

@@ -5,7 +5,7 @@ from dataclasses import asdict, is_dataclass
 from functools import reduce
 from typing import Any
 
-from vqlm.scripts import prepare, train_lm, train_vq
+from vqlm.scripts import prepare_data, train_lm, train_vq
 from vqlm.scripts.options import SET_BY_TRAIN, ScriptParser
 from vqlm.training.errors import UserError
 
@@ -54,6 +54,6 @@ def _parser(prefix: str, words: list[str]) -> ScriptParser:
     if prefix == "vq":
         parser = train_vq.settings_parser(words)
     else:
-        parser = prepare.settings_parser() if prefix == "prepare" else train_lm.settings_parser()
+        parser = prepare_data.settings_parser() if prefix == "prepare" else train_lm.settings_parser()
     parser.prefix = f"{prefix}."
     return parser

@@ -109,7 +109,7 @@ def usage_findings(
     codebook_size: int,
     quantizer: QuantizerConfig,
     since_step: int | None = None,
-    num_counted: float = math.inf,
+    num_counted: int | float = math.inf,
 ) -> list[str]:
     """Sentences about how the codebook was used in a window of training, or on a collection.
 

@@ -104,7 +104,7 @@ class LossConfig:
     perceptual_weight: float = 0.0
     perceptual_network: str | None = None
     adversarial_weight: float = 0.0
-    adversarial_start: float = 0.5
+    adversarial_start: int | float = 0.5
     max_adaptive_weight: float = 1e4
     discriminator_channels: int = 64
     discriminator_layers: int = 2

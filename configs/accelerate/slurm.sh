@@ -12,8 +12,8 @@
 #SBATCH --signal=TERM@120
 set -euo pipefail
 
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+machines=($(scontrol show hostnames "$SLURM_JOB_NODELIST"))
 exec srun torchrun \
     --nnodes "$SLURM_JOB_NUM_NODES" --nproc_per_node "${SLURM_GPUS_ON_NODE:-8}" \
-    --rdzv_id "$SLURM_JOB_ID" --rdzv_backend c10d --rdzv_endpoint "$first:29500" \
+    --rdzv_id "$SLURM_JOB_ID" --rdzv_backend c10d --rdzv_endpoint "${machines[0]}:29500" \
     -m vqlm "$@" --resume

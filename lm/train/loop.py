@@ -145,8 +145,9 @@ def train_lm(
             with run.averaged_weights():
                 run.report(**held_out_nll(model, prepared, caption_tokens))
 
+    model.eval()
     with run.averaged_weights():
-        nll = run.final_report or held_out_nll(model.eval(), prepared, caption_tokens)
+        nll = run.final_report or held_out_nll(model, prepared, caption_tokens)
         if run.sharding:
             model = stock_copy(model, run.accelerator.is_main_process)
         if model is not None and run.accelerator.is_main_process:

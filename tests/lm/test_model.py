@@ -161,7 +161,8 @@ def test_checkpointing_computes_blocks_twice_and_gives_the_same_loss_and_gradien
             checkpoint_gradients(model)
         (block,) = (part for name, part in model.named_modules() if name.endswith(".0.mlp"))
         calls: list[int] = []
-        block.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        # Before the block computes: the second time it is stopped once nothing more is needed of it.
+        block.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
         losses.append(model(IDS, labels=IDS, use_cache=False).loss)
         losses[-1].backward()
         gradients.append({name: weight.grad for name, weight in model.named_parameters()})

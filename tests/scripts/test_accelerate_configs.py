@@ -32,7 +32,7 @@ def launched(name: str, *options: str) -> tuple[Namespace, dict[str, str]]:
 
 def processes_of(arguments: Namespace) -> tuple[int, int]:
     """Machines, and processes on each."""
-    return int(arguments.nnodes or 1), int(arguments.nproc_per_node)
+    return int(getattr(arguments, "nnodes", 1)), int(arguments.nproc_per_node)
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +82,7 @@ def test_several_gpus(environment, name, options, processes):
 
 def test_two_machines_meet_at_the_first():
     arguments, _ = launched("two_nodes.yaml", "--main_process_ip", "10.0.0.1", "--machine_rank", "1")
-    assert (arguments.master_addr, arguments.master_port, arguments.node_rank) == ("10.0.0.1", "29500", 1)
+    assert (arguments.rdzv_endpoint, arguments.rdzv_backend, arguments.node_rank) == ("10.0.0.1:29500", "static", 1)
 
 
 def test_fsdp2(environment):

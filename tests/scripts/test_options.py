@@ -339,9 +339,19 @@ def test_several_collections_are_one_value(words):
 
 
 def test_a_list_of_collections_in_yaml(tmp_path):
-    from vqlm.scripts import prepare
+    from vqlm.scripts import prepare_data
 
     (tmp_path / "x.yaml").write_text("data: [a, b]\n")
     words = ["--config", str(tmp_path / "x.yaml"), "--image-tokenizer", "vq", "--output", "o"]
-    assert prepare.settings_parser().parse_args(words).data == "a + b"
-    assert prepare.settings_parser().parse_args([*words, "--data", "c"]).data == "c"
+    assert prepare_data.settings_parser().parse_args(words).data == "a + b"
+    assert prepare_data.settings_parser().parse_args([*words, "--data", "c"]).data == "c"
+
+
+@pytest.mark.parametrize("text", ["loss: 5\n", "network: [1, 2]\n", "flip: {a: 1}\n", "- 1\n- 2\n", "[" * 3000])
+def test_settings_of_another_form_are_one_sentence(tmp_path, text):
+    from vqlm.scripts import train_vq
+
+    (tmp_path / "x.yaml").write_text(text)
+    words = ["--config", str(tmp_path / "x.yaml"), "--data", "x", "--output", "o"]
+    with pytest.raises(UserError):
+        train_vq.settings_parser(words).parse_args(words)

@@ -186,7 +186,7 @@ def test_a_report_at_the_last_step_is_the_final_one(make_run):
     for _ in run.batches(run.prepare(make_parts()[2])):
         assert run.final_report is None or run.state.step == 2
         if run.is_next_due(2):
-            run.report(held_out=run.state.step)
+            run.report(held_out=float(run.state.step))
     assert run.final_report == {"held_out": 2}
 
 

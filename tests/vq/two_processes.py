@@ -14,7 +14,13 @@ from vqlm.vq.train import evaluate_reconstruction
 BATCH, DIM, POSITIONS, STEPS = 8, 4, 5, 4
 NUMBERS_OF_PICTURES = (1, 7, 130)
 # Codes die at once when a step does not use them, so that some are revived in every run.
-SETTINGS = {"codebook_size": 32, "codebook_dim": DIM, "ema_decay": 0.5, "dead_code_threshold": 0.6}
+SETTINGS = {
+    "codebook_size": 32,
+    "codebook_dim": DIM,
+    "ema_decay": 0.5,
+    "dead_code_threshold": 0.6,
+    "normalize_z_e": False,
+}
 
 
 def train(rank: int, processes: int) -> dict:

@@ -55,7 +55,7 @@ class Samples:
         self.source: SampleSource | None = None
         self._seconds_per_picture: float | None = None
         self._rows_due = 0
-        self.last_seconds = 0.0
+        self.last_seconds = self._saving_seconds = 0.0
 
     def continue_at(self, step: int, share: float) -> None:
         """Forget the rows after `step`, which a continued run draws again."""
@@ -89,7 +89,7 @@ class Samples:
         due = math.floor(share / self.every + 1e-6) if self.every else 0
         if self.source is None or due <= self._rows_due or seconds < SECONDS_BEFORE_FIRST:
             return None
-        allowed, count = TIME_SHARE * seconds - spent, len(self.source.names)
+        allowed, count = TIME_SHARE * seconds - spent - self._saving_seconds, len(self.source.names)
         if self._seconds_per_picture is not None and allowed < self._seconds_per_picture:
             return None
         pictures, began = [], time.monotonic()
@@ -100,11 +100,12 @@ class Samples:
         affordable = max(0, int(allowed / self._seconds_per_picture))
         if (stop := min(count, len(pictures) + affordable)) > len(pictures):
             pictures += self._draw(len(pictures), stop)
+        drawn = time.monotonic()
         self._rows_due = due
         row = _side_by_side(pictures)
         self._save(row, f"{step:08}.png")
         self._save(self._strip(), STRIP)
-        self.last_seconds = time.monotonic() - began
+        self.last_seconds, self._saving_seconds = time.monotonic() - began, time.monotonic() - drawn
         return row
 
     def _draw(self, start: int, stop: int) -> list[Image.Image]:

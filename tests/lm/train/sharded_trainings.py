@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState, GradientState
 from vqlm.data_prep import PreparedSet, SequenceConfig
 from vqlm.lm import LanguageModelConfig, SamplingConfig, TextToImagePipeline
 from vqlm.lm.evaluate.metrics import evaluate_nll
+from vqlm.lm.loss import WeightedCrossEntropy
 from vqlm.lm.settings import LMTrainingConfig
 from vqlm.lm.train.loop import train_lm
 from vqlm.training.run import Run
@@ -59,12 +60,13 @@ def train(data: Path, output: Path, is_sharded: bool, stop: int | None = None, r
 def evaluate(folder: Path, data: Path) -> dict[int, tuple[float, int]]:
     """The held-out figure of the first rows, for several numbers of them, and how many rows this process computed."""
     model, prepared = TextToImagePipeline.from_pretrained(folder / "ddp", "cpu").model, PreparedSet.load(data)
+    objective = WeightedCrossEntropy(model, prepared.vocabulary, text_weight=0.0, image_weight=1.0)
     computed: list[int] = []
-    model.get_input_embeddings().register_forward_hook(lambda _, given, __: computed.append(len(given[0])))
+    objective.register_forward_pre_hook(lambda _, __, batch: computed.append(len(batch["input_ids"])), with_kwargs=True)
     figures = {}
     for number in NUMBERS_OF_ROWS:
         computed.clear()
-        nll = evaluate_nll(model, prepared.vocabulary, prepared.train.select(range(number)), 8, 16)
+        nll = evaluate_nll(objective, prepared.vocabulary, prepared.train.select(range(number)), 8, 16)
         figures[number] = nll, sum(computed)
     return figures
 
