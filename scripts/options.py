@@ -243,9 +243,10 @@ class ScriptParser(ArgumentParser):
             self._action_groups = [group, *(other for other in self._action_groups if other is not group)]
         return super().format_help(*args, **kwargs)
 
-    def in_options(self, text: str) -> str:
-        """An error of the library, which speaks of arguments, in terms of the options of this script."""
-        names = {action.dest for action in self._actions if action.option_strings}
+    def in_options(self, text: str, others: Sequence[str] = ()) -> str:
+        """A sentence of the library, which speaks of arguments, in terms of the options of this script, and of `others`
+        of another one."""
+        names = {*others, *(action.dest for action in self._actions if action.option_strings)}
 
         def replace(match: re.Match) -> str:
             name = match[1]
