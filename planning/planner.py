@@ -7,16 +7,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vqlm.data_prep import Collection, load_collection
-from vqlm.data_prep.collection import parts_of
 from vqlm.data_prep.names import words_of_name
 from vqlm.data_prep.settings import CollectionConfig
+from vqlm.data_prep.source_names import parts_of
 from vqlm.data_prep.sources.folder import NoCaptions
 from vqlm.planning.allowance import Settings, Start, Wishes
+from vqlm.planning.arguments import read_settings
 from vqlm.planning.facts import CollectionFacts, gather_facts
 from vqlm.planning.machine_speed import measure_speed
 from vqlm.planning.plan import Plan, make_plan
 from vqlm.planning.reasons import Decision
-from vqlm.planning.saved_plan import load_plan, read_settings, remove_inspection, remove_plan, save_plan
+from vqlm.planning.saved_plan import load_plan, remove_inspection, remove_plan, save_plan
 from vqlm.planning.without_effect import OPTION_OF_STAGE, without_effect
 from vqlm.training.errors import UserError
 from vqlm.training.files import is_same_place

@@ -71,8 +71,14 @@ def _dispatch(arguments: list[str] | None) -> None:
     first, *rest = arguments or ["--help"]
     if first in ("-h", "--help"):
         print(_help(), flush=True)
+    elif first == "help":
+        run_command(rest[0], ["--help"]) if rest else print(_help(), flush=True)
     elif first == "--version":
         print(f"vqlm {metadata.version('vqlm')}", flush=True)
+    elif first.startswith("-"):
+        raise UserError(
+            f"the subcommand comes before its options: vqlm SUBCOMMAND {first} ...; vqlm --help lists them."
+        )
     else:
         run_command(first, rest)
 

@@ -5,10 +5,12 @@ vqlm evaluate --model runs/model --data runs/data --output runs/eval
 
 from pathlib import Path
 
+from vqlm.lm.model_folder.names import settings_of
 from vqlm.lm.picture_requests import require_seed
 from vqlm.scripts.closing import close_stage
 from vqlm.scripts.options import run_script, script_parser
 from vqlm.training.files import require_writable
+from vqlm.training.folder_kinds import require_kind
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -23,6 +25,8 @@ def main(arguments: list[str] | None = None) -> None:
     settings = parser.parse_args(arguments)
     require_seed(settings.seed)
     require_writable(settings.output)
+    settings_of(settings.model)
+    require_kind(settings.data, "prepared set")
     require_writable(settings.model, "model")  # which keeps the figures
 
     from vqlm.data_prep import PreparedSet

@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import Namespace
+from vqlm.lm.model_folder.names import settings_of
 from vqlm.lm.picture_requests import PictureRequest, file_names, read_like, read_prompts, with_seeds
+from vqlm.lm.settings import require_count
+from vqlm.scripts.opening import require_pictures
 from vqlm.scripts.options import run_script, script_parser
 from vqlm.training.errors import UserError
 from vqlm.training.files import require_writable
@@ -66,6 +69,10 @@ def main(arguments: list[str] | None = None) -> None:
     settings = parser.parse_args(arguments)
     drawn_with, requests = _what_to_draw(settings)
     names = _names_of_files(settings, requests)
+    require_count("batch_size", settings.batch_size)
+    settings_of(drawn_with["model"])
+    for request in requests:
+        require_pictures(request.image, request.mask)
 
     from vqlm.lm import TextToImagePipeline
     from vqlm.lm.drawn_files import draw, save_each, save_sheet, with_defaults

@@ -38,6 +38,7 @@ from vqlm.training.files import (
     write_json,
     write_notice,
 )
+from vqlm.training.folder_kinds import require_kind
 from vqlm.training.weight_files import COPY_AGAIN, weight_files, weights_fingerprint
 from vqlm.vq import VQVAE, VQVAEConfig
 
@@ -131,6 +132,7 @@ def load_finished(
 
     Raises UserError for a folder that is not a finished model, or whose parts were not trained together.
     """
+    require_kind(folder, "finished model")
     content = read_json_object(folder / SETTINGS_FILE)
     settings = ModelFolderSettings.from_json(content)
     _require_config(folder)
