@@ -117,7 +117,10 @@ def prepare(
     else:
         _check_given(vocabulary, image_tokenizer, text, modalities or {})
         deciding |= {"vocabulary": vocabulary.fingerprint()}
-    made_from = {name: asdict(value) if is_dataclass(value) else value for name, value in deciding.items()}
+    made_from = {
+        name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        for name, value in deciding.items()
+    }
     state = PartialState(cpu=device.type == "cpu", timeout=PATIENCE)
 
     def begin() -> None:
@@ -179,7 +182,7 @@ def _text_of(output: Path | None) -> TextConfig:
     if output is None or not (output / BEGUN).exists():
         return TextConfig()
     begun = flatten({"text": read_json(output / BEGUN).get("text", {})})
-    values = (EARLIER_VALUES | begun) if begun else {}
+    values: dict[str, Any] = (EARLIER_VALUES | begun) if begun else {}
     known = {field.name for field in fields(TextConfig)}
     return TextConfig(**{name: value for key, value in values.items() if (name := key.removeprefix("text.")) in known})
 

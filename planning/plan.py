@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from vqlm.planning.budget import STRIDES, Budget, Settings, Start, Wishes, budget_for, choosing_seconds
+from vqlm.planning.allowance import STRIDES, Budget, Settings, Start, Wishes, budget_for, choosing_seconds
 from vqlm.planning.facts import CollectionFacts
 from vqlm.planning.machine_speed import PICTURES, ROWS, MachineSpeed
 from vqlm.planning.reasons import (

@@ -11,7 +11,7 @@ from vqlm.data_prep.collection import parts_of
 from vqlm.data_prep.names import words_of_name
 from vqlm.data_prep.settings import CollectionConfig
 from vqlm.data_prep.sources.folder import NoCaptions
-from vqlm.planning.budget import Settings, Start, Wishes
+from vqlm.planning.allowance import Settings, Start, Wishes
 from vqlm.planning.facts import CollectionFacts, gather_facts
 from vqlm.planning.machine_speed import measure_speed
 from vqlm.planning.plan import Plan, make_plan
@@ -40,8 +40,8 @@ class Request:
         plan: a folder of YAML files that are taken instead of a plan.
         collection: how the collection is read.
         settings: of each stage, nested as in its YAML; they replace the plan's.
-        ignore_findings: train even if the inspection finds what would ruin it, on the pictures that are usable
-            however few they are.
+        ignore_findings: train even if the inspection finds what would ruin the training, on the pictures that are
+            usable however few they are.
         seed: decides the sample that the plan looks at.
     """
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from vqlm.planning.budget import Settings
+from vqlm.planning.allowance import Settings
 from vqlm.planning.plan import STAGES, Plan
 from vqlm.planning.reasons import Decision
 from vqlm.training.errors import UserError

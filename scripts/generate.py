@@ -9,6 +9,7 @@ vqlm generate --model runs/model --image picture.png --mask hole.png --output re
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -98,7 +99,7 @@ def _what_to_draw(settings: Namespace) -> tuple[dict[str, Any], list[PictureRequ
         if len(requests) > 1:
             raise UserError(f"{settings.like} shows {len(requests)} prompts; leave `prompts` out.")
     if settings.prompts is not None or settings.seed is not None:  # as many seeds as pictures, counted anew
-        requests = [PictureRequest(**vars(request) | {"seed": None}) for request in requests]
+        requests = [replace(request, seed=None) for request in requests]
     requests = [request.changed(given | {"seed": None}) for request in requests]
     if settings.prompts is not None:
         requests = read_prompts(settings.prompts, requests[0])

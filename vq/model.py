@@ -249,7 +249,7 @@ class VQVAE(PreTrainedModel):
             weight_files(Path(pretrained_model_name_or_path))
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         if device is not None:
-            (loaded[0] if isinstance(loaded, tuple) else loaded).to(device)
+            (loaded[0] if isinstance(loaded, tuple) else loaded).to(device)  # type: ignore[operator]
         return loaded
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
@@ -354,7 +354,7 @@ def load_image_tokenizer(folder: Path | str) -> VQVAE:
         raise UserError(f"{folder} holds no finished image tokenizer; train one there with `train_vq`.")
     read_json_object(Path(folder) / "config.json")
     try:  # in fp32, whatever it was saved in
-        model, found = VQVAE.from_pretrained(
+        model, found = VQVAE.from_pretrained(  # type: ignore[misc]
             str(folder), dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
     except UserError:

@@ -152,7 +152,7 @@ def _language_model(folder: Path, dtype: torch.dtype | str) -> PreTrainedModel:
     level = logger.level
     try:
         logger.setLevel(logging.ERROR)  # its report of missing weights
-        model, found = AutoModelForCausalLM.from_pretrained(
+        model, found = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
             str(folder), dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True,
             ignore_mismatched_sizes=True,
         )  # fmt: skip

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from vqlm.scripts.watch import main, make_server
 from vqlm.training.errors import UserError
-from vqlm.training.watching.curves import chart_of, curves_of, draw_chart
-from vqlm.training.watching.page import watch_page
+from vqlm.training.watching.log_curves import chart_of, curves_of, draw_chart
+from vqlm.training.watching.watch_page import watch_page
 
 LINES = [
     {"step": 50, "seconds": 10.0, "share": 0.25, "loss": 3.0, "image_nll": 4.0, "rows_per_second": 100.0},
