@@ -35,7 +35,7 @@ def write_run(stage: Path, lines: list[dict] = LINES) -> Path:
 
 def test_the_page_of_a_stage(tmp_path):
     run = write_run(tmp_path / "model")
-    page = watch_page(tmp_path / "model", seconds=5)
+    page = watch_page(tmp_path / "model", seconds=5.0)
     assert '<meta http-equiv="refresh" content="5">' in page
     assert "step 100; 0:20 of training; 50%, about 0:20 left" in page
     assert "1 step skipped for a gradient that is not finite, the last step 60 (model)" in page
@@ -47,7 +47,7 @@ def test_the_page_of_a_stage(tmp_path):
     assert "http://" not in page
     assert "https://" not in page
     (run / "summary.json").write_text("{}")
-    page = watch_page(tmp_path / "model", seconds=5)
+    page = watch_page(tmp_path / "model", seconds=5.0)
     assert "refresh" not in page
     assert "finished" in page
 
