@@ -171,3 +171,11 @@ def test_a_held_out_caption_that_is_trained_on_is_no_new_prompt(folder):
     assert any(
         f"{held_out} of {held_out} held-out pictures have captions that are also trained on" in r for r in remarks
     )
+
+
+@pytest.mark.parametrize(("count", "shown"), [(3, 3), (20, 20), (150, 24), (300, 24)])
+def test_the_sheet_is_full(tmp_path, count, shown):
+    for number in range(count):
+        write(tmp_path / "pictures", f"{number:03}.png", noise())
+    inspection, _, _ = inspect(tmp_path / "pictures")
+    assert len(inspection.samples) == shown

@@ -52,7 +52,8 @@ def test_a_folder_of_its_kind(tmp_path, kind):
         ("output of train", "prepared set",
          "FOLDER is the output of `vqlm train`, not a prepared set; the prepared set is FOLDER/data."),
         ("output of train", "image tokenizer",
-         "FOLDER is the output of `vqlm train`, not an image tokenizer; the image tokenizer is FOLDER/image_tokenizer."),
+         "FOLDER is the output of `vqlm train`, not an image tokenizer; the image tokenizer is "
+         "FOLDER/image_tokenizer."),
     ],
 )  # fmt: skip
 def test_a_folder_of_another_kind(tmp_path, kind, wanted, said):
