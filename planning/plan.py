@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass, field
 
+from vqlm.planning.allowance import Budget, Settings, Start, Wishes, budget_for, choosing_seconds
 from vqlm.planning.arguments import STRIDES, check_minutes, check_side, side_of
-from vqlm.planning.budget import Budget, Settings, Start, Wishes, budget_for, choosing_seconds
 from vqlm.planning.facts import CollectionFacts
 from vqlm.planning.machine_speed import PICTURES, ROWS, MachineSpeed
 from vqlm.planning.reasons import (

@@ -11,8 +11,8 @@ from vqlm.data_prep.names import words_of_name
 from vqlm.data_prep.settings import CollectionConfig
 from vqlm.data_prep.source_names import parts_of
 from vqlm.data_prep.sources.folder import NoCaptions
+from vqlm.planning.allowance import Settings, Start, Wishes
 from vqlm.planning.arguments import read_settings
-from vqlm.planning.budget import Settings, Start, Wishes
 from vqlm.planning.facts import CollectionFacts, gather_facts
 from vqlm.planning.machine_speed import measure_speed
 from vqlm.planning.plan import Plan, make_plan

@@ -249,9 +249,9 @@ class VQVAE(PreTrainedModel):
         if Path(pretrained_model_name_or_path, "config.json").exists() and not kwargs.get("subfolder"):
             _require_type(Path(pretrained_model_name_or_path))
             weight_files(Path(pretrained_model_name_or_path))
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         if device is not None:
-            (loaded[0] if isinstance(loaded, tuple) else loaded).to(device)  # type: ignore[operator]
+            (loaded[0] if isinstance(loaded, tuple) else loaded).to(device)
         return loaded
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
@@ -355,8 +355,13 @@ def load_image_tokenizer(folder: Path | str) -> VQVAE:
     if not (Path(folder) / "config.json").exists():
         require_kind(folder, "image tokenizer")
     _require_type(Path(folder))
+    try:
+        VQVAEConfig.from_pretrained(str(folder))
+    except Exception as error:  # ours and those of transformers
+        reason = " ".join(str(error).split())[:240]
+        raise UserError(f"{Path(folder) / 'config.json'} describes no image tokenizer: {reason}") from None
     try:  # in fp32, whatever it was saved in
-        model, found = VQVAE.from_pretrained(  # type: ignore[misc]
+        loaded: Any = VQVAE.from_pretrained(
             str(folder), dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
     except UserError:
@@ -366,8 +371,9 @@ def load_image_tokenizer(folder: Path | str) -> VQVAE:
             f"{folder} does not load as an image tokenizer ({type(error).__name__}: "
             f"{' '.join(str(error).split())[:160]}); {COPY_AGAIN}."
         ) from None
+    model, found = loaded
     for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        if names := sorted(str(name) for name in found.get(kind) or ()):
+        if names := sorted(name if isinstance(name, str) else str(name[0]) for name in found.get(kind) or ()):
             raise UserError(f"{folder}: its weights and config.json do not fit together, at {names[0]}; {COPY_AGAIN}.")
     model.eval()
     model.config.training_record = model.config.training_record or _record_of_run(Path(folder))
