@@ -195,10 +195,13 @@ def _start_name(request: Request) -> str | None:
 def describe(facts: CollectionFacts) -> str:
     """The collection in half a sentence."""
     about = "about " if facts.counted < sum(facts.pictures.values()) else ""
+    several = facts.captions_per_picture >= 1.5
+    per_picture = f", {facts.captions_per_picture:.0f} captions per picture" if several else ""
     side = "drawings of any size" if facts.median_side is None else f"about {facts.median_side} pixels wide"
     return (
         f"{about}{facts.trained:,} pictures to train on, {facts.held_out:,} held out, {side}; "
-        f"{facts.distinct_captions:,} different captions of {facts.words_per_caption:.1f} words"
+        f"{facts.distinct_captions:,} different {'first ' if several else ''}captions of "
+        f"{facts.words_per_caption:.1f} words{per_picture}"
     )
 
 

@@ -84,12 +84,12 @@ def test_remarks(folder):
     assert (folder / "copies.jsonl").read_text() == '{"key": "101.png", "same_as": "100.png"}\n'
     assert "| 101.png | 100.png |" in page(inspection, [], [])
     for said in (
-        "1 pictures are copies of another (such as 100.png and 101.png), listed in copies.jsonl",
-        "1 pictures share their name with another but for the suffix (such as flat.webp)",
-        "1 pictures are of nearly one colour (such as flat.png)",
+        "1 picture is a copy of another (such as 100.png and 101.png), listed in copies.jsonl",
+        "1 picture shares its name with another but for the suffix (such as flat.webp)",
+        "1 picture is of nearly one colour (such as flat.png)",
         "3 pictures are more than 2 times as long as wide, and the crop to the middle loses more than half of each; "
         "set `fit` pad",
-        "3 pictures are smaller than 16x16 and are scaled up",
+        "3 pictures are smaller than 16x16 and scaled up",
     ):
         assert said in text
 

@@ -62,7 +62,11 @@ def test_help_holds_the_line_of_a_setting(capsys):
 
 @pytest.mark.parametrize(
     ("text", "named"),
-    [("max_stepps: 5\n", "max_stepps"), ("max_steps: many\n", "--max-steps"), ("model:\n  width: 3\n", "model")],
+    [
+        ("max_stepps: 5\n", "--max-stepps; did you mean --max-steps?"),
+        ("max_steps: many\n", "--max-steps"),
+        ("model:\n  width: 3\n", "model"),
+    ],
 )
 def test_a_wrong_file_of_settings_fails_and_says_where(tmp_path, capsys, text, named):
     file = tmp_path / "settings.yaml"
