@@ -239,18 +239,19 @@ def findings(
         (wrong if inspection.leaked > LEAK * held_out else remarks).append(text)
     if inspection.example:
         remarks.append(
-            f"{inspection.copies} pictures are copies of another (such as {' and '.join(inspection.example)}), listed "
+            f"{_counted(inspection.copies, 'is a copy', 'are copies')} of another (such as "
+            f"{' and '.join(inspection.example)}), listed "
             f"in {folder / COPIES_FILE}; `drop_copies` leaves them out."
         )
     remarks += caption_findings(inspection.text)
     if inspection.twin_stems:
         remarks.append(
-            f"{len(inspection.twin_stems)} pictures share their name with another but for the suffix (such as "
-            f"{inspection.twin_stems[0]}), and so a .txt beside them."
+            f"{_counted(len(inspection.twin_stems), 'shares its', 'share their')} name with another but for the suffix "
+            f"(such as {inspection.twin_stems[0]}), and so a .txt beside them."
         )
     if inspection.near_constant:
         remarks.append(
-            f"{len(inspection.near_constant)} pictures are of nearly one colour (such as "
+            f"{_counted(len(inspection.near_constant), 'is', 'are')} of nearly one colour (such as "
             f"{inspection.near_constant[0]}); there is little to learn from them."
         )
     if longer := sum(count for length, count in inspection.lengths.items() if length > max_caption_tokens):
@@ -272,8 +273,13 @@ def findings(
         )
     small = sum(count for (width, height), count in sizes.items() if height < size[0] or width < size[1])
     if small > REMARKABLE * usable:
-        remarks.append(f"{small} pictures are smaller than {size[0]}x{size[1]} and are scaled up.")
+        remarks.append(f"{_counted(small, 'is', 'are')} smaller than {size[0]}x{size[1]} and scaled up.")
     return wrong, remarks
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    """ "1 picture is", "2 pictures are"."""
+    return f"{count} picture {one}" if count == 1 else f"{count} pictures {many}"
 
 
 def _remarks_on_files(inspection: CollectionInspection) -> list[str]:

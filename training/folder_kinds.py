@@ -94,7 +94,7 @@ def _described(folder: Path, wanted: FolderKind) -> str:
     other = _model_type(folder)
     if other == "vqvae" and wanted == "image tokenizer":
         return "holds no finished image tokenizer: its weights are missing"
-    if other is not None:
+    if other is not None and wanted != "finished model":
         return f"is a model of type {other}, not {_a(wanted)}"
     missing = {"image tokenizer": f"{CONFIG_FILE} of type vqvae with its weights", "finished model": SETTINGS_FILE}
     what = wanted if wanted.startswith("finished") else f"finished {wanted}"
