@@ -1,7 +1,7 @@
 # Two commands do everything: `make demo` and `make test`. Both make .venv on their first run.
 PYTHON ?= python3
 BIN := .venv/bin
-# killed.py, chaos.py and image_tokenizers.py answer other questions than of speed, and are run by hand.
+# killed.py, chaos.py, gpu.py and image_tokenizers.py answer other questions than of speed, and are run by hand.
 BENCHMARKS := roofline drawing lm_training lm_step vq_training data_loading nearest_codes encoding_rate \
 	encoding_memory plan_memory opening startup growth
 # These ask a finished model: where `make demo` has made one.
@@ -40,7 +40,7 @@ test-fast: .venv/installed-dev
 test-cuda: .venv/installed-dev
 	$(BIN)/python -m pytest -m cuda
 
-# Both trainings and preparing, killed a hundred times at random moments.
+# Both trainings and preparing on one and on two processes, killed a hundred times at random moments.
 chaos: .venv/installed-dev
 	$(BIN)/python benchmarks/chaos.py
 

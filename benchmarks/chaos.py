@@ -1,29 +1,50 @@
 """Do both stages and preparing, killed at random moments, end with what undisturbed runs end with?
 
-    python benchmarks/chaos.py                  # 100 kills in all, one process; `make chaos`
-    python benchmarks/chaos.py --processes 2    # started by torchrun
+    python benchmarks/chaos.py                 # 100 kills over three stages, on one and on two processes; `make chaos`
+    python benchmarks/chaos.py --kills 12      # a first look
 
-Each command is started with --resume and killed (SIGKILL, with its children) at a random moment, again and again; the
-last start may end. Then the weights, or the checksums of the shards, are compared with those of an undisturbed run.
+A round starts one command with --resume, kills it (SIGKILL) at a random moment, starts it again, and so on until it
+ends by itself. Half of the kills are aimed at a moment when something is being written. After each kill the files that
+have their final name must be whole; after each round the weights, every line of the log but for its times, or all rows
+of the prepared set must be those of an undisturbed run, bit for bit. Rounds follow until the kills are spent.
+
+A command runs in a fork of this program, which has imported all that it needs: a start takes a second instead of ten.
+Two processes meet as torchrun makes them meet; the second is killed up to 50 ms after the first, in either order.
 """
 
 import argparse
 import contextlib
-import csv
 import datetime
-import hashlib
+import itertools
 import json
+import multiprocessing
+import os
 import random
-import subprocess
+import shutil
+import socket
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import psutil
-from PIL import Image
-from vqlm.training.files import read_json
+os.environ["OMP_NUM_THREADS"] = "1"  # a fork has none of the threads of its parent
+
+import torch
+import vqlm.lm.train.loop  # what a command imports at its start, for all forks
+import vqlm.planning.reached
+import vqlm.scripts.prepare
+import vqlm.scripts.train_lm
+import vqlm.scripts.train_vq
+import vqlm.vq.train  # noqa: F401
+from generated import write_webdataset
+from vqlm.scripts.commands import run_command
+from vqlm.scripts.options import run_script
+from vqlm.training.checkpoint import find_damage
+from vqlm.training.files import checksum_of, read_json
 from vqlm.training.matrix_peak import describe_machine
 
 SMALL = {
@@ -33,101 +54,233 @@ SMALL = {
     "train-lm": ["--model.hidden_size", "32", "--model.intermediate_size", "64", "--model.num_hidden_layers", "2",
                  "--model.num_attention_heads", "2", "--compile", "no"],
 }  # fmt: skip
-# So often that most kills fall between two checkpoints and some fall into one.
-TRAINING = ["--checkpoint-minutes", "0.005", "--batch-size", "8", "--log-every", "5"]
+# So often that some kills fall into a checkpoint, and few enough that most fall between two.
+TRAINING = ["--checkpoint-minutes", "0.004", "--batch-size", "8", "--log-every", "1"]
+PICTURES, PICTURES_A_TAR = 320, 8
+TIMES = ("seconds", "rows_per_second")  # in a line of the log
+SLOWEST = 120.0  # seconds that a start may take; a longer one hangs
+FORK = multiprocessing.get_context("fork")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=34, help="of each of the three stages")
-    parser.add_argument("--steps", type=int, default=300, help="of each training")
-    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--kills", type=int, default=100, help="of all stages and numbers of processes together")
+    parser.add_argument("--steps", type=int, default=60, help="of each training")
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="numbers of processes to try")
+    parser.add_argument("--stages", nargs="+", choices=SMALL, default=list(SMALL))
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    print(datetime.date.today(), json.dumps(describe_machine()), flush=True)
+    torch.set_num_threads(1)
+    print(datetime.date.today(), json.dumps(describe_machine(0.01)), flush=True)
+    draw, tries = random.Random(arguments.seed), list(itertools.product(arguments.processes, arguments.stages))
     with tempfile.TemporaryDirectory() as place:
-        same = chaos(Path(place), arguments.kills, arguments.steps, arguments.processes, random.Random(arguments.seed))
-    sys.exit(0 if same else 1)
+        write_webdataset(Path(place) / "pictures", PICTURES, 16, PICTURES_A_TAR)
+        for number, (processes, stage) in enumerate(tries):
+            folder = Path(place) / f"on-{processes}"
+            for before in SMALL:  # a stage reads what an undisturbed one before it left
+                undisturbed(folder, before, arguments.steps, processes)
+                if before == stage:
+                    break
+            share = (arguments.kills * (number + 1)) // len(tries) - (arguments.kills * number) // len(tries)
+            chaos(folder, stage, arguments.steps, processes, share, draw)
+    print(f"{arguments.kills} kills, all continued; every result is that of an undisturbed run", flush=True)
 
 
-def chaos(
-    folder: Path, kills: int, steps: int, processes: int, draw: random.Random, stages: tuple[str, ...] = tuple(SMALL)
-) -> bool:
-    """Kill each stage `kills` times. Whether all ended with what undisturbed runs ended with."""
-    write_pictures(folder / "pictures", 48)
-    same = True
-    for stage in stages:
+def undisturbed(folder: Path, stage: str, steps: int, processes: int) -> float:
+    """Run a stage once, without a kill. Returns its seconds, also where it has run already."""
+    kept = folder / f"undisturbed-{stage}.seconds"
+    if not kept.exists():
         start = time.monotonic()
-        run(command(folder, stage, "undisturbed", steps, processes))
-        seconds = time.monotonic() - start
-        killed = command(folder, stage, "killed", steps, processes)
-        continued = sum(kill_after(killed, draw.uniform(0, seconds)) for _ in range(kills))
-        run(killed)
-        results = [result_of(folder / name / stage) for name in ("undisturbed", "killed")]
-        same &= results[0] == results[1]
-        verdict = "identical" if results[0] == results[1] else "DIFFERENT"
-        print(f"{stage}, {processes} processes: {continued} kills, undisturbed {seconds:.0f} s; {verdict}", flush=True)
-    return same
+        finish(command(folder, stage, "undisturbed", steps), processes, folder / "said")
+        kept.write_text(str(time.monotonic() - start))
+    return float(kept.read_text())
 
 
-def write_pictures(folder: Path, count: int) -> None:
-    """Small pictures of noise, with captions."""
-    folder.mkdir(parents=True)
-    draw = np.random.default_rng(0)
-    with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["file_name", "caption"])
-        writer.writeheader()
-        for number in range(count):
-            noise = draw.integers(0, 256, (4, 4, 3), dtype=np.uint8)
-            Image.fromarray(noise).resize((16, 16)).save(folder / f"{number}.png")
-            writer.writerow({"file_name": f"{number}.png", "caption": f"noise {number % 7}"})
+def chaos(folder: Path, stage: str, steps: int, processes: int, kills: int, draw: random.Random) -> None:
+    """Kill a stage `kills` times, over as many rounds as that takes. Exits where anything differs or is damaged."""
+    seconds, words = undisturbed(folder, stage, steps, processes), command(folder, stage, "killed", steps)
+    output, expected = folder / "killed" / stage, result_of(folder / "undisturbed" / stage)
+    killed, rounds, writing, start = 0, 0, 0, time.monotonic()
+    while killed < kills:
+        shutil.rmtree(output, ignore_errors=True)
+        with keep_for_a_look(folder):
+            while killed < kills and run_and_kill(words, processes, folder / "said", output, seconds, draw):
+                killed, writing = killed + 1, writing + bool(unfinished(output))
+                require_whole(output, words)
+            finish(words, processes, folder / "said")
+            require_same(expected, result_of(output), words)
+        rounds += 1
+    print(
+        f"{stage} on {processes}: {killed} kills, {writing} of them while something was written, {rounds} rounds, "
+        f"{time.monotonic() - start:.0f} s (undisturbed {seconds:.1f} s): all identical",
+        flush=True,
+    )
 
 
-def command(folder: Path, stage: str, name: str, steps: int, processes: int) -> list[str]:
-    """One stage; `prepare` and `train-lm` read what the undisturbed stage before them left."""
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    words = [sys.executable, *(launch if processes > 1 else []), "-m", "vqlm", stage, *SMALL[stage], "--resume"]
-    words += ["--output", str(folder / name / stage)]
+@contextlib.contextmanager
+def keep_for_a_look(folder: Path) -> Iterator[None]:
+    """Where a round ends the program, its files stay."""
+    try:
+        yield
+    except SystemExit:
+        kept = Path(tempfile.mkdtemp(prefix="chaos-")) / "files"
+        shutil.copytree(folder, kept)
+        print(f"the files of this round: {kept}", file=sys.stderr)
+        raise
+
+
+def command(folder: Path, stage: str, name: str, steps: int) -> list[str]:
+    """Arguments of `vqlm`. `prepare` and `train-lm` read what the undisturbed stage before them left."""
     before = folder / "undisturbed"
-    if stage == "train-lm":
-        words += ["--data", str(before / "prepare")]
-    else:
-        words += ["--data", str(folder / "pictures")]
+    data = before / "prepare" if stage == "train-lm" else folder.parent / "pictures"
+    words = [stage, *SMALL[stage], "--resume", "true", "--output", str(folder / name / stage), "--data", str(data)]
     if stage == "prepare":
         return [*words, "--image-tokenizer", str(before / "train-vq")]
     return [*words, "--max-steps", str(steps), *TRAINING]
 
 
-def run(words: list[str]) -> None:
-    """Exits with what the command said, should it fail."""
-    done = subprocess.run(words, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(words)}\n{done.stderr[-3000:]}")
+# Starting and killing
 
 
-def kill_after(words: list[str], seconds: float) -> bool:
-    """Whether the command was killed, and did not end before. Exits with what it said, should it fail by itself."""
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    try:
-        _, said = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        started = psutil.Process(process.pid)
-        for one in (started, *started.children(recursive=True)):  # torchrun gives each a session of its own
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
-        process.communicate()
-        return True
-    if process.returncode:
-        sys.exit(f"{' '.join(words)}\n{said.decode()[-3000:]}")
-    return False
+def started(words: list[str], processes: int, said: Path) -> list[BaseProcess]:
+    """The command in forks of this program, as many as `processes`, which write what they say to `said`."""
+    said.parent.mkdir(parents=True, exist_ok=True)
+    said.write_bytes(b"")
+    with socket.socket() as meeting:
+        meeting.bind(("127.0.0.1", 0))
+        port = str(meeting.getsockname()[1])
+    forks = []
+    for rank in range(processes):
+        environment = {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes), "MASTER_PORT": port,
+            "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1",
+        }  # fmt: skip
+        forks.append(FORK.Process(target=_work, args=(words, environment if processes > 1 else {}, said)))
+        forks[-1].start()
+    return forks
 
 
-def result_of(output: Path) -> object:
-    """What must not differ: the weights, and of a prepared set all rows."""
+def _work(words: list[str], environment: dict[str, str], said: Path) -> None:
+    os.environ |= environment
+    with said.open("ab") as file:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(file.fileno(), stream.fileno())
+    run_script(lambda arguments: run_command(words[0], arguments or []), words[1:])
+
+
+def finish(words: list[str], processes: int, said: Path) -> None:
+    """Run the command to its end. Exits with what it said, should it fail or hang."""
+    forks = started(words, processes, said)
+    if not wait(lambda: not any(fork.is_alive() for fork in forks), SLOWEST):
+        kill(forks, lambda: 0.0)
+        sys.exit(f"hangs: vqlm {' '.join(words)}\n{said.read_text()[-3000:]}")
+    require_success(forks, words, said)
+
+
+def run_and_kill(
+    words: list[str], processes: int, said: Path, output: Path, seconds: float, draw: random.Random
+) -> bool:
+    """Start the command and kill it. Whether it was killed, and did not end before."""
+    is_aimed, delay = draw.random() < 0.5, draw.uniform(0, seconds)
+    forks = started(words, processes, said)
+    before = {path: path.stat().st_mtime_ns for path in unfinished(output)}
+
+    def has_ended() -> bool:
+        return not all(fork.is_alive() for fork in forks)
+
+    def writes() -> bool:
+        with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
+            return any(path.stat().st_mtime_ns != before.get(path) for path in unfinished(output))
+        return False
+
+    wait(has_ended, delay)
+    if is_aimed:
+        wait(lambda: has_ended() or writes(), SLOWEST)
+        time.sleep(draw.uniform(0, 0.01))
+    if has_ended():
+        wait(lambda: not any(fork.is_alive() for fork in forks), SLOWEST)
+        require_success(forks, words, said)
+        return False
+    draw.shuffle(forks)
+    kill(forks, lambda: draw.uniform(0, 0.05))
+    return True
+
+
+def kill(forks: list[BaseProcess], pause: Callable[[], float]) -> None:
+    for fork in forks:
+        fork.kill()
+        time.sleep(pause() if fork is not forks[-1] else 0)
+    for fork in forks:
+        fork.join()
+
+
+def wait(condition: Callable[[], bool], seconds: float) -> bool:
+    """Wait until `condition` holds, `seconds` at most. Whether it holds."""
+    end = time.monotonic() + seconds
+    while not (holds := condition()) and time.monotonic() < end:
+        time.sleep(0.001)
+    return holds
+
+
+# What must hold
+
+
+def require_success(forks: list[BaseProcess], words: list[str], said: Path) -> None:
+    if any(fork.exitcode for fork in forks):
+        statuses = [fork.exitcode for fork in forks]
+        sys.exit(f"failed with {statuses}: vqlm {' '.join(words)}\n{said.read_text()[-3000:]}")
+
+
+def unfinished(output: Path) -> list[Path]:
+    """What has a temporary name, at any depth but below such a folder."""
+    return [*output.glob("*.tmp"), *output.glob("run/*.tmp"), *output.glob("shards/*.tmp")]
+
+
+def require_whole(output: Path, words: list[str]) -> None:
+    """Exits where a file that has its final name is damaged."""
+    damages = []
+    for name in ("checkpoint", "checkpoint.old"):
+        if (folder := output / "run" / name).exists() and (damage := find_damage(folder)) is not None:
+            damages.append(f"{folder}: {damage}")
+    for path in output.rglob("*.json"):
+        if not any(part.endswith(".tmp") for part in path.parts):
+            try:
+                json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                damages.append(f"{path}: {error}")
+    for described in output.glob("shards/??????/shard.json"):
+        for split, expected in read_json(described)["sha256"].items():
+            if checksum_of(described.with_name(f"{split}.arrow")) != expected:
+                damages.append(f"{described.parent}: {split}.arrow has changed")
+    if damages:
+        sys.exit(f"damaged after a kill: vqlm {' '.join(words)}\n" + "\n".join(damages))
+
+
+def result_of(output: Path) -> dict[str, Any]:
+    """What must not differ, by name: of a training weights and log, of a prepared set all rows and the vocabulary."""
     if (output / "manifest.json").exists():
         manifest = read_json(output / "manifest.json")
-        return manifest["shards"], manifest["splits"]
-    return hashlib.sha256((output / "model.safetensors").read_bytes()).hexdigest()
+        parts = {str(path.relative_to(output)): checksum_of(path) for path in output.glob("vocabulary/*")}
+        shards = {shard["folder"]: shard for shard in manifest["shards"]}
+        return shards | parts | {"splits": manifest["splits"], "skipped": (output / "skipped.jsonl").read_text()}
+    weights = {path.name: checksum_of(path) for path in output.glob("*.safetensors")}
+    lines = [json.loads(line) for line in (output / "run" / "log.jsonl").read_text().splitlines()]
+    repeated = [step for step, count in Counter(line["step"] for line in lines if "loss" in line).items() if count > 1]
+    log = {
+        f"log line {number}": {name: value for name, value in line.items() if name not in TIMES}
+        for number, line in enumerate(lines)
+    }
+    return (
+        weights | log | {"steps logged twice": repeated, "steps": read_json(output / "run" / "summary.json")["steps"]}
+    )
+
+
+def require_same(expected: dict[str, Any], found: dict[str, Any], words: list[str]) -> None:
+    different = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
+    if different:
+        lines = [f"{name}: {expected.get(name)} undisturbed, {found.get(name)} killed" for name in different[:5]]
+        sys.exit(f"{len(different)} results DIFFER: vqlm {' '.join(words)}\n" + "\n".join(lines))
 
 
 if __name__ == "__main__":

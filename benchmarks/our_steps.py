@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
 from torch.utils.data import DataLoader
 from vqlm.data_prep import RowCollator, SequenceConfig, Vocabulary
 from vqlm.data_prep.batching import CaptionLengths, PackedBatches, PackedRows, choose_shape
@@ -23,12 +24,14 @@ from vqlm.lm.model import add_embedding_dropout, build_language_model
 from vqlm.lm.settings import LanguageModelConfig, LMTrainingConfig
 from vqlm.lm.train.optimizers import build_optimizers
 from vqlm.training.device import is_bf16_fast
+from vqlm.training.gradients import Gradients
 from vqlm.vq import VQVAE, VQVAEConfig, to_pixel_values
 from vqlm.vq.losses import reconstruction_loss
 from vqlm.vq.optimizers import build_optimizers as build_vq_optimizers
 from vqlm.vq.settings import VQTrainingConfig
 from vqlm.vq.train import Pictures, check_values, initialize_codebook
 
+CPU = torch.device("cpu")
 CODEBOOK_SIZE, TEXT_SIZE = 1024, 1500
 # By their parameters without the embeddings of 2,526 ids; "tiny" is for tests.
 MODELS = {
@@ -69,10 +72,15 @@ class Rows:
 
 
 class LanguageStep:
-    """A step of stage two with AdamW. waited: seconds the last step spent on its batch. tokens: of its rows."""
+    """A step of stage two with AdamW. waited: seconds the last step spent on its batch. tokens: of its rows.
+
+    precision: "bf16", "fp16" or "no"; by default bf16 where the device multiplies it fast. skipped: steps in fp16 whose
+    gradient overflowed. last_loss: waits for the device.
+    """
 
     waited = 0.0
     tokens = 0
+    skipped = 0
 
     def __init__(
         self,
@@ -86,8 +94,14 @@ class LanguageStep:
         batch_size: int = 32,
         sequences: SequenceConfig = EQUAL,
         dataset: Dataset | None = None,
+        device: torch.device = CPU,
+        precision: str | None = None,
     ):
         torch.manual_seed(0)
+        self.device, precision = device, precision or ("bf16" if is_bf16_fast(device) else "no")
+        self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": None}[precision]
+        is_scaled = precision == "fp16" and device.type == "cuda"
+        self.gradients = Gradients(1, GradScaler(device.type) if is_scaled else None)
         config = LMTrainingConfig(optimizer="adamw", learning_rate=2e-3)
         train = dataset or rows.dataset()
         lengths, overhead = CaptionLengths(train, rows.longest), ROW_OVERHEAD + rows.num_codes
@@ -98,7 +112,7 @@ class LanguageStep:
         self.objective = WeightedCrossEntropy(
             self.model, rows.vocabulary, config.text_weight, config.image_weight, config.caption_weight,
             config.label_smoothing, config.neighbor_smoothing, similar_codes(torch.randn(CODEBOOK_SIZE, 16)),
-        ).train()  # fmt: skip
+        ).train().to(device)  # fmt: skip
         self.objective.has_plain_head &= not whole_vocabulary
         self.optimizers = build_optimizers("adamw", self.model, config.learning_rate, 0.1, config.beta2)
         self.max_norm = config.max_grad_norm
@@ -116,9 +130,22 @@ class LanguageStep:
         start = time.perf_counter()
         batch = self.collate(next(self.packs), self.shape)
         self.waited, self.tokens = time.perf_counter() - start, batch.num_tokens
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_bf16_fast(torch.device("cpu"))):
-            loss = self.objective(**vars(batch)).loss
-        update(loss, self.model, self.optimizers, self.max_norm)
+        batch = batch.to(self.device)
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+            self.loss = self.objective(**vars(batch)).loss
+        self.gradients.add(self.loss, None)
+        norm = self.gradients.finish(self.model, self.optimizers, self.max_norm)
+        is_finite = bool(torch.isfinite(norm))
+        self.skipped += not is_finite
+        for optimizer in self.optimizers:
+            if is_finite:
+                optimizer.step()
+            optimizer.zero_grad()
+        self.gradients.update_scale()
+
+    @property
+    def last_loss(self) -> float:
+        return self.loss.item()
 
 
 class TokenizerStep:

@@ -252,7 +252,7 @@ class VQVAE(PreTrainedModel):
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         if device is not None:
             (loaded[0] if isinstance(loaded, tuple) else loaded).to(device)
-        return loaded
+        return loaded  # type: ignore[return-value]
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
         """Save as any transformers model; a model of pictures also saves its image processor, and NOTICE.

@@ -186,7 +186,10 @@ def test_like_continues_and_repaints_again(generate):
         (["--output", "a.png", "--num-images", 0], "`num_images` must be at least 1, found 0"),
         (["--output", "a.png", "--temperature", "nan"], "--temperature: expected float, found nan"),
         (["--output", "a.png", "--batch-size", 0], "`batch_size` must be at least 1, found 0"),
-        (["--output", "a.png", "--dtype", "float8"], "`dtype` must be float32, bfloat16 or float16, found 'float8'"),
+        (
+            ["--output", "a.png", "--dtype", "float8"],
+            "--dtype: expected one of 'float32', 'bfloat16', 'float16', found float8",
+        ),
         (["--output", "a.png", "--prompt", "a", "--prompts", "b"], "give one of the two"),
         (["--output", "a.png", "--like", "picture.png"], "picture.png does not say how it was drawn"),
     ],
@@ -240,7 +243,7 @@ def test_captions_name_files_that_load_again(call_script, described):
     captions = {line["file_name"]: line["caption"] for line in lines}
     assert list(captions) == ["a.png", "inner/b ü.png"]
     rows = list(load_collection("pictures", SIDE).rows())
-    assert {row.key: row.captions for row in rows} == {name: [caption] for name, caption in captions.items()}
+    assert {row.key: row.captions for row in rows} == {name: (caption,) for name, caption in captions.items()}
 
 
 def test_captions_of_pictures_elsewhere(call_script, described, capsys):
