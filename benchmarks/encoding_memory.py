@@ -2,7 +2,7 @@
 
     python benchmarks/encoding_memory.py
 
-Runs scripts/prepare.py in a new process on generated WebDatasets of several sizes and reports the peak memory of
+Runs scripts/prepare_data.py in a new process on generated WebDatasets of several sizes and reports the peak memory of
 the process or of its largest worker.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from generated import write_image_tokenizer, write_webdataset
 from measure import Report, choose, parser
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "prepare.py"
+SCRIPT = Path(__file__).parents[1] / "scripts" / "prepare_data.py"
 # Run by a fresh interpreter each time: a process is told only the peak of all its children so far.
 MEASURE = """
 import resource, subprocess, sys

@@ -2,7 +2,7 @@
 
     python benchmarks/killed.py
 
-Starts scripts/prepare.py on a generated WebDataset, kills it and its workers (SIGKILL) at a random moment,
+Starts scripts/prepare_data.py on a generated WebDataset, kills it and its workers (SIGKILL) at a random moment,
 continues it with --resume, and so on. Then compares all checksums and all skipped rows with an undisturbed run.
 """
 
@@ -22,7 +22,7 @@ from generated import write_image_tokenizer, write_webdataset
 from vqlm.training.files import read_json
 from vqlm.training.matrix_peak import describe_machine
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "prepare.py"
+SCRIPT = Path(__file__).parents[1] / "scripts" / "prepare_data.py"
 
 
 def main() -> None:

@@ -18,7 +18,8 @@ from vqlm.data_prep.choosing import chosen_rows
 from vqlm.data_prep.file_kinds import is_picture, is_system_file, key_of
 from vqlm.data_prep.names import NO_WORDS
 from vqlm.data_prep.rows import TABLE_ROWS, Row, Shard, Unusable, digest_of, join_shards, kind_of_other, read_all
-from vqlm.data_prep.settings import BETWEEN_COLLECTIONS, DATA_HELP, CollectionConfig
+from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
+from vqlm.data_prep.source_names import parts_of, require_data
 from vqlm.data_prep.sources.arrays import array_shards
 from vqlm.data_prep.sources.folder import METADATA, files_below, read_folder, shards_of_content
 from vqlm.data_prep.sources.openmoji import ATTRIBUTION, SPLITS, openmoji_shards
@@ -184,6 +185,7 @@ def load_collection(
     # Pillow would warn of pictures that are refused here with a reason.
     warnings.simplefilter("ignore", PILImage.DecompressionBombWarning)
     reading = Reading(image_size, config or CollectionConfig(), needs_captions)
+    require_data(data)
     parts = parts_of(data)
     if len(parts) == 1:
         collection = _load_part(data, reading)
@@ -203,13 +205,6 @@ class Reading(NamedTuple):
     image_size: int
     config: CollectionConfig
     needs_captions: bool
-
-
-def parts_of(data: str) -> list[str]:
-    """The collections that `data` names: several if " + " stands between them and the whole is no path."""
-    if BETWEEN_COLLECTIONS not in data or os.path.exists(data):
-        return [data]
-    return [part.strip() for part in data.split(BETWEEN_COLLECTIONS)]
 
 
 def _load_part(data: str, reading: Reading) -> Collection:
@@ -280,8 +275,6 @@ def _open(data: str, reading: Reading) -> Collection:
     files = [place] if place.is_file() else [Path(name) for name in glob.glob(data, recursive=True)]
     if collection := _of_files([path for path in files if path.is_file()], reading):
         return collection
-    if not place.exists() and not glob.has_magic(data) and ":" not in data:
-        raise UserError(f"there is no folder {data} here; `data` must be {DATA_HELP[:-1]}.")
     raise UserError(f"`data` must be {DATA_HELP[:-1]}; {data!r} is none of them.")
 
 

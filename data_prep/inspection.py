@@ -35,7 +35,7 @@ EXTREME_ASPECT = 2.0
 # Share of pictures from which on a remark is made.
 REMARKABLE = 0.01
 LEAK = 0.01  # share of held-out pictures that may also be trained on
-SAMPLES = 24
+SAMPLES, MOST_SAMPLES = 24, 1000  # on the sheet; kept while reading
 CAPTIONS_KEPT = 200_000
 UNUSABLE_FILE, COPIES_FILE = "unusable.jsonl", "copies.jsonl"
 
@@ -135,7 +135,7 @@ def inspect_collection(
     held_out_captions: list[list[int]] = []
     stems: dict[str, str] = {}
     examine = partial(_examine, size=size, config=collection.config)
-    progress = Progress("inspect")
+    progress, taken, shown = Progress("inspect"), 1, 0
     for _, (facts, skipped), _ in mapped_shards(collection.shards, examine, num_workers):
         inspection.skipped.add(len(facts) + len(skipped), skipped)
         progress.tick(f"{inspection.skipped.seen:,} pictures")
@@ -163,9 +163,11 @@ def inspect_collection(
             stem = str(PurePosixPath(fact.key).with_suffix(""))
             if stem != fact.key and stems.setdefault(stem, fact.key) != fact.key:
                 inspection.twin_stems.append(fact.key)
-            if fact.thumbnail is not None:
+            if fact.thumbnail is not None and (shown := shown + 1) % taken == 0:
                 picture = torch.from_numpy(fact.thumbnail.copy()).permute(2, 0, 1)
                 inspection.samples.append((fact.captions[0], picture))
+        if len(inspection.samples) > MOST_SAMPLES:  # an even part of those that were read
+            inspection.samples, taken = inspection.samples[::2], 2 * taken
     inspection.seen_captions = sum(trained_captions.issuperset(hashes) for hashes in held_out_captions)
     for same in alike.values():
         if same.trained and same.held_out:
@@ -174,8 +176,9 @@ def inspect_collection(
             inspection.example = (same.first, same.second)
         if same.trained and same.held_out and not inspection.leak_example:
             inspection.leak_example = (same.held_out, same.trained)
-    every = max(1, len(inspection.samples) // SAMPLES)
-    inspection.samples = inspection.samples[::every][:SAMPLES]
+    count = len(inspection.samples)
+    chosen = range(count) if count <= SAMPLES else [number * count // SAMPLES for number in range(SAMPLES)]
+    inspection.samples = [inspection.samples[number] for number in chosen]
     return inspection
 
 
@@ -183,6 +186,7 @@ def _examine(
     chunk: list[Row | Unusable], size: tuple[int, int], config: CollectionConfig
 ) -> tuple[list[PictureFacts], list[Unusable]]:
     facts, skipped = [], []
+    every = max(1, len(chunk) // SAMPLES)  # as many as the sheet takes, for a collection of one batch
     for row in chunk:
         if isinstance(row, Unusable) or isinstance(row.image, np.ndarray):
             skipped.append(row)
@@ -197,7 +201,7 @@ def _examine(
             continue
         values = scale_and_crop(shown, size)
         deviation = float(values.std((0, 1)).max())
-        sample = None if facts else values  # one per batch is enough
+        sample = values if len(facts) % every == 0 else None
         is_cropped = not has_shape(shown, size)
         facts.append(
             PictureFacts(row.key, row.captions, kind, full_size, is_cropped, digest_of_pixels(shown), deviation, sample)
@@ -235,25 +239,26 @@ def findings(
         (wrong if inspection.leaked > LEAK * held_out else remarks).append(text)
     if inspection.example:
         remarks.append(
-            f"{inspection.copies} pictures are copies of another (such as {' and '.join(inspection.example)}), listed "
+            f"{_counted(inspection.copies, 'is a copy', 'are copies')} of another (such as "
+            f"{' and '.join(inspection.example)}), listed "
             f"in {folder / COPIES_FILE}; `drop_copies` leaves them out."
         )
     remarks += caption_findings(inspection.text)
     if inspection.twin_stems:
         remarks.append(
-            f"{len(inspection.twin_stems)} pictures share their name with another but for the suffix (such as "
-            f"{inspection.twin_stems[0]}), and so a .txt beside them."
+            f"{_counted(len(inspection.twin_stems), 'shares its', 'share their')} name with another but for the suffix "
+            f"(such as {inspection.twin_stems[0]}), and so a .txt beside them."
         )
     if inspection.near_constant:
         remarks.append(
-            f"{len(inspection.near_constant)} pictures are of nearly one colour (such as "
+            f"{_counted(len(inspection.near_constant), 'is', 'are')} of nearly one colour (such as "
             f"{inspection.near_constant[0]}); there is little to learn from them."
         )
     if longer := sum(count for length, count in inspection.lengths.items() if length > max_caption_tokens):
         remarks.append(
             f"{longer} captions are longer than {max_caption_tokens} tokens, the longest has "
-            f"{max(inspection.lengths)}: stage two cuts them; raise its `max_caption_tokens`, or refuse them with "
-            "`long_captions` refuse."
+            f"{max(inspection.lengths)}: `vqlm train-lm` cuts them; raise its `max_caption_tokens`, or refuse "
+            "them with its `long_captions` refuse."
         )
     sizes = {pair: count for pair, count in inspection.sizes.items() if min(pair)}
     extreme = sum(
@@ -268,8 +273,13 @@ def findings(
         )
     small = sum(count for (width, height), count in sizes.items() if height < size[0] or width < size[1])
     if small > REMARKABLE * usable:
-        remarks.append(f"{small} pictures are smaller than {size[0]}x{size[1]} and are scaled up.")
+        remarks.append(f"{_counted(small, 'is', 'are')} smaller than {size[0]}x{size[1]} and scaled up.")
     return wrong, remarks
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    """ "1 picture is", "2 pictures are"."""
+    return f"{count} picture {one}" if count == 1 else f"{count} pictures {many}"
 
 
 def _remarks_on_files(inspection: CollectionInspection) -> list[str]:

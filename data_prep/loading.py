@@ -122,7 +122,7 @@ class _Loaded:
         self.skipped = SkippedRows(collection.config.max_skipped)
         self.progress = Progress("read")
 
-    def read(self, shards: list[Shard], most: float) -> bool:
+    def read(self, shards: list[Shard], most: int | float) -> bool:
         """Read all rows; stops and is False where more than `most` are trained on."""
         # In the order of the shards: which worker is faster must not decide the order of the pictures.
         for _, batch in in_order(mapped_shards(shards, self.decode)):

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -117,7 +117,10 @@ def prepare(
     else:
         _check_given(vocabulary, image_tokenizer, text, modalities or {})
         deciding |= {"vocabulary": vocabulary.fingerprint()}
-    made_from = {name: asdict(value) if is_dataclass(value) else value for name, value in deciding.items()}
+    made_from = {
+        name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        for name, value in deciding.items()
+    }
     state = PartialState(cpu=device.type == "cpu", timeout=PATIENCE)
 
     def begin() -> None:
@@ -179,7 +182,7 @@ def _text_of(output: Path | None) -> TextConfig:
     if output is None or not (output / BEGUN).exists():
         return TextConfig()
     begun = flatten({"text": read_json(output / BEGUN).get("text", {})})
-    values = (EARLIER_VALUES | begun) if begun else {}
+    values: dict[str, Any] = (EARLIER_VALUES | begun) if begun else {}
     known = {field.name for field in fields(TextConfig)}
     return TextConfig(**{name: value for key, value in values.items() if (name := key.removeprefix("text.")) in known})
 
@@ -233,32 +236,38 @@ def check_sample(collection: Collection, input_shape: list[int]) -> None:
 
 def _captions(collection: Collection, num_workers: int | None) -> list[str]:
     """Captions of training rows, about `BPE_CAPTIONS` at most: of more, a sample of all by a hash of their keys."""
-    kept: list[Any] = []  # (hash, captions) of a row; lists where they come from a worker process
+    kept: list[_Hashed] = []
     count = 0
     hashed = partial(_hashed_captions, split_of=collection.split_of)
     for _, batch, _ in mapped_shards(collection.shards, hashed, num_workers):
         kept += batch
-        count += sum(len(captions) for _, captions in batch)
+        count += sum(len(row.captions) for row in batch)
         if count > 2 * BPE_CAPTIONS:
             kept, count = _first_captions(kept)
-    return [caption for _, captions in _first_captions(kept)[0] for caption in captions]
+    return [caption for row in _first_captions(kept)[0] for caption in row.captions]
 
 
-def _hashed_captions(
-    chunk: list[Row | Unusable], split_of: Callable[[str], str]
-) -> list[tuple[float, tuple[str, ...]]]:
+@dataclass(order=True)
+class _Hashed:
+    """Captions of a row, and the number that decides whether they are drawn. A loader makes lists of tuples."""
+
+    share: float
+    captions: tuple[str, ...]
+
+
+def _hashed_captions(chunk: list[Row | Unusable], split_of: Callable[[str], str]) -> list[_Hashed]:
     return [
-        (hash_share(f"bpe {row.key}"), row.captions)
+        _Hashed(hash_share(f"bpe {row.key}"), row.captions)
         for row in chunk
         if isinstance(row, Row) and split_of(row.key) == TRAIN
     ]
 
 
-def _first_captions(rows: list[Any]) -> tuple[list[Any], int]:
+def _first_captions(rows: list[_Hashed]) -> tuple[list[_Hashed], int]:
     """The rows with the lowest hashes that hold at most `BPE_CAPTIONS` captions, and how many these are."""
     rows, count = sorted(rows), 0
-    for number, (_, captions) in enumerate(rows):
-        count += len(captions)
+    for number, row in enumerate(rows):
+        count += len(row.captions)
         if count >= BPE_CAPTIONS:
             return rows[: number + 1], count
     return rows, count

@@ -25,6 +25,7 @@ from vqlm.data_prep.collection import TRAIN
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.training.errors import UserError
 from vqlm.training.files import checksum_of, read_json, require_match
+from vqlm.training.folder_kinds import require_kind
 from vqlm.vq import VQVAE, load_image_tokenizer
 
 MANIFEST = "manifest.json"
@@ -91,6 +92,7 @@ class PreparedSet:
         folder = Path(folder)
         if not (folder / MANIFEST).exists() and (folder / SHARDS).is_dir():
             raise UserError(f"{folder} is not finished; continue preparing it with `resume`.")
+        require_kind(folder, "prepared set")
         manifest = read_json(folder / MANIFEST)
         if not isinstance(manifest, dict) or manifest.get("form") != FORM:
             raise UserError(f"{folder} was prepared by another version of vqlm; prepare it again.")

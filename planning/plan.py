@@ -3,7 +3,8 @@
 import math
 from dataclasses import dataclass, field
 
-from vqlm.planning.budget import STRIDES, Budget, Settings, Start, Wishes, budget_for, choosing_seconds
+from vqlm.planning.allowance import Budget, Settings, Start, Wishes, budget_for, choosing_seconds
+from vqlm.planning.arguments import STRIDES, check_minutes, check_side, side_of
 from vqlm.planning.facts import CollectionFacts
 from vqlm.planning.machine_speed import PICTURES, ROWS, MachineSpeed
 from vqlm.planning.reasons import (
@@ -19,8 +20,6 @@ from vqlm.planning.reasons import (
     start_decision,
 )
 from vqlm.training.errors import UserError
-
-STAGES = ("inspect", "train_vq", "prepare", "train_lm")
 
 SIDES = (32, 64, 96, 128)  # of pictures that a plan chooses
 ENLARGED = 1.3  # at most so many times the pictures' own side
@@ -77,7 +76,7 @@ def make_plan(
         UserError: if the minutes allow no learning, or a wish contradicts `start`.
     """
     wishes, warning = wishes or Wishes(), speed.warning
-    _check_minutes(minutes)
+    check_minutes(minutes)
     sides = _possible_sides(facts, wishes, start)
     budgets = [budget_for(side, facts, speed, minutes, wishes, start) for side in sides]
     chosen = next((budget for budget in reversed(budgets) if budget.has(ENOUGH_VQ, ENOUGH_LM)), budgets[0])
@@ -132,18 +131,9 @@ def merged(settings: Settings, given: Settings) -> Settings:
     return result
 
 
-def _check_minutes(minutes: float) -> None:
-    if not 0 < minutes < math.inf:
-        raise UserError(f"`minutes` must be above 0, found {minutes}.")
-
-
 def _possible_sides(facts: CollectionFacts, wishes: Wishes, start: Start | None) -> list[int]:
     """Ascending."""
-    side = wishes.image_size
-    if shape := (wishes.of("train_vq", "network") or {}).get("input_shape"):
-        if side is not None and list(shape) != [side, side]:
-            raise UserError(f"`image_size` {side} contradicts network.input_shape {shape}; leave one of them out.")
-        side = shape[0]
+    side = side_of(wishes.image_size, (wishes.of("train_vq", "network") or {}).get("input_shape"))
     if start is not None:
         if side not in (None, start.side):
             raise UserError(
@@ -152,9 +142,7 @@ def _possible_sides(facts: CollectionFacts, wishes: Wishes, start: Start | None)
             )
         return [start.side]
     if side is not None:
-        factor = math.prod(STRIDES)
-        if side < factor or side % factor:
-            raise UserError(f"`image_size` must be a multiple of {factor}, such as 64, 96 or 128; found {side}.")
+        check_side(side)
         return [side]
     if facts.median_side is None:
         return list(SIDES[1:])

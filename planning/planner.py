@@ -7,19 +7,21 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vqlm.data_prep import Collection, load_collection
-from vqlm.data_prep.collection import parts_of
 from vqlm.data_prep.names import words_of_name
 from vqlm.data_prep.settings import CollectionConfig
+from vqlm.data_prep.source_names import parts_of
 from vqlm.data_prep.sources.folder import NoCaptions
-from vqlm.planning.budget import Settings, Start, Wishes
+from vqlm.planning.allowance import Settings, Start, Wishes
+from vqlm.planning.arguments import read_settings
 from vqlm.planning.facts import CollectionFacts, gather_facts
 from vqlm.planning.machine_speed import measure_speed
 from vqlm.planning.plan import Plan, make_plan
 from vqlm.planning.reasons import Decision
-from vqlm.planning.saved_plan import load_plan, read_settings, remove_inspection, remove_plan, save_plan
+from vqlm.planning.saved_plan import load_plan, remove_inspection, remove_plan, save_plan
 from vqlm.planning.without_effect import OPTION_OF_STAGE, without_effect
 from vqlm.training.errors import UserError
 from vqlm.training.files import is_same_place
+from vqlm.training.folder_kinds import require_kind
 
 DEFAULT_MINUTES = 30.0
 LIMITS = ("max_skipped",)  # which change no result: they hold for a begun plan too
@@ -40,8 +42,8 @@ class Request:
         plan: a folder of YAML files that are taken instead of a plan.
         collection: how the collection is read.
         settings: of each stage, nested as in its YAML; they replace the plan's.
-        ignore_findings: train even if the inspection finds what would ruin the training, on the pictures that are usable
-            however few they are.
+        ignore_findings: train even if the inspection finds what would ruin the training, on the pictures that are
+            usable however few they are.
         seed: decides the sample that the plan looks at.
     """
 
@@ -194,10 +196,13 @@ def _start_name(request: Request) -> str | None:
 def describe(facts: CollectionFacts) -> str:
     """The collection in half a sentence."""
     about = "about " if facts.counted < sum(facts.pictures.values()) else ""
+    several = facts.captions_per_picture >= 1.5
+    per_picture = f", {facts.captions_per_picture:.0f} captions per picture" if several else ""
     side = "drawings of any size" if facts.median_side is None else f"about {facts.median_side} pixels wide"
     return (
         f"{about}{facts.trained:,} pictures to train on, {facts.held_out:,} held out, {side}; "
-        f"{facts.distinct_captions:,} different captions of {facts.words_per_caption:.1f} words"
+        f"{facts.distinct_captions:,} different {'first ' if several else ''}captions of "
+        f"{facts.words_per_caption:.1f} words{per_picture}"
     )
 
 
@@ -219,14 +224,10 @@ def look_at_start(folder: Path, collection: Collection) -> Start:
     import torch
     from vqlm.data_prep.loading import decode_rows
     from vqlm.data_prep.settings import ViewConfig
-    from vqlm.lm.settings import SETTINGS_FILE, is_finished
     from vqlm.vq import load_image_tokenizer, to_pixel_values
     from vqlm.vq.metrics import psnr
 
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder} to start from; give the folder of a finished model as `start`.")
-    if not is_finished(str(folder)):
-        raise UserError(f"{folder} is no finished model: it has no {SETTINGS_FILE}. `vqlm train-lm` writes one.")
+    require_kind(folder, "finished model")
     tokenizer = load_image_tokenizer(folder / "image_tokenizer")
     config = tokenizer.config
     shape = config.network.input_shape

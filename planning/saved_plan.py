@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from vqlm.planning.budget import Settings
-from vqlm.planning.plan import STAGES, Plan
+from vqlm.planning.arguments import STAGES, read_settings
+from vqlm.planning.plan import Plan
 from vqlm.planning.reasons import Decision
-from vqlm.training.errors import UserError
 from vqlm.training.files import read_json, write_json
 
 MADE_FOR = "made_for.json"  # written last: with it the plan is whole
@@ -45,29 +44,6 @@ def load_plan(folder: Path) -> tuple[Plan, dict[str, Any]] | None:
     decisions = [Decision(**decision) for decision in made_for.pop("decisions")]
     rest = {name: made_for.pop(name) for name in ("notes", "seconds", "start")}
     return Plan(read_settings(folder), decisions, **rest), made_for
-
-
-def read_settings(folder: Path) -> dict[str, Settings]:
-    """Settings by stage from the YAML files in `folder`; a stage without a file has none.
-
-    Raises UserError if no stage has a file, or one cannot be read.
-    """
-    settings: dict[str, Settings] = {}
-    for stage in STAGES:
-        path = folder / f"{stage}.yaml"
-        if not path.exists():
-            continue
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"{path} cannot be read as YAML ({' '.join(str(error).split())}); correct it.") from None
-        if not isinstance(content, dict | None):
-            raise UserError(f"{path} must hold settings such as `max_steps: 500`, found {content!r:.60}.")
-        settings[stage] = content or {}
-    if not settings:
-        names = ", ".join(f"{stage}.yaml" for stage in STAGES)
-        raise UserError(f"{folder} holds none of {names}; `plan` names a folder that holds some of them.")
-    return {stage: settings.get(stage, {}) for stage in STAGES}
 
 
 def remove_plan(folder: Path) -> None:

@@ -13,7 +13,7 @@ from vqlm.data_prep.settings import FINDINGS_FILE, CollectionConfig
 from vqlm.planning.plan import Plan
 from vqlm.planning.planner import Request
 from vqlm.planning.reached import reached_by_evaluation
-from vqlm.planning.saved_plan import remove_inspection
+from vqlm.planning.saved_plan import MADE_FOR, remove_inspection
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json
 from vqlm.training.progress import format_seconds
@@ -180,8 +180,11 @@ def _a_caption(output: Path) -> str:
     return rows[0]["captions"][0]
 
 
-def continue_command(request: Request, prefix: list[str]) -> str:
-    """The command that goes on with an interrupted request."""
+def continue_command(request: Request, prefix: list[str], given: list[str]) -> str:
+    """The command that goes on with an interrupted request. Until its plan is saved that is the one with all the words
+    that were `given`."""
+    if not (request.plan_folder / MADE_FOR).exists():
+        return shlex.join([*prefix, "train", *given])
     words: list[Any] = ["train", request.data, "--output", request.output]
     words += ["--ignore-findings"] if request.ignore_findings else []
     return shlex.join([*prefix, *map(str, words)])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vqlm.lm.settings import is_finished
-from vqlm.planning.budget import Settings
+from vqlm.planning.allowance import Settings
 from vqlm.planning.plan import Plan
 from vqlm.training.files import is_same_place
 

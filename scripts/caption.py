@@ -8,6 +8,8 @@ import os
 import sys
 from pathlib import Path
 
+from vqlm.lm.model_folder.names import settings_of
+from vqlm.scripts.opening import require_pictures
 from vqlm.scripts.options import run_script, script_parser
 from vqlm.training.errors import UserError
 from vqlm.training.files import require_writable
@@ -25,6 +27,12 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(f"{settings.output} exists; name another file.")
     if settings.output is not None:
         require_writable(settings.output.parent)
+    require_pictures(*settings.image)
+    if (model := settings_of(settings.model)) is not None and not model.get("can_caption", False):
+        raise UserError(
+            f"{settings.model} was not trained to describe pictures; train it with `vqlm train-lm` and "
+            "--sequences.captioning above 0."
+        )
 
     from vqlm.data_prep.picture_files import read_picture
     from vqlm.lm import TextToImagePipeline

@@ -5,7 +5,10 @@ import os
 import shlex
 from collections.abc import Iterator
 from contextvars import ContextVar
+from dataclasses import fields
+from typing import Any
 
+from vqlm.data_prep.settings import CollectionConfig
 from vqlm.scripts.commands import command_prefix
 
 # `vqlm train` prints the commands itself.
@@ -26,6 +29,16 @@ def say(text: str) -> None:
     """Print a line, once, whatever the number of processes."""
     if os.environ.get("RANK", "0") == "0":
         print(text, flush=True)
+
+
+def collection_words(settings: Any) -> list[str]:
+    """The options of how a collection is read that are not at their defaults, for the command that reads it next."""
+    words = []
+    for field in fields(CollectionConfig):
+        value, option = getattr(settings, field.name), "--" + field.name.replace("_", "-")
+        if value != field.default:
+            words += [option] if value is True else [option, str(value)]
+    return words
 
 
 def close_stage(reached: str, *next_command: object) -> None:

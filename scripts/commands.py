@@ -23,7 +23,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "inspect-data": Command("inspect_data", "what is wrong with a collection of pictures"),
         "train-vq": Command("train_vq", "stage one: train a VQ-VAE, which turns pictures into codes"),
         "inspect-vq": Command("inspect_vq", "what is wrong with a trained VQ-VAE"),
-        "prepare": Command("prepare", "encode pictures to codes and captions to one vocabulary"),
+        "prepare": Command("prepare_data", "encode pictures to codes and captions to one vocabulary"),
         "train-lm": Command("train_lm", "stage two: train a language model on a prepared set"),
         "plan": Command("plan", "what a config of one stage would cost: parameters, FLOPs, memory, time"),
         "watch": Command("watch", "curves and samples of a training, on a page that refreshes itself"),
@@ -71,8 +71,14 @@ def _dispatch(arguments: list[str] | None) -> None:
     first, *rest = arguments or ["--help"]
     if first in ("-h", "--help"):
         print(_help(), flush=True)
+    elif first == "help":
+        run_command(rest[0], ["--help"]) if rest else print(_help(), flush=True)
     elif first == "--version":
         print(f"vqlm {metadata.version('vqlm')}", flush=True)
+    elif first.startswith("-"):
+        raise UserError(
+            f"the subcommand comes before its options: vqlm SUBCOMMAND {first} ...; vqlm --help lists them."
+        )
     else:
         run_command(first, rest)
 

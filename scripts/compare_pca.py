@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
+from vqlm.data_prep.source_names import require_data
+from vqlm.lm.settings import require_count
 from vqlm.scripts.opening import load_for_tokenizer
 from vqlm.scripts.options import run_script, script_parser
 from vqlm.training.errors import UserError
 from vqlm.training.extras import install_hint
 from vqlm.training.files import require_empty, write_json
+from vqlm.training.folder_kinds import require_kind
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +34,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--max_pictures", type=int, default=200_000, help="The most pictures that PCA learns from.")
     parser.add_class_arguments(CollectionConfig)
     settings = parser.parse_args(arguments)
+    require_kind(settings.model, "image tokenizer")
+    require_data(settings.data)
     require_empty(settings.output, can_resume=False)
+    require_count("num_components", settings.num_components)
+    require_count("max_pictures", settings.max_pictures)
     if find_spec("matplotlib") is None:
         raise UserError(f"matplotlib, which draws the figure, is missing; install it: {install_hint('demo')}.")
 

@@ -5,10 +5,12 @@ vqlm evaluate --model runs/model --data runs/data --output runs/eval
 
 from pathlib import Path
 
+from vqlm.lm.model_folder.names import settings_of
 from vqlm.lm.picture_requests import require_seed
 from vqlm.scripts.closing import close_stage
 from vqlm.scripts.options import run_script, script_parser
 from vqlm.training.files import require_writable
+from vqlm.training.folder_kinds import require_kind
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -23,13 +25,16 @@ def main(arguments: list[str] | None = None) -> None:
     settings = parser.parse_args(arguments)
     require_seed(settings.seed)
     require_writable(settings.output)
+    settings_of(settings.model)
+    require_kind(settings.data, "prepared set")
+    require_writable(settings.model, "model")  # which keeps the figures
 
     from vqlm.data_prep import PreparedSet
     from vqlm.lm import TextToImagePipeline
     from vqlm.lm.evaluate.other_tasks import evaluate_other_tasks
-    from vqlm.lm.evaluate.page import report_page
     from vqlm.lm.evaluate.page_drawings import draw_for_page
     from vqlm.lm.evaluate.report import evaluate, require_no_other, require_pictures, write_report
+    from vqlm.lm.evaluate.report_page import report_page
     from vqlm.lm.model_folder.finished_model import record_figures
     from vqlm.planning.reached import reached_by_evaluation
 

@@ -9,11 +9,15 @@ vqlm generate --model runs/model --image picture.png --mask hole.png --output re
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import Namespace
+from vqlm.lm.model_folder.names import settings_of
 from vqlm.lm.picture_requests import PictureRequest, file_names, read_like, read_prompts, with_seeds
+from vqlm.lm.settings import require_count
+from vqlm.scripts.opening import require_pictures
 from vqlm.scripts.options import run_script, script_parser
 from vqlm.training.errors import UserError
 from vqlm.training.files import require_writable
@@ -65,6 +69,10 @@ def main(arguments: list[str] | None = None) -> None:
     settings = parser.parse_args(arguments)
     drawn_with, requests = _what_to_draw(settings)
     names = _names_of_files(settings, requests)
+    require_count("batch_size", settings.batch_size)
+    settings_of(drawn_with["model"])
+    for request in requests:
+        require_pictures(request.image, request.mask)
 
     from vqlm.lm import TextToImagePipeline
     from vqlm.lm.drawn_files import draw, save_each, save_sheet, with_defaults
@@ -98,7 +106,7 @@ def _what_to_draw(settings: Namespace) -> tuple[dict[str, Any], list[PictureRequ
         if len(requests) > 1:
             raise UserError(f"{settings.like} shows {len(requests)} prompts; leave `prompts` out.")
     if settings.prompts is not None or settings.seed is not None:  # as many seeds as pictures, counted anew
-        requests = [PictureRequest(**vars(request) | {"seed": None}) for request in requests]
+        requests = [replace(request, seed=None) for request in requests]
     requests = [request.changed(given | {"seed": None}) for request in requests]
     if settings.prompts is not None:
         requests = read_prompts(settings.prompts, requests[0])

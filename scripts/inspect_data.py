@@ -8,10 +8,13 @@ from collections import Counter
 from pathlib import Path
 
 from vqlm.data_prep.settings import DATA_HELP, FINDINGS_FILE, CollectionConfig, TextConfig
+from vqlm.data_prep.source_names import require_data
 from vqlm.scripts.opening import open_collection
 from vqlm.scripts.options import run_script, script_parser
 from vqlm.training.errors import UserError
 from vqlm.training.files import require_output, write_json
+
+STAGE_TWO = ("long_captions",)  # options of `vqlm train-lm` that the page speaks of
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -29,6 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     if settings.image_size < 1:
         raise UserError(f"`image_size` must be at least 1 pixel, found {settings.image_size}.")
     require_output(settings.output, can_resume=False)
+    require_data(settings.data)
 
     from vqlm.data_prep import Vocabulary
     from vqlm.data_prep.inspection import COPIES_FILE, UNUSABLE_FILE, findings, inspect_collection
@@ -50,6 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
         sample_sheet(cells, columns=6).save(settings.output / "samples.png")
     inspection.skipped.write(settings.output / UNUSABLE_FILE)
     write_copies(inspection, settings.output / COPIES_FILE)
+    wrong, remarks = ([parser.in_options(sentence, STAGE_TWO) for sentence in each] for each in (wrong, remarks))
     text = page(inspection, wrong, remarks)
     (settings.output / "inspection.md").write_text(text, encoding="utf-8")
     write_json(settings.output / FINDINGS_FILE, {"wrong": wrong, "remarks": remarks})

@@ -8,11 +8,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
+from vqlm.data_prep.source_names import require_data
+from vqlm.lm.settings import require_count
 from vqlm.scripts.opening import load_for_tokenizer
 from vqlm.scripts.options import run_script, script_parser
 from vqlm.training.errors import UserError
 from vqlm.training.extras import install_hint
 from vqlm.training.files import require_empty
+from vqlm.training.folder_kinds import require_kind
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -24,7 +27,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--max_pictures", type=int, default=200_000, help="The most pictures of the training split.")
     parser.add_class_arguments(CollectionConfig)
     settings = parser.parse_args(arguments)
+    require_kind(settings.model, "image tokenizer")
+    require_data(settings.data)
     require_empty(settings.output, can_resume=False)
+    require_count("max_pictures", settings.max_pictures)
     if settings.split not in ("held_out", "train"):
         raise UserError(f"`split` must be held_out or train, found {settings.split!r}.")
     if missing := [name for name in ("matplotlib", "torchmetrics") if find_spec(name) is None]:

@@ -8,7 +8,24 @@ from typing import Any
 
 from vqlm.data_prep.settings import CollectionConfig
 from vqlm.scripts.options import values_of
-from vqlm.training.files import read_json
+from vqlm.training.errors import UserError
+from vqlm.training.files import read_json, require_writable
+
+
+def require_pictures(*paths: Path | str | None) -> None:
+    """Raises UserError for a path of a picture at which there is no file."""
+    for path in paths:
+        if path is not None and not Path(path).is_file():
+            raise UserError(f"there is no file {path}; name a picture.")
+
+
+def require_picture_file(output: Path) -> None:
+    """Raises UserError if `output` is no picture file that can be written."""
+    if output.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise UserError(f"`output` must end in .png, .jpg or .webp, found {output.name!r}.")
+    if output.is_dir():
+        raise UserError(f"`output` {output} is a folder; name a file.")
+    require_writable(output.parent)
 
 
 def open_collection(settings: Any, side: int, needs_captions: bool = True) -> Any:

@@ -4,6 +4,7 @@ A script parses before it imports anything heavy, so that `--help` and a wrong o
 """
 
 import argparse
+import contextlib
 import difflib
 import errno
 import logging
@@ -11,7 +12,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_type_hints
@@ -25,6 +26,11 @@ from vqlm.training.old_names import OLD_NAMES, with_new_names
 
 Config = TypeVar("Config")
 
+PLACES = ("model", "data", "output", "config", "plan", "start", "init_from", "image", "mask", "page")  # files, folders
+# What `vqlm train` gives to its stages itself.
+SET_BY_TRAIN = {"config", "data", "output", "resume", "image_tokenizer", "for_model", "init_from"}
+_UNION = re.compile(r"(?:: )?Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors:.*"
+                    r"Given value type: <class '\w+'> Given value: (.*)")  # fmt: skip
 # How the library names a setting.
 _NAMES = re.compile(r"`([a-z]\w*(?:\.\w+)*)`")
 
@@ -35,12 +41,18 @@ class ScriptParser(ArgumentParser):
     Args:
         description: the script's docstring.
         first: destinations that --help lists first, in this order.
+
+    Attributes:
+        given: the words that were parsed.
+        file: the --config file that was read last.
+        prefix: what stands before the names of options in errors, such as "lm." where `vqlm train` reads those of a
+            stage.
     """
 
     in_use: "ScriptParser | None" = None  # whose options an error is told by
 
     def __init__(self, description: str | None, first: Sequence[str] = ()):
-        self.first, self.given = first, []
+        self.first, self.given, self.prefix, self.file = first, [], "", None
         super().__init__(
             description=description, formatter_class=_HelpFormatter, usage="%(prog)s [OPTION ...]", allow_abbrev=False
         )
@@ -58,6 +70,7 @@ class ScriptParser(ArgumentParser):
             else:
                 words.append(self._spelled_out(argument))
         words = self._with_positionals(self._with_joined_collections(words))
+        self._refuse_empty_places(words)
         try:
             return self.instantiate(super().parse_args(words, **kwargs))
         except UserError:
@@ -88,6 +101,7 @@ class ScriptParser(ArgumentParser):
             raise UserError(f"`config` {cfg_path} is not YAML ({reason}{where}); correct that line.") from None
         if not isinstance(settings, dict | None):
             raise UserError(f"`config` {cfg_path} must hold settings such as `batch_size: 8`, found {settings!r:.40}.")
+        self.file = cfg_path
         return super().parse_path(cfg_path, *args, **kwargs)
 
     def parse_string(self, content, *args, **kwargs):  # a --config file
@@ -95,8 +109,12 @@ class ScriptParser(ArgumentParser):
             settings = yaml.safe_load(content)
         except (yaml.YAMLError, ValueError, RecursionError):
             settings = None  # which jsonargparse reports
+        else:
+            content = "{}" if settings is None else content  # a file of comments only
         if isinstance(settings, dict):
-            changed = self._as_words(with_new_names(settings))
+            changed = self._as_words(with_new_names(_with_underscores(settings)))
+            for name, value in changed.items():
+                self._refuse_empty_place(name, value)
             if isinstance(data := changed.get("data"), list) and self._takes_collections():
                 changed |= {"data": BETWEEN_COLLECTIONS.join(map(str, data))}
             content = yaml.safe_dump(changed) if changed != settings else content
@@ -134,7 +152,7 @@ class ScriptParser(ArgumentParser):
 
     def _with_positionals(self, words: list[str]) -> list[str]:
         """`--data D`, as most commands take it, where `D` alone is the form of this one."""
-        names = {f"--{action.dest}" for action in self._actions if not action.option_strings}
+        names = {f"--{name}" for name in self._places_alone}
         others, given = [], []
         rest = iter(words)
         for word in rest:
@@ -145,6 +163,35 @@ class ScriptParser(ArgumentParser):
                 others.append(word)
         return given + others
 
+    @property
+    def _places_alone(self) -> list[str]:
+        return [action.dest for action in self._actions if not action.option_strings]
+
+    def _refuse_empty_places(self, words: list[str]) -> None:
+        """Raises UserError for `--output ""`, which would be the current folder."""
+        before = ""
+        for word in words:
+            name, equals, value = word.partition("=")
+            if word.startswith("--"):
+                before = "" if equals else name[2:]
+                if equals:
+                    self._refuse_empty_place(name[2:], value)
+            else:
+                self._refuse_empty_place(before or next(iter(self._places_alone), ""), word)
+                before = ""
+
+    def _refuse_empty_place(self, name: str, value: Any) -> None:
+        """Raises UserError if the option `name` takes a file or a folder and `value` names none."""
+        if not isinstance(value, str) or value.strip():
+            return
+        kinds = [getattr(action, "_typehint", None) or action.type for action in self._actions if action.dest == name]
+        if name in PLACES or any(Path in (kind, *get_args(kind)) for kind in kinds):
+            raise UserError(f"{self._shown(name)} is empty; name a file or a folder, or leave it out.")
+
+    def _shown(self, name: str) -> str:
+        """How a person writes it: DATA, or --max-steps."""
+        return name.upper() if name in self._places_alone else _option(f"{self.prefix}{name}")
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         message = " ".join(message.split()).rstrip(".")
         if unknown := re.match(r"unrecognized arguments: --([\w.]+)", message):
@@ -152,8 +199,15 @@ class ScriptParser(ArgumentParser):
         elif unknown := re.search(r"Group '([\w.]+)' does not accept option '(\w+)'", message):
             message = self._unknown(f"{unknown[1]}.{unknown[2]}")
         elif missing := re.match(r"the following arguments are required: (.*)", message):
-            message = f"required, and not given: {', '.join(map(_option, missing[1].split(', ')))}"
-        message = re.sub(r'Parser key "([\w.]+)":', lambda key: f"{_option(key[1])}:", message)
+            message = f"required, and not given: {', '.join(map(self._shown, missing[1].split(', ')))}"
+        elif (word := re.match(r"unrecognized arguments: (.*)", message)) and (place := self._first_place()):
+            message = f"{word[1]} belongs to no option; did you mean {_option(place)} {word[1]}?"
+        elif unknown := re.search(r"[Oo]ption '(\w+)' is not accepted", message):  # of a --config file
+            message = self._unknown(unknown[1])
+            message += f" It stands in {self.file}" if message.endswith("?") else f", in {self.file}"
+        message = re.sub(r'Parser key "([\w.]+)":', lambda key: f"{self._shown(key[1])}:", message)
+        message = _UNION.sub(_expected, message)
+        message = re.sub(r"Unable to load config '(.*?)' - .*", r"there is no file \1", message)
         message = re.sub(r"Expected a typing.Literal\[(.*?)\]. Got value: ", r"expected one of \1, found ", message)
         message = re.sub(r"Expected a <class '(\w+)'>. Got value: ", r"expected \1, found ", message)
         raise UserError(f"{message}{' ' if message.endswith('?') else '; '}--help lists every setting.") from ex
@@ -163,13 +217,20 @@ class ScriptParser(ArgumentParser):
         siblings = [action.dest for action in self._actions if group and action.dest.rpartition(".")[0] == group]
         if siblings:
             kinds = [f" of type {action.default}" for action in self._actions if action.dest == f"{group}.type"]
-            known = ", ".join(map(_option, siblings))
-            return f"there is no option {_option(name)}; those of {group}{''.join(kinds)} are {known}"
+            known = ", ".join(map(self._shown, siblings))
+            return f"there is no option {self._shown(name)}; those of {group}{''.join(kinds)} are {known}"
         names = {option for action in self._actions for option in _options_of(action)}
         near = difflib.get_close_matches(_option(name), names, n=1)
-        return f"there is no option {_option(name)}" + (f"; did you mean {near[0]}?" if near else "")
+        meant = f"; did you mean --{self.prefix}{near[0][2:]}?" if near else ""
+        return f"there is no option {self._shown(name)}{meant}"
+
+    def _first_place(self) -> str | None:
+        """The first required option that takes a file or a folder."""
+        names = {action.dest for action in self._actions if action.option_strings}
+        return next((name for name in PLACES if name in names), None)
 
     def format_help(self, *args, **kwargs) -> str:
+        self.usage = " ".join(["%(prog)s", *map(str.upper, self._places_alone), "[OPTION ...]"])
         actions = {action.dest: action for action in self._actions}
         for group in self._action_groups:
             group._group_actions = [a for a in group._group_actions if a.dest not in self.first]
@@ -181,9 +242,10 @@ class ScriptParser(ArgumentParser):
             self._action_groups = [group, *(other for other in self._action_groups if other is not group)]
         return super().format_help(*args, **kwargs)
 
-    def in_options(self, text: str) -> str:
-        """An error of the library, which speaks of arguments, in terms of the options of this script."""
-        names = {action.dest for action in self._actions if action.option_strings}
+    def in_options(self, text: str, others: Sequence[str] = ()) -> str:
+        """A sentence of the library, which speaks of arguments, in terms of the options of this script, and of `others`
+        of another one."""
+        names = {*others, *(action.dest for action in self._actions if action.option_strings)}
 
         def replace(match: re.Match) -> str:
             name = match[1]
@@ -191,6 +253,31 @@ class ScriptParser(ArgumentParser):
             if name not in names and len(inside) == 1:
                 name = inside[0]
             return _option(name) if name in names else match[0]
+
+        return _NAMES.sub(replace, text)
+
+    @contextlib.contextmanager
+    def around(self, prefix: str = "") -> Iterator[None]:
+        """Run another command inside; afterwards this parser is the one in use again.
+
+        An error of that command is told by the options of this one, or by its own with `prefix`, such as "lm.".
+        """
+        try:
+            yield
+        except UserError as error:
+            inner = ScriptParser.in_use
+            raise UserError(self._with_prefix(str(error), inner, prefix)) from error
+        finally:
+            ScriptParser.in_use = self
+
+    def _with_prefix(self, text: str, inner: "ScriptParser | None", prefix: str) -> str:
+        ours = {action.dest for action in self._actions}
+        theirs = set() if inner is None else {action.dest for action in inner._actions if action.option_strings}
+
+        def replace(match: re.Match) -> str:
+            name = match[1]
+            is_theirs = prefix and name in theirs - ours - SET_BY_TRAIN
+            return _option(f"{prefix}{name}") if is_theirs else match[0]
 
         return _NAMES.sub(replace, text)
 
@@ -219,6 +306,8 @@ class _HelpFormatter(DefaultHelpFormatter):
     """Options with dashes; both forms of a boolean."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return action.dest.upper()
         names = _options_of(action)
         if not names or _is_boolean(action) or action.nargs == 0:
             return ", ".join(names)
@@ -313,7 +402,12 @@ def run_script(main: Callable[[list[str] | None], Any], arguments: list[str] | N
         raise
     except UserError as error:
         _end(f"error: {ScriptParser.in_use.in_options(str(error)) if ScriptParser.in_use else error}", 2)
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
+        if sentence := _cannot_open(error):
+            _end(f"error: {sentence}", 2)
         if not _is_disk_full(error):
             raise
         _end(f"error: the disk is full ({' '.join(str(error).split())[:200]}); make room{_how_to_continue()}.", 2)
@@ -330,6 +424,15 @@ def _is_disk_full(error: Exception) -> bool:
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
 
 
+def _cannot_open(error: Exception) -> str | None:
+    """A sentence for a file that this user may not read or write, or whose path is none; None for another error."""
+    kinds = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP,
+             errno.EIO)  # fmt: skip
+    if not isinstance(error, OSError) or error.errno not in kinds or error.filename is None:
+        return None
+    return f"{error.filename} cannot be read or written ({error.strerror}); check its path and who may use it."
+
+
 def _how_to_continue() -> str:
     """How the script in use goes on, if it can."""
     parser = ScriptParser.in_use
@@ -344,6 +447,23 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     # It warns that weights shared by two names are saved once, which is what tied embeddings want.
     logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
+
+
+def _with_underscores(settings: Any) -> Any:
+    """Settings of a YAML file whose names may be written with dashes, as options are."""
+    if not isinstance(settings, dict):
+        return settings
+    return {
+        name.replace("-", "_") if isinstance(name, str) else name: _with_underscores(value)
+        for name, value in settings.items()
+    }
+
+
+def _expected(match: re.Match) -> str:
+    """What jsonargparse says of a value that fits no type of several, as a sentence."""
+    kinds = [kind.rpartition(".")[2] for kind in re.findall(r"[\w.]+", re.sub(r"<class '([\w.]+)'>", r"\1", match[1]))]
+    kinds = [kind for kind in kinds if kind not in ("NoneType", "class")]
+    return f": expected {' or '.join(kinds)}, found {match[2]}"
 
 
 def _option(name: str) -> str:

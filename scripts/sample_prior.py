@@ -8,9 +8,12 @@ model has learned the distribution of whole pictures (van den Oord et al. 2017, 
 
 from pathlib import Path
 
+from vqlm.lm.model_folder.names import settings_of
 from vqlm.lm.picture_requests import require_seed
+from vqlm.scripts.opening import require_picture_file
 from vqlm.scripts.options import run_script, script_parser
 from vqlm.training.errors import UserError
+from vqlm.training.folder_kinds import require_kind
 
 CODES_AT_ONCE = 65_536  # pictures whose codes are counted at a time
 
@@ -26,6 +29,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="Decides the pictures.")
     settings = parser.parse_args(arguments)
     require_seed(settings.seed)
+    settings_of(settings.model)
+    require_kind(settings.data, "prepared set")
+    require_picture_file(settings.output)
     if settings.num_images < 1:
         raise UserError(f"`num_images` must be at least 1, found {settings.num_images}.")
 

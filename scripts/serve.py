@@ -8,6 +8,7 @@ vqlm serve --model runs/cats --model runs/dogs --api-key SECRET --host 0.0.0.0
 import importlib.util
 from typing import Literal
 
+from vqlm.lm.model_folder.names import settings_of
 from vqlm.scripts.options import run_script, script_parser, values_of
 from vqlm.serve.settings import ServeConfig
 from vqlm.training.errors import UserError
@@ -31,13 +32,15 @@ def main(arguments: list[str] | None = None, page: bool = False, description: st
     parser.add_class_arguments(ServeConfig)
     parser.set_defaults(page=page)
     settings = parser.parse_args(arguments)
+    config = values_of(ServeConfig, settings)
+    for model in settings.model:
+        settings_of(model)
     for package in ("fastapi", "uvicorn", "multipart", "prometheus_client"):
         if importlib.util.find_spec(package) is None:
             raise UserError(f"Serving needs the package {package}; install it: {install_hint('serve')}.")
 
     from vqlm.serve.server import load_models, run_server
 
-    config = values_of(ServeConfig, settings)
     run_server(load_models(settings.model, config.served_model_name, settings.dtype), config)
 
 

@@ -12,6 +12,7 @@ from vqlm.scripts.closing import close_stage
 from vqlm.scripts.options import add_overrides, overrides_of, run_script, script_parser
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json_object, require_writable
+from vqlm.training.folder_kinds import require_kind
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -24,6 +25,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="For drawing with --choose-on; it tries what fits.")
     settings = parser.parse_args(arguments)
 
+    require_kind(settings.model, "finished model")
+    if settings.choose_on is not None:
+        require_kind(settings.choose_on, "prepared set")
+    if settings.seconds <= 0:
+        raise UserError(f"`seconds` must be above 0, found {settings.seconds}.")
     saved = ModelFolderSettings.from_json(read_json_object(settings.model / SETTINGS_FILE))
     require_writable(settings.model, "model")
     given = overrides_of(SamplingConfig, settings)

@@ -5,13 +5,12 @@ from dataclasses import asdict, is_dataclass
 from functools import reduce
 from typing import Any
 
-from vqlm.scripts import prepare, train_lm, train_vq
-from vqlm.scripts.options import ScriptParser
+from vqlm.scripts import prepare_data, train_lm, train_vq
+from vqlm.scripts.options import SET_BY_TRAIN, ScriptParser
 from vqlm.training.errors import UserError
 
 STAGES = {"vq": "train_vq", "prepare": "prepare", "lm": "train_lm"}  # prefix -> stage of a plan
 NEEDED = ["--data", "data", "--output", "output"]
-SET_BY_TRAIN = ("config", "data", "output", "resume", "image_tokenizer", "for_model", "init_from")
 
 
 def split_by_stage(words: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
@@ -53,5 +52,8 @@ def typed_settings(prefix: str, words: list[str]) -> dict[str, Any]:
 
 def _parser(prefix: str, words: list[str]) -> ScriptParser:
     if prefix == "vq":
-        return train_vq.settings_parser(words)
-    return prepare.settings_parser() if prefix == "prepare" else train_lm.settings_parser()
+        parser = train_vq.settings_parser(words)
+    else:
+        parser = prepare_data.settings_parser() if prefix == "prepare" else train_lm.settings_parser()
+    parser.prefix = f"{prefix}."
+    return parser

@@ -10,15 +10,21 @@ of a stage can be given: --vq.NAME is NAME of `vqlm train-vq`, --prepare.NAME of
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+from jsonargparse import Namespace
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
+from vqlm.data_prep.source_names import require_data
+from vqlm.planning.arguments import check_minutes, check_side, read_settings, side_of
 from vqlm.scripts.closing import without_next_command
 from vqlm.scripts.commands import command_prefix, run_command
 from vqlm.scripts.options import run_script, script_parser, values_of
 from vqlm.scripts.stage_settings import STAGES, split_by_stage, typed_settings
 from vqlm.training.files import require_writable
+from vqlm.training.folder_kinds import require_kind
 
-FIRST = ("minutes", "output", "image_size", "start", "plan_only", "plan", "ignore_findings")
+FIRST = ("data", "minutes", "output", "image_size", "start", "plan_only", "plan", "ignore_findings")
+PREFIXES = {"train-vq": "vq.", "prepare": "prepare.", "train-lm": "lm."}  # of a command's options here
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -35,11 +41,13 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="Decides which pictures the plan looks at.")
     parser.add_class_arguments(CollectionConfig)
-    words, of_stages = split_by_stage(sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    words, of_stages = split_by_stage(given)
     settings = parser.parse_args(words)
     require_writable(settings.output)
-
-    stage_settings = {STAGES[prefix]: typed_settings(prefix, of_stage) for prefix, of_stage in of_stages.items()}
+    with parser.around():
+        stage_settings = {STAGES[prefix]: typed_settings(prefix, of_stage) for prefix, of_stage in of_stages.items()}
+    _check(settings, stage_settings)
 
     started = time.monotonic()
     report = settings.output / "report.json"
@@ -54,26 +62,45 @@ def main(arguments: list[str] | None = None) -> None:
         stage_settings,
         settings.ignore_findings, settings.seed,
     )  # fmt: skip
+
+    def say(text: str) -> None:
+        print(parser.in_options(text), flush=True)
+
+    def run_stage(name: str, words: list[str]) -> None:
+        with parser.around(PREFIXES.get(name, "")):
+            run_command(name, words)
+
     try:
-        plan = plan_for(request, _say)
+        plan = plan_for(request, say)
         if report.exists():
             page = next(path for path in (report.with_suffix(".html"), report.with_suffix(".md")) if path.exists())
-            _say(f"All is done: {page}. Remove {settings.output} to start again.")
+            say(f"All is done: {page}. Remove {settings.output} to start again.")
             return
-        _say("\n".join([f"plan for {request.data}, written to {request.plan_folder}:", *plan_lines(plan)]))
+        say("\n".join([f"plan for {request.data}, written to {request.plan_folder}:", *plan_lines(plan)]))
         if settings.plan_only:
-            _say(f"Begin with: {continue_command(request, command_prefix())}")
+            say(f"Begin with: {continue_command(request, command_prefix(), given)}")
             return
         with without_next_command():
-            run_stages(plan, request, run_command, command_prefix(), _say)
+            run_stages(plan, request, run_stage, command_prefix(), say)
     except (KeyboardInterrupt, Interrupted) as stopped:
-        _say(f"\nstopped; continue with: {continue_command(request, command_prefix())}")
+        say(f"\nstopped; continue with: {continue_command(request, command_prefix(), given)}")
         sys.exit(stopped.code if isinstance(stopped, Interrupted) else 130)
-    _say("\n".join(closing_lines(request, command_prefix(), started)))
+    say("\n".join(closing_lines(request, command_prefix(), started)))
 
 
-def _say(text: str) -> None:
-    print(text, flush=True)
+def _check(settings: Namespace, stage_settings: dict[str, Any]) -> None:
+    """Raises UserError for what the arguments alone show to be wrong, before anything heavy is imported or read."""
+    if settings.minutes is not None:
+        check_minutes(settings.minutes)
+    network = stage_settings.get("train_vq", {}).get("network", {})
+    side = side_of(settings.image_size, network.get("input_shape"))
+    if side is not None and settings.start is None:
+        check_side(side)
+    require_data(settings.data)
+    if settings.start is not None:
+        require_kind(settings.start, "finished model")
+    if settings.plan is not None:
+        read_settings(settings.plan)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from vqlm.lm.settings import SETTINGS_FILE, LanguageModelConfig, LMTrainingConfi
 from vqlm.scripts.closing import close_stage, say
 from vqlm.scripts.options import ScriptParser, run_script, script_parser, values_of
 from vqlm.training.files import read_json, require_output
+from vqlm.training.folder_kinds import refuse_other_kind, require_kind
 
 FIRST = (
     "data", "output", "max_minutes", "max_steps", "resume", "model.hidden_size", "model.num_hidden_layers",
@@ -36,6 +37,9 @@ def main(arguments: list[str] | None = None) -> None:
     settings = parser.parse_args(arguments)
     config = values_of(LMTrainingConfig, settings)
     require_output(settings.output, settings.resume)
+    require_kind(settings.data, "prepared set")
+    if config.init_from is not None:
+        refuse_other_kind(config.init_from, "finished model")
 
     from vqlm.data_prep import PreparedSet
     from vqlm.lm.train.loop import train_lm

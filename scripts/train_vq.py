@@ -6,7 +6,8 @@ vqlm train-vq --data openmoji --output runs/vq --max-minutes 3
 from pathlib import Path
 
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
-from vqlm.scripts.closing import close_stage
+from vqlm.data_prep.source_names import require_data
+from vqlm.scripts.closing import close_stage, collection_words
 from vqlm.scripts.opening import fitted_as_begun, open_collection
 from vqlm.scripts.options import ScriptParser, add_typed_settings, run_script, script_parser, values_of
 from vqlm.training.files import require_output
@@ -38,6 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings = settings_parser(arguments).parse_args(arguments)
     config = values_of(VQTrainingConfig, settings)
     require_output(settings.output, settings.resume)
+    require_data(settings.data)
 
     from vqlm.data_prep import load_pictures
     from vqlm.planning.reached import reached_by_vq
@@ -57,7 +59,8 @@ def main(arguments: list[str] | None = None) -> None:
     )  # fmt: skip
     provenance = {"collection": collection.fingerprint(), "collection_form": COLLECTION_FORM}
     train_vq(pictures.train, pictures.held_out, settings.output, model_config, config, provenance, settings.resume)
-    next_command = ("prepare", "--data", settings.data, "--image-tokenizer", settings.output, "--output")
+    words = collection_words(settings)
+    next_command = ("prepare", "--data", settings.data, *words, "--image-tokenizer", settings.output, "--output")
     close_stage(reached_by_vq(settings.output), *next_command, settings.output.with_name("data"))
 
 

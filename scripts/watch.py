@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vqlm.scripts.options import run_script, script_parser
 from vqlm.training.errors import UserError
-from vqlm.training.watching.page import find_runs, watch_page
+from vqlm.training.watching.watch_page import find_runs, watch_page
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -119,7 +119,7 @@ FIELDS = [
         "size",
         _text(),
         "honoured",
-        "`auto`, or `WIDTHxHEIGHT` of the model's aspect ratio, to which pictures are resized",
+        "`auto`, or `WIDTHxHEIGHT` of the model's aspect ratio; pictures are resized",
         "auto",
     ),
     Field("output_format", _choice("png", "jpeg", "webp"), "honoured", "file format of the pictures", "png"),

@@ -13,9 +13,9 @@ from vqlm.serve.answers import Answer, PictureStore, base64_of, error_event
 from vqlm.serve.engine import Engine
 from vqlm.serve.errors import ApiError
 from vqlm.serve.jobs import Event, Job, Partial, ServedModel, make_pictures
-from vqlm.serve.metrics import Metrics
 from vqlm.serve.middleware import PICTURE_PATH
 from vqlm.serve.pictures import prepare_edit, read_picture, size_of
+from vqlm.serve.prometheus import Metrics
 from vqlm.serve.settings import ServeConfig
 from vqlm.training.errors import UserError
 

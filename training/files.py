@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -146,14 +147,19 @@ def checksum_of(path: Path) -> str:
 
 def require_writable(folder: Path, name: str = "output") -> None:
     """Raises UserError if `folder` is a file, lies below one, or cannot be written to; `name` is the argument's.
-    Writes nothing."""
+    Leaves nothing there."""
     place = folder.absolute()
     while not os.path.lexists(place):
         place = place.parent
     if not place.is_dir():
-        raise UserError(f"`{name}` {folder} cannot be a folder: {place} is a file.")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise UserError(f"`{name}` {folder} cannot be written: {place} is read-only for this user.")
+        what = f"a link to {os.readlink(place)}, which does not exist" if place.is_symlink() else "a file"
+        raise UserError(f"`{name}` {folder} cannot be a folder: {place} is {what}.")
+    try:
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise PermissionError
+        tempfile.TemporaryFile(dir=place).close()  # some file systems, such as /proc, refuse what they seem to allow
+    except OSError:
+        raise UserError(f"`{name}` {folder} cannot be written: {place} is read-only for this user.") from None
 
 
 def require_output(folder: Path, resume: bool = False, can_resume: bool = True) -> None:

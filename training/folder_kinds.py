@@ -49,6 +49,16 @@ def require_kind(folder: Path | str, kind: FolderKind) -> None:
     raise UserError(f"{folder} {_described(place, kind)}; {advice}.")
 
 
+def refuse_other_kind(folder: Path | str, kind: FolderKind) -> None:
+    """Raises UserError as `require_kind` does for a folder that another stage of ours wrote. Anything else passes, such
+    as a name on the hub or a language model of text."""
+    place = Path(folder)
+    if not place.is_dir() or is_kind(place, kind):
+        return
+    if (place / PLAN).is_file() or any(is_kind(place, other) for other in PARTS):
+        require_kind(folder, kind)
+
+
 def is_kind(folder: Path, kind: FolderKind) -> bool:
     """Whether the folder holds a finished thing of that kind."""
     if kind == "finished model":
@@ -81,12 +91,14 @@ def _described(folder: Path, wanted: FolderKind) -> str:
             return f"is {_a(kind)}, not {_a(wanted)}"
     if (folder / PLAN).is_file():
         return f"is the output of `vqlm train`, not {_a(wanted)}"
-    if (other := _model_type(folder)) is not None:
+    other = _model_type(folder)
+    if other == "vqvae" and wanted == "image tokenizer":
+        return "holds no finished image tokenizer: its weights are missing"
+    if other is not None and wanted != "finished model":
         return f"is a model of type {other}, not {_a(wanted)}"
-    if not any(folder.iterdir()):
-        return f"is empty, not {_a(wanted)}"
     missing = {"image tokenizer": f"{CONFIG_FILE} of type vqvae with its weights", "finished model": SETTINGS_FILE}
-    return f"is no {wanted}: {missing.get(wanted, MANIFEST)} is missing"
+    what = wanted if wanted.startswith("finished") else f"finished {wanted}"
+    return f"holds no {what}: {missing.get(wanted, MANIFEST)} is missing"
 
 
 def _near(folder: Path, kind: FolderKind) -> Path | None:

@@ -67,12 +67,11 @@ def _builder(
         adversary = objective.adversary
         if adversary is not None:
             adversary.discriminator.to(device)
-        begun = config.loss.adversarial_start
 
         def compute() -> tuple[Any, Tensor | None]:
             with torch.autocast(device.type, dtype=dtype, enabled=precision != "no"):
                 result = model(pixel_values)
-            loss, _ = objective(result.reconstruction.float(), pixel_values, result.losses, begun)
+            loss, _ = objective(result.reconstruction.float(), pixel_values, result.losses, is_judged=True)
             loss.backward()
             return result, None if adversary is None else result.reconstruction.detach()
 

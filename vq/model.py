@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
 from vqlm.training.errors import UserError
 from vqlm.training.files import follow_umask, read_json, read_json_object, write_notice
+from vqlm.training.folder_kinds import require_kind
 from vqlm.training.old_names import with_old_names
 from vqlm.training.placement import HUB, device_of, precision_of, require_known
 from vqlm.training.weight_files import COPY_AGAIN, weight_files
@@ -245,12 +246,13 @@ class VQVAE(PreTrainedModel):
         if (precision := precision_of(kwargs.pop("dtype", None), kwargs.pop("torch_dtype", None))) is not None:
             kwargs["dtype"] = precision
         kwargs["use_safetensors"] = True
-        if Path(pretrained_model_name_or_path, "config.json").exists():
+        if Path(pretrained_model_name_or_path, "config.json").exists() and not kwargs.get("subfolder"):
+            _require_type(Path(pretrained_model_name_or_path))
             weight_files(Path(pretrained_model_name_or_path))
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         if device is not None:
             (loaded[0] if isinstance(loaded, tuple) else loaded).to(device)
-        return loaded
+        return loaded  # type: ignore[return-value]
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
         """Save as any transformers model; a model of pictures also saves its image processor, and NOTICE.
@@ -351,10 +353,15 @@ def load_image_tokenizer(folder: Path | str) -> VQVAE:
         (2, 2)
     """
     if not (Path(folder) / "config.json").exists():
-        raise UserError(f"{folder} holds no finished image tokenizer; train one there with `train_vq`.")
-    read_json_object(Path(folder) / "config.json")
+        require_kind(folder, "image tokenizer")
+    _require_type(Path(folder))
+    try:
+        VQVAEConfig.from_pretrained(str(folder))
+    except Exception as error:  # ours and those of transformers
+        reason = " ".join(str(error).split())[:240]
+        raise UserError(f"{Path(folder) / 'config.json'} describes no image tokenizer: {reason}") from None
     try:  # in fp32, whatever it was saved in
-        model, found = VQVAE.from_pretrained(
+        loaded: Any = VQVAE.from_pretrained(
             str(folder), dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
     except UserError:
@@ -364,12 +371,19 @@ def load_image_tokenizer(folder: Path | str) -> VQVAE:
             f"{folder} does not load as an image tokenizer ({type(error).__name__}: "
             f"{' '.join(str(error).split())[:160]}); {COPY_AGAIN}."
         ) from None
+    model, found = loaded
     for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        if names := sorted(str(name) for name in found.get(kind) or ()):
+        if names := sorted(name if isinstance(name, str) else str(name[0]) for name in found.get(kind) or ()):
             raise UserError(f"{folder}: its weights and config.json do not fit together, at {names[0]}; {COPY_AGAIN}.")
     model.eval()
     model.config.training_record = model.config.training_record or _record_of_run(Path(folder))
     return model
+
+
+def _require_type(folder: Path) -> None:
+    """Raises UserError for a folder whose config.json is of another model."""
+    if read_json_object(folder / "config.json").get("model_type") != VQVAEConfig.model_type:
+        require_kind(folder, "image tokenizer")
 
 
 def _record_of_run(folder: Path) -> dict[str, Any] | None:

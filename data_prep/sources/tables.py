@@ -270,7 +270,7 @@ def _read_dataset(
     def numbered() -> Iterator[tuple[dict[str, Any], int]]:
         for number in range(start, stop):
             row: dict[str, Any] = rows[number]
-            if classes is not None and template is not None:
+            if classes is not None and template is not None and form.caption is not None:
                 label = row[form.caption]
                 known = isinstance(label, int) and 0 <= label < len(classes)
                 row[form.caption] = caption_of(template, "", classes[label]) if known else None

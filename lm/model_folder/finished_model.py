@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import HfApi
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.lm.model_folder.card import WRITTEN_HERE, card_of
 from vqlm.lm.model_folder.processor import TextToImageProcessor
@@ -38,6 +38,7 @@ from vqlm.training.files import (
     write_json,
     write_notice,
 )
+from vqlm.training.folder_kinds import require_kind
 from vqlm.training.weight_files import COPY_AGAIN, weight_files, weights_fingerprint
 from vqlm.vq import VQVAE, VQVAEConfig
 
@@ -131,9 +132,10 @@ def load_finished(
 
     Raises UserError for a folder that is not a finished model, or whose parts were not trained together.
     """
+    require_kind(folder, "finished model")
     content = read_json_object(folder / SETTINGS_FILE)
     settings = ModelFolderSettings.from_json(content)
-    read_json_object(folder / "config.json")
+    _require_config(folder)
     weight_files(folder)
     vocabulary, image_tokenizer = parts or load_parts(folder, content)
     if model is None:
@@ -146,13 +148,23 @@ def load_finished(
     return FinishedModel(model, vocabulary, image_tokenizer, settings, _figures(folder))
 
 
+def _require_config(folder: Path) -> None:
+    """Raises UserError for a config.json that is none of a model; a tokenizer reads it too, and would be blamed."""
+    read_json_object(folder / "config.json")
+    try:
+        AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    except Exception as error:  # transformers checks it in many ways
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        raise UserError(f"{folder / 'config.json'} describes no model ({reason}); {COPY_AGAIN}.") from None
+
+
 def _language_model(folder: Path, dtype: torch.dtype | str) -> PreTrainedModel:
     """The language model of `folder`, all of whose weights are there, in the sizes of its config.json."""
     logger = logging.getLogger("transformers")
     level = logger.level
     try:
         logger.setLevel(logging.ERROR)  # its report of missing weights
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(folder), dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True,
             ignore_mismatched_sizes=True,
         )  # fmt: skip
@@ -163,6 +175,7 @@ def _language_model(folder: Path, dtype: torch.dtype | str) -> PreTrainedModel:
         ) from None
     finally:
         logger.setLevel(level)
+    model, found = loaded
     for kind, what in WRONG_WEIGHTS.items():
         if names := sorted(map(_name_of, found.get(kind) or ())):
             raise UserError(f"{folder}: {what.format(names[0], len(names))}; {COPY_AGAIN}.")

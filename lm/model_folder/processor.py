@@ -17,6 +17,7 @@ from vqlm.lm.model_folder.tokenizers import fingerprints, load_parts, local_fold
 from vqlm.lm.prompts import cut, tokenize_prompts
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json_object, write_json
+from vqlm.training.folder_kinds import refuse_other_kind
 from vqlm.vq import VQVAE
 
 PROCESSOR_FILE = "processor_config.json"
@@ -270,6 +271,7 @@ class TextToImageProcessor(ProcessorMixin):
             pretrained_model_name_or_path, cache_dir=cache_dir, force_download=force_download,
             local_files_only=local_files_only, token=token, revision=revision,
         )  # fmt: skip
+        refuse_other_kind(folder, "finished model")
         settings = read_json_object(folder / PROCESSOR_FILE)
         expected, longest = settings.get("fingerprints"), settings.get("max_caption_tokens")
         if not isinstance(expected, dict) or not isinstance(longest, int):

@@ -1,21 +1,17 @@
 """Where a model folder is, here or on the hub; its two tokenizers, checked against those it was trained with."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
 from vqlm.data_prep.vocabulary import Vocabulary
+from vqlm.lm.model_folder.names import find_folder
 from vqlm.training.errors import UserError
 from vqlm.training.files import require_match
 from vqlm.vq import VQVAE, load_image_tokenizer
 
 IMAGE_TOKENIZER = "image_tokenizer"
-REPOSITORY = re.compile(r"\w[\w.-]*/[\w.-]+")
-# Finished models that come with a checkout; an installed wheel has no such folder.
-CHECKOUT = Path(__file__).resolve().parents[2]
-BASE_MODEL = "emoji"
 
 
 def local_folder(name: Path | str, **hub: Any) -> Path:
@@ -25,20 +21,10 @@ def local_folder(name: Path | str, **hub: Any) -> Path:
     `hub` holds arguments of `huggingface_hub.snapshot_download`, such as `revision` and `token`. Raises UserError for a
     name that is none of them.
     """
-    if Path(name).is_dir():
-        return Path(name)
-    if isinstance(name, str) and "/" not in name and (CHECKOUT / "models" / name / "config.json").is_file():
-        return CHECKOUT / "models" / name
-    if name == BASE_MODEL and (CHECKOUT / "Makefile").is_file():
-        raise UserError(
-            f"there is no models/{name} in {CHECKOUT}; `make base` there trains the model of that name in an evening."
-        )
-    if not isinstance(name, str) or not REPOSITORY.fullmatch(name):
-        raise UserError(
-            f"{name} is not a folder; name the folder of a finished model, or OWNER/NAME of one on the hub."
-        )
+    if (folder := find_folder(name)) is not None:
+        return folder
     try:
-        return Path(snapshot_download(name, ignore_patterns=["run/*"], **hub))
+        return Path(snapshot_download(str(name), ignore_patterns=["run/*"], **hub))
     except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(

@@ -84,12 +84,12 @@ def test_remarks(folder):
     assert (folder / "copies.jsonl").read_text() == '{"key": "101.png", "same_as": "100.png"}\n'
     assert "| 101.png | 100.png |" in page(inspection, [], [])
     for said in (
-        "1 pictures are copies of another (such as 100.png and 101.png), listed in copies.jsonl",
-        "1 pictures share their name with another but for the suffix (such as flat.webp)",
-        "1 pictures are of nearly one colour (such as flat.png)",
+        "1 picture is a copy of another (such as 100.png and 101.png), listed in copies.jsonl",
+        "1 picture shares its name with another but for the suffix (such as flat.webp)",
+        "1 picture is of nearly one colour (such as flat.png)",
         "3 pictures are more than 2 times as long as wide, and the crop to the middle loses more than half of each; "
         "set `fit` pad",
-        "3 pictures are smaller than 16x16 and are scaled up",
+        "3 pictures are smaller than 16x16 and scaled up",
     ):
         assert said in text
 
@@ -171,3 +171,11 @@ def test_a_held_out_caption_that_is_trained_on_is_no_new_prompt(folder):
     assert any(
         f"{held_out} of {held_out} held-out pictures have captions that are also trained on" in r for r in remarks
     )
+
+
+@pytest.mark.parametrize(("count", "shown"), [(3, 3), (20, 20), (150, 24), (300, 24)])
+def test_the_sheet_is_full(tmp_path, count, shown):
+    for number in range(count):
+        write(tmp_path / "pictures", f"{number:03}.png", noise())
+    inspection, _, _ = inspect(tmp_path / "pictures")
+    assert len(inspection.samples) == shown

@@ -99,7 +99,7 @@ def test_its_parser_takes_every_command(name, words, parse):
         "watch",
         "plan",
     ):  # prose that names the options of interest: what is required is added
-        from_help = {"train_vq": ["--data", "d"], "prepare": ["--data", "d", "--image_tokenizer", "t"]}
+        from_help = {"train_vq": ["--data", "d"], "prepare_data": ["--data", "d", "--image_tokenizer", "t"]}
         arguments = [*from_help.get(script, ["--data", "d"]), "--output", "o", *arguments]
     parse(script, arguments)
 

@@ -46,7 +46,7 @@ def test_every_picture_has_a_seed_of_its_own():
         ({"image": "a.png", "rerank": 2}, "`rerank` has no effect with `image`"),
     ],
 )
-def test_requests_that_cannot_be_drawn(wrong, message):
+def test_requests_that_cannot_be_drawn(unchecked_types, wrong, message):
     with pytest.raises(UserError, match=message):
         PictureRequest(**wrong)
 

@@ -87,7 +87,7 @@ def test_importing_vqlm_and_drawing_load_no_collections(call_script, picture_fol
     assert loaded_by("import json, sys, vqlm; print(json.dumps([n for n in sys.argv[1:] if n in sys.modules]))") == []
     vq, data, model = (tmp_path / name for name in ("vq", "data", "model"))
     call_script("train_vq", "--config", vq_yaml, "--data", picture_folder, "--output", vq)
-    call_script("prepare", "--data", picture_folder, "--image-tokenizer", vq, "--output", data, "--text.size=300")
+    call_script("prepare_data", "--data", picture_folder, "--image-tokenizer", vq, "--output", data, "--text.size=300")
     call_script("train_lm", "--config", lm_yaml, "--data", data, "--output", model)
     picture = tmp_path / "picture.png"
     loaded = loaded_by(RUN_AND_LIST, "generate", "--model", str(model), "--prompt", "red", "--output", str(picture))

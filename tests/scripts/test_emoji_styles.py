@@ -258,7 +258,7 @@ def test_a_changed_licence_is_refused(styles, packages):
 def model_folder(collection, call_script, vq_yaml, lm_yaml, tmp_path) -> Path:
     call_script("train_vq", "--config", vq_yaml, "--data", collection, "--output", tmp_path / "vq")
     call_script(
-        "prepare", "--data", collection, "--image-tokenizer", tmp_path / "vq", "--output", tmp_path / "data",
+        "prepare_data", "--data", collection, "--image-tokenizer", tmp_path / "vq", "--output", tmp_path / "data",
         "--text.size", "280",
     )  # fmt: skip
     call_script("train_lm", "--config", lm_yaml, "--data", tmp_path / "data", "--output", tmp_path / "model")

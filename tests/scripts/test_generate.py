@@ -8,7 +8,7 @@ import pytest
 import vqlm.lm.model_folder.tokenizers
 from PIL import Image
 from vqlm.data_prep import CollectionConfig, load_collection
-from vqlm.lm import SamplingConfig
+from vqlm.lm import SamplingConfig, TextToImagePipeline
 from vqlm.training.errors import UserError
 
 MODEL = "outputs/demo/model"
@@ -184,9 +184,12 @@ def test_like_continues_and_repaints_again(generate):
         (["--output", "a.png", "--seed", -1], "`seed` must be a whole number from 0"),
         (["--output", "a.png", "--seed", 2**63], "`seed` must be a whole number from 0 to 9223372036854775807"),
         (["--output", "a.png", "--num-images", 0], "`num_images` must be at least 1, found 0"),
-        (["--output", "a.png", "--temperature", "nan"], "`temperature` must not be negative or infinite, found nan"),
+        (["--output", "a.png", "--temperature", "nan"], "--temperature: expected float, found nan"),
         (["--output", "a.png", "--batch-size", 0], "`batch_size` must be at least 1, found 0"),
-        (["--output", "a.png", "--dtype", "float8"], "`dtype` must be float32, bfloat16 or float16, found 'float8'"),
+        (
+            ["--output", "a.png", "--dtype", "float8"],
+            "--dtype: expected one of 'float32', 'bfloat16', 'float16', found float8",
+        ),
         (["--output", "a.png", "--prompt", "a", "--prompts", "b"], "give one of the two"),
         (["--output", "a.png", "--like", "picture.png"], "picture.png does not say how it was drawn"),
     ],
@@ -223,7 +226,14 @@ def test_the_name_of_a_model_on_the_hub(generate, monkeypatch):
 # Captions
 
 
-def test_captions_name_files_that_load_again(call_script):
+@pytest.fixture
+def described(monkeypatch) -> None:
+    """An untrained model may describe a picture by nothing."""
+    captions = lambda self, pictures: [f"thing {number}" for number in range(len(pictures))]  # noqa: E731
+    monkeypatch.setattr(TextToImagePipeline, "caption", captions)
+
+
+def test_captions_name_files_that_load_again(call_script, described):
     Path("pictures/inner").mkdir(parents=True)
     for number, name in enumerate(("a.png", "inner/b ü.png")):
         Image.new("RGB", (SIDE, SIDE), ("red", "blue")[number]).save(Path("pictures", name))
@@ -233,10 +243,10 @@ def test_captions_name_files_that_load_again(call_script):
     captions = {line["file_name"]: line["caption"] for line in lines}
     assert list(captions) == ["a.png", "inner/b ü.png"]
     rows = list(load_collection("pictures", SIDE).rows())
-    assert {row.key: row.captions for row in rows} == {name: [caption] for name, caption in captions.items()}
+    assert {row.key: row.captions for row in rows} == {name: (caption,) for name, caption in captions.items()}
 
 
-def test_captions_of_pictures_elsewhere(call_script, capsys):
+def test_captions_of_pictures_elsewhere(call_script, described, capsys):
     """Through a symbolic link the file is the link's, not what it points to."""
     Path("pictures").mkdir()
     Path("elsewhere").mkdir()

@@ -62,7 +62,11 @@ def test_help_holds_the_line_of_a_setting(capsys):
 
 @pytest.mark.parametrize(
     ("text", "named"),
-    [("max_stepps: 5\n", "max_stepps"), ("max_steps: many\n", "--max-steps"), ("model:\n  width: 3\n", "model")],
+    [
+        ("max_stepps: 5\n", "--max-stepps; did you mean --max-steps?"),
+        ("max_steps: many\n", "--max-steps"),
+        ("model:\n  width: 3\n", "model"),
+    ],
 )
 def test_a_wrong_file_of_settings_fails_and_says_where(tmp_path, capsys, text, named):
     file = tmp_path / "settings.yaml"
@@ -339,12 +343,12 @@ def test_several_collections_are_one_value(words):
 
 
 def test_a_list_of_collections_in_yaml(tmp_path):
-    from vqlm.scripts import prepare
+    from vqlm.scripts import prepare_data
 
     (tmp_path / "x.yaml").write_text("data: [a, b]\n")
     words = ["--config", str(tmp_path / "x.yaml"), "--image-tokenizer", "vq", "--output", "o"]
-    assert prepare.settings_parser().parse_args(words).data == "a + b"
-    assert prepare.settings_parser().parse_args([*words, "--data", "c"]).data == "c"
+    assert prepare_data.settings_parser().parse_args(words).data == "a + b"
+    assert prepare_data.settings_parser().parse_args([*words, "--data", "c"]).data == "c"
 
 
 @pytest.mark.parametrize("text", ["loss: 5\n", "network: [1, 2]\n", "flip: {a: 1}\n", "- 1\n- 2\n", "[" * 3000])
@@ -355,3 +359,82 @@ def test_settings_of_another_form_are_one_sentence(tmp_path, text):
     words = ["--config", str(tmp_path / "x.yaml"), "--data", "x", "--output", "o"]
     with pytest.raises(UserError):
         train_vq.settings_parser(words).parse_args(words)
+
+
+def test_a_word_alone_is_named_where_it_is_missing_and_in_help(capsys):
+    parser = script_parser(None)
+    parser.add_argument("data", help="Pictures.")
+    parser.add_argument("--output", type=Path, required=True)
+    for words in (["a", "--output", "o"], ["--data", "a", "--output", "o"], ["--output=o", "--data=a"]):
+        assert parser.parse_args(words).data == "a"
+    with pytest.raises(UserError, match="required, and not given: DATA; --help"):
+        parser.parse_args(["--output", "o"])
+    parser.print_help()
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[0].endswith(" DATA [OPTION ...]")
+    assert "\n  DATA " in printed
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--output", ""], ["--output="], ["--output", " "], ["--config", "empty.yaml"], ["--data", "", "--output", "o"]],
+    ids=str,
+)
+def test_an_empty_place_is_refused(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.yaml").write_text("output: ''\n")
+    parser = script_parser(None)
+    parser.add_argument("--data", type=str)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--prompt", type=str)
+    with pytest.raises(UserError, match="^--(output|data) is empty; name a file or a folder"):
+        parser.parse_args(words)
+    assert parser.parse_args(["--prompt", "", "--output", "o"]).prompt == ""
+
+
+def test_a_file_of_settings_with_dashes_or_without_settings(tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("max-steps: 5\n")
+    assert parse("--config", str(file)) == TrainingConfig(max_steps=5)
+    for nothing in ("", "# nothing yet\n"):
+        file.write_text(nothing)
+        assert parse("--config", str(file)) == TrainingConfig()
+
+
+def test_an_unknown_setting_in_a_file_is_said_with_the_nearest_and_the_file(tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("batch_sise: 5\n")
+    with pytest.raises(UserError, match=rf"no option --batch-sise; did you mean --batch-size\? .*{file}"):
+        parse("--config", str(file))
+
+
+def test_a_value_of_no_type_that_an_option_takes():
+    with pytest.raises(UserError, match="^--max-steps: expected int, found many; --help"):
+        parse("--max-steps", "many")
+
+
+def test_a_file_that_cannot_be_opened_is_one_line(capsys):
+    def main(_):
+        raise PermissionError(errno.EACCES, "Permission denied", "/root/state.json")
+
+    assert exit_status(main) == 2
+    assert capsys.readouterr().err == (
+        "error: /root/state.json cannot be read or written (Permission denied); check its path and who may use it.\n"
+    )
+
+
+def test_errors_of_a_command_inside_name_the_options_of_the_outer_one(capsys):
+    def outer(_):
+        parser = script_parser(None)
+        parser.add_argument("--max_skipped", type=float)
+        parser.parse_args([])
+        with parser.around("lm."):
+            inner = script_parser(None)
+            inner.add_class_arguments(TrainingConfig)
+            inner.add_argument("--max_skipped", type=float)
+            inner.add_argument("--output", type=Path)
+            inner.parse_args([])
+            raise UserError("lower `batch_size`, raise `max_skipped`, or take another `output`")
+
+    assert exit_status(outer) == 2
+    assert capsys.readouterr().err == "error: lower --lm.batch-size, raise --max-skipped, or take another `output`\n"

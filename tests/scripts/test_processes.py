@@ -59,7 +59,7 @@ def test_two_processes_pack_rows(call_script, picture_folder, vq_yaml, lm_yaml, 
     """A collection of fewer rows than two batches, so that the last round of an epoch is filled up."""
     call_script("train_vq", "--config", vq_yaml, "--data", picture_folder, "--output", tmp_path / "vq")
     prepared = ["--data", picture_folder, "--image-tokenizer", tmp_path / "vq", "--output", tmp_path / "data"]
-    start_two("prepare", *prepared)
+    start_two("prepare_data", *prepared)
     output = tmp_path / "model"
     options = ["--config", without_precision(lm_yaml), "--data", tmp_path / "data", "--output", output]
     said = start_two("train_lm", *options, "--max-steps", "4", "--batch-size", "16")

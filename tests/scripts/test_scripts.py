@@ -45,7 +45,7 @@ def test_from_pictures_to_a_report(call_script, picture_folder, vq_yaml, lm_yaml
     assert settings["batch_size"] == 8  # the file, not the default
     assert settings["network.hidden_channels"] == 16
 
-    call_script("prepare", "--data", picture_folder, "--image-tokenizer", vq, "--output", data, "--text.size=300")
+    call_script("prepare_data", "--data", picture_folder, "--image-tokenizer", vq, "--output", data, "--text.size=300")
     counts = read_json(data / "manifest.json")["splits"]
     assert counts.keys() == {"train", "held_out"}
     assert sum(counts.values()) == 24
@@ -132,11 +132,11 @@ def test_from_pictures_to_a_report(call_script, picture_folder, vq_yaml, lm_yaml
 def test_a_finished_model_is_trained_on_with_new_pictures(call_script, picture_folder, vq_yaml, lm_yaml, tmp_path):
     vq, data, model, more, tuned = (tmp_path / name for name in ("vq", "data", "model", "more", "tuned"))
     call_script("train_vq", "--config", vq_yaml, "--data", picture_folder, "--output", vq, "--max-steps", 2)
-    call_script("prepare", "--data", picture_folder, "--image-tokenizer", vq, "--output", data, "--text.size=300")
+    call_script("prepare_data", "--data", picture_folder, "--image-tokenizer", vq, "--output", data, "--text.size=300")
     call_script("train_lm", "--data", data, "--output", model, "--config", lm_yaml)
     table = picture_folder / "metadata.csv"
     table.write_text(table.read_text().replace(" square", " box in crayon").replace(" circle", " disc in crayon"))
-    call_script("prepare", "--data", picture_folder, "--for-model", model, "--output", more)
+    call_script("prepare_data", "--data", picture_folder, "--for-model", model, "--output", more)
     arguments = ["--init-from", model, "--max-steps", 2, "--batch-size", 4, "--compile=no", "--mixed-precision=no"]
     call_script("train_lm", "--data", more, "--output", tuned, *arguments, "--lora", "--lora-rank", 4)
     assert read_json(tuned / "run" / "settings.json")["lora_rank"] == 4
@@ -147,7 +147,7 @@ def test_a_finished_model_is_trained_on_with_new_pictures(call_script, picture_f
     assert size_of(picture) == (16, 16)
     for count, wrong in (("neither", []), ("both", ["--image-tokenizer", vq, "--for-model", model])):
         with pytest.raises(UserError, match=rf"give either `image_tokenizer` .* or `for_model` .*; found {count}\.$"):
-            call_script("prepare", "--data", picture_folder, "--output", tmp_path / "none", *wrong)
+            call_script("prepare_data", "--data", picture_folder, "--output", tmp_path / "none", *wrong)
     with pytest.raises(UserError, match="`lora` adapts a finished model; name its folder in `init_from`"):
         call_script("train_lm", "--data", more, "--output", tmp_path / "none", "--lora")
 
@@ -157,7 +157,7 @@ def test_sampling_that_comes_after_the_training_is_said_to_have_no_effect(
 ):
     vq, data, model = tmp_path / "vq", tmp_path / "data", tmp_path / "model"
     call_script("train_vq", "--config", vq_yaml, "--data", picture_folder, "--output", vq)
-    call_script("prepare", "--data", picture_folder, "--image-tokenizer", vq, "--output", data, "--text.size=300")
+    call_script("prepare_data", "--data", picture_folder, "--image-tokenizer", vq, "--output", data, "--text.size=300")
     train = ["--data", data, "--output", model, "--config", lm_yaml]
     call_script("train_lm", *train)
     assert "no effect" not in capsys.readouterr().out
@@ -280,7 +280,7 @@ def test_every_quantizer_leads_to_a_drawn_picture(
         "train_vq", "--data", picture_folder, "--output", vq, "--config", vq_yaml,
         "--quantizer.type", type_name, *settings,
     )  # fmt: skip
-    call_script("prepare", "--data", picture_folder, "--image-tokenizer", vq, "--output", data, "--text.size=300")
+    call_script("prepare_data", "--data", picture_folder, "--image-tokenizer", vq, "--output", data, "--text.size=300")
     call_script("train_lm", "--data", data, "--output", model, "--config", lm_yaml)
     call_script("generate", "--model", model, "--prompt", "red square", "--output", picture)
     assert size_of(picture) == (16, 16)
@@ -310,7 +310,7 @@ def test_from_series_to_a_drawn_one(call_script, call_example, vq_yaml, lm_yaml,
     )  # fmt: skip
     assert not (vq / "reconstructions.png").exists()
     call_script(
-        "prepare", "--data", tmp_path / "days.npz", "--image-tokenizer", vq, "--output", data, "--text.size=300"
+        "prepare_data", "--data", tmp_path / "days.npz", "--image-tokenizer", vq, "--output", data, "--text.size=300"
     )
     call_script("train_lm", "--data", data, "--output", model, "--config", lm_yaml)
     drawn = TextToImagePipeline.from_pretrained(model)("a winter day", num_images_per_prompt=2)

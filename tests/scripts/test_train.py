@@ -136,8 +136,8 @@ def test_a_finished_model_is_a_start(picture_folder, tmp_path, capsys):
     assert not (second / "image_tokenizer").exists()
     assert read_json(second / "model" / "run" / "settings.json")["init_from"] == str(first / "model")
     for wrong, message in (
-        (["--start", tmp_path / "none"], "there is no folder .*none to start from"),
-        (["--start", picture_folder], "is no finished model: it has no text_to_image.json"),
+        (["--start", tmp_path / "none"], "none does not exist; name the folder of a finished model"),
+        (["--start", picture_folder], "holds no finished model: text_to_image.json is missing"),
         (["--start", first / "model", "--image-size", 64], "draws pictures of 16x16, `image_size` is 64"),
         (
             ["--start", first / "model", "--background", "black"],
@@ -222,7 +222,7 @@ def test_pictures_that_cannot_be_used_and_what_is_advised(picture_folder, tmp_pa
     output = tmp_path / "mine"
     with pytest.raises(
         UserError,
-        match=r"`max_skipped` 0\.01\..*inspection/unusable\.jsonl\..*`max_skipped` 0\.05\..*`ignore_findings`",
+        match=r"--max-skipped 0\.01\..*inspection/unusable\.jsonl\..*--max-skipped 0\.05\..*`ignore_findings`",
     ):
         call(picture_folder, output, *TINY)
     call(picture_folder, output, *TINY, "--ignore-findings")
@@ -285,7 +285,7 @@ def test_a_plan_that_has_not_begun_is_of_the_same_folder_written_otherwise(pictu
         (["PICTURES", "--minutes", "0.1"], "the least that makes sense is"),
         (["PICTURES", "--minutes", "-1"], "--minutes must be above 0, found -1"),
         (["PICTURES", "--image-size", "50"], "--image-size must be a multiple of 8"),
-        (["PICTURES", "--vq.quantiser", "3"], "there is no option --quantiser"),
+        (["PICTURES", "--vq.quantiser", "3"], "there is no option --vq.quantiser"),
         (["PICTURES", "--lm.data", "x"], "--lm.data is set by `vqlm train` itself"),
         (["PICTURES", "--plan", "PICTURES"], "holds none of inspect.yaml"),
     ],

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from vqlm.scripts.watch import main, make_server
 from vqlm.training.errors import UserError
-from vqlm.training.watching.curves import chart_of, curves_of, draw_chart
-from vqlm.training.watching.page import watch_page
+from vqlm.training.watching.log_curves import chart_of, curves_of, draw_chart
+from vqlm.training.watching.watch_page import watch_page
 
 LINES = [
     {"step": 50, "seconds": 10.0, "share": 0.25, "loss": 3.0, "image_nll": 4.0, "rows_per_second": 100.0},
@@ -35,7 +35,7 @@ def write_run(stage: Path, lines: list[dict] = LINES) -> Path:
 
 def test_the_page_of_a_stage(tmp_path):
     run = write_run(tmp_path / "model")
-    page = watch_page(tmp_path / "model", seconds=5)
+    page = watch_page(tmp_path / "model", seconds=5.0)
     assert '<meta http-equiv="refresh" content="5">' in page
     assert "step 100; 0:20 of training; 50%, about 0:20 left" in page
     assert "1 step skipped for a gradient that is not finite, the last step 60 (model)" in page
@@ -47,7 +47,7 @@ def test_the_page_of_a_stage(tmp_path):
     assert "http://" not in page
     assert "https://" not in page
     (run / "summary.json").write_text("{}")
-    page = watch_page(tmp_path / "model", seconds=5)
+    page = watch_page(tmp_path / "model", seconds=5.0)
     assert "refresh" not in page
     assert "finished" in page
 

@@ -45,7 +45,7 @@ def test_wrong_settings_are_named(settings, message):
 
 def test_an_adversary_that_would_never_begin_is_refused():
     loss = LossConfig(adversarial_weight=0.5, adversarial_start=1000)
-    with pytest.raises(UserError, match="begins at step 1000 .loss.adversarial_start. of 1000; lower"):
+    with pytest.raises(UserError, match="begins at step 1000 .`loss.adversarial_start`. of 1000; lower"):
         VQTrainingConfig(max_steps=1000, loss=loss)
     VQTrainingConfig(max_steps=1001, loss=loss)
     VQTrainingConfig(max_minutes=1.0, loss=loss)

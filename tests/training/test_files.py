@@ -6,10 +6,12 @@ import os
 import pytest
 from vqlm.training.errors import UserError
 from vqlm.training.files import (
+    is_same_place,
     read_json,
     require_empty,
     require_output,
     require_same_settings,
+    require_writable,
     write_json,
     write_notice,
 )  # fmt: skip
@@ -102,3 +104,33 @@ def test_no_notice_without_an_attribution(tmp_path, attribution):
 def test_notice_holds_the_attribution(tmp_path):
     write_notice(tmp_path, "by A, CC BY 4.0")
     assert (tmp_path / "NOTICE").read_text(encoding="utf-8") == "by A, CC BY 4.0\n"
+
+
+def test_a_place_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(UserError, match="link is a link to nowhere, which does not exist"):
+        require_writable(tmp_path / "link")
+    require_writable(tmp_path / "new" / "folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+    def refuse(**_):
+        raise OSError  # as /proc does, which seems to allow it
+
+    monkeypatch.setattr("vqlm.training.files.tempfile.TemporaryFile", refuse)
+    with pytest.raises(UserError, match="is read-only for this user"):
+        require_writable(tmp_path / "new")
+
+
+def test_the_same_place_written_otherwise(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "link").symlink_to("a")
+    monkeypatch.chdir(tmp_path)
+    for written in ("a", "./a/", "link", str(tmp_path / "a")):
+        assert is_same_place(written, str(tmp_path / "a"))
+        require_same_settings(tmp_path, {"init_from": "a"}, {"init_from": written})
+    (tmp_path / "b").mkdir()
+    assert not is_same_place("a", "b")
+    assert not is_same_place("none", "none")
+    assert not is_same_place(3, 3)
+    with pytest.raises(UserError, match="its `init_from` is 'a', now 'b'"):
+        require_same_settings(tmp_path, {"init_from": "a"}, {"init_from": "b"})

@@ -76,5 +76,5 @@ def test_a_run_ends_with_the_average_and_continues_bit_for_bit(tmp_path):
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
 def test_a_decay_out_of_range_is_refused(decay):
-    with pytest.raises(UserError, match="weight_ema_decay must lie in"):
+    with pytest.raises(UserError, match="`weight_ema_decay` must lie in"):
         TrainingConfig(weight_ema_decay=decay)

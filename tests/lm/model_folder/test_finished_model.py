@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 import vqlm.lm.model_folder.finished_model
+import vqlm.lm.model_folder.names
 import vqlm.lm.model_folder.tokenizers
 import yaml
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from vqlm.lm import TextToImagePipeline, TextToImageProcessor
-from vqlm.lm.model_folder import tokenizers
 from vqlm.lm.model_folder.card import data_name, license_of
 from vqlm.lm.model_folder.finished_model import record_figures, weights_checksum
 from vqlm.training.errors import UserError
@@ -257,14 +257,14 @@ def test_saving_in_bf16_leaves_the_model_in_memory_alone(pipeline, tmp_path):
 
 
 def test_a_name_is_a_folder_of_models_in_the_checkout(pipeline, tmp_path, monkeypatch):
-    monkeypatch.setattr(tokenizers, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(vqlm.lm.model_folder.names, "CHECKOUT", tmp_path)
     pipeline.save_pretrained(tmp_path / "models" / "emoji")
     loaded = TextToImagePipeline.from_pretrained("emoji", "cpu")
     assert loaded.image_tokenizer.fingerprint() == pipeline.image_tokenizer.fingerprint()
 
 
 def test_a_checkout_without_the_base_model_says_how_to_make_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(tokenizers, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(vqlm.lm.model_folder.names, "CHECKOUT", tmp_path)
     (tmp_path / "Makefile").touch()
     with pytest.raises(UserError, match=r"^there is no models/emoji in .*; `make base` there trains"):
         TextToImagePipeline.from_pretrained("emoji")
@@ -273,6 +273,6 @@ def test_a_checkout_without_the_base_model_says_how_to_make_it(tmp_path, monkeyp
 
 
 def test_an_installed_package_does_not_advise_make(tmp_path, monkeypatch):
-    monkeypatch.setattr(tokenizers, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(vqlm.lm.model_folder.names, "CHECKOUT", tmp_path)
     with pytest.raises(UserError, match="^emoji is not a folder"):
         TextToImagePipeline.from_pretrained("emoji")

@@ -83,12 +83,12 @@ def test_a_tracker_is_told_settings_figures_and_samples(notebook, tmp_path, monk
 
 def test_a_tracker_that_is_not_installed_is_refused_in_one_sentence(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"log_with wandb needs the package wandb; install it: pip install wandb\.$"):
+    with pytest.raises(UserError, match=r"`log_with` wandb needs the package wandb; install it: pip install wandb\.$"):
         TrainingConfig(log_with="wandb")
 
 
 def test_an_unknown_tracker_is_refused_by_those_that_there_are():
-    with pytest.raises(UserError, match="log_with must name tensorboard, wandb, .*; found 'tensorbord'"):
+    with pytest.raises(UserError, match="`log_with` must name tensorboard, wandb, .*; found 'tensorbord'"):
         TrainingConfig(log_with="tensorbord")
 
 

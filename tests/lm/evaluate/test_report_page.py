@@ -12,10 +12,10 @@ from PIL import Image
 from vqlm.lm import SamplingConfig
 from vqlm.lm.evaluate.choose_sampling import choose_sampling, save_choice
 from vqlm.lm.evaluate.evidence import gather_evidence, names_of
-from vqlm.lm.evaluate.page import report_page
 from vqlm.lm.evaluate.page_drawings import DRAWS, Grid, draw_for_page
 from vqlm.lm.evaluate.page_parts import cards, escaped, table
 from vqlm.lm.evaluate.report import evaluate
+from vqlm.lm.evaluate.report_page import report_page
 from vqlm.training import matrix_peak
 
 VOID = {"meta", "img", "br", "hr"}

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig, TextConfig, ViewConfig
+from vqlm.data_prep.source_names import require_data
 from vqlm.scripts.closing import close_stage
 from vqlm.scripts.opening import open_for_tokenizer
 from vqlm.scripts.options import ScriptParser, run_script, script_parser
 from vqlm.training.errors import UserError
 from vqlm.training.files import require_output
+from vqlm.training.folder_kinds import require_kind
 
 FIRST = (
     "data", "image_tokenizer", "output", "resume", "views.views", "text.size", "text.pretrained", "for_model",
@@ -64,6 +66,8 @@ def main(arguments: list[str] | None = None) -> None:
             f"{'neither' if model is None else 'both'}."
         )
     require_output(settings.output, settings.resume)
+    require_kind(*((settings.image_tokenizer, "image tokenizer") if model is None else (model, "finished model")))
+    require_data(settings.data)
 
     from vqlm.data_prep import Vocabulary, prepare
     from vqlm.planning.reached import reached_by_prepare

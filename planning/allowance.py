@@ -4,12 +4,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from vqlm.planning.arguments import STRIDES
 from vqlm.planning.facts import CollectionFacts
 from vqlm.planning.machine_speed import PICTURES, ROWS, MachineSpeed
 
 Settings = dict[str, Any]
 
-STRIDES = [4, 2]  # (side / 8)^2 codes of a picture
 # More passes over the pictures only overfit.
 MOST_VQ_EPOCHS, MOST_LM_EPOCHS = 400, 200
 VQ_SHARE = 0.2  # of the training seconds, stage one's
