@@ -15,6 +15,7 @@ Two processes meet as torchrun makes them meet; the second is killed up to 50 ms
 import argparse
 import contextlib
 import datetime
+import importlib
 import itertools
 import json
 import multiprocessing
@@ -34,14 +35,11 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"  # a fork has none of the threads of its parent
 
 import torch
-import vqlm.lm.train.loop  # what a command imports at its start, for all forks
+import vqlm.lm.train.loop  # what the commands import when they run, for all forks
 import vqlm.planning.reached
-import vqlm.scripts.prepare
-import vqlm.scripts.train_lm
-import vqlm.scripts.train_vq
 import vqlm.vq.train  # noqa: F401
 from generated import write_webdataset
-from vqlm.scripts.commands import run_command
+from vqlm.scripts.commands import COMMANDS, run_command
 from vqlm.scripts.options import run_script
 from vqlm.training.checkpoint import find_damage
 from vqlm.training.files import checksum_of, read_json
@@ -71,6 +69,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    for name, known in ((name, known) for group in COMMANDS.values() for name, known in group.items()):
+        if name in SMALL:
+            importlib.import_module(f"vqlm.scripts.{known.module}")
     print(datetime.date.today(), json.dumps(describe_machine(0.01)), flush=True)
     draw, tries = random.Random(arguments.seed), list(itertools.product(arguments.processes, arguments.stages))
     with tempfile.TemporaryDirectory() as place:

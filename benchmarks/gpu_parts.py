@@ -85,7 +85,18 @@ def tests(place: Place, figures: Figures) -> None:
     """What `make test-cuda` runs. Files without such a test are not read: they may need packages not carried."""
     files = [str(path) for path in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.cuda" in path.read_text()]
     results = place.folder / "tests.xml"
-    words = ["-m", "pytest", "-m", "cuda", "--junitxml", str(results), *(files[:1] if place.tiny else files)]
+    words = [
+        "-m",
+        "pytest",
+        "-m",
+        "cuda",
+        "-v",
+        "--durations",
+        "10",
+        "--junitxml",
+        str(results),
+        *(files[:1] if place.tiny else files),
+    ]
     status = subprocess.run([sys.executable, *words], cwd=ROOT).returncode
     cases = list(xml.etree.ElementTree.parse(results).iter("testcase"))
     kinds = {kind: [case for case in cases if case.find(kind) is not None] for kind in ("failure", "error", "skipped")}
@@ -183,7 +194,7 @@ def prepare(place: Place, figures: Figures) -> None:
 def stage_two(precision: str, place: Place, figures: Figures) -> None:
     """The demo's stage two for some of its steps, stopped in the middle and continued, then a picture."""
     output = place.folder / f"model-{precision}"
-    steps = 4 if place.tiny else 300
+    steps = 4 if place.tiny else 200
     # The CPU has no fp16.
     words = train_lm_words(place, output, steps, "no" if place.tiny else precision) + ["--resume", "true"]
     place.run("-m", "vqlm", *words, "--stop-after", str(steps // 2))
@@ -197,13 +208,13 @@ def stage_two(precision: str, place: Place, figures: Figures) -> None:
 
 def fsdp2(place: Place, figures: Figures) -> None:
     """The same steps under FSDP2 on one process, by torchrun, and without it: the same held-out figure."""
-    steps, precision = (4, "no") if place.tiny else (100, fastest_precision(place.device))
+    steps, precision = (4, "no") if place.tiny else (60, fastest_precision(place.device))
     if precision == "fp16":
         precision = "no"  # which FSDP2 does not do
     nats = {}
     for name in ("plain", "sharded"):
         output = place.folder / f"model-{name}"
-        words = train_lm_words(place, output, steps, precision) + ["--compile", "no"]
+        words = train_lm_words(place, output, steps, precision)
         if name == "plain":
             place.run("-m", "vqlm", *words)
         else:
@@ -218,7 +229,8 @@ def fsdp2(place: Place, figures: Figures) -> None:
 def train_lm_words(place: Place, output: Path, steps: int, precision: str) -> list[str]:
     words = ["train-lm", "--config", str(ROOT / "configs" / ("smoke" if place.tiny else "demo") / "train_lm.yaml")]
     words += ["--data", str(place.prepared), "--output", str(output), "--max-steps", str(steps)]
-    return [*words, "--mixed-precision", precision, "--sample-every", "0"]
+    # Compiled steps are tried by the tests and timed by `training`; here compiling would take all the time.
+    return [*words, "--mixed-precision", precision, "--sample-every", "0", "--compile", "no"]
 
 
 def training_figures(output: Path) -> dict[str, Any]:
@@ -237,33 +249,31 @@ def training_figures(output: Path) -> dict[str, Any]:
 
 
 def drawing(place: Place, figures: Figures) -> None:
-    """Seconds of ours and of `generate` with both caches, untrained models in bf16, guided and not."""
-    from drawing import BF16, COMPILED, OURS, TINY, Case, drawer
-    from measure import in_turns
+    """Seconds of ours and of `generate` with both caches, untrained models in bf16, guided and not.
+
+    The static cache comes last, for all cases: `generate` compiles it, which takes long.
+    """
+    from drawing import BF16, OURS, TINY, Case, drawer
     from our_steps import Rows
 
-    full = [Case("5M", 16, 64, 3.0, 3), Case("85M", 16, 256, 1.0, 2), Case("85M", 1, 256, 3.0, 1)]
-    for case in TINY if place.tiny else full:
-        rows = Rows(case.codes, most=100)
-        engines: dict[str, Callable[[], Any]] = {
-            "here": lambda case=case, rows=rows: drawer(case, rows, OURS, place.device),
-            "here, compiled": lambda case=case, rows=rows: drawer(case, rows, COMPILED, place.device),
-            "generate, dynamic cache": lambda case=case, rows=rows: drawer(case, rows, BF16, place.device),
-            "generate, static cache": lambda case=case, rows=rows: static(drawer(case, rows, BF16, place.device)),
-        }
-        measured: dict[str, Any] = {}
-        for name, build in engines.items():
+    full = [Case("5M", 16, 64, 3.0, 3), Case("85M", 16, 256, 1.0, 2)]
+    cases = [(case, Rows(case.codes, most=100)) for case in (TINY if place.tiny else full)]
+    engines: dict[str, Callable[[Case, Rows], Any]] = {
+        "here": lambda case, rows: drawer(case, rows, OURS, place.device),
+        "generate, dynamic cache": lambda case, rows: drawer(case, rows, BF16, place.device),
+        "generate, static cache": lambda case, rows: static(drawer(case, rows, BF16, place.device)),
+    }
+    measured: dict[str, dict[str, Any]] = {case.title: {} for case, _ in cases}
+    for name, build in engines.items():
+        for case, rows in cases:
             try:
-                draw = build()
-                seconds = in_turns({name: synchronized(draw, place)}, case.rounds)[name]
-                measured[name] = {"seconds": statistics.median(seconds)}
-                measured[name]["pictures_per_second"] = case.pictures / measured[name]["seconds"]
+                seconds = seconds_of(build(case, rows), case.rounds, place)
+                measured[case.title][name] = {"seconds": seconds, "pictures_per_second": case.pictures / seconds}
             except Exception as error:  # of any engine: the others are measured all the same
-                measured[name] = {"failed": f"{type(error).__name__}: {str(error).strip()[:300]}"}
-            figures.add(**{case.title: dict(measured)})
-    failed = [name for case in figures.values.values() for name, value in case.items() if "failed" in value]
-    if any(name.startswith("here") for name in failed):
-        sys.exit(f"drawing failed: {failed}")
+                measured[case.title][name] = {"failed": f"{type(error).__name__}: {str(error).strip()[:300]}"}
+            figures.add(**measured)
+    if any("failed" in case["here"] for case in measured.values()):
+        sys.exit("drawing failed here, see the figures")
 
 
 def static(draw: Any) -> Any:
@@ -272,15 +282,17 @@ def static(draw: Any) -> Any:
     return draw
 
 
-def synchronized(draw: Callable[[], Any], place: Place) -> Callable[[], float]:
-    def seconds() -> float:
+def seconds_of(draw: Callable[[], Any], rounds: int, place: Place) -> float:
+    """The median of some rounds, after one that compiles."""
+    seconds = []
+    for number in range(1 + rounds):
         start = time.perf_counter()
         draw()
         if place.device.type == "cuda":
             torch.cuda.synchronize(place.device)
-        return time.perf_counter() - start
-
-    return seconds
+        if number:
+            seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
 
 
 PARTS: dict[str, Callable[[Place, Figures], None]] = {

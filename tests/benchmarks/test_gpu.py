@@ -39,7 +39,7 @@ def test_all_parts(tmp_path):
     cases = [value for value in parts["drawing"].values() if isinstance(value, dict)]
     assert len(cases) == 2
     for case in cases:
-        assert set(case) == {"here", "here, compiled", "generate, dynamic cache", "generate, static cache"}
+        assert set(case) == {"here", "generate, dynamic cache", "generate, static cache"}
         assert all(engine["seconds"] > 0 for engine in case.values())
 
 
@@ -54,12 +54,12 @@ def test_a_part_that_fails_is_told_and_the_next_runs(gpu, tmp_path, monkeypatch)
     monkeypatch.setattr(gpu, "PARTS_FILE", program)
     start = time.monotonic()
     parts = ["machine", "training_110M", "prepare", "fsdp2"]
-    report = gpu.main(["--minutes", "0.3", "--output", str(tmp_path), "--parts", *parts])
-    assert time.monotonic() - start < 0.3 * 60
+    report = gpu.main(["--minutes", "0.2", "--output", str(tmp_path), "--parts", *parts])
+    assert time.monotonic() - start < 0.2 * 60
     outcomes = report["parts"]
     assert not report["all_passed"]
     assert [outcomes[name]["passed"] for name in parts] == [True, False, False, False]
-    assert outcomes["training_110M"]["reason"].startswith("took longer than 2 s")
+    assert outcomes["training_110M"]["reason"].startswith("took longer than ")
     assert outcomes["training_110M"]["measured"] == 1
     assert outcomes["prepare"]["reason"] == "exit status 1: the disk is gone"
     assert outcomes["fsdp2"] == {"passed": False, "reason": "needs prepare, which failed", "seconds": 0.0}
