@@ -68,7 +68,8 @@ def losses_of(output: Path) -> list[float]:
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
 def test_the_steps_are_those_of_the_cpu(train, quantizer, adversarial_weight):
     loss = LossConfig(adversarial_weight=adversarial_weight, adversarial_start=2)
-    (_, on_cpu), (model, there) = (train(device, device, quantizer, loss=loss) for device in ("cpu", DEVICE))
+    _, on_cpu = train("on_cpu", "cpu", quantizer, loss=loss)
+    model, there = train("there", DEVICE, quantizer, loss=loss)
     assert model.device.type == DEVICE
     assert len(there) == STEPS
     assert there[0] == pytest.approx(on_cpu[0], rel=1e-3)  # before any update
@@ -76,7 +77,7 @@ def test_the_steps_are_those_of_the_cpu(train, quantizer, adversarial_weight):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_learns_as_fp32_does(train, tmp_path, precision):
+def test_half_precision_learns_as_fp32_does(train, tmp_path, precision, unchecked_types):
     if not {"bf16": is_bf16_fast, "fp16": is_fp16_fast}[precision](torch.device(DEVICE)):
         pytest.skip(f"this GPU has no {precision}")
     loss = LossConfig(adversarial_weight=0.5, adversarial_start=2)
