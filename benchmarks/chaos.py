@@ -9,7 +9,8 @@ have their final name must be whole; after each round the weights, every line of
 of the prepared set must be those of an undisturbed run, bit for bit. Rounds follow until the kills are spent.
 
 A command runs in a fork of this program, which has imported all that it needs: a start takes a second instead of ten.
-Two processes meet as torchrun makes them meet; the second is killed up to 50 ms after the first, in either order.
+Two processes meet as torchrun makes them meet; the second is killed up to 50 ms after the first, in either order. Their
+workers are not killed: as after a lack of memory, they notice by themselves.
 """
 
 import argparse
