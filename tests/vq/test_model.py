@@ -216,7 +216,7 @@ def test_a_picture_that_is_not_finite_is_named(tiny_vqvae, pixel_values, value):
 def test_more_codes_than_vectors_are_refused_for_kmeans(tiny_vqvae_config, pixel_values):
     tiny_vqvae_config.quantizer = VQConfig(codebook_size=49, codebook_dim=4, initialization="kmeans")
     model = VQVAE(tiny_vqvae_config)
-    with pytest.raises(UserError, match="each of the 49 codes, .* give 48; lower quantizer.codebook_size, or .*sample"):
+    with pytest.raises(UserError, match="each of the 49 codes, .* give 48; lower `quantizer.codebook_size`, or .*sample"):
         model.quantizer.initialize(model.encode_continuous(pixel_values))
 
 
