@@ -4,7 +4,8 @@
 
 For a model that was trained on the collection of examples/emoji_styles.py, and a set prepared for it. One picture is
 drawn for each held-out prompt, with the settings that the model was saved with, and compared by pixel distance with the
-reconstructions of all pictures in all styles. The three held-out sets are never averaged.
+reconstructions of all pictures in all styles. The three held-out sets are never averaged. A sheet of each is left
+beside the figures.
 """
 
 import re
@@ -16,7 +17,7 @@ from jaxtyping import Float, Int
 from measure import Report, Spread, choose, in_turns, parser
 from torch import Tensor
 from vqlm.data_prep import PreparedSet
-from vqlm.data_prep.prepared_set import pictures_of
+from vqlm.data_prep.prepared_set import pictures_of, spread
 from vqlm.lm import TextToImagePipeline
 from vqlm.lm.evaluate.gallery import PART, decode_flat
 from vqlm.lm.evaluate.metrics import recall_at
@@ -24,9 +25,11 @@ from vqlm.lm.evaluate.report import require_same_tokenizers
 from vqlm.training.errors import UserError
 from vqlm.vq import to_pixel_values
 from vqlm.vq.metrics import psnr
+from vqlm.vq.pixels import picture_grid
 
 STYLE = re.compile(r", (\w+) style$")
 ALL = 10**9
+SHOWN = 12  # pictures of each held-out set on its sheet
 
 
 def main(arguments: list[str] | None = None) -> dict:
@@ -38,7 +41,7 @@ def main(arguments: list[str] | None = None) -> dict:
     most, rounds = choose(options, (ALL, 9), (50, 5), (3, 1))
     pipeline, prepared = TextToImagePipeline.from_pretrained(options.model), PreparedSet.load(options.data)
     require_same_tokenizers(pipeline, prepared)
-    captions, targets, qualities = held_out_pictures(pipeline, prepared, most)
+    captions, originals, targets, qualities = held_out_pictures(pipeline, prepared, most)
     prompts = [caption for own in captions.values() for caption in own]
     styles = styles_of(prompts)
     report = Report("emoji_styles", __doc__, options)
@@ -51,6 +54,12 @@ def main(arguments: list[str] | None = None) -> dict:
 
     codes = pipeline(prompts, generator=torch.Generator().manual_seed(options.seed)).codes
     drawn = decode_flat(pipeline, codes.flatten(1))
+    options.output.mkdir(parents=True, exist_ok=True)
+    start = 0
+    for split, texts in captions.items():  # original above, drawn below
+        shown = [start + number for number in spread(len(texts), SHOWN)]
+        picture_grid([originals[shown], drawn[shown]]).save(options.output / f"{split}.png")
+        start += len(texts)
     ranks, nearest = ranks_and_nearest(drawn, targets, gallery(pipeline, prepared))
     gallery_styles = styles_of(own[0] for rows in prepared.rows.values() for own in rows["captions"])
     is_in_style = torch.tensor(
@@ -73,16 +82,16 @@ def main(arguments: list[str] | None = None) -> dict:
 
 def held_out_pictures(
     pipeline: TextToImagePipeline, prepared: PreparedSet, most: int
-) -> tuple[dict[str, list[str]], Float[Tensor, "n c h w"], Float[Tensor, " n"]]:
-    """Captions of each held-out set; the reconstructions of all of them, and the PSNR of each."""
-    captions, reconstructions, qualities = {}, [], []
+) -> tuple[dict[str, list[str]], Float[Tensor, "n c h w"], Float[Tensor, "n c h w"], Float[Tensor, " n"]]:
+    """Captions of each held-out set; all its pictures, their reconstructions, and the PSNR of each."""
+    captions, originals, reconstructions, qualities = {}, [], [], []
     for split in prepared.held_out:
         rows = prepared.pictured(split, most)
         captions[split] = [own[0] for own in rows["captions"]]
+        originals.append(pipeline.image_tokenizer.fit_size(to_pixel_values(pictures_of(rows))))
         reconstructions.append(decode_flat(pipeline, prepared.codes_of(rows)))
-        originals = pipeline.image_tokenizer.fit_size(to_pixel_values(pictures_of(rows)))
-        qualities.append(psnr(reconstructions[-1], originals))
-    return captions, torch.cat(reconstructions), torch.cat(qualities)
+        qualities.append(psnr(reconstructions[-1], originals[-1]))
+    return captions, torch.cat(originals), torch.cat(reconstructions), torch.cat(qualities)
 
 
 def styles_of(captions: Iterable[str]) -> list[str]:

@@ -44,7 +44,7 @@ class ScriptParser(ArgumentParser):
 
     Attributes:
         given: the words that were parsed.
-        file: the --config file that is being read.
+        file: the --config file that was read last.
         prefix: what stands before the names of options in errors, such as "lm." where `vqlm train` reads those of a
             stage.
     """
@@ -102,16 +102,15 @@ class ScriptParser(ArgumentParser):
         if not isinstance(settings, dict | None):
             raise UserError(f"`config` {cfg_path} must hold settings such as `batch_size: 8`, found {settings!r:.40}.")
         self.file = cfg_path
-        parsed = super().parse_path(cfg_path, *args, **kwargs)
-        self.file = None
-        return parsed
+        return super().parse_path(cfg_path, *args, **kwargs)
 
     def parse_string(self, content, *args, **kwargs):  # a --config file
         try:
             settings = yaml.safe_load(content)
         except (yaml.YAMLError, ValueError, RecursionError):
             settings = None  # which jsonargparse reports
-        content = content if content.strip() else "{}"
+        else:
+            content = "{}" if settings is None else content  # a file of comments only
         if isinstance(settings, dict):
             changed = self._as_words(with_new_names(_with_underscores(settings)))
             for name, value in changed.items():
@@ -205,10 +204,10 @@ class ScriptParser(ArgumentParser):
             message = f"{word[1]} belongs to no option; did you mean {_option(place)} {word[1]}?"
         elif unknown := re.search(r"[Oo]ption '(\w+)' is not accepted", message):  # of a --config file
             message = self._unknown(unknown[1])
+            message += f" It stands in {self.file}" if message.endswith("?") else f", in {self.file}"
         message = re.sub(r'Parser key "([\w.]+)":', lambda key: f"{self._shown(key[1])}:", message)
         message = _UNION.sub(_expected, message)
         message = re.sub(r"Unable to load config '(.*?)' - .*", r"there is no file \1", message)
-        message += f" (in {self.file})" if self.file is not None else ""
         message = re.sub(r"Expected a typing.Literal\[(.*?)\]. Got value: ", r"expected one of \1, found ", message)
         message = re.sub(r"Expected a <class '(\w+)'>. Got value: ", r"expected \1, found ", message)
         raise UserError(f"{message}{' ' if message.endswith('?') else '; '}--help lists every setting.") from ex

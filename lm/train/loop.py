@@ -17,6 +17,7 @@ from vqlm.lm.evaluate.metrics import evaluate_nll
 from vqlm.lm.evaluate.training_record import LOG_FILE
 from vqlm.lm.loss import WeightedCrossEntropy
 from vqlm.lm.model import add_embedding_dropout, checkpoint_gradients
+from vqlm.lm.model_folder.card import data_name
 from vqlm.lm.model_folder.settings import ModelFolderSettings
 from vqlm.lm.pipeline import TextToImagePipeline
 from vqlm.lm.settings import LanguageModelConfig, LMTrainingConfig, SamplingConfig
@@ -222,7 +223,7 @@ def _shall_compile(config: LMTrainingConfig, run: Run) -> bool:
 def _trained_on(prepared: PreparedSet, run: Run) -> dict[str, Any]:
     """What the finished model records of its data and of the time that each stage took."""
     return {
-        "data": prepared.manifest["made_from"]["data"],
+        "data": data_name(prepared.manifest["made_from"]["data"]),
         "pictures": prepared.manifest["splits"],
         "longest_caption_tokens": prepared.manifest["longest_caption_tokens"],
         "seconds": prepared.manifest["seconds"] | {"train_lm": run.state.seconds},

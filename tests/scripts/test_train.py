@@ -285,7 +285,7 @@ def test_a_plan_that_has_not_begun_is_of_the_same_folder_written_otherwise(pictu
         (["PICTURES", "--minutes", "0.1"], "the least that makes sense is"),
         (["PICTURES", "--minutes", "-1"], "--minutes must be above 0, found -1"),
         (["PICTURES", "--image-size", "50"], "--image-size must be a multiple of 8"),
-        (["PICTURES", "--vq.quantiser", "3"], "there is no option --quantiser"),
+        (["PICTURES", "--vq.quantiser", "3"], "there is no option --vq.quantiser"),
         (["PICTURES", "--lm.data", "x"], "--lm.data is set by `vqlm train` itself"),
         (["PICTURES", "--plan", "PICTURES"], "holds none of inspect.yaml"),
     ],
