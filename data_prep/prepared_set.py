@@ -259,7 +259,7 @@ def pictures_of(rows: Dataset) -> UInt8[Tensor, "n c *shape"] | Float[Tensor, "n
     feature = rows.features["image"]
     if not isinstance(feature, Image):
         arrays = np.stack(list(rows.with_format("numpy")["image"][:]))  # type: ignore[index]
-        return torch.from_numpy(arrays.astype(feature.dtype))  # which the format does not keep
+        return torch.from_numpy(arrays.astype(feature.dtype))  # type: ignore[union-attr]
     return torch.stack([torch.from_numpy(np.array(row["image"])).permute(2, 0, 1) for row in rows])  # type: ignore[index]
 
 

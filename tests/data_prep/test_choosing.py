@@ -47,7 +47,7 @@ def rows_of(data: str | Path, **settings) -> tuple[dict[str, tuple[str, ...]], d
     ("settings", "left_out"),
     [
         ({"min_side": 16}, {"b.png": "`min_side` 16", "d.png": "`min_side` 16"}),
-        ({"max_aspect": 2}, {"b.png": "`max_aspect` 2", "d.png": "`max_aspect` 2"}),
+        ({"max_aspect": 2.0}, {"b.png": "`max_aspect` 2", "d.png": "`max_aspect` 2"}),
         ({"min_caption_words": 3}, {"a.png": "at least 3 words", "b.png": "at least 3 words"}),
         ({"max_caption_words": 4}, {"e.png": "0 to 4 words"}),
         ({"min_caption_words": 2, "max_caption_words": 2}, dict.fromkeys(map("{}.png".format, "acde"), "2 to 2")),
@@ -228,7 +228,7 @@ def test_weights_by_hand(folder, tiny_vqvae, tmp_path):
         (folder / "inner" / f"{number}.txt").write_text("z")
     collection = load_collection(str(folder), 16, CollectionConfig(held_out="e.png*"))
     rows = prepare(collection, tiny_vqvae, tmp_path / "data", "x", num_workers=0).train
-    weights = weights_of_rows(rows, {"a.*": 0, "inner/*": 2.5})
+    weights = weights_of_rows(rows, {"a.*": 0.0, "inner/*": 2.5})
     assert dict(zip(rows["key"], weights.tolist(), strict=True)) == {
         "a.png": 0, "b.png": 1, "c.png": 1, "d.png": 1, **{f"inner/{number}.png": 2.5 for number in range(4)},
     }  # fmt: skip
