@@ -256,8 +256,10 @@ def spread(count: int, wanted: int) -> list[int]:
 
 def pictures_of(rows: Dataset) -> UInt8[Tensor, "n c *shape"] | Float[Tensor, "n c *shape"]:
     """The pictures or arrays of held-out `rows`, as the tokenizer saw them."""
-    if not isinstance(rows.features["image"], Image):
-        return torch.from_numpy(np.stack(list(rows.with_format("numpy")["image"][:])))  # type: ignore[index]
+    feature = rows.features["image"]
+    if not isinstance(feature, Image):
+        arrays = np.stack(list(rows.with_format("numpy")["image"][:]))  # type: ignore[index]
+        return torch.from_numpy(arrays.astype(feature.dtype))  # type: ignore[union-attr]
     return torch.stack([torch.from_numpy(np.array(row["image"])).permute(2, 0, 1) for row in rows])  # type: ignore[index]
 
 

@@ -1,13 +1,16 @@
 """What every test shares: checked shapes and types, a fixed seed, a small VQ-VAE and a small folder of pictures."""
 
+import sys
+from pathlib import Path
+
 from jaxtyping import config, install_import_hook
 
 # Before anything of ours is imported: from here on a wrong shape or type in a signature fails the test.
-install_import_hook(["vqlm"], "beartype.beartype")
+sys.path.insert(0, str(Path(__file__).parent))
+install_import_hook(["vqlm"], "checked_types.check")
 
 import csv  # noqa: E402
 import os  # noqa: E402
-from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

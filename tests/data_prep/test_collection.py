@@ -136,7 +136,10 @@ def test_up_to_the_stated_share_is_skipped(draw):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"max_skipped": 1.5}, r"share in \[0, 1\], found 1.5"), ({"background": "whyte"}, "a colour .* found 'whyte'")],
+    [
+        ({"max_skipped": 1.5}, r"`max_skipped` must lie in \[0, 1\], found 1.5"),
+        ({"background": "whyte"}, "a colour .* found 'whyte'"),
+    ],
 )
 def test_settings_that_make_no_sense(settings, message):
     with pytest.raises(UserError, match=message):

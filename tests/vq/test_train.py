@@ -256,7 +256,7 @@ def test_a_larger_budget_continues_a_finished_run(train, tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "setting"),
-    [({"learning_rate": 0.5}, "learning_rate is 0.005, now 0.5"), ({"seed": 7}, "seed is 0, now 7")],
+    [({"learning_rate": 0.5}, "learning_rate` is 0.005, now 0.5"), ({"seed": 7}, "seed` is 0, now 7")],
 )
 def test_another_run_s_folder_is_refused(train, tmp_path, changes, setting):
     train()
