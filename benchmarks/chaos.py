@@ -35,6 +35,7 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # a fork has none of the threads of its parent
 
+import psutil
 import torch
 import vqlm.lm.train.loop  # what the commands import when they run, for all forks
 import vqlm.planning.reached
@@ -57,7 +58,7 @@ SMALL = {
 TRAINING = ["--checkpoint-minutes", "0.004", "--batch-size", "8", "--log-every", "1"]
 PICTURES, PICTURES_A_TAR = 320, 8
 TIMES = ("seconds", "rows_per_second")  # in a line of the log
-SLOWEST = 120.0  # seconds that a start may take; a longer one hangs
+SLOWEST = 1200.0  # seconds that a start may take on a busy machine; a longer one hangs
 FORK = multiprocessing.get_context("fork")
 
 
@@ -89,12 +90,13 @@ def main() -> None:
 
 
 def undisturbed(folder: Path, stage: str, steps: int, processes: int) -> float:
-    """Run a stage once, without a kill. Returns its seconds, also where it has run already."""
+    """Run a stage once, without a kill. Returns the processor seconds of its first process, also if it has run already.
+
+    Kills are timed by these, since on a busy machine each start takes another time.
+    """
     kept = folder / f"undisturbed-{stage}.seconds"
     if not kept.exists():
-        start = time.monotonic()
-        finish(command(folder, stage, "undisturbed", steps), processes, folder / "said")
-        kept.write_text(str(time.monotonic() - start))
+        kept.write_text(str(finish(command(folder, stage, "undisturbed", steps), processes, folder / "said")))
     return float(kept.read_text())
 
 
@@ -114,7 +116,7 @@ def chaos(folder: Path, stage: str, steps: int, processes: int, kills: int, draw
         rounds += 1
     print(
         f"{stage} on {processes}: {killed} kills, {writing} of them while something was written, {rounds} rounds, "
-        f"{time.monotonic() - start:.0f} s (undisturbed {seconds:.1f} s): all identical",
+        f"{time.monotonic() - start:.0f} s (undisturbed {seconds:.1f} s of a processor): all identical",
         flush=True,
     )
 
@@ -171,13 +173,30 @@ def _work(words: list[str], environment: dict[str, str], said: Path) -> None:
     run_script(lambda arguments: run_command(words[0], arguments or []), words[1:])
 
 
-def finish(words: list[str], processes: int, said: Path) -> None:
-    """Run the command to its end. Exits with what it said, should it fail or hang."""
-    forks = started(words, processes, said)
-    if not wait(lambda: not any(fork.is_alive() for fork in forks), SLOWEST):
+def processor_seconds(fork: BaseProcess) -> float:
+    """What a process has computed so far; 0 for one that has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return sum(psutil.Process(fork.pid).cpu_times()[:2])
+    return 0.0
+
+
+def finish(words: list[str], processes: int, said: Path) -> float:
+    """Run the command to its end. Returns the processor seconds of its first process.
+
+    Exits with what it said, should it fail or hang.
+    """
+    forks, spent = started(words, processes, said), 0.0
+
+    def has_ended() -> bool:
+        nonlocal spent
+        spent = max(spent, processor_seconds(forks[0]))
+        return not any(fork.is_alive() for fork in forks)
+
+    if not wait(has_ended, SLOWEST):
         kill(forks, lambda: 0.0)
         sys.exit(f"hangs: vqlm {' '.join(words)}\n{said.read_text()[-3000:]}")
     require_success(forks, words, said)
+    return spent
 
 
 def run_and_kill(
@@ -196,7 +215,8 @@ def run_and_kill(
             return any(path.stat().st_mtime_ns != before.get(path) for path in unfinished(output))
         return False
 
-    wait(has_ended, delay)
+    first = forks[0]
+    wait(lambda: has_ended() or processor_seconds(first) >= delay, SLOWEST)
     if is_aimed:
         wait(lambda: has_ended() or writes(), SLOWEST)
         time.sleep(draw.uniform(0, 0.01))
