@@ -47,7 +47,9 @@ def test_the_reasons_not_to_run_a_block_hold():
         assert any(text in block for parts in PYTHON.values() for block in parts), text
 
 
-def test_the_first_block_of_the_readme_saves_a_picture(working_folder):
+def test_the_blocks_of_the_readme_save_pictures(working_folder):
+    """The base model's, then that of the demo's, in whose place stands a small one."""
     readme = next(path for path in PYTHON if path.name == "README.md")
-    exec(compile(PYTHON[readme][0], "README.md", "exec"), {})
-    assert (working_folder / "heart.png").exists()
+    for block, name in zip(PYTHON[readme], ("surfer.png", "heart.png"), strict=True):
+        exec(compile(block, "README.md", "exec"), {})
+        assert (working_folder / name).exists()

@@ -38,17 +38,9 @@ def test_help_lists_every_subcommand_in_the_order_of_use(monkeypatch, capsys):
     commands.main()
     shown = capsys.readouterr().out
     order = [
-        "inspect-data",
-        "train-vq",
-        "inspect-vq",
-        "prepare",
-        "train-lm",
-        "generate",
-        "caption",
-        "app",
-        "serve",
-        "evaluate",
-    ]
+        "inspect-data", "train-vq", "inspect-vq", "prepare", "train-lm", "plan", "watch", "generate", "caption", "app",
+        "serve", "evaluate",
+    ]  # fmt: skip
     places = [shown.index(f"\n  {name} ") for name in order]
     assert places == sorted(places)
     assert set(KNOWN) == {*order, "train", "demo", "set-sampling", "compare-pca", "sample-prior"}
