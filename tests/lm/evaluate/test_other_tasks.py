@@ -105,7 +105,7 @@ def test_complete_keeps_the_first_rows(pipeline, pictures):
 
 @pytest.mark.parametrize("rows", [-1, GRID])
 def test_rows_out_of_range(pipeline, pictures, rows):
-    with pytest.raises(UserError, match=r"`keep_rows` must lie in \[0, 4\)"):
+    with pytest.raises(UserError, match=r"`keep_rows` must be a whole number in \[0, 4\)"):
         pipeline.complete(pictures, keep_rows=rows)
 
 

@@ -96,13 +96,13 @@ def test_a_tokenizer_of_another_model(build):
     build(name="other", words="blue square")
     vocabulary = vocabulary_of(build(name="other", words="blue square"))
     folder = build()
-    with pytest.raises(UserError, match=f"not that of init_from .*Prepare the data with `text.pretrained` {folder}"):
+    with pytest.raises(UserError, match=f"not that of `init_from` .*Prepare the data with `text.pretrained` '?{folder}"):
         load_pretrained(str(folder), vocabulary, 40, "mean", None)
 
 
 def test_a_context_that_is_too_short(build):
     folder = build(context=32)
-    with pytest.raises(UserError, match="Rows have up to 33 ids, the context of init_from .* 32"):
+    with pytest.raises(UserError, match="Rows have up to 33 ids, the context of `init_from` .* 32"):
         load_pretrained(str(folder), vocabulary_of(folder), 33, "mean", None)
 
 
