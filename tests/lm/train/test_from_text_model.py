@@ -96,7 +96,9 @@ def test_a_tokenizer_of_another_model(build):
     build(name="other", words="blue square")
     vocabulary = vocabulary_of(build(name="other", words="blue square"))
     folder = build()
-    with pytest.raises(UserError, match=f"not that of `init_from` .*Prepare the data with `text.pretrained` '?{folder}"):
+    with pytest.raises(
+        UserError, match=f"not that of `init_from` .*Prepare the data with `text.pretrained` '?{folder}"
+    ):
         load_pretrained(str(folder), vocabulary, 40, "mean", None)
 
 
