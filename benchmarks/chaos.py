@@ -265,7 +265,9 @@ def require_whole(output: Path, words: list[str]) -> None:
     for name in ("checkpoint", "checkpoint.old"):
         if (folder := output / "run" / name).exists() and (damage := find_damage(folder)) is not None:
             damages.append(f"{folder}: {damage}")
-    for path in output.rglob("*.json"):
+    # The finished model and its parts are saved last, over what an earlier try left, and are finished with the summary.
+    is_finished = (output / "run" / "summary.json").exists() or (output / "manifest.json").exists()
+    for path in output.rglob("*.json") if is_finished else output.glob("run/*.json"):
         if not any(part.endswith(".tmp") for part in path.parts):
             try:
                 json.loads(path.read_text(encoding="utf-8"))

@@ -317,7 +317,7 @@ def write_tars(pictures: list[Picture], splits: list[str], image_size: int, fold
                     member = tarfile.TarInfo(file_name)
                     member.size = len(content)
                     archive.addfile(member, io.BytesIO(content))
-            written += len(own[start : start + ROWS_PER_TAR])
+            written += len(rows[start : start + ROWS_PER_TAR])
             left = (time.monotonic() - start_time) * (len(pictures) / written - 1)
             progress.show(written / len(pictures), left, f"{written} of {len(pictures)} pictures")
     progress.close()

@@ -26,9 +26,9 @@ def bare_folder(tmp_path):
 
 
 def test_pictures_without_captions(start_script, bare_folder, tmp_path):
-    done = start_script("train_vq", "--data", bare_folder, "--output", tmp_path / "vq")
+    done = start_script("inspect_data", "--data", bare_folder, "--output", tmp_path / "inspection")
     assert_one_clear_line(done, "pictures without a caption")
-    assert not (tmp_path / "vq").exists()
+    assert not (tmp_path / "inspection").exists()
 
 
 def test_an_unknown_key_in_a_config_file(start_script, picture_folder, vq_yaml, tmp_path):

@@ -100,7 +100,7 @@ def test_learned_positions_cannot_be_lengthened(finished, more, tmp_path):
     prepared = more(folder, " in the pouring rain of an endless night")
     old = TextToImagePipeline.from_pretrained(folder)
     over = prepared.manifest["longest_caption_tokens"] - old.max_caption_tokens
-    with pytest.raises(UserError, match=f"gpt2 cannot lengthen it; lower max_caption_tokens by {over} or more"):
+    with pytest.raises(UserError, match=f"gpt2 cannot lengthen it; lower `max_caption_tokens` by {over} or more"):
         go_on(prepared, tmp_path / "tuned", folder)
     go_on(prepared, tmp_path / "cut", folder, max_caption_tokens=old.max_caption_tokens)
 
@@ -135,7 +135,7 @@ def test_another_vocabulary(finished, collection, tiny_vqvae, tmp_path, monkeypa
     folder = finished()
     other = prepare(collection, tiny_vqvae, tmp_path / "other", "pictures", TextConfig(size=290), num_workers=0)
     monkeypatch.setattr(Run, "step", lambda *_: pytest.fail("trained for nothing"))
-    with pytest.raises(UserError, match=f"The vocabulary of init_from .* prepare the data .* `for_model` {folder}"):
+    with pytest.raises(UserError, match=f"The vocabulary of `init_from` .* prepare the data .* `for_model` {folder}"):
         go_on(other, tmp_path / "tuned", folder)
     assert not (tmp_path / "tuned").exists()
 
@@ -144,7 +144,7 @@ def test_another_image_tokenizer(finished, collection, other_vqvae, tmp_path):
     folder = finished()
     vocabulary = TextToImagePipeline.from_pretrained(folder, "cpu").vocabulary
     other = prepare(collection, other_vqvae, tmp_path / "other", "pictures", num_workers=0, vocabulary=vocabulary)
-    with pytest.raises(UserError, match="The image tokenizer of init_from .* prepare the data .* `for_model`"):
+    with pytest.raises(UserError, match="The image tokenizer of `init_from` .* prepare the data .* `for_model`"):
         go_on(other, tmp_path / "tuned", folder)
     assert not (tmp_path / "tuned").exists()
 

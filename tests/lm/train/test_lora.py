@@ -162,7 +162,7 @@ def test_what_lora_needs(base, tmp_path, monkeypatch):
         LMTrainingConfig(lora=True)
     with pytest.raises(UserError, match="`lora_rank` must be at least 1, found 0"):
         LMTrainingConfig(lora=True, init_from=str(base), lora_rank=0)
-    with pytest.raises(UserError, match="lora_rank 8 has no effect without `lora`"):
+    with pytest.raises(UserError, match="`lora_rank` 8 has no effect without `lora`"):
         LMTrainingConfig(lora_rank=8)
     with pytest.raises(UserError, match="`lora` needs a finished model, which `init_from` 'gpt2' is not"):
         LMTrainingConfig(lora=True, init_from="gpt2")
