@@ -35,7 +35,15 @@ def pytest_configure(config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+# Rooms whose tests take long together: run them by their folder while you work on one.
+SLOW_ROOMS = [Path(__file__).parent / room for room in ("docs", "serve", "lm/decoding")]
+SLOW_FILES = ("test_batch_size.py", "test_report_page.py", "test_docstrings.py", "test_cost.py")
+
+
 def pytest_collection_modifyitems(items) -> None:
+    for item in items:
+        if item.path.name in SLOW_FILES or any(item.path.is_relative_to(room) for room in SLOW_ROOMS):
+            item.add_marker(pytest.mark.slow)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("cuda"):
