@@ -105,7 +105,7 @@ def _what_to_draw(settings: Namespace) -> tuple[dict[str, Any], list[PictureRequ
             raise UserError("`prompt` is one prompt and `prompts` a file of them; give one of the two.")
         if len(requests) > 1:
             raise UserError(f"{settings.like} shows {len(requests)} prompts; leave `prompts` out.")
-    if settings.prompts is not None or settings.seed is not None:  # as many seeds as pictures, counted anew
+    if settings.prompts is not None or settings.seed is not None:  # the seeds of the request no longer apply
         requests = [replace(request, seed=None) for request in requests]
     requests = [request.changed(given | {"seed": None}) for request in requests]
     if settings.prompts is not None:

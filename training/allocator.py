@@ -32,7 +32,7 @@ def memory_taken(function: Callable[[], object]) -> int | None:
     reset = Path("/proc/self/clear_refs")
     return_freed_memory()
     try:
-        reset.write_text("5")  # the peak begins anew
+        reset.write_text("5")  # the peak is counted from here
     except OSError:
         return None
     before = _status("VmRSS")

@@ -1,4 +1,4 @@
-"""Which rows a step learned from, asked of the sampler after the fact."""
+"""The rows that a step learned from, which the sampler draws again."""
 
 import itertools
 from typing import Any
