@@ -30,7 +30,7 @@ from vqlm.training.allocator import keep_freed_memory
 from vqlm.training.deciding import flatten, require_same_run
 from vqlm.training.device import is_bf16_fast, require_precision, training_device
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json, require_empty, write_json
+from vqlm.training.files import flush_to_disk, read_json, require_empty, write_json
 from vqlm.training.old_names import COLLECTION_FORM, EARLIER_VALUES
 from vqlm.training.processes import decided_by_main
 from vqlm.training.progress import Progress
@@ -215,7 +215,9 @@ def _save_whole(part: Vocabulary | VQVAE, folder: Path) -> None:
     temporary = folder.with_suffix(".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     part.save_pretrained(temporary)
+    flush_to_disk(*temporary.rglob("*"), temporary)
     os.replace(temporary, folder)
+    flush_to_disk(folder.parent)
 
 
 def check_sample(collection: Collection, input_shape: list[int]) -> None:

@@ -9,12 +9,10 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from vqlm.training.errors import UserError
-from vqlm.training.files import checksum_of, flush_to_disk, follow_umask, read_json, write_json
+from vqlm.training.files import checksum_of, flush_to_disk, follow_umask, read_json, write_failure, write_json
 from vqlm.training.sharding import ShardedState
 
 STATE_FILE, CHECKSUMS_FILE, SHARDED_FOLDER = "state.json", "checksums.json", "sharded"
-# How torch words an OSError of the disk: it raises a RuntimeError, as for everything else.
-TORCH_WRITE_ERRORS = ("PytorchStreamWriter", "iostream error", "file write failed")
 
 
 @dataclass
@@ -89,13 +87,13 @@ class Checkpoint:
             if self.sharded is not None:
                 self.sharded.save(self.new / SHARDED_FOLDER)
         except (OSError, RuntimeError, SafetensorError) as error:
-            failure = _write_failure(error)
+            failure = write_failure(error)
         self._require_written(failure, state)  # each process has written its random state
         if self.accelerator.is_main_process:
             try:
                 self._finish(state)
             except OSError as error:
-                failure = _write_failure(error)
+                failure = write_failure(error)
         self._require_written(failure, state)
 
     def load(self) -> RunState:
@@ -152,10 +150,3 @@ def find_damage(folder: Path) -> str | None:
         if checksum_of(folder / name) != expected:
             return f"{name} has changed"
     return None
-
-
-def _write_failure(error: Exception) -> str:
-    """The reason in one line. Re-raises an error that is no failure to write."""
-    if isinstance(error, RuntimeError) and not any(words in str(error) for words in TORCH_WRITE_ERRORS):
-        raise error
-    return getattr(error, "strerror", None) or str(error).strip().splitlines()[0][:200]

@@ -147,6 +147,7 @@ def train_lm(
                 run.report(**held_out_nll(model, prepared, caption_tokens))
 
     model.eval()
+    run.checkpoint()  # before the folder is written: a save that is cut short is then done again, without a step
     with run.averaged_weights():
         nll = run.final_report or held_out_nll(model, prepared, caption_tokens)
         if run.sharding:
