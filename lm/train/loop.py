@@ -27,7 +27,7 @@ from vqlm.lm.train.optimizers import build_optimizers
 from vqlm.lm.train.packs import Packs, limit_captions, longest_row
 from vqlm.lm.train.prompt_length import allow_prompts
 from vqlm.lm.train.samples import drawn_samples, sample_prompts
-from vqlm.lm.train.sharded import blocks_of, refuse_unsharded, stock_copy
+from vqlm.lm.train.sharded import blocks_of, refuse_unsharded, say_no_samples, stock_copy
 from vqlm.lm.train.start import choose_start, load_base
 from vqlm.training.batch_size import with_fitting_batch
 from vqlm.training.compiling import compile_failure
@@ -134,7 +134,9 @@ def train_lm(
     model = objective if run.sharding else run.accelerator.unwrap_model(objective).model
     if base is not None and not run.is_resumed:
         run.progress.say("before training: " + format_figures(held_out_nll(model, prepared, caption_tokens)))
-    if run.sharding is None:  # a part of the weights draws nothing
+    if run.sharding is not None:
+        say_no_samples(run)
+    else:
         run.show_samples(drawn_samples(model, prepared, image_tokenizer, sampling, prompts))
 
     for rows in run.batches(loader):
