@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
-from vqlm.training.allocator import keep_freed_memory
+from vqlm.training.allocator import keep_freed_memory, return_freed_memory
 from vqlm.training.budget import budget_text, ends_interval, schedule, share_of_budget
 from vqlm.training.checkpoint import Checkpoint, RunState
 from vqlm.training.config import TrainingConfig
@@ -202,6 +202,7 @@ class Run:
         if self.share < 1:
             self.progress.say(f"trains for {budget_text(self.config)}")
         self._loader = loader
+        return_freed_memory()  # what the set-up took lies between the tensors of a step
         with self._stop_signals:
             self._last_mark = self._last_checkpoint = time.monotonic()
             while self.share < 1:
