@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from vqlm.lm.settings import LMTrainingConfig, SamplingConfig
-from vqlm.scripts.options import add_typed_settings, run_script, script_parser, values_of
+from vqlm.scripts.options import script_parser
+from vqlm.scripts.run_script import run_script
+from vqlm.scripts.settings_options import add_typed_settings, values_of
 from vqlm.training.config import TrainingConfig
 from vqlm.training.errors import UserError
 from vqlm.vq import FSQConfig, NetworkConfig
@@ -15,7 +17,7 @@ from vqlm.vq.quantizers.settings import CONFIGS
 
 @pytest.fixture(autouse=True)
 def _progress_bars_stay_as_they_are(monkeypatch):
-    monkeypatch.setattr("vqlm.scripts.options._quiet_libraries", lambda: None)
+    monkeypatch.setattr("vqlm.scripts.run_script._quiet_libraries", lambda: None)
 
 
 def parse(*arguments: str) -> TrainingConfig:
