@@ -22,7 +22,8 @@ from vqlm.data_prep.rows import TABLE_ROWS, Shard, join_shards, kind_of_other
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
 from vqlm.data_prep.source_names import parts_of, require_data
 from vqlm.data_prep.sources.arrays import array_shards
-from vqlm.data_prep.sources.folder import METADATA, files_below, read_folder, shards_of_content
+from vqlm.data_prep.sources.files_of_folder import files_below
+from vqlm.data_prep.sources.folder import METADATA, read_folder, shards_of_content
 from vqlm.data_prep.sources.openmoji import ATTRIBUTION, SPLITS, openmoji_shards
 from vqlm.data_prep.sources.tables import count_rows, has_picture_column, hub_shards, parquet_shards
 from vqlm.data_prep.sources.webdataset import count_members, tar_shards, unique_names
