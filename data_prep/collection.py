@@ -46,6 +46,7 @@ class Collection:
         rule: the split of a key.
         count_files: how many files of which kind the place holds; None where it has no files.
         notes: what a person should know of pictures that are left out, one line each.
+        drawn_side: side in pixels at which this collection draws its pictures, which have no size of their own.
     """
 
     shards: list[Shard]
@@ -57,6 +58,7 @@ class Collection:
     rule: SplitRule = HashSplit()
     count_files: Callable[[], Counter[str]] | None = None
     notes: tuple[str, ...] = ()
+    drawn_side: int | None = None
 
     def __post_init__(self):
         if self.splits is None:

@@ -43,7 +43,11 @@ def joined(collections: dict[str, Collection], config: CollectionConfig) -> Coll
     files = partial(_count_all, [each for each in count if each is not None])
     rule = JoinedSplit(by_part, tuple(held_out))
     notes = tuple(note for collection in collections.values() for note in collection.notes)
-    return Collection(join_shards(shards), config, attribution=attribution, rule=rule, count_files=files, notes=notes)
+    drawn_side = next((each.drawn_side for each in collections.values() if each.drawn_side), None)
+    return Collection(
+        join_shards(shards), config, attribution=attribution, rule=rule, count_files=files, notes=notes,
+        drawn_side=drawn_side,
+    )  # fmt: skip
 
 
 def _prefixed(read: Callable[[], Iterator[Row | Unusable]], name: str) -> Iterator[Row | Unusable]:

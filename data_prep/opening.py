@@ -103,8 +103,12 @@ def _open(data: str, reading: Reading) -> Collection:
         shards, splits = openmoji_shards(image_size, rest)
         if config.held_out is not None:
             rule = split_rule(config.held_out, {})
-            return Collection(_chosen(shards, reading), config, rule=rule, attribution=ATTRIBUTION)
-        return Collection(_chosen(shards, reading), config, SPLITS, splits, attribution=ATTRIBUTION)
+            return Collection(
+                _chosen(shards, reading), config, rule=rule, attribution=ATTRIBUTION, drawn_side=image_size
+            )
+        return Collection(
+            _chosen(shards, reading), config, SPLITS, splits, attribution=ATTRIBUTION, drawn_side=image_size
+        )
     if kind == "hf" and rest:
         return _of_dataset(rest, reading)
     place = Path(data)

@@ -9,7 +9,7 @@ import torch
 import vqlm.lm.train.start
 import yaml
 from PIL import Image
-from vqlm.data_prep import collection, load_collection
+from vqlm.data_prep import load_collection, opening
 from vqlm.lm import TextToImagePipeline
 from vqlm.scripts import commands
 from vqlm.training import matrix_peak
@@ -206,8 +206,8 @@ def test_a_run_under_old_names_is_resumed(call_script, picture_folder, vq_yaml, 
 def demo(call_script, picture_folder, vq_yaml, lm_yaml, tmp_path, monkeypatch):
     """The demo on the folder of pictures, with tiny networks; returns its output folder."""
     few = load_collection(str(picture_folder))
-    monkeypatch.setattr(collection, "openmoji_shards", lambda image_size, languages: (few.shards, few.splits))
-    monkeypatch.setattr(collection, "SPLITS", few.held_out_names)
+    monkeypatch.setattr(opening, "openmoji_shards", lambda image_size, languages: (few.shards, few.splits))
+    monkeypatch.setattr(opening, "SPLITS", few.held_out_names)
     configs = tmp_path / "configs"
     configs.mkdir()
     (configs / "train_vq.yaml").write_text(vq_yaml.read_text())
