@@ -26,8 +26,8 @@ from vqlm.lm.decoding.draw import draw_codes
 from vqlm.lm.decoding.packed_weights import require_int8
 from vqlm.lm.model import build_language_model
 from vqlm.lm.settings import DecodingOptions, SamplingConfig
-from vqlm.training.device import usable_device
 from vqlm.training.errors import UserError
+from vqlm.training.machine.device import usable_device
 
 # Further arguments of `draw_codes` for what is measured as "here"; all of ours run a bf16 model.
 OURS, COMPILED, INT8 = "here", "here, compiled", "here, compiled, int8"

@@ -23,8 +23,8 @@ from vqlm.lm.loss import WeightedCrossEntropy
 from vqlm.lm.model import add_embedding_dropout, build_language_model
 from vqlm.lm.settings import LanguageModelConfig, LMTrainingConfig
 from vqlm.lm.train.optimizers import build_optimizers
-from vqlm.training.device import is_bf16_fast
-from vqlm.training.gradients import Gradients
+from vqlm.training.machine.device import is_bf16_fast
+from vqlm.training.optimization.gradients import Gradients
 from vqlm.vq import VQVAE, VQVAEConfig, to_pixel_values
 from vqlm.vq.losses import reconstruction_loss
 from vqlm.vq.optimizers import build_optimizers as build_vq_optimizers

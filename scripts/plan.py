@@ -19,7 +19,7 @@ from vqlm.scripts.options import ScriptParser
 from vqlm.scripts.run_script import run_script
 from vqlm.scripts.settings_options import values_of
 from vqlm.training.errors import UserError
-from vqlm.training.progress import format_seconds
+from vqlm.training.watching.progress import format_seconds
 from vqlm.vq.settings import VQTrainingConfig
 
 VQ_ONLY = {"network", "quantizer"} | {field.name for field in fields(VQTrainingConfig)}

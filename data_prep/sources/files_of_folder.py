@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from vqlm.data_prep.file_kinds import is_system_file, key_of
-from vqlm.data_prep.rows import NoCaption
+from vqlm.data_prep.pictures.file_kinds import is_system_file, key_of
+from vqlm.data_prep.sources.rows import NoCaption
 
 
 def files_below(folder: Path) -> Iterator[str]:

@@ -17,8 +17,8 @@ from vqlm.lm.model_folder.settings import save_sampling
 from vqlm.lm.pipeline import TextToImagePipeline
 from vqlm.lm.settings import SamplingConfig
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json, write_json
-from vqlm.training.progress import Progress
+from vqlm.training.folders.files import read_json, write_json
+from vqlm.training.watching.progress import Progress
 
 GRID = tuple(
     SamplingConfig(guidance_scale=guidance, temperature=temperature, min_p=min_p)

@@ -12,7 +12,7 @@ from vqlm.lm.evaluate.gallery import MAX_PROMPTS, decode_flat, gallery
 from vqlm.lm.evaluate.metrics import recall_at, retrieval_ranks
 from vqlm.lm.pipeline import TextToImagePipeline
 from vqlm.lm.settings import SamplingConfig
-from vqlm.training.progress import Progress
+from vqlm.training.watching.progress import Progress
 from vqlm.vq import to_pixel_values
 
 CAPTIONS = 100  # the right one and 99 others

@@ -17,7 +17,7 @@ from vqlm.lm.evaluate.verdict import Limit, Verdict, judge
 from vqlm.lm.model_folder.card import data_name
 from vqlm.lm.pipeline import TextToImagePipeline
 from vqlm.lm.settings import SamplingConfig
-from vqlm.training.progress import format_seconds
+from vqlm.training.watching.progress import format_seconds
 from vqlm.vq.metrics import psnr
 
 PER_SPLIT, WORST = 12, 12  # prompts and reconstructions that are shown

@@ -17,9 +17,9 @@ from vqlm.lm.model import add_embedding_dropout, build_language_model, checkpoin
 from vqlm.lm.probes import supports_packing
 from vqlm.lm.settings import LanguageModelConfig, LMTrainingConfig
 from vqlm.lm.train.optimizers import build_optimizers
-from vqlm.training.cost import Cost, TracedStep, peak_of, step_cost
-from vqlm.training.device import training_device
 from vqlm.training.errors import UserError
+from vqlm.training.machine.cost import Cost, TracedStep, peak_of, step_cost
+from vqlm.training.machine.device import training_device
 
 MADE_UP_CAPTIONS, MOST_WORDS = 2048, 5
 CODEBOOK_DIM = 16

@@ -13,8 +13,8 @@ from vqlm.lm.code_embeddings import similar_codes
 from vqlm.lm.loss import WeightedCrossEntropy
 from vqlm.lm.probes import has_plain_head
 from vqlm.lm.settings import LMTrainingConfig
-from vqlm.training.compiling import compile_failure
 from vqlm.training.errors import UserError
+from vqlm.training.machine.compiling import compile_failure
 
 BOS, EOS, BOI, EOI, FIRST_CODE = 1, 2, 259, 260, 261
 SIZE, A = 277, 67

@@ -9,12 +9,13 @@ import torch
 import vqlm.lm.train.start
 import yaml
 from PIL import Image
-from vqlm.data_prep import load_collection, opening
+from vqlm.data_prep import load_collection
+from vqlm.data_prep.collections import opening
 from vqlm.lm import TextToImagePipeline
 from vqlm.scripts import commands
-from vqlm.training import matrix_peak
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json
+from vqlm.training.folders.files import read_json
+from vqlm.training.machine import matrix_peak
 from vqlm.vq import VQVAE
 
 pytestmark = pytest.mark.slow

@@ -17,9 +17,9 @@ from vqlm.planning import planner
 from vqlm.planning.machine_speed import MachineSpeed
 from vqlm.scripts import train
 from vqlm.scripts.stage_settings import split_by_stage, typed_settings
-from vqlm.training import matrix_peak
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json
+from vqlm.training.folders.files import read_json
+from vqlm.training.machine import matrix_peak
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ import vqlm.vq.train
 from PIL import Image
 from safetensors.torch import load_file
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json
+from vqlm.training.folders.files import read_json
 from vqlm.training.run import Run
 from vqlm.training.stop_signals import Interrupted
 from vqlm.vq import VQVAE

@@ -16,7 +16,7 @@ from vqlm.lm.evaluate.page_drawings import DRAWS, Grid, draw_for_page
 from vqlm.lm.evaluate.page_parts import cards, escaped, table
 from vqlm.lm.evaluate.report import evaluate
 from vqlm.lm.evaluate.report_page import report_page
-from vqlm.training import matrix_peak
+from vqlm.training.machine import matrix_peak
 
 VOID = {"meta", "img", "br", "hr"}
 
