@@ -21,6 +21,7 @@ from measure import Report, Spread, choose, in_child, in_turns, memory_megabytes
 from our_steps import CODEBOOK_SIZE, MODELS, TEXT_SIZE, Rows
 from peer_dalle import PACKAGE, build_dalle, load, pad_texts
 from transformers import GenerationConfig, PreTrainedModel
+
 from vqlm.data_prep.sequences import caption_ids, left_pad, prompt_ids
 from vqlm.lm.decoding.draw import draw_codes
 from vqlm.lm.decoding.packed_weights import require_int8

@@ -15,6 +15,7 @@ import torch
 from generated import PICTURES_A_TAR, write_image_tokenizer, write_webdataset
 from measure import Report, Spread, choose, in_turns, parser, ratio
 from torch import Tensor
+
 from vqlm.data_prep import Vocabulary, load_collection, load_pictures
 from vqlm.data_prep.encoding import ShardEncoder
 from vqlm.training.machine.allocator import keep_freed_memory

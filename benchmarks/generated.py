@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow
 from datasets import Features, List, Value
 from PIL import Image
+
 from vqlm.training.folders.files import checksum_of
 from vqlm.vq import VQVAE, NetworkConfig, VQVAEConfig
 

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from measure import current_commit
+
 from vqlm.training.folders.files import write_json
 
 PARTS_FILE = Path(__file__).with_name("gpu_parts.py")

@@ -27,6 +27,7 @@ from typing import Any
 
 from hostile_inputs import KINDS, Outcome
 from hypothesis import HealthCheck, Phase, given, seed, settings, strategies as st
+
 from vqlm.training.errors import UserError
 from vqlm.training.machine.matrix_peak import describe_machine
 

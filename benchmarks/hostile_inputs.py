@@ -15,6 +15,7 @@ import pyarrow
 import pyarrow.parquet
 import torch
 from PIL import Image
+
 from vqlm.data_prep import CollectionConfig, PreparedSet, ViewConfig, Vocabulary, load_collection, prepare
 from vqlm.data_prep.collections.loading import decode_rows
 from vqlm.data_prep.pictures.file_kinds import readable_formats

@@ -13,6 +13,7 @@ import datetime
 from pathlib import Path
 
 import torch
+
 from vqlm.data_prep import load_collection, load_pictures
 from vqlm.training.folders.files import read_json
 from vqlm.training.machine.allocator import keep_freed_memory

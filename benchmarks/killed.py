@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 from generated import write_image_tokenizer, write_webdataset
+
 from vqlm.training.folders.files import read_json
 from vqlm.training.machine.matrix_peak import describe_machine
 

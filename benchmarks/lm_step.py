@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from measure import Report, Spread, choose, in_turns, parser
 from our_steps import MODELS, LanguageStep, Rows
+
 from vqlm.data_prep import SequenceConfig
 from vqlm.training.machine.allocator import keep_freed_memory
 

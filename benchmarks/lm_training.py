@@ -28,6 +28,7 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+
 from vqlm.lm.model import build_language_model
 from vqlm.lm.settings import LanguageModelConfig
 from vqlm.training.machine.allocator import keep_freed_memory

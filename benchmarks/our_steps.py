@@ -14,6 +14,7 @@ from datasets import Dataset
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 from torch.utils.data import DataLoader
+
 from vqlm.data_prep import RowCollator, SequenceConfig, Vocabulary
 from vqlm.data_prep.batching import CaptionLengths, PackedBatches, PackedRows, choose_shape
 from vqlm.data_prep.sequences import ROW_OVERHEAD

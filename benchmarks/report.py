@@ -13,6 +13,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from measure import RESULTS, table_head, table_row
+
 from vqlm.training.folders.files import read_json
 
 # As a reader wants them; what is not named comes after.

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from measure import Report, Spread, choose, in_turns, parser
 from our_steps import MODELS, Rows
+
 from vqlm.lm.model import build_language_model
 from vqlm.training.machine.matrix_peak import matrix_peak
 

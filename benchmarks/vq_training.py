@@ -22,6 +22,7 @@ from our_steps import CODEBOOK_SIZE, TokenizerStep, repeated, update
 from peer_dalle import PACKAGE, build_vae, load, trainable
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+
 from vqlm.data_prep import load_collection, load_pictures
 from vqlm.training.folders.files import read_json
 from vqlm.training.machine.allocator import keep_freed_memory

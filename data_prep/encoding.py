@@ -24,6 +24,7 @@ import pyarrow
 import torch
 from datasets import Array2D, Array3D, Array4D, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
+
 from vqlm.data_prep.collections.collection import Collection
 from vqlm.data_prep.collections.loading import DecodedBatch, decode_rows, mapped_shards
 from vqlm.data_prep.settings import ViewConfig

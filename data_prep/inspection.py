@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 from torch import Tensor
+
 from vqlm.data_prep.captions.check import CaptionFacts, caption_findings
 from vqlm.data_prep.captions.lines import NO_LINE
 from vqlm.data_prep.captions.names import NO_WORDS

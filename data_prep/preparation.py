@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from accelerate import PartialState
 from datasets import Dataset
+
 from vqlm.data_prep.collections.collection import Collection
 from vqlm.data_prep.collections.loading import decode_rows, mapped_shards, require_shape
 from vqlm.data_prep.collections.skipped import SkippedRows

@@ -20,6 +20,7 @@ import torch
 from datasets import Dataset, Image, concatenate_datasets
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+
 from vqlm.data_prep.captions.wording import compared_form
 from vqlm.data_prep.splits import TRAIN
 from vqlm.data_prep.vocabulary import Vocabulary

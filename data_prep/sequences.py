@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+
 from vqlm.data_prep.captions.bpe_dropout import BPEDropout
 from vqlm.data_prep.captions.wording import vary_tags
 from vqlm.data_prep.settings import SequenceConfig

@@ -19,6 +19,7 @@ from jaxtyping import Int
 from tokenizers import AddedToken, Tokenizer
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
 from vqlm.data_prep.captions.tokenizer import build_text_tokenizer
 from vqlm.data_prep.settings import TextConfig
 from vqlm.training.errors import UserError

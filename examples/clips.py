@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 from PIL import Image
+
 from vqlm.data_prep import load_collection
 from vqlm.data_prep.pictures.picture_files import decode_picture
 

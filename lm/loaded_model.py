@@ -11,6 +11,7 @@ from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
+
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.lm.image_codes import Pictures, decode_pictures, encode_pictures
 from vqlm.lm.model_folder.finished_model import FinishedModel, load_finished, push_finished, save_finished

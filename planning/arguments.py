@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from vqlm.lm.model_folder.names import find_folder
 from vqlm.training.errors import UserError
 from vqlm.training.folders.folder_kinds import require_kind

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from statistics import mean, median
 
 import numpy as np
+
 from vqlm.data_prep import TextConfig, Vocabulary
 from vqlm.data_prep.collections.collection import Collection
 from vqlm.data_prep.pictures.picture_files import UnreadablePicture, draw_svg, explained_picture

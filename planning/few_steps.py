@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
 from vqlm.data_prep import SequenceConfig, TextConfig, Vocabulary
 from vqlm.data_prep.batching import CaptionLengths, PackedBatches, PackedRows, choose_shape
 from vqlm.data_prep.sequences import ROW_OVERHEAD, RowCollator

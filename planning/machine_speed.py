@@ -115,6 +115,7 @@ class MachineSpeed:
 def measure_speed(captions: list[str], seconds: float = 4.0) -> MachineSpeed:
     """Train a few steps of each stage on random pictures and `captions`, about `seconds` for each."""
     import torch
+
     from vqlm.planning.few_steps import language_step, tokenizer_step
     from vqlm.training.machine.matrix_peak import describe_machine
 

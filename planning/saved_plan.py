@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from vqlm.planning.arguments import STAGES, read_settings
 from vqlm.planning.plan import Plan
 from vqlm.planning.reasons import Decision

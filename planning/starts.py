@@ -74,6 +74,7 @@ def look_at_start(folder: Path, collection: Collection) -> Start:
     Raises UserError if the model draws no square pictures, or has another background or fit.
     """
     import torch
+
     from vqlm.data_prep.collections.loading import decode_rows
     from vqlm.data_prep.settings import ViewConfig
     from vqlm.vq import load_image_tokenizer, to_pixel_values

@@ -44,6 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(f"matplotlib, which draws the figure, is missing; install it: {install_hint('demo')}.")
 
     import torch
+
     from vqlm.vq import load_image_tokenizer, to_pixel_values
     from vqlm.vq.metrics import psnr
     from vqlm.vq.pca import PCA
@@ -87,6 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
 def draw(eigen_pictures: "torch.Tensor", rows: "list[torch.Tensor]", curve: dict, bits: int, vq_psnr: float):
     """A matplotlib figure: eigen-pictures and reconstructions on the left, the curve on the right."""
     from matplotlib.figure import Figure
+
     from vqlm.vq import picture_grid
 
     figure = Figure(figsize=(13, 4.5), layout="constrained")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import Namespace
+
 from vqlm.lm.model_folder.names import settings_of
 from vqlm.lm.picture_requests import PictureRequest, file_names, read_like, read_prompts, with_seeds
 from vqlm.lm.settings import require_count

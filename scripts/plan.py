@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from vqlm.lm.settings import LMTrainingConfig
 from vqlm.scripts import train_lm, train_vq
 from vqlm.scripts.options import ScriptParser

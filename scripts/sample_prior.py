@@ -37,6 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(f"`num_images` must be at least 1, found {settings.num_images}.")
 
     import torch
+
     from vqlm.data_prep import PreparedSet
     from vqlm.lm import TextToImagePipeline
     from vqlm.lm.evaluate.gallery import decode_flat

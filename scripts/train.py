@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
+
 from vqlm.data_prep.collections.source_names import require_data
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
 from vqlm.planning.arguments import NO_START, check_minutes, check_side, folder_of_start, read_settings, side_of

@@ -6,6 +6,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+
 from vqlm.data_prep import CollectionConfig, PreparedSet, TextConfig, load_collection, prepare
 from vqlm.lm.model_folder.settings import ModelFolderSettings
 from vqlm.lm.settings import SamplingConfig

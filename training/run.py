@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
+
 from vqlm.training.budget import budget_text, ends_interval, schedule, share_of_budget
 from vqlm.training.config import TrainingConfig
 from vqlm.training.errors import UserError

@@ -2,6 +2,7 @@
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+
 from vqlm.training.errors import UserError
 from vqlm.training.folders.checkpoint import RunState
 from vqlm.training.optimization.gradients import Gradients

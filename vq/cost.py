@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
 from vqlm.training.machine.cost import Cost, TracedStep, peak_of, step_cost
 from vqlm.training.machine.device import training_device
 from vqlm.vq.config import VQVAEConfig

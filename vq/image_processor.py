@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
+
 from vqlm.training.errors import UserError
 from vqlm.vq.config import VQVAEConfig
 from vqlm.vq.fitting import to_fitted_rgb

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
+
 from vqlm.training.errors import UserError
 from vqlm.training.folders.files import follow_umask, read_json, read_json_object, write_notice
 from vqlm.training.folders.folder_kinds import require_kind

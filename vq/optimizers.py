@@ -2,6 +2,7 @@
 
 from torch import nn
 from torch.optim import Optimizer
+
 from vqlm.training.config import OptimizerName
 from vqlm.training.optimization.optimizers import muon_and_adamw
 

@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
+
 from vqlm.training.errors import UserError
 from vqlm.training.machine.batch_size import with_fitting_batch
 from vqlm.training.machine.device import training_device

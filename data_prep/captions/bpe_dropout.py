@@ -8,6 +8,7 @@ import json
 
 import torch
 from tokenizers import Tokenizer
+
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.training.errors import UserError
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
 from vqlm.data_prep.settings import TextConfig
 from vqlm.training.errors import UserError
 

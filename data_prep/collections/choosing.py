@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
+
 from vqlm.data_prep.captions.wording import normalize_caption
 from vqlm.data_prep.pictures.picture_files import UnreadablePicture, explained_picture
 from vqlm.data_prep.settings import CollectionConfig

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Features, Image, IterableDataset, List, Value
+
 from vqlm.data_prep.settings import CollectionConfig
 from vqlm.data_prep.sources.rows import Row, Shard, Unusable, digest_of, read_all
 from vqlm.data_prep.splits import (

@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 from PIL import Image as PILImage
+
 from vqlm.data_prep.collections.collection import Collection
 from vqlm.data_prep.collections.loading import in_order, mapped_shards
 from vqlm.data_prep.pictures.picture_files import UnreadablePicture, decode_picture

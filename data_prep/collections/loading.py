@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
 from vqlm.data_prep.collections.collection import Collection
 from vqlm.data_prep.collections.skipped import SkippedRows
 from vqlm.data_prep.pictures.picture_files import UnreadablePicture, decode_picture, make_views

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image as PILImage
+
 from vqlm.data_prep.captions.lines import no_line
 from vqlm.data_prep.captions.names import NO_WORDS
 from vqlm.data_prep.captions.prefix import without_prefix

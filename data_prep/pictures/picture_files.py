@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image as PILImage, ImageOps, UnidentifiedImageError
+
 from vqlm.data_prep.pictures.file_kinds import SVG, readable_formats
 from vqlm.data_prep.pictures.svg import UnsafeDrawing, draw_svg
 from vqlm.data_prep.settings import MAX_PIXELS, ViewConfig

@@ -4,6 +4,7 @@ import textwrap
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
+
 from vqlm.vq import to_pil
 
 CELL, MARGIN, LINE = 128, 8, 15

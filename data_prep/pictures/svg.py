@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from xml.parsers import expat
 
 from PIL import Image as PILImage, UnidentifiedImageError
+
 from vqlm.data_prep.pictures.file_kinds import readable_formats
 from vqlm.data_prep.pictures.render_process import DPI, RENDERER
 from vqlm.data_prep.settings import MAX_PIXELS

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+
 from vqlm.data_prep.captions.wording import half_character, normalize_caption
 
 CAPTION_COLUMNS = ("caption", "captions", "text", "texts")

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Int8
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
 from vqlm.training.errors import UserError
 from vqlm.training.machine.device import is_bf16_fast
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
 from vqlm.data_prep.prepared_set import PreparedSet
 from vqlm.lm.evaluate.gallery import decode_flat, gallery
 from vqlm.lm.evaluate.metrics import recall_at, retrieval_ranks

@@ -8,6 +8,7 @@ from datasets import Dataset
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
+
 from vqlm.data_prep.sequences import RowCollator
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.lm.loss import WeightedCrossEntropy

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
 from vqlm.data_prep.prepared_set import PreparedSet, pictures_of
 from vqlm.lm.decoding.likelihood import log_likelihoods_of_captions
 from vqlm.lm.evaluate.gallery import MAX_PROMPTS, decode_flat, gallery

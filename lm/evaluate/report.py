@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
 from vqlm.data_prep.pictures.sheets import sample_sheet
 from vqlm.data_prep.prepared_set import PreparedSet, pictures_of, spread
 from vqlm.data_prep.splits import TRAIN

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from vqlm.data_prep.prepared_set import PreparedSet, spread
 from vqlm.data_prep.splits import TRAIN
 from vqlm.lm.evaluate.choose_sampling import SamplingChoice, load_choice

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from huggingface_hub import HfApi
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.lm.model_folder.card import WRITTEN_HERE, card_of
 from vqlm.lm.model_folder.processor import TextToImageProcessor

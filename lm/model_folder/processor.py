@@ -8,6 +8,7 @@ from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor, BatchFeature, PreTrainedConfig, ProcessorMixin
+
 from vqlm.data_prep.captions.wording import normalize_caption
 from vqlm.data_prep.segments import segments_of
 from vqlm.data_prep.sequences import left_pad, picture_ids, prompt_ids

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
+
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.lm.model_folder.names import find_folder
 from vqlm.training.errors import UserError

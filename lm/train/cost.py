@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import nn
+
 from vqlm.data_prep.batching import CaptionLengths, PackedBatches, PackedRows, choose_shape
 from vqlm.data_prep.prepared_set import PreparedSet
 from vqlm.data_prep.sequences import ROW_OVERHEAD, RowCollator

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
+
 from vqlm.data_prep.captions.known_words import known_words
 from vqlm.data_prep.prepared_set import PreparedSet, spread
 from vqlm.data_prep.settings import SequenceConfig

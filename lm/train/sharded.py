@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
+
 from vqlm.lm.loss import WeightedCrossEntropy
 from vqlm.lm.settings import LMTrainingConfig
 from vqlm.training.errors import UserError

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from vqlm.data_prep import (
     Collection,
     CollectionConfig,

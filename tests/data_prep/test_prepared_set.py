@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from vqlm.data_prep import Collection, PreparedSet, TextConfig, Vocabulary, load_collection, prepare
 from vqlm.data_prep.prepared_set import pictures_of
 from vqlm.data_prep.sources.rows import Row, Shard

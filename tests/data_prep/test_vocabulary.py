@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from transformers import AutoTokenizer
+
 from vqlm.data_prep.settings import TextConfig
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.training.errors import UserError

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import PreTrainedModel
+
 from vqlm.data_prep import Collection, PreparedSet, TextConfig, Vocabulary, load_collection, prepare
 from vqlm.lm import LanguageModelConfig, SamplingConfig, TextToImagePipeline
 from vqlm.lm.model import build_language_model

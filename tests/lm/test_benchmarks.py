@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from vqlm.lm.decoding.packed_weights import require_int8
 from vqlm.lm.evaluate.metrics import evaluate_nll
 from vqlm.training.errors import UserError

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
+
 from vqlm.data_prep.sequences import IGNORED, PackShape, RowCollator
 from vqlm.data_prep.settings import SequenceConfig
 from vqlm.lm.code_embeddings import similar_codes

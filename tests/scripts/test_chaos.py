@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from vqlm.training.folders.files import checksum_of, write_json
 
 pytestmark = pytest.mark.slow

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+
 from vqlm.training.folders.files import read_json
 
 pytestmark = pytest.mark.slow

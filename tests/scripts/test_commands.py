@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+
 from vqlm.scripts import commands
 from vqlm.training.errors import UserError
 from vqlm.training.folders.files import read_json

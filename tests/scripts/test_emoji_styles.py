@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from vqlm.data_prep import load_collection
 from vqlm.data_prep.sources.openmoji import captions_by_code_points
 from vqlm.lm import TextToImagePipeline

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 import vqlm.training.machine.cost
 from vqlm.scripts.plan import _stage, main
 from vqlm.training.errors import UserError

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from vqlm.training.folders.files import read_json
 from vqlm.vq import VQVAE
 

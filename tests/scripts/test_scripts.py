@@ -6,9 +6,10 @@ import sys
 import numpy as np
 import pytest
 import torch
-import vqlm.lm.train.start
 import yaml
 from PIL import Image
+
+import vqlm.lm.train.start
 from vqlm.data_prep import load_collection
 from vqlm.data_prep.collections import opening
 from vqlm.lm import TextToImagePipeline

@@ -6,12 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
+from PIL import Image
+
 import vqlm.lm.evaluate.choose_sampling
 import vqlm.lm.evaluate.report
 import vqlm.lm.train.loop
 import vqlm.vq.train
-import yaml
-from PIL import Image
 from vqlm.data_prep import inspection, load_collection, preparation
 from vqlm.planning import planner
 from vqlm.planning.machine_speed import MachineSpeed

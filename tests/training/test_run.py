@@ -10,10 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import vqlm.training.machine.device
-import vqlm.training.run
 from torch import nn
 from torch.utils.data import DataLoader
+
+import vqlm.training.machine.device
+import vqlm.training.run
 from vqlm.training.budget import schedule
 from vqlm.training.config import TrainingConfig
 from vqlm.training.errors import UserError

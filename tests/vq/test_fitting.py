@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+
 from vqlm.data_prep import CollectionConfig, load_collection, load_pictures
 from vqlm.data_prep.pictures.picture_files import decode_picture, read_picture
 from vqlm.training.errors import UserError

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
+
 from vqlm.data_prep import CollectionConfig, ViewConfig
 from vqlm.data_prep.collections.loading import decode_rows
 from vqlm.data_prep.sources.rows import Row

@@ -2,6 +2,7 @@
 
 import pytest
 from torch.optim import AdamW
+
 from vqlm.training.optimization.muon import Muon
 from vqlm.vq.model import VQVAE
 from vqlm.vq.optimizers import build_optimizers

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import vqlm.training.watching.samples
-import vqlm.vq.train
 from PIL import Image
 from safetensors.torch import load_file
+
+import vqlm.training.watching.samples
+import vqlm.vq.train
 from vqlm.training.errors import UserError
 from vqlm.training.folders.files import read_json
 from vqlm.training.run import Run

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import ResNetBackbone, ResNetConfig
+
 import vqlm.training.run
 import vqlm.vq.train
-from transformers import ResNetBackbone, ResNetConfig
 from vqlm.training.errors import UserError
 from vqlm.training.folders.checkpoint import RunState
 from vqlm.training.run import Run

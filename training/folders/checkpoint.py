@@ -8,6 +8,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
+
 from vqlm.training.errors import UserError
 from vqlm.training.folders.files import checksum_of, flush_to_disk, follow_umask, read_json, write_json
 from vqlm.training.machine.sharding import ShardedState

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+
 from vqlm.training.errors import UserError
 from vqlm.training.folders.files import read_json, require_no_pointer
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from accelerate.utils import find_executable_batch_size
+
 from vqlm.training.config import TrainingConfig
 from vqlm.training.errors import UserError
 from vqlm.training.folders.files import read_json

@@ -10,6 +10,7 @@ from torch import nn
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
+
 from vqlm.training.config import TrainingConfig
 from vqlm.training.machine.allocator import keep_freed_memory, memory_taken
 from vqlm.training.machine.device import fastest_precision

@@ -3,6 +3,7 @@
 from typing import Literal
 
 import torch
+
 from vqlm.training.errors import UserError
 
 Precision = Literal["bf16", "fp16", "no"]

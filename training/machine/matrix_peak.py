@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import torch
+
 from vqlm.training.machine.device import best_device
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+
 from vqlm.training.errors import UserError
 from vqlm.training.machine.device import best_device, usable_device
 

@@ -14,6 +14,7 @@ from accelerate.utils import (
     parse_flag_from_env,
     patch_environment,
 )
+
 from vqlm.training.config import TrainingConfig
 from vqlm.training.errors import UserError
 from vqlm.training.machine.device import fastest_precision, require_precision, training_device

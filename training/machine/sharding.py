@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.optim import Optimizer
+
 from vqlm.training.errors import UserError
 
 USE_FSDP = "ACCELERATE_USE_FSDP"

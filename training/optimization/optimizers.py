@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
+
 from vqlm.training.optimization.muon import Muon
 
 

@@ -2,6 +2,7 @@
 
 import torch
 from accelerate import Accelerator
+
 from vqlm.training.folders.checkpoint import RunState
 from vqlm.training.machine.distributed import mean_over_processes
 from vqlm.training.watching.log import TrainingLog, format_figures

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
 from vqlm.training.folders.checkpoint import RunState
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
+
 from vqlm.training.folders.files import replace_file, write_json
 
 # The samples may take this share of the training time.

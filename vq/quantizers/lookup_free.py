@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+
 from vqlm.training.machine.distributed import differentiable_mean
 from vqlm.vq.quantizers.base import Quantizer, QuantizerOutput, as_vectors
 from vqlm.vq.quantizers.estimators import straight_through

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
 from vqlm.data_prep import CollectionConfig, load_collection
 from vqlm.training.errors import UserError
 

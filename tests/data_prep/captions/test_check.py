@@ -1,6 +1,7 @@
 """What is found in captions as text, and what is said of it."""
 
 import pytest
+
 from vqlm.data_prep import CollectionConfig, load_collection
 from vqlm.data_prep.captions.check import CaptionFacts, caption_findings, caption_rows, script_of
 

@@ -1,6 +1,7 @@
 """Which lines of a text beside a picture are captions."""
 
 import pytest
+
 from vqlm.data_prep import CollectionConfig
 from vqlm.data_prep.captions.lines import chosen_lines
 from vqlm.training.errors import UserError

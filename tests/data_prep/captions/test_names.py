@@ -1,6 +1,7 @@
 """Captions from the names of files and folders."""
 
 import pytest
+
 from vqlm.data_prep.captions.names import caption_of, require_template, words_of_name
 from vqlm.training.errors import UserError
 

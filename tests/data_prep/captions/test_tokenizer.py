@@ -6,6 +6,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
 from vqlm.data_prep import RowCollator, SequenceConfig, TextConfig, Vocabulary
 from vqlm.data_prep.captions.bpe_dropout import BPEDropout
 from vqlm.data_prep.segments import Segment, row_of, segments_of

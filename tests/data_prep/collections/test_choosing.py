@@ -10,6 +10,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
+
 from vqlm.data_prep import CollectionConfig, SequenceConfig, load_collection, load_pictures, prepare
 from vqlm.data_prep.batching import RowOrder, weights_of_rows
 from vqlm.data_prep.captions.wording import vary_tags

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from vqlm.data_prep.pictures.picture_files import UnreadablePicture, decode_picture, make_views
 from vqlm.data_prep.settings import ViewConfig
 from vqlm.training.errors import UserError

@@ -7,6 +7,7 @@ import signal
 
 import pytest
 from PIL import Image
+
 from vqlm.data_prep.pictures import render_process, svg as svg_module
 from vqlm.data_prep.pictures.picture_files import UnreadablePicture, decode_picture
 from vqlm.data_prep.pictures.svg import draw_svg

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
 from vqlm.data_prep.sources.folder import read_folder, shards_of_content
 from vqlm.data_prep.sources.rows import Shard
 

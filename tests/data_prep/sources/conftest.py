@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+
 from vqlm.data_prep.sources.rows import Row, Shard, Unusable
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `captioned_folder`

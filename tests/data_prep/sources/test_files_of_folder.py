@@ -6,6 +6,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from captioned_folder import draw, folder_shards, write_csv, write_jsonl
+
 from vqlm.data_prep import load_collection
 from vqlm.data_prep.sources.folder import read_folder, shards_of_content
 

@@ -6,6 +6,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+
 from vqlm.data_prep import CollectionConfig, load_collection
 from vqlm.data_prep.sources.rows import Row
 from vqlm.data_prep.sources.tables import hub_shards, parquet_shards

@@ -1,6 +1,7 @@
 """Sampling defaults chosen on held-out prompts."""
 
 import torch
+
 from vqlm.lm import SamplingConfig, TextToImagePipeline
 from vqlm.lm.evaluate import choose_sampling as choosing
 from vqlm.lm.evaluate.choose_sampling import blank_share, choose_sampling, load_choice, save_choice

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from vqlm.lm import TextToImagePipeline
 from vqlm.lm.evaluate.metrics import evaluate_nll
 from vqlm.lm.evaluate.report import evaluate, report_markdown, require_no_other, write_report

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import pytest
 import torch
 from PIL import Image
+
 from vqlm.lm import SamplingConfig
 from vqlm.lm.evaluate.choose_sampling import choose_sampling, save_choice
 from vqlm.lm.evaluate.evidence import gather_evidence, names_of

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import vqlm.training.folders.files
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
+
+import vqlm.training.folders.files
 from vqlm.lm import TextToImagePipeline
 from vqlm.training.errors import UserError
 from vqlm.training.folders.files import read_json, write_json

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+
 from vqlm.data_prep import Vocabulary
 from vqlm.lm import SamplingConfig, TextToImagePipeline
 from vqlm.lm.model_folder.settings import ModelFolderSettings

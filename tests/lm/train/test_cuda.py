@@ -10,6 +10,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from transformers import AutoModelForCausalLM
+
 from vqlm.data_prep import SequenceConfig
 from vqlm.lm import SamplingConfig
 from vqlm.lm.settings import LMTrainingConfig

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import vqlm.training.watching.samples as samples_module
 from safetensors.torch import load_file
+
+import vqlm.training.watching.samples as samples_module
 from vqlm.data_prep import Collection, PreparedSet, RowCollator, SequenceConfig, TextConfig, ViewConfig, prepare
 from vqlm.data_prep.batching import PackedRows
 from vqlm.data_prep.sources.rows import Shard

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.optim import AdamW
+
 from vqlm.lm.train.optimizers import build_optimizers
 from vqlm.training.optimization.muon import Muon
 

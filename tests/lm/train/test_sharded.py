@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
+
 from vqlm.data_prep import PreparedSet, TextConfig, load_collection, prepare
 from vqlm.lm import TextToImagePipeline
 from vqlm.lm.evaluate.metrics import evaluate_nll

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import vqlm.training.folders.run_folder
 from torch import nn
 from torch.utils.data import DataLoader
+
+import vqlm.training.folders.run_folder
 from vqlm.training.config import TrainingConfig
 from vqlm.training.errors import UserError
 from vqlm.training.folders.checkpoint import find_damage

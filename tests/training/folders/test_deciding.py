@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
 from vqlm.training.errors import UserError
 from vqlm.training.folders.deciding import flatten, require_same_run
 

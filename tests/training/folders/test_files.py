@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+
 from vqlm.training.errors import UserError
 from vqlm.training.folders.files import (
     is_same_place,

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from vqlm.training.errors import UserError
 from vqlm.training.folders.folder_kinds import PARTS, is_kind, refuse_other_kind, require_kind
 

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+
 from vqlm.training.machine import allocator
 from vqlm.training.machine.allocator import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, keep_freed_memory, return_freed_memory
 

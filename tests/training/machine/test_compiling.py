@@ -1,6 +1,7 @@
 """Whether torch.compile works, and why not."""
 
 import torch
+
 from vqlm.training.machine.compiling import compile_failure
 
 CPU = torch.device("cpu")

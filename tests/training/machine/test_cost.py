@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-import vqlm.training.machine.cost as cost
 from torch import nn
+
+import vqlm.training.machine.cost as cost
 from vqlm.training.config import TrainingConfig
 from vqlm.training.machine.allocator import memory_taken
 from vqlm.training.machine.cost import Cost, TracedStep, step_cost

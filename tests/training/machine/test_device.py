@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from vqlm.training.errors import UserError
 from vqlm.training.machine.device import is_bf16_fast, usable_device
 

@@ -1,6 +1,7 @@
 """Without a process group both collectives are the identity; with one, see tests/vq/test_processes.py."""
 
 import torch
+
 from vqlm.training.machine.distributed import gather_rows, sum_over_processes
 
 

@@ -1,6 +1,7 @@
 """The peak of matrix products, and the machine's description."""
 
 import torch
+
 from vqlm.training.machine import matrix_peak as matrix_peak_file
 from vqlm.training.machine.matrix_peak import describe_machine, matrix_peak
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from accelerate import PartialState
+
 from vqlm.training.config import TrainingConfig
 from vqlm.training.errors import UserError
 from vqlm.training.machine import device as devices, processes

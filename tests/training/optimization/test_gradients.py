@@ -6,10 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import vqlm.training.run
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.utils.data import DataLoader
+
+import vqlm.training.run
 from vqlm.training.config import TrainingConfig
 from vqlm.training.errors import UserError
 from vqlm.training.optimization.gradients import Gradients

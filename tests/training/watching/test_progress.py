@@ -1,6 +1,7 @@
 """How a run's progress reads, and how often it is said."""
 
 import pytest
+
 from vqlm.training.watching.progress import Progress, format_seconds
 
 
