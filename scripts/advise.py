@@ -8,8 +8,9 @@ minutes from which they are worth training on this machine. It trains nothing an
 """
 
 from jsonargparse import Namespace
+
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
-from vqlm.data_prep.source_names import require_data
+from vqlm.data_prep.collections.source_names import require_data
 from vqlm.planning.measured import COLUMNS, measured_cells
 from vqlm.scripts.options import ScriptParser, run_script, script_parser, values_of
 

@@ -1,9 +1,8 @@
 """How many minutes pictures are worth, from the plans that the minutes would get."""
 
+from tests.planning.test_plan import FAST, OPENMOJI, SLOW, choice, facts, plan_of
 from vqlm.planning.advice import MINUTES, minutes_worth
 from vqlm.planning.machine_speed import MachineSpeed
-
-from tests.planning.test_plan import FAST, OPENMOJI, SLOW, choice, facts, plan_of
 
 
 def test_openmoji_is_worth_half_an_hour():

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from vqlm.planning import machine_speed
 from vqlm.planning.machine_speed import MachineSpeed
 from vqlm.planning.measured import COLUMNS, MEASURED

@@ -7,9 +7,10 @@ import subprocess
 import sys
 
 import pytest
+
 from vqlm.scripts import commands
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json
+from vqlm.training.folders.files import read_json
 
 KNOWN = {name: command for group in commands.COMMANDS.values() for name, command in group.items()}
 HEAVY = ["torch", "transformers", "datasets", "accelerate", "numpy", "pandas", "pyarrow", "scipy", "PIL.Image"]
