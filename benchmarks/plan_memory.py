@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from generated import write_webdataset
 from measure import Report, choose, in_child, parser, peak_megabytes
+
 from vqlm.data_prep import PreparedSet, load_collection, prepare
 from vqlm.lm.settings import LMTrainingConfig, SamplingConfig
 from vqlm.lm.train.cost import Rows, cost_of_lm
 from vqlm.lm.train.loop import train_lm
 from vqlm.scripts import train_lm as lm_script, train_vq as vq_script
-from vqlm.scripts.options import values_of
-from vqlm.training.cost import LIBRARIES
+from vqlm.scripts.settings_options import values_of
+from vqlm.training.machine.cost import LIBRARIES
 from vqlm.training.stop_signals import Interrupted
 from vqlm.vq import VQVAE, NetworkConfig, VQVAEConfig
 from vqlm.vq.cost import cost_of_vq

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from vqlm.lm.settings import LMTrainingConfig
 from vqlm.scripts import train_lm, train_vq
-from vqlm.scripts.options import ScriptParser, run_script, values_of
+from vqlm.scripts.options import ScriptParser
+from vqlm.scripts.run_script import run_script
+from vqlm.scripts.settings_options import values_of
 from vqlm.training.errors import UserError
-from vqlm.training.progress import format_seconds
+from vqlm.training.watching.progress import format_seconds
 from vqlm.vq.settings import VQTrainingConfig
 
 VQ_ONLY = {"network", "quantizer"} | {field.name for field in fields(VQTrainingConfig)}
@@ -97,7 +100,7 @@ def _lm_lines(settings: Any) -> list[str]:
 
 
 def _lines(title: str, cost: Any, config: Any, codes: str) -> list[str]:
-    from vqlm.training.cost import LIBRARIES
+    from vqlm.training.machine.cost import LIBRARIES
 
     parameters = ", ".join(f"{name} {count:,}" for name, count in cost.parameters.items())
     parts = ", ".join(f"{name} {_megabytes(size)}" for name, size in cost.memory.items())

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vqlm.training.whole_folder import SAVING
+from vqlm.training.folders.whole_folder import SAVING
 
 NAMES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")
 EVENTS = ("open", *NAMES)

@@ -5,8 +5,9 @@ import signal
 import pytest
 import torch
 from file_operations import killed_everywhere
+
 from vqlm.training.errors import UserError
-from vqlm.training.folder_kinds import is_kind, require_kind
+from vqlm.training.folders.folder_kinds import is_kind, require_kind
 from vqlm.training.run import Run
 from vqlm.training.stop_signals import Interrupted
 from vqlm.vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig

@@ -7,22 +7,23 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import vqlm.training.watching.samples as samples_module
 from file_operations import NAMES, killed_everywhere
 from safetensors.torch import load_file
+
+import vqlm.training.watching.samples as samples_module
 from vqlm.data_prep import Collection, PreparedSet, RowCollator, SequenceConfig, TextConfig, ViewConfig, prepare
 from vqlm.data_prep.batching import PackedRows
-from vqlm.data_prep.rows import Shard
+from vqlm.data_prep.sources.rows import Shard
 from vqlm.lm import SamplingConfig, TextToImagePipeline
 from vqlm.lm.settings import LMTrainingConfig
 from vqlm.lm.train import loop as lm_train
 from vqlm.lm.train.loop import train_lm
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json
-from vqlm.training.folder_kinds import is_kind, require_kind
-from vqlm.training.progress import Progress
+from vqlm.training.folders.files import read_json
+from vqlm.training.folders.folder_kinds import is_kind, require_kind
 from vqlm.training.run import Run
 from vqlm.training.stop_signals import Interrupted
+from vqlm.training.watching.progress import Progress
 
 pytestmark = pytest.mark.slow
 
