@@ -13,12 +13,13 @@ from vqlm.data_prep.caption_lines import NO_LINE
 from vqlm.data_prep.captions import compared_form
 from vqlm.data_prep.collection import TRAIN, Collection
 from vqlm.data_prep.copies import digest_of_pixels
-from vqlm.data_prep.loading import mapped_shards
+from vqlm.data_prep.loading import in_order
 from vqlm.data_prep.names import NO_WORDS
 from vqlm.data_prep.picture_files import UnreadablePicture, decode_picture, explained_picture
 from vqlm.data_prep.rows import LEFT_OUT, OTHER, Row, Unusable
 from vqlm.data_prep.settings import CollectionConfig
 from vqlm.data_prep.skipped import SkippedRows
+from vqlm.data_prep.worker_processes import mapped_shards
 from vqlm.training.errors import UserError
 from vqlm.training.progress import Progress
 from vqlm.vq import has_shape, scale_and_crop
@@ -136,7 +137,7 @@ def inspect_collection(
     stems: dict[str, str] = {}
     examine = partial(_examine, size=size, config=collection.config)
     progress, taken, shown = Progress("inspect"), 1, 0
-    for _, (facts, skipped), _ in mapped_shards(collection.shards, examine, num_workers):
+    for _, (facts, skipped) in in_order(mapped_shards(collection.shards, examine, num_workers)):
         inspection.skipped.add(len(facts) + len(skipped), skipped)
         progress.tick(f"{inspection.skipped.seen:,} pictures")
         for fact in facts:
