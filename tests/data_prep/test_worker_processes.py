@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from vqlm.data_prep import (
     Collection,
+    CollectionConfig,
     TextConfig,
-    inspect_collection,
     load_collection,
     load_pictures,
     picture_files,
@@ -21,6 +21,7 @@ from vqlm.data_prep import (
     worker_processes,
 )
 from vqlm.data_prep.copies import without_copies
+from vqlm.data_prep.inspection import inspect_collection
 from vqlm.data_prep.picture_files import open_picture, read_picture
 from vqlm.data_prep.rows import Row, Shard, Unusable
 from vqlm.data_prep.worker_processes import mapped_shards
@@ -208,8 +209,6 @@ def without(folder: Path, other: Path) -> Path:
 
 
 def lenient(folder: Path) -> Collection:
-    from vqlm.data_prep import CollectionConfig
-
     # The keys decide what is held out; a small collection would hold out another picture without them.
     return load_collection(str(folder), 16, CollectionConfig(max_skipped=0.5, held_out="1*"))
 
