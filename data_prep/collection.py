@@ -68,6 +68,7 @@ class Collection:
         rule: the split of a key.
         count_files: how many files of which kind the place holds; None where it has no files.
         notes: what a person should know of pictures that are left out, one line each.
+        drawn_side: side in pixels at which this collection draws its pictures, which have no size of their own.
     """
 
     shards: list[Shard]
@@ -79,6 +80,7 @@ class Collection:
     rule: SplitRule = HashSplit()
     count_files: Callable[[], Counter[str]] | None = None
     notes: tuple[str, ...] = ()
+    drawn_side: int | None = None
 
     def __post_init__(self):
         if self.splits is None:
@@ -241,7 +243,11 @@ def _joined(collections: dict[str, Collection], config: CollectionConfig) -> Col
     files = partial(_count_all, [each for each in count if each is not None])
     rule = JoinedSplit(by_part, tuple(held_out))
     notes = tuple(note for collection in collections.values() for note in collection.notes)
-    return Collection(join_shards(shards), config, attribution=attribution, rule=rule, count_files=files, notes=notes)
+    drawn_side = next((each.drawn_side for each in collections.values() if each.drawn_side), None)
+    return Collection(
+        join_shards(shards), config, attribution=attribution, rule=rule, count_files=files, notes=notes,
+        drawn_side=drawn_side,
+    )  # fmt: skip
 
 
 def _prefixed(read: Callable[[], Iterator[Row | Unusable]], name: str) -> Iterator[Row | Unusable]:
@@ -260,8 +266,12 @@ def _open(data: str, reading: Reading) -> Collection:
         shards, splits = openmoji_shards(image_size, rest)
         if config.held_out is not None:
             rule = split_rule(config.held_out, {})
-            return Collection(_chosen(shards, reading), config, rule=rule, attribution=ATTRIBUTION)
-        return Collection(_chosen(shards, reading), config, SPLITS, splits, attribution=ATTRIBUTION)
+            return Collection(
+                _chosen(shards, reading), config, rule=rule, attribution=ATTRIBUTION, drawn_side=image_size
+            )
+        return Collection(
+            _chosen(shards, reading), config, SPLITS, splits, attribution=ATTRIBUTION, drawn_side=image_size
+        )
     if kind == "hf" and rest:
         return _of_dataset(rest, reading)
     place = Path(data)

@@ -231,12 +231,7 @@ def findings(
             f"{inspection.seen_captions} of {held_out} held-out pictures have captions that are also trained on: as "
             "prompts they are not new, only their pictures are."
         )
-    if inspection.leak_example:
-        text = (
-            f"{inspection.leaked} of {held_out} held-out pictures are also trained on under another name (such as "
-            f"{' as '.join(inspection.leak_example)}): figures on held-out pictures come out too good. Leave the "
-            "copies out with `drop_copies`."
-        )
+    if text := leak_finding(inspection):
         (wrong if inspection.leaked > LEAK * held_out else remarks).append(text)
     if inspection.example:
         remarks.append(
@@ -276,6 +271,17 @@ def findings(
     if small > REMARKABLE * usable:
         remarks.append(f"{_counted(small, 'is', 'are')} smaller than {size[0]}x{size[1]} and scaled up.")
     return wrong, remarks
+
+
+def leak_finding(inspection: CollectionInspection) -> str | None:
+    """The sentence about held-out pictures that are also trained on."""
+    if not inspection.leak_example:
+        return None
+    return (
+        f"{inspection.leaked} of {inspection.num_held_out} held-out pictures are also trained on under another name "
+        f"(such as {' as '.join(inspection.leak_example)}): figures on held-out pictures come out too good. Leave the "
+        "copies out with `drop_copies`."
+    )
 
 
 def _counted(count: int, one: str, many: str) -> str:

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from vqlm.lm.model_folder.names import find_folder
 from vqlm.training.errors import UserError
+from vqlm.training.folder_kinds import require_kind
 
 STAGES = ("inspect", "train_vq", "prepare", "train_lm")
+NO_START = "none"  # a training that begins with new models
 STRIDES = [4, 2]  # (side / 8)^2 codes of a picture
 
 
@@ -33,6 +36,15 @@ def check_side(side: int) -> None:
     factor = math.prod(STRIDES)
     if side < factor or side % factor:
         raise UserError(f"`image_size` must be a multiple of {factor}, such as 64, 96 or 128; found {side}.")
+
+
+def folder_of_start(name: str) -> Path:
+    """The folder of a finished model to start from, by its path or name. Raises UserError if there is none."""
+    folder = find_folder(name)
+    if folder is None:
+        raise UserError(f"`start` {name} is no folder here; download it first, and give its folder.")
+    require_kind(folder, "finished model")
+    return folder
 
 
 def read_settings(folder: Path) -> dict[str, dict[str, Any]]:

@@ -154,7 +154,7 @@ def _count(collection: Collection, seed: int) -> tuple[_Counts, list[Row]]:
 
 @dataclass(frozen=True)
 class _Look:
-    """What one picture looks like. side: the shorter one in pixels, None for an SVG."""
+    """What one picture looks like. side: the shorter one in pixels, None for a drawing, which has any size."""
 
     side: int | None
     aspect: float
@@ -178,7 +178,8 @@ def _look_at(row: Row, collection: Collection) -> _Look | None:
             has_transparency = is_transparent(picture)
     except UnreadablePicture:
         return None
-    return _Look(min(size), _aspect(size), has_transparency, border_colour(rgb) is not None)
+    side = None if size == (collection.drawn_side, collection.drawn_side) else min(size)
+    return _Look(side, _aspect(size), has_transparency, border_colour(rgb) is not None)
 
 
 def _aspect(size: tuple[int, int]) -> float:

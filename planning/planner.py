@@ -11,17 +11,17 @@ from vqlm.data_prep.names import words_of_name
 from vqlm.data_prep.settings import CollectionConfig
 from vqlm.data_prep.source_names import parts_of
 from vqlm.data_prep.sources.folder import NoCaptions
-from vqlm.planning.allowance import Settings, Start, Wishes
-from vqlm.planning.arguments import read_settings
+from vqlm.planning.allowance import Settings, Wishes
+from vqlm.planning.arguments import NO_START, folder_of_start, read_settings
 from vqlm.planning.facts import CollectionFacts, gather_facts
 from vqlm.planning.machine_speed import measure_speed
 from vqlm.planning.plan import Plan, make_plan
 from vqlm.planning.reasons import Decision
 from vqlm.planning.saved_plan import load_plan, remove_inspection, remove_plan, save_plan
+from vqlm.planning.starts import base_for, look_at_start, with_start_reason
 from vqlm.planning.without_effect import OPTION_OF_STAGE, without_effect
 from vqlm.training.errors import UserError
 from vqlm.training.files import is_same_place
-from vqlm.training.folder_kinds import require_kind
 
 DEFAULT_MINUTES = 30.0
 LIMITS = ("max_skipped",)  # which change no result: they hold for a begun plan too
@@ -38,7 +38,7 @@ class Request:
         output: folder for all that is made.
         minutes: for all stages together; None for `DEFAULT_MINUTES`.
         image_size: side of the model's pictures; None leaves it to the plan.
-        start: a finished model to start from.
+        start: a finished model to start from, a folder or a name; `NO_START` for none; None leaves it to the plan.
         plan: a folder of YAML files that are taken instead of a plan.
         collection: how the collection is read.
         settings: of each stage, nested as in its YAML; they replace the plan's.
@@ -51,7 +51,7 @@ class Request:
     output: Path
     minutes: float | None = None
     image_size: int | None = None
-    start: Path | None = None
+    start: str | None = None
     plan: Path | None = None
     collection: CollectionConfig = field(default_factory=CollectionConfig)
     settings: dict[str, Settings] = field(default_factory=dict)
@@ -64,8 +64,8 @@ class Request:
 
     def arguments(self) -> dict[str, Any]:
         """What the plan depends on, as JSON values by option name."""
-        values = {"minutes": self.minutes, "image_size": self.image_size, "seed": self.seed}
-        values |= {name: None if value is None else str(value) for name, value in (("start", self.start),)}
+        values: dict[str, Any] = {"minutes": self.minutes, "image_size": self.image_size, "seed": self.seed}
+        values["start"] = self.start
         values |= {"plan": None if self.plan is None else str(self.plan)}
         values |= asdict(self.collection)
         return values | {name: self.settings.get(name, {}) for name in sorted(self.settings)}
@@ -175,22 +175,26 @@ def open_collection(request: Request) -> tuple[Collection, list[Decision]]:
 def _new_plan(request: Request, collection: Collection, say: Callable[[str], None]) -> Plan:
     if request.plan is not None:
         settings = read_settings(request.plan)
-        return Plan(settings, [Decision("settings", "as they stand", f"in {request.plan}")], start=_start_name(request))
+        start = None if request.start in (None, NO_START) else str(folder_of_start(request.start))
+        return Plan(settings, [Decision("settings", "as they stand", f"in {request.plan}")], start=start)
     say(f"looking at {request.data}")
     facts = gather_facts(collection, request.seed)
     _require_captions(facts, request)
-    start = None if request.start is None else look_at_start(request.start, collection)
     say(f"{describe(facts)}; measuring how fast this machine trains, about 15 s")
     speed = measure_speed(list(facts.captions))
     given = {name: value for name, value in asdict(request.collection).items()
              if value != getattr(CollectionConfig(), name)}  # fmt: skip
     wishes = Wishes(request.image_size, request.settings)
     minutes = DEFAULT_MINUTES if request.minutes is None else request.minutes
-    return make_plan(facts, speed, minutes, wishes, start, given)
-
-
-def _start_name(request: Request) -> str | None:
-    return None if request.start is None else str(request.start)
+    if request.start not in (None, NO_START):
+        start = look_at_start(folder_of_start(request.start), collection)
+        return make_plan(facts, speed, minutes, wishes, start, given)
+    plan, why = make_plan(facts, speed, minutes, wishes, None, given), "you asked for none"
+    if request.start is None:
+        base, why = base_for(plan, facts, collection, wishes, given)
+        if base is not None:
+            plan = make_plan(facts, speed, minutes, wishes, base, given)
+    return with_start_reason(plan, why)
 
 
 def describe(facts: CollectionFacts) -> str:
@@ -212,38 +216,3 @@ def _require_captions(facts: CollectionFacts, request: Request) -> None:
             f"all {facts.counted} captions are {facts.captions[0]!r:.60}, so that a prompt decides nothing; write what "
             "each picture shows, or train all the same with `ignore_findings`."
         )
-
-
-def look_at_start(folder: Path, collection: Collection) -> Start:
-    """A finished model, and how well its image tokenizer rebuilds pictures of `collection`.
-
-    Raises UserError if the folder is no finished model of pictures, or has another background or fit.
-    """
-    import itertools
-
-    import torch
-    from vqlm.data_prep.loading import decode_few
-    from vqlm.vq import load_image_tokenizer, to_pixel_values
-    from vqlm.vq.metrics import psnr
-
-    require_kind(folder, "finished model")
-    tokenizer = load_image_tokenizer(folder / "image_tokenizer")
-    config = tokenizer.config
-    shape = config.network.input_shape
-    if not config.takes_pictures or shape[0] != shape[1]:
-        raise UserError(f"{folder} draws arrays of shape {shape}, not square pictures; leave `start` out.")
-    for name in ("background", "fit"):
-        learned, given = getattr(config, name), getattr(collection.config, name)
-        if given not in (None, learned):
-            raise UserError(
-                f"{folder} learned its pictures with {name} {learned}, not {given}; give `{name}` {learned}, or leave "
-                "`start` out."
-            )
-    collection = collection.as_learned_by(config)
-    rows = list(itertools.islice(collection.rows(), 64))
-    pictures = torch.cat([batch.values[:, 0] for batch in decode_few(rows, shape, collection.config)])
-    with torch.no_grad():
-        pixel_values = to_pixel_values(pictures)
-        rebuilt = tokenizer.decode_codes(tokenizer.encode(pixel_values))
-        value = psnr(rebuilt, pixel_values).mean().item()
-    return Start(str(folder), shape[0], config.tokens_per_image, value, config.fit)

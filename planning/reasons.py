@@ -10,6 +10,7 @@ from vqlm.training.progress import format_seconds
 VERY_FEW = 200
 MOSTLY_UNKNOWN = 0.1
 POOR_PSNR = 20.0  # dB
+START = "start"  # the decision that says what a training starts from
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ def compile_decision(budget: Budget, speed: MachineSpeed, settings: dict[str, Se
 
 def start_decision(start: Start | None) -> Decision:
     if start is None:
-        return Decision("start", "a new model", "no finished one was given")
-    return Decision("start", start.folder, f"its image tokenizer rebuilds your pictures at {start.psnr_db:.1f} dB")
+        return Decision(START, "a new model", "no finished one was given")
+    return Decision(START, start.folder, f"its image tokenizer rebuilds your pictures at {start.psnr_db:.1f} dB")
 
 
 def fit_decision(fit: str, facts: CollectionFacts, start: Start | None, is_given: bool) -> Decision:

@@ -44,12 +44,13 @@ def stages_of(plan: Plan, request: Request) -> list[Stage]:
     output, configs = request.output, request.plan_folder
     tokenizer, data, model = output / "image_tokenizer", output / "data", output / "model"
     start = plan.start
+    copies = ("--drop-copies",) if _drops_copies(request) else ()
     source = ("--image-tokenizer", tokenizer) if start is None else ("--for-model", start)
     stages = [
         Stage(
             "prepare", "encode pictures and captions",
             _words(
-                "--config", configs / "prepare.yaml", "--data", request.data, *_limits(request), *source,
+                "--config", configs / "prepare.yaml", "--data", request.data, *copies, *_limits(request), *source,
                 "--output", data, "--resume",
             ),
             data / "manifest.json",
@@ -68,8 +69,8 @@ def stages_of(plan: Plan, request: Request) -> list[Stage]:
     ]  # fmt: skip
     if start is None:
         words = (
-            "--config", configs / "train_vq.yaml", "--data", request.data, *_limits(request), "--output", tokenizer,
-            "--resume",
+            "--config", configs / "train_vq.yaml", "--data", request.data, *copies, *_limits(request),
+            "--output", tokenizer, "--resume",
         )  # fmt: skip
         stages.insert(
             0,
@@ -79,6 +80,14 @@ def stages_of(plan: Plan, request: Request) -> list[Stage]:
             ),
         )  # fmt: skip
     return stages
+
+
+def _drops_copies(request: Request) -> bool:
+    """Whether the inspection found held-out pictures that are trained on too, which the training then leaves out."""
+    findings = request.output / "inspection" / FINDINGS_FILE
+    if request.ignore_findings or request.collection.drop_copies or not findings.exists():
+        return False
+    return bool(read_json(findings).get("drop_copies"))  # earlier versions did not write it
 
 
 def _limits(request: Request) -> tuple[object, ...]:
@@ -101,9 +110,9 @@ def run_stages(plan: Plan, request: Request, run_command: RunCommand, prefix: li
 
     Raises UserError if the inspection finds what would ruin the training.
     """
-    stages = stages_of(plan, request)
     seconds = {"train-vq": "train_vq", "train-lm": "train_lm", "set-sampling": "choose_sampling"}
-    _run_inspection(request, run_command, prefix, say, len(stages) + 1)
+    _run_inspection(request, run_command, prefix, say, len(stages_of(plan, request)) + 1)
+    stages = stages_of(plan, request)  # which depend on what was found
     for number, stage in enumerate(stages, start=2):
         if stage.result.exists():
             continue
@@ -135,8 +144,13 @@ def _run_inspection(request: Request, run_command: RunCommand, prefix: list[str]
         lines = [f"- wrong: {text}" for text in findings["wrong"]] + [f"- {text}" for text in findings["remarks"]]
         for line in lines:
             say(line)
+        if _drops_copies(request):
+            say("- This training leaves the copies out; with --ignore-findings it keeps them.")
         say(f"{'nothing wrong was found; ' if not lines else ''}look at {page}")
-    if (wrong := read_json(result)["wrong"]) and not request.ignore_findings:
+    findings = read_json(result)
+    repaired = findings.get("drop_copies", []) if _drops_copies(request) else []
+    wrong = [text for text in findings["wrong"] if text not in repaired]
+    if wrong and not request.ignore_findings:
         raise UserError(
             f"training on {request.data} would go wrong: {wrong[0]} Repair that and run the same command again, or "
             "train all the same with `ignore_findings`."

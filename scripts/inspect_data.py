@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     require_data(settings.data)
 
     from vqlm.data_prep import Vocabulary
-    from vqlm.data_prep.inspection import COPIES_FILE, UNUSABLE_FILE, findings, inspect_collection
+    from vqlm.data_prep.inspection import COPIES_FILE, UNUSABLE_FILE, findings, inspect_collection, leak_finding
     from vqlm.data_prep.inspection_page import page, write_copies
     from vqlm.data_prep.sheets import sample_sheet
     from vqlm.vq import to_pixel_values
@@ -54,10 +54,15 @@ def main(arguments: list[str] | None = None) -> None:
         sample_sheet(cells, columns=6).save(settings.output / "samples.png")
     inspection.skipped.write(settings.output / UNUSABLE_FILE)
     write_copies(inspection, settings.output / COPIES_FILE)
-    wrong, remarks = ([parser.in_options(sentence, STAGE_TWO) for sentence in each] for each in (wrong, remarks))
+    # Without the copies a collection is right, unless it is mostly copies.
+    is_repairable = inspection.copies <= inspection.usable / 2
+    repairable = [text for text in wrong if is_repairable and text == leak_finding(inspection)]
+    wrong, remarks, repairable = (
+        [parser.in_options(sentence, STAGE_TWO) for sentence in each] for each in (wrong, remarks, repairable)
+    )
     text = page(inspection, wrong, remarks)
     (settings.output / "inspection.md").write_text(text, encoding="utf-8")
-    write_json(settings.output / FINDINGS_FILE, {"wrong": wrong, "remarks": remarks})
+    write_json(settings.output / FINDINGS_FILE, {"wrong": wrong, "remarks": remarks, "drop_copies": repairable})
     print(text, flush=True)
     if wrong:
         sys.exit(1)

@@ -15,13 +15,12 @@ from typing import Any
 from jsonargparse import Namespace
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
 from vqlm.data_prep.source_names import require_data
-from vqlm.planning.arguments import check_minutes, check_side, read_settings, side_of
+from vqlm.planning.arguments import NO_START, check_minutes, check_side, folder_of_start, read_settings, side_of
 from vqlm.scripts.closing import without_next_command
 from vqlm.scripts.commands import command_prefix, run_command
 from vqlm.scripts.options import run_script, script_parser, values_of
 from vqlm.scripts.stage_settings import STAGES, split_by_stage, typed_settings
 from vqlm.training.files import require_writable
-from vqlm.training.folder_kinds import require_kind
 
 FIRST = ("data", "minutes", "output", "image_size", "start", "plan_only", "plan", "ignore_findings")
 PREFIXES = {"train-vq": "vq.", "prepare": "prepare.", "train-lm": "lm."}  # of a command's options here
@@ -33,7 +32,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="Folder for all that is made.")
     parser.add_argument("--minutes", type=float, help="For all stages together; 30 by default.")
     parser.add_argument("--image_size", type=int, help="Side of the model's pictures; by default the plan chooses.")
-    parser.add_argument("--start", type=Path, help="Finished model to start from; its image tokenizer is kept.")
+    parser.add_argument(
+        "--start",
+        help="Finished model to start from, whose image tokenizer is kept: a folder, or emoji, which comes with a "
+        "checkout; none for a new one. By default emoji where pictures are few.",
+    )
     parser.add_argument("--plan_only", type=bool, default=False, help="Write OUTPUT/plan, which may be edited; stop.")
     parser.add_argument("--plan", type=Path, help="Folder of train_vq.yaml, train_lm.yaml, ... to take as they stand.")
     parser.add_argument(
@@ -94,11 +97,11 @@ def _check(settings: Namespace, stage_settings: dict[str, Any]) -> None:
         check_minutes(settings.minutes)
     network = stage_settings.get("train_vq", {}).get("network", {})
     side = side_of(settings.image_size, network.get("input_shape"))
-    if side is not None and settings.start is None:
+    if side is not None and settings.start in (None, NO_START):
         check_side(side)
     require_data(settings.data)
-    if settings.start is not None:
-        require_kind(settings.start, "finished model")
+    if settings.start not in (None, NO_START):
+        folder_of_start(settings.start)
     if settings.plan is not None:
         read_settings(settings.plan)
 

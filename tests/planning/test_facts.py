@@ -93,3 +93,9 @@ def test_arrays_are_refused(tmp_path):
     np.savez(tmp_path / "days.npz", values=np.zeros((4, 1, 8), np.float32), captions=np.array(["a"] * 4))
     with pytest.raises(UserError, match="a plan is made for pictures"):
         gather_facts(load_collection(str(tmp_path / "days.npz")))
+
+
+def test_openmoji_is_drawn_at_any_size():
+    facts = gather_facts(load_collection("openmoji"))
+    assert facts.median_side is None
+    assert (facts.trained, facts.held_out) == (3555, 398)

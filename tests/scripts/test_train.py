@@ -1,5 +1,6 @@
 """`vqlm train` on a folder, in seconds: whole, interrupted in each stage and continued, and what it refuses."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ import vqlm.lm.train.loop
 import vqlm.vq.train
 import yaml
 from PIL import Image
-from vqlm.data_prep import inspection, preparation
+from vqlm.data_prep import inspection, load_collection, preparation
 from vqlm.planning import planner
 from vqlm.planning.machine_speed import MachineSpeed
 from vqlm.scripts import train
@@ -204,10 +205,30 @@ def test_captions_all_alike_are_refused(picture_folder, tmp_path):
     call(picture_folder, tmp_path / "mine", *TINY, "--ignore-findings", "--plan-only")
 
 
+def test_copies_on_both_sides_are_left_out(picture_folder, tmp_path, capsys):
+    """A held-out picture is trained on too: nobody is asked, every stage leaves one of them out, and it is said."""
+    collection = load_collection(str(picture_folder))
+    splits = {row.key: collection.split_of(row.key) for row in collection.rows()}
+    held_out = next(key for key, split in splits.items() if split != "train")
+    trained = next(key for key, split in splits.items() if split == "train")
+    shutil.copy(picture_folder / trained, picture_folder / held_out)
+    output = tmp_path / "mine"
+    call(picture_folder, output, *TINY)
+    said = capsys.readouterr().out
+    assert "are also trained on under another name" in said
+    assert "This training leaves the copies out; with --ignore-findings it keeps them." in said
+    for folder in ("image_tokenizer", "data"):
+        assert len(re.findall(rf"--drop-copies .*--output \S*{folder}", said)) == 1
+    report = json.loads((output / "report.json").read_text())
+    assert sum(report["pictures"].values()) == len(splits) - 1
+    call(picture_folder, output, *TINY)
+    assert "All is done" in capsys.readouterr().out
+
+
 def test_findings_that_would_ruin_the_training_stop_it(picture_folder, tmp_path, capsys):
     names = sorted(path.name for path in picture_folder.glob("*.png"))
     for name in names[1:]:
-        shutil.copy(picture_folder / names[0], picture_folder / name)  # held-out ones are trained on too
+        shutil.copy(picture_folder / names[0], picture_folder / name)  # one picture is left
     output = tmp_path / "mine"
     with pytest.raises(UserError, match=r"would go wrong: .* are also trained on .*`ignore_findings`"):
         call(picture_folder, output, *TINY)
