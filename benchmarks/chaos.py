@@ -42,7 +42,7 @@ import vqlm.planning.reached
 import vqlm.vq.train  # noqa: F401
 from generated import write_webdataset
 from vqlm.scripts.commands import COMMANDS, run_command
-from vqlm.scripts.options import run_script
+from vqlm.scripts.run_script import run_script
 from vqlm.training.checkpoint import find_damage
 from vqlm.training.files import checksum_of, read_json
 from vqlm.training.matrix_peak import describe_machine

@@ -20,7 +20,7 @@ from vqlm.lm.settings import LanguageModelConfig, LMTrainingConfig, SamplingConf
 from vqlm.lm.train.cost import Rows, cost_of_lm
 from vqlm.lm.train.loop import train_lm
 from vqlm.scripts import train_lm as lm_script, train_vq as vq_script
-from vqlm.scripts.options import values_of
+from vqlm.scripts.settings_options import values_of
 from vqlm.training.stop_signals import Interrupted
 from vqlm.vq import VQVAE, NetworkConfig, VQVAEConfig
 from vqlm.vq.cost import cost_of_vq

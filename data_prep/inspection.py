@@ -11,7 +11,7 @@ from torch import Tensor
 from vqlm.data_prep.caption_check import CaptionFacts, caption_findings
 from vqlm.data_prep.caption_lines import NO_LINE
 from vqlm.data_prep.captions import compared_form
-from vqlm.data_prep.collection import TRAIN, Collection
+from vqlm.data_prep.collection import Collection
 from vqlm.data_prep.copies import digest_of_pixels
 from vqlm.data_prep.loading import in_order
 from vqlm.data_prep.names import NO_WORDS
@@ -19,6 +19,7 @@ from vqlm.data_prep.picture_files import UnreadablePicture, decode_picture, expl
 from vqlm.data_prep.rows import LEFT_OUT, OTHER, Row, Unusable
 from vqlm.data_prep.settings import CollectionConfig
 from vqlm.data_prep.skipped import SkippedRows
+from vqlm.data_prep.splits import TRAIN
 from vqlm.data_prep.worker_processes import mapped_shards
 from vqlm.training.errors import UserError
 from vqlm.training.progress import Progress

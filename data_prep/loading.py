@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from vqlm.data_prep.collection import TRAIN, Collection
+from vqlm.data_prep.collection import Collection
 from vqlm.data_prep.picture_files import UnreadablePicture, decode_picture, make_views
 from vqlm.data_prep.rows import Row, Shard, Unusable
 from vqlm.data_prep.settings import CollectionConfig, ViewConfig
 from vqlm.data_prep.skipped import SkippedRows
-from vqlm.data_prep.splits import hash_share
+from vqlm.data_prep.splits import TRAIN, hash_share
 from vqlm.data_prep.worker_processes import mapped_shards
 from vqlm.training.errors import UserError
 from vqlm.training.progress import Progress

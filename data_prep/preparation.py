@@ -17,14 +17,14 @@ from typing import Any, Literal
 
 from accelerate import PartialState
 from datasets import Dataset
-from vqlm.data_prep.collection import TRAIN, Collection
+from vqlm.data_prep.collection import Collection
 from vqlm.data_prep.encoding import SHARD_FILE, ShardEncoder
 from vqlm.data_prep.loading import decode_few, require_shape
 from vqlm.data_prep.prepared_set import FORM, MANIFEST, SHARDS, PreparedSet
 from vqlm.data_prep.rows import Row, Unusable
 from vqlm.data_prep.settings import TextConfig, ViewConfig
 from vqlm.data_prep.skipped import SkippedRows
-from vqlm.data_prep.splits import hash_share
+from vqlm.data_prep.splits import TRAIN, hash_share
 from vqlm.data_prep.vocabulary import NAMES, Vocabulary
 from vqlm.data_prep.worker_processes import mapped_shards
 from vqlm.training.allocator import keep_freed_memory

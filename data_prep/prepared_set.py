@@ -21,7 +21,7 @@ from datasets import Dataset, Image, concatenate_datasets
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from vqlm.data_prep.captions import compared_form
-from vqlm.data_prep.collection import TRAIN
+from vqlm.data_prep.splits import TRAIN
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.training.errors import UserError
 from vqlm.training.files import checksum_of, read_json, require_match

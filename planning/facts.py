@@ -8,9 +8,10 @@ from statistics import mean, median
 
 import numpy as np
 from vqlm.data_prep import TextConfig, Vocabulary
-from vqlm.data_prep.collection import TRAIN, Collection
+from vqlm.data_prep.collection import Collection
 from vqlm.data_prep.picture_files import UnreadablePicture, draw_svg, explained_picture
 from vqlm.data_prep.rows import Row
+from vqlm.data_prep.splits import TRAIN
 from vqlm.training.errors import UserError
 from vqlm.vq import draft, to_rgb
 from vqlm.vq.fitting import border_colour, is_transparent

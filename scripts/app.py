@@ -4,7 +4,7 @@ vqlm app --model outputs/demo/model
 """
 
 from vqlm.scripts import serve
-from vqlm.scripts.options import run_script
+from vqlm.scripts.run_script import run_script
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from vqlm.lm.model_folder.names import settings_of
 from vqlm.scripts.opening import require_pictures
-from vqlm.scripts.options import run_script, script_parser
+from vqlm.scripts.options import script_parser
+from vqlm.scripts.run_script import run_script
 from vqlm.training.errors import UserError
 from vqlm.training.files import require_writable
 

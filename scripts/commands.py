@@ -7,7 +7,7 @@ import sys
 from importlib import metadata
 from typing import NamedTuple
 
-from vqlm.scripts.options import run_script
+from vqlm.scripts.run_script import run_script
 from vqlm.training.errors import UserError
 
 

@@ -8,7 +8,8 @@ It is `vqlm train openmoji` with the settings of configs/demo instead of a plan.
 from pathlib import Path
 
 from vqlm.scripts import train
-from vqlm.scripts.options import run_script, script_parser
+from vqlm.scripts.options import script_parser
+from vqlm.scripts.run_script import run_script
 
 CONFIGS = Path(__file__).parents[1] / "configs"  # beside the scripts in a checkout and in an installation
 

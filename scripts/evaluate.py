@@ -8,7 +8,8 @@ from pathlib import Path
 from vqlm.lm.model_folder.names import settings_of
 from vqlm.lm.picture_requests import require_seed
 from vqlm.scripts.closing import close_stage
-from vqlm.scripts.options import run_script, script_parser
+from vqlm.scripts.options import script_parser
+from vqlm.scripts.run_script import run_script
 from vqlm.training.files import require_writable
 from vqlm.training.folder_kinds import require_kind
 

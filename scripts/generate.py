@@ -18,7 +18,8 @@ from vqlm.lm.model_folder.names import settings_of
 from vqlm.lm.picture_requests import PictureRequest, file_names, read_like, read_prompts, with_seeds
 from vqlm.lm.settings import require_count
 from vqlm.scripts.opening import require_pictures
-from vqlm.scripts.options import run_script, script_parser
+from vqlm.scripts.options import script_parser
+from vqlm.scripts.run_script import run_script
 from vqlm.training.errors import UserError
 from vqlm.training.files import require_writable
 

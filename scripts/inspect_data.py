@@ -10,7 +10,8 @@ from pathlib import Path
 from vqlm.data_prep.settings import DATA_HELP, FINDINGS_FILE, CollectionConfig, TextConfig
 from vqlm.data_prep.source_names import require_data
 from vqlm.scripts.opening import open_collection
-from vqlm.scripts.options import run_script, script_parser
+from vqlm.scripts.options import script_parser
+from vqlm.scripts.run_script import run_script
 from vqlm.training.errors import UserError
 from vqlm.training.files import require_output, write_json
 

@@ -11,7 +11,8 @@ from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
 from vqlm.data_prep.source_names import require_data
 from vqlm.lm.settings import require_count
 from vqlm.scripts.opening import load_for_tokenizer
-from vqlm.scripts.options import run_script, script_parser
+from vqlm.scripts.options import script_parser
+from vqlm.scripts.run_script import run_script
 from vqlm.training.errors import UserError
 from vqlm.training.extras import install_hint
 from vqlm.training.files import require_empty

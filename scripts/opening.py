@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vqlm.data_prep.settings import CollectionConfig
-from vqlm.scripts.options import values_of
+from vqlm.scripts.settings_options import values_of
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json, require_writable
 

@@ -5,32 +5,23 @@ A script parses before it imports anything heavy, so that `--help` and a wrong o
 
 import argparse
 import contextlib
-import difflib
-import errno
-import logging
-import os
 import re
-import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar, get_args, get_type_hints
+from typing import Any, NoReturn, get_args
 
 import yaml
-from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from vqlm.data_prep.settings import BETWEEN_COLLECTIONS, DATA_HELP
+from vqlm.scripts.config_file import require_settings_file, with_underscores, with_words
+from vqlm.scripts.option_errors import sentence_of
+from vqlm.scripts.option_names import PLACES, is_boolean, option_name, options_of
 from vqlm.training.errors import UserError
 from vqlm.training.old_names import OLD_NAMES, with_new_names
 
-Config = TypeVar("Config")
-
-PLACES = ("model", "data", "output", "config", "plan", "start", "init_from", "image", "mask", "page")  # files, folders
 # What `vqlm train` gives to its stages itself.
 SET_BY_TRAIN = {"config", "data", "output", "resume", "image_tokenizer", "for_model", "init_from"}
-_UNION = re.compile(r"(?:: )?Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors:.*"
-                    r"Given value type: <class '\w+'> Given value: (.*)")  # fmt: skip
 # How the library names a setting.
 _NAMES = re.compile(r"`([a-z]\w*(?:\.\w+)*)`")
 
@@ -64,7 +55,7 @@ class ScriptParser(ArgumentParser):
         words: list[str] = []
         for argument in self.given:
             if argument in ("true", "false") and words and words[-1].endswith("=true"):  # as `--lora true` was said
-                option, new = _option(words[-1][2:-5]), "" if argument == "true" else "no-"
+                option, new = option_name(words[-1][2:-5]), "" if argument == "true" else "no-"
                 print(f"note: {option} {argument} is now written --{new}{option[2:]}.", file=sys.stderr)
                 words[-1] = words[-1].removesuffix("true") + argument
             else:
@@ -88,19 +79,7 @@ class ScriptParser(ArgumentParser):
             raise UserError(f"the settings cannot be read ({reason}); --help lists every setting.") from error
 
     def parse_path(self, cfg_path, *args, **kwargs):  # a --config file, which `parse_string` reads then
-        try:
-            settings = yaml.safe_load(Path(str(cfg_path)).read_text(encoding="utf-8"))
-        except UnicodeDecodeError as error:
-            raise UserError(f"`config` {cfg_path} is not UTF-8 (byte {error.start}); save it as UTF-8.") from None
-        except OSError as error:
-            raise UserError(f"`config` {cfg_path} cannot be read ({error.strerror}); name a YAML file.") from None
-        except (yaml.YAMLError, RecursionError) as error:
-            mark = getattr(error, "problem_mark", None)
-            where = f", line {mark.line + 1}" if mark else ""
-            reason = getattr(error, "problem", None) or type(error).__name__
-            raise UserError(f"`config` {cfg_path} is not YAML ({reason}{where}); correct that line.") from None
-        if not isinstance(settings, dict | None):
-            raise UserError(f"`config` {cfg_path} must hold settings such as `batch_size: 8`, found {settings!r:.40}.")
+        require_settings_file(Path(str(cfg_path)))
         self.file = cfg_path
         return super().parse_path(cfg_path, *args, **kwargs)
 
@@ -112,27 +91,14 @@ class ScriptParser(ArgumentParser):
         else:
             content = "{}" if settings is None else content  # a file of comments only
         if isinstance(settings, dict):
-            changed = self._as_words(with_new_names(_with_underscores(settings)))
+            kinds = {action.dest: getattr(action, "_typehint", None) for action in self._actions}
+            changed = with_words(with_new_names(with_underscores(settings)), kinds)
             for name, value in changed.items():
                 self._refuse_empty_place(name, value)
             if isinstance(data := changed.get("data"), list) and self._takes_collections():
                 changed |= {"data": BETWEEN_COLLECTIONS.join(map(str, data))}
             content = yaml.safe_dump(changed) if changed != settings else content
         return super().parse_string(content, *args, **kwargs)
-
-    def _as_words(self, settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-        """`settings` of a YAML file, where an unquoted yes or no is a boolean, with these words where a setting takes
-        them, as in `mixed_precision: no`."""
-        words = {True: "yes", False: "no"}
-        kinds = {action.dest: getattr(action, "_typehint", None) for action in self._actions}
-        result: dict[str, Any] = {}
-        for name, value in settings.items():
-            if isinstance(value, dict):
-                result[name] = self._as_words(value, f"{prefix}{name}.")
-            else:
-                is_word = isinstance(value, bool) and words[value] in get_args(kinds.get(f"{prefix}{name}"))
-                result[name] = words[value] if is_word else value
-        return result
 
     def _takes_collections(self) -> bool:
         return any(action.dest == "data" and action.help == DATA_HELP for action in self._actions)
@@ -186,48 +152,14 @@ class ScriptParser(ArgumentParser):
             return
         kinds = [getattr(action, "_typehint", None) or action.type for action in self._actions if action.dest == name]
         if name in PLACES or any(Path in (kind, *get_args(kind)) for kind in kinds):
-            raise UserError(f"{self._shown(name)} is empty; name a file or a folder, or leave it out.")
+            raise UserError(f"{self.shown(name)} is empty; name a file or a folder, or leave it out.")
 
-    def _shown(self, name: str) -> str:
-        """How a person writes it: DATA, or --max-steps."""
-        return name.upper() if name in self._places_alone else _option(f"{self.prefix}{name}")
+    def shown(self, name: str) -> str:
+        """How a person writes the option `name`: DATA, or --max-steps."""
+        return name.upper() if name in self._places_alone else option_name(f"{self.prefix}{name}")
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        message = " ".join(message.split()).rstrip(".")
-        if unknown := re.match(r"unrecognized arguments: --([\w.]+)", message):
-            message = self._unknown(unknown[1])
-        elif unknown := re.search(r"Group '([\w.]+)' does not accept option '(\w+)'", message):
-            message = self._unknown(f"{unknown[1]}.{unknown[2]}")
-        elif missing := re.match(r"the following arguments are required: (.*)", message):
-            message = f"required, and not given: {', '.join(map(self._shown, missing[1].split(', ')))}"
-        elif (word := re.match(r"unrecognized arguments: (.*)", message)) and (place := self._first_place()):
-            message = f"{word[1]} belongs to no option; did you mean {_option(place)} {word[1]}?"
-        elif unknown := re.search(r"[Oo]ption '(\w+)' is not accepted", message):  # of a --config file
-            message = self._unknown(unknown[1])
-            message += f" It stands in {self.file}" if message.endswith("?") else f", in {self.file}"
-        message = re.sub(r'Parser key "([\w.]+)":', lambda key: f"{self._shown(key[1])}:", message)
-        message = _UNION.sub(_expected, message)
-        message = re.sub(r"Unable to load config '(.*?)' - .*", r"there is no file \1", message)
-        message = re.sub(r"Expected a typing.Literal\[(.*?)\]. Got value: ", r"expected one of \1, found ", message)
-        message = re.sub(r"Expected a <class '(\w+)'>. Got value: ", r"expected \1, found ", message)
-        raise UserError(f"{message}{' ' if message.endswith('?') else '; '}--help lists every setting.") from ex
-
-    def _unknown(self, name: str) -> str:
-        group = name.rpartition(".")[0]
-        siblings = [action.dest for action in self._actions if group and action.dest.rpartition(".")[0] == group]
-        if siblings:
-            kinds = [f" of type {action.default}" for action in self._actions if action.dest == f"{group}.type"]
-            known = ", ".join(map(self._shown, siblings))
-            return f"there is no option {self._shown(name)}; those of {group}{''.join(kinds)} are {known}"
-        names = {option for action in self._actions for option in _options_of(action)}
-        near = difflib.get_close_matches(_option(name), names, n=1)
-        meant = f"; did you mean --{self.prefix}{near[0][2:]}?" if near else ""
-        return f"there is no option {self._shown(name)}{meant}"
-
-    def _first_place(self) -> str | None:
-        """The first required option that takes a file or a folder."""
-        names = {action.dest for action in self._actions if action.option_strings}
-        return next((name for name in PLACES if name in names), None)
+        raise UserError(sentence_of(self, message)) from ex
 
     def format_help(self, *args, **kwargs) -> str:
         self.usage = " ".join(["%(prog)s", *map(str.upper, self._places_alone), "[OPTION ...]"])
@@ -252,7 +184,7 @@ class ScriptParser(ArgumentParser):
             inside = [full for full in names if full.endswith(f".{name}")]
             if name not in names and len(inside) == 1:
                 name = inside[0]
-            return _option(name) if name in names else match[0]
+            return option_name(name) if name in names else match[0]
 
         return _NAMES.sub(replace, text)
 
@@ -277,7 +209,7 @@ class ScriptParser(ArgumentParser):
         def replace(match: re.Match) -> str:
             name = match[1]
             is_theirs = prefix and name in theirs - ours - SET_BY_TRAIN
-            return _option(f"{prefix}{name}") if is_theirs else match[0]
+            return option_name(f"{prefix}{name}") if is_theirs else match[0]
 
         return _NAMES.sub(replace, text)
 
@@ -292,9 +224,9 @@ class ScriptParser(ArgumentParser):
         name, equals, value = argument[2:].partition("=")
         name = name.replace("-", "_")
         if name in OLD_NAMES:
-            print(f"note: {_option(name)} is now called {_option(OLD_NAMES[name])}.", file=sys.stderr)
+            print(f"note: {option_name(name)} is now called {option_name(OLD_NAMES[name])}.", file=sys.stderr)
             name = OLD_NAMES[name]
-        booleans = {action.dest for action in self._actions if _is_boolean(action)}
+        booleans = {action.dest for action in self._actions if is_boolean(action)}
         if not equals and name in booleans:
             return f"--{name}=true"
         if not equals and name.startswith("no_") and name[3:] in booleans:
@@ -308,8 +240,8 @@ class _HelpFormatter(DefaultHelpFormatter):
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings:
             return action.dest.upper()
-        names = _options_of(action)
-        if not names or _is_boolean(action) or action.nargs == 0:
+        names = options_of(action)
+        if not names or is_boolean(action) or action.nargs == 0:
             return ", ".join(names)
         return f"{', '.join(names)} {self._format_args(action, self._get_default_metavar_for_optional(action))}"
 
@@ -324,159 +256,3 @@ class _HelpFormatter(DefaultHelpFormatter):
 def script_parser(description: str | None, first: Sequence[str] = ()) -> ScriptParser:
     """A parser that also reads `--config FILE.yaml`; unknown keys in it fail. `first` are listed first by --help."""
     return ScriptParser(description, first)
-
-
-def add_typed_settings(
-    parser: ScriptParser, name: str, kinds: Mapping[str, type], default: str, arguments: list[str] | None
-) -> None:
-    """Settings of which those that exist depend on `NAME.type`, which is looked for in `arguments` first.
-
-    It may stand in `--NAME.type TYPE`, in `--NAME '{"type": ...}'`, in `--NAME FILE.yaml`, or in a --config file. The
-    last one counts.
-    """
-    search = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    search.add_argument("--config", dest="found", action="append", nargs="?", type=lambda text: _type_in(text, name))
-    search.add_argument(f"--{name}", dest="found", action="append", nargs="?", type=lambda text: _type_in(text))
-    search.add_argument(f"--{name}.type", dest="found", action="append", nargs="?")
-    known, _ = search.parse_known_args(sys.argv[1:] if arguments is None else arguments)
-    chosen = next((kind for kind in reversed(known.found or []) if kind is not None), default)
-    if chosen not in kinds:
-        raise UserError(f"{_option(name)}.type must be one of {', '.join(kinds)}, found {chosen!r}.")
-    others = ", ".join(kind for kind in kinds if kind != chosen)
-    parser.add_argument(
-        f"--{name}.type",
-        type=Literal[tuple(kinds)],
-        default=chosen,
-        help=f"The settings of {chosen} are below; `{_option(name)}.type TYPE --help` shows those of {others}.",
-    )
-    parser.add_class_arguments(kinds[chosen], name, skip={"type"})
-
-
-def _type_in(text: str, name: str | None = None) -> str | None:
-    """The type in settings that are a file or stand in `text`; in the part `name` of them, where that is given."""
-    path = Path(text)
-    is_file = os.path.isfile(text)  # unlike Path.is_file, it takes text of any length
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8") if is_file else text)
-    except (yaml.YAMLError, ValueError, RecursionError, OSError):  # ValueError: not UTF-8, or a date that is none
-        return None  # which the parser reports
-    if name is not None:
-        settings = settings.get(name) if isinstance(settings, dict) else None
-        if isinstance(settings, str) and is_file:
-            return _type_in(str(path.parent / settings))
-    return settings.get("type") if isinstance(settings, dict) else None
-
-
-def add_overrides(parser: ScriptParser, kind: type, otherwise: str) -> None:
-    """An option for each setting of the dataclass `kind`, None if it is not given; its help ends with `otherwise`."""
-    described = {entry.arg_name: entry.description for entry in parse_docstring(kind.__doc__ or "").params}
-    types = get_type_hints(kind)
-    for field in fields(kind):
-        text = f"{' '.join((described[field.name] or '').split()).rstrip('.')}; {otherwise} if not given."
-        parser.add_argument(f"--{field.name}", type=types[field.name], help=text)
-
-
-def overrides_of(kind: type, settings: Any) -> dict[str, Any]:
-    """What `add_overrides` read, by name; None where nothing was given."""
-    return {field.name: getattr(settings, field.name) for field in fields(kind)}
-
-
-def values_of(kind: type[Config], settings: Any) -> Config:
-    """The dataclass `kind` from the top-level settings of its field names."""
-    return kind(**{field.name: getattr(settings, field.name) for field in fields(kind)})  # type: ignore[arg-type]
-
-
-def run_script(main: Callable[[list[str] | None], Any], arguments: list[str] | None = None) -> None:
-    """Run a script's `main`; a UserError or a full disk becomes one line and exit status 2, Ctrl-C one line and 130.
-
-    Of several processes of one machine the first one says it.
-    """
-    _quiet_libraries()
-    try:
-        main(arguments)
-    except KeyboardInterrupt:
-        _end(f"\nstopped{_how_to_continue()}", 128 + signal.SIGINT)  # as a shell has it
-    except SystemExit as stopped:
-        if (message := getattr(stopped, "message", None)) and os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"{message}{_how_to_continue()}", file=sys.stderr)
-        raise
-    except UserError as error:
-        _end(f"error: {ScriptParser.in_use.in_options(str(error)) if ScriptParser.in_use else error}", 2)
-    except BrokenPipeError:  # the reader of a pipe, such as `head`, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
-    except Exception as error:
-        if sentence := _cannot_open(error):
-            _end(f"error: {sentence}", 2)
-        if not _is_disk_full(error):
-            raise
-        _end(f"error: the disk is full ({' '.join(str(error).split())[:200]}); make room{_how_to_continue()}.", 2)
-
-
-def _end(text: str, status: int) -> NoReturn:
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(text, file=sys.stderr)
-    sys.exit(status)
-
-
-def _is_disk_full(error: Exception) -> bool:
-    """safetensors says it in its own kind of exception."""
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
-
-
-def _cannot_open(error: Exception) -> str | None:
-    """A sentence for a file that this user may not read or write, or whose path is none; None for another error."""
-    kinds = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP,
-             errno.EIO)  # fmt: skip
-    if not isinstance(error, OSError) or error.errno not in kinds or error.filename is None:
-        return None
-    return f"{error.filename} cannot be read or written ({error.strerror}); check its path and who may use it."
-
-
-def _how_to_continue() -> str:
-    """How the script in use goes on, if it can."""
-    parser = ScriptParser.in_use
-    if parser is None or not any(action.dest == "resume" for action in parser._actions):
-        return ""
-    return "; the same command with --resume continues it"
-
-
-def _quiet_libraries() -> None:
-    """No progress bars of transformers and datasets, which read these variables when they are imported."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    # It warns that weights shared by two names are saved once, which is what tied embeddings want.
-    logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
-
-
-def _with_underscores(settings: Any) -> Any:
-    """Settings of a YAML file whose names may be written with dashes, as options are."""
-    if not isinstance(settings, dict):
-        return settings
-    return {
-        name.replace("-", "_") if isinstance(name, str) else name: _with_underscores(value)
-        for name, value in settings.items()
-    }
-
-
-def _expected(match: re.Match) -> str:
-    """What jsonargparse says of a value that fits no type of several, as a sentence."""
-    kinds = [kind.rpartition(".")[2] for kind in re.findall(r"[\w.]+", re.sub(r"<class '([\w.]+)'>", r"\1", match[1]))]
-    kinds = [kind for kind in kinds if kind not in ("NoneType", "class")]
-    return f": expected {' or '.join(kinds)}, found {match[2]}"
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _options_of(action: argparse.Action) -> list[str]:
-    """Options as a person types them, --no-... among them for a boolean."""
-    names = [
-        name if name == "-h" else _option(name.removeprefix("--")) for name in action.option_strings if name[-1] != "+"
-    ]
-    return [*names, f"--no-{names[0][2:]}"] if _is_boolean(action) else names
-
-
-def _is_boolean(action: argparse.Action) -> bool:
-    return getattr(action, "_typehint", None) is bool

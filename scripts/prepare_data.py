@@ -10,7 +10,8 @@ from vqlm.data_prep.settings import DATA_HELP, CollectionConfig, TextConfig, Vie
 from vqlm.data_prep.source_names import require_data
 from vqlm.scripts.closing import close_stage
 from vqlm.scripts.opening import open_for_tokenizer
-from vqlm.scripts.options import ScriptParser, run_script, script_parser
+from vqlm.scripts.options import ScriptParser, script_parser
+from vqlm.scripts.run_script import run_script
 from vqlm.training.errors import UserError
 from vqlm.training.files import require_output
 from vqlm.training.folder_kinds import require_kind

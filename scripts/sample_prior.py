@@ -11,7 +11,8 @@ from pathlib import Path
 from vqlm.lm.model_folder.names import settings_of
 from vqlm.lm.picture_requests import require_seed
 from vqlm.scripts.opening import require_picture_file
-from vqlm.scripts.options import run_script, script_parser
+from vqlm.scripts.options import script_parser
+from vqlm.scripts.run_script import run_script
 from vqlm.training.errors import UserError
 from vqlm.training.folder_kinds import require_kind
 

@@ -9,7 +9,9 @@ import importlib.util
 from typing import Literal
 
 from vqlm.lm.model_folder.names import settings_of
-from vqlm.scripts.options import run_script, script_parser, values_of
+from vqlm.scripts.options import script_parser
+from vqlm.scripts.run_script import run_script
+from vqlm.scripts.settings_options import values_of
 from vqlm.serve.settings import ServeConfig
 from vqlm.training.errors import UserError
 from vqlm.training.extras import install_hint

@@ -9,7 +9,9 @@ from pathlib import Path
 from vqlm.lm.model_folder.settings import ModelFolderSettings, save_sampling
 from vqlm.lm.settings import SETTINGS_FILE, SamplingConfig
 from vqlm.scripts.closing import close_stage
-from vqlm.scripts.options import add_overrides, overrides_of, run_script, script_parser
+from vqlm.scripts.options import script_parser
+from vqlm.scripts.run_script import run_script
+from vqlm.scripts.settings_options import add_overrides, overrides_of
 from vqlm.training.errors import UserError
 from vqlm.training.files import read_json_object, require_writable
 from vqlm.training.folder_kinds import require_kind

@@ -18,7 +18,9 @@ from vqlm.data_prep.source_names import require_data
 from vqlm.planning.arguments import NO_START, check_minutes, check_side, folder_of_start, read_settings, side_of
 from vqlm.scripts.closing import without_next_command
 from vqlm.scripts.commands import command_prefix, run_command
-from vqlm.scripts.options import run_script, script_parser, values_of
+from vqlm.scripts.options import script_parser
+from vqlm.scripts.run_script import run_script
+from vqlm.scripts.settings_options import values_of
 from vqlm.scripts.stage_settings import STAGES, split_by_stage, typed_settings
 from vqlm.training.files import require_writable
 

@@ -9,7 +9,9 @@ from typing import Any
 from vqlm.data_prep.settings import SequenceConfig
 from vqlm.lm.settings import SETTINGS_FILE, LanguageModelConfig, LMTrainingConfig, SamplingConfig
 from vqlm.scripts.closing import close_stage, say
-from vqlm.scripts.options import ScriptParser, run_script, script_parser, values_of
+from vqlm.scripts.options import ScriptParser, script_parser
+from vqlm.scripts.run_script import run_script
+from vqlm.scripts.settings_options import values_of
 from vqlm.training.files import read_json, require_output
 from vqlm.training.folder_kinds import refuse_other_kind, require_kind
 

@@ -9,7 +9,8 @@ machine until Ctrl-C; with --page it is written once, to a file that opens anywh
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from vqlm.scripts.options import run_script, script_parser
+from vqlm.scripts.options import script_parser
+from vqlm.scripts.run_script import run_script
 from vqlm.training.errors import UserError
 from vqlm.training.watching.watch_page import find_runs, watch_page
 

@@ -11,10 +11,9 @@ from vqlm.lm.model_folder.settings import ModelFolderSettings
 from vqlm.lm.settings import SamplingConfig
 from vqlm.lm.train.loop import _deciding as deciding_of_lm
 from vqlm.scripts import train_lm, train_vq
-from vqlm.scripts.options import values_of
-from vqlm.training.deciding import require_same_run
+from vqlm.scripts.settings_options import values_of
+from vqlm.training.deciding import BUDGET_SETTINGS, require_same_run
 from vqlm.training.errors import UserError
-from vqlm.training.run import BUDGET_SETTINGS
 from vqlm.vq import VQVAEConfig
 from vqlm.vq.settings import VQTrainingConfig
 from vqlm.vq.train import _deciding as deciding_of_vq

@@ -37,6 +37,13 @@ class RunState:
     sample_seconds: float = 0.0
     num_processes: int = 0
 
+    def count_skipped(self, name: str | None) -> None:
+        """Count a step without a finite gradient, of the stage's model or of a further one of this `name`."""
+        if name is None:
+            self.skipped += 1
+        else:
+            self.skipped_of[name] = self.skipped_of.get(name, 0) + 1
+
     def share_among(self, num_processes: int) -> None:
         """Count on with another number of processes, of which each has read its share of the epoch's batches."""
         self.batch = self.batch * (self.num_processes or num_processes) // num_processes

@@ -8,6 +8,22 @@ from typing import Any
 from vqlm.training.files import require_same_settings
 from vqlm.training.old_names import EARLIER_VALUES, RECORDED_LATER, with_new_names
 
+# A run may continue with other values of these.
+BUDGET_SETTINGS = (
+    "max_steps",
+    "max_minutes",
+    "log_every",
+    "eval_every",
+    "checkpoint_minutes",
+    "num_workers",
+    "compile",
+    "find_batch_size",
+    "stop_after",
+    "log_with",
+    "sample_every",
+    "sample_prompts",
+)
+
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"model": {"width": 3}} -> {"model.width": 3}, as an option would name it and as JSON would hold it. A value may

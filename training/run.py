@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from accelerate import skip_first_batches
-from accelerate.utils import broadcast, gather_object, set_seed
+from accelerate.utils import broadcast, set_seed
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
@@ -32,41 +32,23 @@ from vqlm.training.allocator import keep_freed_memory
 from vqlm.training.budget import budget_text, ends_interval, schedule, share_of_budget
 from vqlm.training.checkpoint import Checkpoint, RunState
 from vqlm.training.config import TrainingConfig
-from vqlm.training.deciding import flatten
-from vqlm.training.distributed import mean_over_processes, sum_over_processes
+from vqlm.training.deciding import BUDGET_SETTINGS, flatten
+from vqlm.training.distributed import sum_over_processes
 from vqlm.training.errors import UserError
+from vqlm.training.figures import Figures
 from vqlm.training.files import read_json, write_json
 from vqlm.training.gradients import Gradients
-from vqlm.training.log import TrainingLog, format_figures
+from vqlm.training.log import TrainingLog
 from vqlm.training.processes import decided_by_main, describe_processes, rows_per_step, start_accelerator
 from vqlm.training.progress import Progress, format_seconds
 from vqlm.training.rows_of_step import rows_of_batches
 from vqlm.training.run_folder import RunFolder
 from vqlm.training.sharding import ShardedState, launcher_sharding, shard
+from vqlm.training.skipped_steps import SkippedSteps
 from vqlm.training.stop_signals import Interrupted, StopSignals
 from vqlm.training.watching.samples import Samples, SampleSource
 from vqlm.training.watching.trackers import Trackers
 from vqlm.training.weight_average import WeightAverage
-
-# A run may continue with other values of these.
-BUDGET_SETTINGS = (
-    "max_steps",
-    "max_minutes",
-    "log_every",
-    "eval_every",
-    "checkpoint_minutes",
-    "num_workers",
-    "compile",
-    "find_batch_size",
-    "stop_after",
-    "log_with",
-    "sample_every",
-    "sample_prompts",
-)
-# So many steps in a row without a finite gradient are not bad luck.
-MAX_SKIPPED_IN_A_ROW = 10
-# Rows of a skipped step that are told; the log has all of them.
-ROWS_SAID = 8
 
 
 class Run:
@@ -111,13 +93,13 @@ class Run:
         self._log = TrainingLog(self.folder / "log.jsonl", self.accelerator.is_main_process)
         self._samples = Samples(self.folder / "samples", config.sample_every, self.accelerator.is_main_process)
         self._trackers, self._settings = Trackers(self.accelerator, config.log_with), flatten(settings)
+        self._figures = Figures(self.accelerator, self._log, self._trackers, self.progress)
+        self._skipped_steps = SkippedSteps(self.accelerator, self._log, self.progress)
         self._average: WeightAverage | None = None
         self._loader: DataLoader | None = None
-        self._figures_text = self._held_out_text = ""
         self._stop_signals = StopSignals()
         self._last_mark = self._last_checkpoint = time.monotonic()
         self._seconds_before = 0.0  # the step before the one at hand
-        self._reported: tuple[int, dict[str, float]] | None = None
         self._batches_of_step = self._first_step = 0
         self._checkpoint_step: int | None = None
         self._gradients: dict[int, Gradients] = {}
@@ -252,10 +234,11 @@ class Run:
         self.state.step += 1
         if self._average is not None:
             self._average.update()
-        if is_log_due or self.share >= 1:
-            self._write_log()
-        elif self.progress.is_due:
-            self._show_progress()
+        is_log_due = is_log_due or self.share >= 1
+        if is_log_due:
+            self._figures.write_means(self.state, self.share, rows_per_step(self.accelerator, self.config))
+        if is_log_due or self.progress.is_due:
+            self._figures.show(self.state.step, self.share, self._seconds_left)
         self._draw_samples()
         is_far_enough = self.state.step - self._first_step == self.config.stop_after and self.share < 1
         if is_checkpoint_due or stop_signal or is_far_enough:
@@ -295,7 +278,7 @@ class Run:
             False for a step whose gradient is not finite, which is skipped and counted; the log names its rows.
 
         Raises:
-            UserError: after `MAX_SKIPPED_IN_A_ROW` such steps.
+            UserError: after `skipped_steps.MAX_IN_A_ROW` such steps.
         """
         gradients = self._gradients.setdefault(id(model), Gradients(self.config.gradient_accumulation_steps, None))
         gradients.add(loss, weight)
@@ -313,36 +296,17 @@ class Run:
         if is_finite:
             gradients.skipped_in_a_row = 0
         else:
-            self._count_skipped(gradients, name)
+            self._skip(gradients, name)
         gradients.update_scale()
         return is_finite
 
-    def _count_skipped(self, gradients: Gradients, name: str | None) -> None:
-        if name is None:
-            self.state.skipped += 1
-        else:
-            self.state.skipped_of[name] = self.state.skipped_of.get(name, 0) + 1
-        if not gradients.can_lower_scale:  # else it is a matter of the scale, not of the rows
-            self._name_rows(name)
-        gradients.skipped_in_a_row += not gradients.can_lower_scale
-        if gradients.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise UserError(
-                f"{MAX_SKIPPED_IN_A_ROW} steps in a row gave a gradient that is not finite, the last at step "
-                f"{self.state.step + 1}; the training stopped. Start it again in another folder with a lower "
-                f"`learning_rate` (it is {self.config.learning_rate:g}), a longer `warmup_ratio`, lower weights of the "
-                "losses added last, or `mixed_precision` no."
-            )
-
-    def _name_rows(self, name: str | None) -> None:
-        """Write and say which rows of the training set gave a gradient that is not finite."""
+    def _skip(self, gradients: Gradients, name: str | None) -> None:
         state = self.state
-        rows = rows_of_batches(self._loader, state.epoch, state.batch - self._batches_of_step, state.batch + 1)
-        if self.accelerator.num_processes > 1:
-            rows = gather_object(rows)
-        step, of = self.state.step + 1, "" if name is None else f" of the {name}"
-        self._log.write({"skipped": name or "model", "rows": rows}, step, self.state.seconds, self.share)
-        said = ", ".join(map(str, rows[:ROWS_SAID])) + (f" and {len(rows) - ROWS_SAID} more" * (len(rows) > ROWS_SAID))
-        self.progress.say(f"step {step}{of} is skipped: its gradient is not finite; rows {said or 'unknown'}")
+        state.count_skipped(name)
+        if not gradients.can_lower_scale:  # else it is a matter of the scale, not of the rows
+            rows = rows_of_batches(self._loader, state.epoch, state.batch - self._batches_of_step, state.batch + 1)
+            self._skipped_steps.name_rows(rows, name, state, self.share)
+        self._skipped_steps.require_few(gradients, state, self.config.learning_rate)
 
     @property
     def share(self) -> float:
@@ -371,34 +335,13 @@ class Run:
 
     def report(self, **figures: float) -> None:
         """Figures that are logged and shown at once, such as those of a held-out evaluation."""
-        step = self.state.step + 1
-        self._reported = step, figures
-        self._log.write(figures, step, self.state.seconds, self.share)
-        self._trackers.log(figures, step)
-        self.progress.say(f"step {step}: " + format_figures(figures))
-        self._held_out_text = "  " + format_figures(dict(list(figures.items())[:1]))
+        self._figures.report(figures, self.state.step + 1, self.state.seconds, self.share)
 
     @property
     def final_report(self) -> dict[str, float] | None:
         """The figures of `report` at the last step, after which no weight has moved; None if it had none."""
-        if self._reported is None or self._reported[0] != self.state.step or self._average is not None:
-            return None  # an average of the weights has moved since
-        return self._reported[1]
-
-    def _write_log(self) -> None:
-        figures = self._log.close_window(self.state, rows_per_step(self.accelerator, self.config))
-        if self.accelerator.num_processes > 1:
-            values = torch.tensor(list(figures.values()), device=self.accelerator.device)
-            figures = dict(zip(figures, mean_over_processes(values).tolist(), strict=True))
-        self._log.write(figures, self.state.step, self.state.seconds, self.share)
-        self._trackers.log(figures, self.state.step)
-        self._figures_text = "  " + format_figures(figures)
-        self._show_progress()
-
-    def _show_progress(self) -> None:
-        """The figures of the last line of the log and the last held-out one, with the time left."""
-        text = f"step {self.state.step}{self._figures_text}{self._held_out_text}"
-        self.progress.show(self.share, self._seconds_left, text)
+        has_average = self._average is not None  # which has moved since
+        return None if has_average else self._figures.reported_at(self.state.step)
 
     def show_samples(self, source: SampleSource | None) -> None:
         """Draw from `source` from now on, in the main process, every `sample_every` of the budget; None draws none."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from vqlm.data_prep.collection import TRAIN
 from vqlm.data_prep.prepared_set import PreparedSet, pictures_of, spread
 from vqlm.data_prep.sheets import sample_sheet
+from vqlm.data_prep.splits import TRAIN
 from vqlm.lm.evaluate.as_typed import as_typed_markdown, nll_as_typed
 from vqlm.lm.evaluate.curves import save_curves
 from vqlm.lm.evaluate.gallery import MAX_PROMPTS, decode_flat, gallery

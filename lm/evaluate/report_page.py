@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from vqlm.data_prep.collection import TRAIN
 from vqlm.data_prep.prepared_set import PreparedSet, spread
+from vqlm.data_prep.splits import TRAIN
 from vqlm.lm.evaluate.choose_sampling import SamplingChoice, load_choice
 from vqlm.lm.evaluate.curves import draw_curves
 from vqlm.lm.evaluate.evidence import gather_evidence, names_of

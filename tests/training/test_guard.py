@@ -9,7 +9,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 from vqlm.training.config import TrainingConfig
 from vqlm.training.errors import UserError
-from vqlm.training.run import MAX_SKIPPED_IN_A_ROW, Run
+from vqlm.training.run import Run
+from vqlm.training.skipped_steps import MAX_IN_A_ROW
 from vqlm.training.stop_signals import Interrupted
 
 
@@ -58,8 +59,8 @@ def test_several_in_a_row_end_the_run_with_advice(make_run):
 
 
 def test_a_good_step_restarts_the_count(make_run):
-    bad = set(range(MAX_SKIPPED_IN_A_ROW * 2)) - {MAX_SKIPPED_IN_A_ROW - 1}
-    taken, _ = train(make_run(max_steps=2 * MAX_SKIPPED_IN_A_ROW - 1), dict.fromkeys(bad, math.nan))
+    bad = set(range(MAX_IN_A_ROW * 2)) - {MAX_IN_A_ROW - 1}
+    taken, _ = train(make_run(max_steps=2 * MAX_IN_A_ROW - 1), dict.fromkeys(bad, math.nan))
     assert sum(taken) == 1
 
 

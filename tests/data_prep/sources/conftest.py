@@ -1,11 +1,16 @@
-"""Pictures as bytes, and the rows of a shard as a person would write them down."""
+"""Pictures as bytes and in a folder, and the rows of a shard as a person would write them down."""
 
 import io
+import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import pytest
 from PIL import Image
 from vqlm.data_prep.rows import Row, Shard, Unusable
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `captioned_folder`
+from captioned_folder import draw  # noqa: E402
 
 
 @pytest.fixture
@@ -30,3 +35,12 @@ def read() -> Callable[[Iterable[Shard]], tuple[dict[str, tuple], dict[str, str]
         return captions, {row.key: row.reason for row in rows if isinstance(row, Unusable)}
 
     return rows_of
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two pictures, a.png and b.png, without captions."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    draw(folder, ["a.png", "b.png"])
+    return folder

@@ -1,0 +1,75 @@
+"""Runs the `main` of a script: what a person sees of an error, and with which status the program ends."""
+
+import errno
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from vqlm.scripts.options import ScriptParser
+from vqlm.training.errors import UserError
+
+
+def run_script(main: Callable[[list[str] | None], Any], arguments: list[str] | None = None) -> None:
+    """Run a script's `main`; a UserError or a full disk becomes one line and exit status 2, Ctrl-C one line and 130.
+
+    Of several processes of one machine the first one says it.
+    """
+    _quiet_libraries()
+    try:
+        main(arguments)
+    except KeyboardInterrupt:
+        _end(f"\nstopped{_how_to_continue()}", 128 + signal.SIGINT)  # as a shell has it
+    except SystemExit as stopped:
+        if (message := getattr(stopped, "message", None)) and os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"{message}{_how_to_continue()}", file=sys.stderr)
+        raise
+    except UserError as error:
+        _end(f"error: {ScriptParser.in_use.in_options(str(error)) if ScriptParser.in_use else error}", 2)
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except Exception as error:
+        if sentence := _cannot_open(error):
+            _end(f"error: {sentence}", 2)
+        if not _is_disk_full(error):
+            raise
+        _end(f"error: the disk is full ({' '.join(str(error).split())[:200]}); make room{_how_to_continue()}.", 2)
+
+
+def _end(text: str, status: int) -> NoReturn:
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(text, file=sys.stderr)
+    sys.exit(status)
+
+
+def _is_disk_full(error: Exception) -> bool:
+    """safetensors says it in its own kind of exception."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
+
+
+def _cannot_open(error: Exception) -> str | None:
+    """A sentence for a file that this user may not read or write, or whose path is none; None for another error."""
+    kinds = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP,
+             errno.EIO)  # fmt: skip
+    if not isinstance(error, OSError) or error.errno not in kinds or error.filename is None:
+        return None
+    return f"{error.filename} cannot be read or written ({error.strerror}); check its path and who may use it."
+
+
+def _how_to_continue() -> str:
+    """How the script in use goes on, if it can."""
+    parser = ScriptParser.in_use
+    if parser is None or not any(action.dest == "resume" for action in parser._actions):
+        return ""
+    return "; the same command with --resume continues it"
+
+
+def _quiet_libraries() -> None:
+    """No progress bars of transformers and datasets, which read these variables when they are imported."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    # It warns that weights shared by two names are saved once, which is what tied embeddings want.
+    logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)

@@ -1,0 +1,75 @@
+"""How a script ends: an error that is meant for the user in one line, others with their traceback."""
+
+import errno
+from pathlib import Path
+
+import pytest
+from vqlm.scripts.options import script_parser
+from vqlm.scripts.run_script import run_script
+from vqlm.training.config import TrainingConfig
+from vqlm.training.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def _progress_bars_stay_as_they_are(monkeypatch):
+    monkeypatch.setattr("vqlm.scripts.run_script._quiet_libraries", lambda: None)
+
+
+def exit_status(main) -> int:
+    with pytest.raises(SystemExit) as ended:
+        run_script(main)
+    return ended.value.code
+
+
+def test_a_user_error_is_one_line_and_status_2(capsys):
+    def main(_):
+        raise UserError("the folder is full; choose another")
+
+    assert exit_status(main) == 2
+    printed = capsys.readouterr()
+    assert printed.err == "error: the folder is full; choose another\n"
+    assert printed.out == ""
+
+
+def test_any_other_error_keeps_its_traceback():
+    def main(_):
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        run_script(main)
+
+
+def test_a_full_disk_names_resume_only_where_it_exists(capsys):
+    def main(_):
+        script_parser(None).parse_args([])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert exit_status(main) == 2
+    assert capsys.readouterr().err.endswith("No space left on device); make room.\n")
+
+
+def test_a_file_that_cannot_be_opened_is_one_line(capsys):
+    def main(_):
+        raise PermissionError(errno.EACCES, "Permission denied", "/root/state.json")
+
+    assert exit_status(main) == 2
+    assert capsys.readouterr().err == (
+        "error: /root/state.json cannot be read or written (Permission denied); check its path and who may use it.\n"
+    )
+
+
+def test_errors_of_a_command_inside_name_the_options_of_the_outer_one(capsys):
+    def outer(_):
+        parser = script_parser(None)
+        parser.add_argument("--max_skipped", type=float)
+        parser.parse_args([])
+        with parser.around("lm."):
+            inner = script_parser(None)
+            inner.add_class_arguments(TrainingConfig)
+            inner.add_argument("--max_skipped", type=float)
+            inner.add_argument("--output", type=Path)
+            inner.parse_args([])
+            raise UserError("lower `batch_size`, raise `max_skipped`, or take another `output`")
+
+    assert exit_status(outer) == 2
+    assert capsys.readouterr().err == "error: lower --lm.batch-size, raise --max-skipped, or take another `output`\n"
