@@ -207,7 +207,7 @@ def test_a_file_or_a_folder_without_permission(folder, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", refuse)
         with pytest.raises(
-            UserError, match=r"metadata.csv cannot be read \(Permission denied\); check its permissions"
+            UserError, match=r"metadata.csv cannot be read \(Permission denied\)"
         ):
             read_folder(folder)
     monkeypatch.setattr(os, "scandir", refuse)
