@@ -25,6 +25,7 @@ from vqlm.data_prep.inspection import inspect_collection
 from vqlm.data_prep.picture_files import open_picture, read_picture
 from vqlm.data_prep.rows import Row, Shard, Unusable
 from vqlm.data_prep.worker_processes import mapped_shards
+from vqlm.planning.facts import gather_facts
 from vqlm.training.errors import UserError
 
 SEGFAULT, ABORT = "its decoder crashed (SIGSEGV)", "its decoder crashed (SIGABRT)"
@@ -254,3 +255,9 @@ def test_a_picture_of_a_tool_that_crashes_is_one_sentence(crashing_folder, tiny_
     with pytest.raises(UserError, match=r"03\.png cannot be used: its decoder crashed \(SIGSEGV\)\.$"):
         read(crashing_folder / "03.png", *more)
     assert read(crashing_folder / "01.png", *more).getpixel((0, 0)) == (1, 9, 9)
+
+
+def test_a_plan_is_made_of_the_others(crashing_folder):
+    facts = gather_facts(lenient(crashing_folder))
+    assert facts.counted == 13
+    assert facts.median_side == 20
