@@ -37,15 +37,16 @@ os.environ["OMP_NUM_THREADS"] = "1"  # a fork has none of the threads of its par
 
 import psutil
 import torch
+from generated import write_webdataset
+
 import vqlm.lm.train.loop  # what the commands import when they run, for all forks
 import vqlm.planning.reached
 import vqlm.vq.train  # noqa: F401
-from generated import write_webdataset
 from vqlm.scripts.commands import COMMANDS, run_command
 from vqlm.scripts.run_script import run_script
-from vqlm.training.checkpoint import find_damage
-from vqlm.training.files import checksum_of, read_json
-from vqlm.training.matrix_peak import describe_machine
+from vqlm.training.folders.checkpoint import find_damage
+from vqlm.training.folders.files import checksum_of, read_json
+from vqlm.training.machine.matrix_peak import describe_machine
 
 SMALL = {
     "train-vq": ["--network.input_shape", "[16,16]", "--network.strides", "[2,2]", "--network.stem_channels", "8",

@@ -16,8 +16,9 @@ from datasets import disable_progress_bars, load_from_disk
 from generated import coloured_blocks
 from measure import Report, Spread, choose, parser
 from our_steps import MODELS, LanguageStep, Rows, TokenizerStep
+
 from vqlm.data_prep import SequenceConfig
-from vqlm.training.allocator import keep_freed_memory
+from vqlm.training.machine.allocator import keep_freed_memory
 from vqlm.vq import NetworkConfig, VQVAEConfig
 
 

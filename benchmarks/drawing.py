@@ -21,13 +21,14 @@ from measure import Report, Spread, choose, in_child, in_turns, memory_megabytes
 from our_steps import CODEBOOK_SIZE, MODELS, TEXT_SIZE, Rows
 from peer_dalle import PACKAGE, build_dalle, load, pad_texts
 from transformers import GenerationConfig, PreTrainedModel
+
 from vqlm.data_prep.sequences import caption_ids, left_pad, prompt_ids
 from vqlm.lm.decoding.draw import draw_codes
 from vqlm.lm.decoding.packed_weights import require_int8
 from vqlm.lm.model import build_language_model
 from vqlm.lm.settings import DecodingOptions, SamplingConfig
-from vqlm.training.device import usable_device
 from vqlm.training.errors import UserError
+from vqlm.training.machine.device import usable_device
 
 # Further arguments of `draw_codes` for what is measured as "here"; all of ours run a bf16 model.
 OURS, COMPILED, INT8 = "here", "here, compiled", "here, compiled, int8"

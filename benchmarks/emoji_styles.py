@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from measure import Report, Spread, choose, in_turns, parser
 from torch import Tensor
+
 from vqlm.data_prep import PreparedSet
 from vqlm.data_prep.prepared_set import pictures_of, spread
 from vqlm.lm import TextToImagePipeline

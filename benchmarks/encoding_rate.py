@@ -15,10 +15,11 @@ import torch
 from generated import PICTURES_A_TAR, write_image_tokenizer, write_webdataset
 from measure import Report, Spread, choose, in_turns, parser, ratio
 from torch import Tensor
+
 from vqlm.data_prep import Vocabulary, load_collection, load_pictures
 from vqlm.data_prep.encoding import ShardEncoder
-from vqlm.training.allocator import keep_freed_memory
-from vqlm.training.device import is_bf16_fast
+from vqlm.training.machine.allocator import keep_freed_memory
+from vqlm.training.machine.device import is_bf16_fast
 from vqlm.vq import VQVAE, to_pixel_values
 
 ALONE, OURS = "encoder alone, tensors in memory", "from tar files to a prepared set"

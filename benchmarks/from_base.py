@@ -19,13 +19,13 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from vqlm.data_prep.sheets import sample_sheet
-from vqlm.data_prep.splits import hash_share
-from vqlm.data_prep.svg import draw_svg
-from vqlm.training.files import read_json, write_json
-from vqlm.vq import to_pixel_values
 
 from vqlm import TextToImagePipeline
+from vqlm.data_prep.pictures.sheets import sample_sheet
+from vqlm.data_prep.pictures.svg import draw_svg
+from vqlm.data_prep.splits import hash_share
+from vqlm.training.folders.files import read_json, write_json
+from vqlm.vq import to_pixel_values
 
 SIDE = 64
 HELD_OUT = 160

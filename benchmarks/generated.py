@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow
 from datasets import Features, List, Value
 from PIL import Image
-from vqlm.training.files import checksum_of
+
+from vqlm.training.folders.files import checksum_of
 from vqlm.vq import VQVAE, NetworkConfig, VQVAEConfig
 
 WORDS = ("red", "blue", "green", "small", "large", "heart", "square", "circle", "flag", "cat", "dog", "moon")

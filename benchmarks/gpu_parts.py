@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from vqlm.training.device import best_device, fastest_precision, is_bf16_fast, is_fp16_fast
-from vqlm.training.files import read_json, write_json
-from vqlm.training.matrix_peak import describe_machine, matrix_peak
+
+from vqlm.training.folders.files import read_json, write_json
+from vqlm.training.machine.device import best_device, fastest_precision, is_bf16_fast, is_fp16_fast
+from vqlm.training.machine.matrix_peak import describe_machine, matrix_peak
 
 ROOT = Path(__file__).parents[1]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
@@ -115,6 +116,7 @@ def tests(place: Place, figures: Figures) -> None:
 def training(name: str, place: Place, figures: Figures) -> None:
     """Steps of stage two at one size, in each precision that the card has, compiled."""
     from our_steps import LanguageStep, Rows
+
     from vqlm.lm.settings import LanguageModelConfig
 
     sizes = {

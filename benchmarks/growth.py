@@ -14,8 +14,9 @@ import torch
 from drawing import OURS, Case, drawer
 from measure import Report, Spread, choose, in_turns, memory_megabytes, parser, peak_megabytes
 from our_steps import MODELS, LanguageStep, Rows
+
 from vqlm.data_prep.sequences import ROW_OVERHEAD
-from vqlm.training.matrix_peak import matrix_peak
+from vqlm.training.machine.matrix_peak import matrix_peak
 
 
 class Settings(NamedTuple):

@@ -27,8 +27,9 @@ from typing import Any
 
 from hostile_inputs import KINDS, Outcome
 from hypothesis import HealthCheck, Phase, given, seed, settings, strategies as st
+
 from vqlm.training.errors import UserError
-from vqlm.training.matrix_peak import describe_machine
+from vqlm.training.machine.matrix_peak import describe_machine
 
 NASTY = (
     b"\0", b"\xff\xfe", b"\xed\xa0\x80", b"\xe2\x80\xa8", b"\xc2\x85", b"\x0c", b'"', b"'", b"\n", b"\r\n", b"..", b"/",

@@ -15,10 +15,11 @@ import pyarrow
 import pyarrow.parquet
 import torch
 from PIL import Image
+
 from vqlm.data_prep import CollectionConfig, PreparedSet, ViewConfig, Vocabulary, load_collection, prepare
-from vqlm.data_prep.file_kinds import readable_formats
-from vqlm.data_prep.loading import decode_rows
-from vqlm.data_prep.rows import LEFT_OUT, Unusable, read_all
+from vqlm.data_prep.collections.loading import decode_rows
+from vqlm.data_prep.pictures.file_kinds import readable_formats
+from vqlm.data_prep.sources.rows import LEFT_OUT, Unusable, read_all
 from vqlm.lm import LanguageModelConfig, TextToImagePipeline
 from vqlm.lm.model import build_language_model
 from vqlm.lm.model_folder.settings import ModelFolderSettings

@@ -13,10 +13,11 @@ import datetime
 from pathlib import Path
 
 import torch
+
 from vqlm.data_prep import load_collection, load_pictures
-from vqlm.training.allocator import keep_freed_memory
-from vqlm.training.files import read_json
-from vqlm.training.matrix_peak import describe_machine
+from vqlm.training.folders.files import read_json
+from vqlm.training.machine.allocator import keep_freed_memory
+from vqlm.training.machine.matrix_peak import describe_machine
 from vqlm.vq import VQVAE, VQVAEConfig, to_pixel_values
 from vqlm.vq.inspection import ssim
 from vqlm.vq.settings import VQTrainingConfig

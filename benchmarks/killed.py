@@ -19,8 +19,9 @@ import time
 from pathlib import Path
 
 from generated import write_image_tokenizer, write_webdataset
-from vqlm.training.files import read_json
-from vqlm.training.matrix_peak import describe_machine
+
+from vqlm.training.folders.files import read_json
+from vqlm.training.machine.matrix_peak import describe_machine
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "prepare_data.py"
 

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from measure import Report, Spread, choose, in_turns, parser
 from our_steps import MODELS, LanguageStep, Rows
+
 from vqlm.data_prep import SequenceConfig
-from vqlm.training.allocator import keep_freed_memory
+from vqlm.training.machine.allocator import keep_freed_memory
 
 PLAIN = {"compile": False, "whole_vocabulary": True, "is_packed": False}
 VARIANTS = {

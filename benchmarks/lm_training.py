@@ -28,10 +28,11 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+
 from vqlm.lm.model import build_language_model
 from vqlm.lm.settings import LanguageModelConfig
-from vqlm.training.allocator import keep_freed_memory
-from vqlm.training.matrix_peak import matrix_peak
+from vqlm.training.machine.allocator import keep_freed_memory
+from vqlm.training.machine.matrix_peak import matrix_peak
 
 BATCH = 32
 OURS, TRAINER, DALLE, PEAK = "here", "transformers Trainer", "dalle-pytorch DALLE", "matrix peak"

@@ -17,8 +17,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from vqlm.training.files import write_json
-from vqlm.training.matrix_peak import describe_machine
+from vqlm.training.folders.files import write_json
+from vqlm.training.machine.matrix_peak import describe_machine
 
 RESULTS = Path("outputs/bench")
 Settings = TypeVar("Settings")

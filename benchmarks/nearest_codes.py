@@ -15,6 +15,7 @@ import torch
 from measure import Report, Spread, choose, in_turns, memory_megabytes, parser, peak_megabytes, ratio
 from torch import Tensor
 from vector_quantize_pytorch import VectorQuantize
+
 from vqlm.vq.nearest import nearest_codes
 
 PEER_LIMIT = 5e9  # bytes of its N x K distances in fp32; it holds several times as much

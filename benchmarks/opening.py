@@ -13,11 +13,12 @@ from pathlib import Path
 from generated import write_image_tokenizer, write_shards
 from measure import Report, choose, in_child, parser
 from torch.utils.data import DataLoader
+
 from vqlm.data_prep import PreparedSet, RowCollator, Vocabulary
 from vqlm.data_prep.batching import CaptionLengths, PackedBatches, PackedRows, choose_shape
 from vqlm.data_prep.prepared_set import FORM
 from vqlm.data_prep.sequences import ROW_OVERHEAD
-from vqlm.training.files import write_json
+from vqlm.training.folders.files import write_json
 from vqlm.vq import VQVAE
 
 

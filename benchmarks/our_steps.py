@@ -14,6 +14,7 @@ from datasets import Dataset
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 from torch.utils.data import DataLoader
+
 from vqlm.data_prep import RowCollator, SequenceConfig, Vocabulary
 from vqlm.data_prep.batching import CaptionLengths, PackedBatches, PackedRows, choose_shape
 from vqlm.data_prep.sequences import ROW_OVERHEAD
@@ -23,8 +24,8 @@ from vqlm.lm.loss import WeightedCrossEntropy
 from vqlm.lm.model import add_embedding_dropout, build_language_model
 from vqlm.lm.settings import LanguageModelConfig, LMTrainingConfig
 from vqlm.lm.train.optimizers import build_optimizers
-from vqlm.training.device import is_bf16_fast
-from vqlm.training.gradients import Gradients
+from vqlm.training.machine.device import is_bf16_fast
+from vqlm.training.optimization.gradients import Gradients
 from vqlm.vq import VQVAE, VQVAEConfig, to_pixel_values
 from vqlm.vq.losses import reconstruction_loss
 from vqlm.vq.optimizers import build_optimizers as build_vq_optimizers

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from generated import write_webdataset
 from measure import Report, choose, in_child, memory_megabytes, parser, peak_megabytes
+
 from vqlm.data_prep import PreparedSet, load_collection, prepare
 from vqlm.lm.settings import LanguageModelConfig, LMTrainingConfig, SamplingConfig
 from vqlm.lm.train.cost import Rows, cost_of_lm

@@ -15,6 +15,7 @@ import torch
 from measure import Report, Spread, choose, in_turns, parser, ratio
 from torch import Tensor
 from transformers import PreTrainedModel
+
 from vqlm.data_prep import PreparedSet, Vocabulary
 from vqlm.data_prep.sequences import caption_ids, left_pad, prompt_ids
 from vqlm.lm import TextToImagePipeline

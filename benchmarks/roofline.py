@@ -11,8 +11,9 @@ from typing import NamedTuple
 import torch
 from measure import Report, Spread, choose, in_turns, parser
 from our_steps import MODELS, Rows
+
 from vqlm.lm.model import build_language_model
-from vqlm.training.matrix_peak import matrix_peak
+from vqlm.training.machine.matrix_peak import matrix_peak
 
 
 class Settings(NamedTuple):

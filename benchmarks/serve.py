@@ -25,6 +25,7 @@ import httpx
 import torch
 from measure import Report, Spread, choose, in_turns, parser, ratio
 from PIL import Image
+
 from vqlm.lm import TextToImagePipeline
 
 PROMPTS = ("red heart", "blue car", "green apple", "house", "a dog", "yellow star", "cat", "flag")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from measure import Report, Spread, in_turns, parser, ratio
 from torch import Tensor
+
 from vqlm.data_prep import PreparedSet
 from vqlm.data_prep.sequences import caption_ids, prompt_ids
 from vqlm.lm import TextToImagePipeline

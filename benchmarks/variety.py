@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from measure import Report, Spread, choose, parser
 from torch import Tensor
+
 from vqlm.data_prep import PreparedSet
 from vqlm.data_prep.prepared_set import spread
 from vqlm.lm import SamplingConfig, TextToImagePipeline

@@ -22,10 +22,11 @@ from our_steps import CODEBOOK_SIZE, TokenizerStep, repeated, update
 from peer_dalle import PACKAGE, build_vae, load, trainable
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+
 from vqlm.data_prep import load_collection, load_pictures
-from vqlm.training.allocator import keep_freed_memory
-from vqlm.training.compiling import compile_failure
-from vqlm.training.files import read_json
+from vqlm.training.folders.files import read_json
+from vqlm.training.machine.allocator import keep_freed_memory
+from vqlm.training.machine.compiling import compile_failure
 from vqlm.vq import NetworkConfig, VQVAEConfig, to_pixel_values
 from vqlm.vq.metrics import psnr
 from vqlm.vq.settings import VQTrainingConfig

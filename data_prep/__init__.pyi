@@ -1,9 +1,9 @@
-from .collection import Collection as Collection
-from .loading import (
+from .collections.collection import Collection as Collection
+from .collections.loading import (
     LoadedPictures as LoadedPictures,
     load_pictures as load_pictures,
 )
-from .opening import load_collection as load_collection
+from .collections.opening import load_collection as load_collection
 from .preparation import prepare as prepare
 from .prepared_set import PreparedSet as PreparedSet
 from .sequences import RowCollator as RowCollator

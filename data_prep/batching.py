@@ -15,6 +15,7 @@ import pyarrow
 import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
+
 from vqlm.data_prep.sequences import PackShape
 from vqlm.training.errors import UserError
 

@@ -8,21 +8,22 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 from torch import Tensor
-from vqlm.data_prep.caption_check import CaptionFacts, caption_findings
-from vqlm.data_prep.caption_lines import NO_LINE
-from vqlm.data_prep.captions import compared_form
-from vqlm.data_prep.collection import Collection
-from vqlm.data_prep.copies import digest_of_pixels
-from vqlm.data_prep.loading import in_order
-from vqlm.data_prep.names import NO_WORDS
-from vqlm.data_prep.picture_files import UnreadablePicture, decode_picture, explained_picture
-from vqlm.data_prep.rows import LEFT_OUT, OTHER, Row, Unusable
+
+from vqlm.data_prep.captions.check import CaptionFacts, caption_findings
+from vqlm.data_prep.captions.lines import NO_LINE
+from vqlm.data_prep.captions.names import NO_WORDS
+from vqlm.data_prep.captions.wording import compared_form
+from vqlm.data_prep.collections.collection import Collection
+from vqlm.data_prep.collections.copies import digest_of_pixels
+from vqlm.data_prep.collections.loading import in_order
+from vqlm.data_prep.collections.skipped import SkippedRows
+from vqlm.data_prep.pictures.picture_files import UnreadablePicture, decode_picture, explained_picture
 from vqlm.data_prep.settings import CollectionConfig
-from vqlm.data_prep.skipped import SkippedRows
+from vqlm.data_prep.sources.rows import LEFT_OUT, OTHER, Row, Unusable
 from vqlm.data_prep.splits import TRAIN
 from vqlm.data_prep.worker_processes import mapped_shards
 from vqlm.training.errors import UserError
-from vqlm.training.progress import Progress
+from vqlm.training.watching.progress import Progress
 from vqlm.vq import has_shape, scale_and_crop
 
 # Files that are not read and may hold pictures.

@@ -5,9 +5,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from vqlm.data_prep.caption_check import caption_rows
+from vqlm.data_prep.captions.check import caption_rows
 from vqlm.data_prep.inspection import CollectionInspection
-from vqlm.data_prep.rows import TABLE_ROWS
+from vqlm.data_prep.sources.rows import TABLE_ROWS
 
 COPIES_SHOWN = 20
 

@@ -17,24 +17,25 @@ from typing import Any, Literal
 
 from accelerate import PartialState
 from datasets import Dataset
-from vqlm.data_prep.collection import Collection
+
+from vqlm.data_prep.collections.collection import Collection
+from vqlm.data_prep.collections.loading import decode_few, require_shape
+from vqlm.data_prep.collections.skipped import SkippedRows
 from vqlm.data_prep.encoding import SHARD_FILE, ShardEncoder
-from vqlm.data_prep.loading import decode_few, require_shape
 from vqlm.data_prep.prepared_set import FORM, MANIFEST, SHARDS, PreparedSet
-from vqlm.data_prep.rows import Row, Unusable
 from vqlm.data_prep.settings import TextConfig, ViewConfig
-from vqlm.data_prep.skipped import SkippedRows
+from vqlm.data_prep.sources.rows import Row, Unusable
 from vqlm.data_prep.splits import TRAIN, hash_share
 from vqlm.data_prep.vocabulary import NAMES, Vocabulary
 from vqlm.data_prep.worker_processes import mapped_shards
-from vqlm.training.allocator import keep_freed_memory
-from vqlm.training.deciding import flatten, require_same_run
-from vqlm.training.device import is_bf16_fast, require_precision, training_device
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json, require_empty, write_json
+from vqlm.training.folders.deciding import flatten, require_same_run
+from vqlm.training.folders.files import read_json, require_empty, write_json
+from vqlm.training.machine.allocator import keep_freed_memory
+from vqlm.training.machine.device import is_bf16_fast, require_precision, training_device
+from vqlm.training.machine.processes import decided_by_main
 from vqlm.training.old_names import COLLECTION_FORM, EARLIER_VALUES
-from vqlm.training.processes import decided_by_main
-from vqlm.training.progress import Progress
+from vqlm.training.watching.progress import Progress
 from vqlm.vq import VQVAE
 
 BEGUN = "making.json"  # the settings of a set, written before its first shard

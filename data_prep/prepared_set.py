@@ -20,12 +20,13 @@ import torch
 from datasets import Dataset, Image, concatenate_datasets
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
-from vqlm.data_prep.captions import compared_form
+
+from vqlm.data_prep.captions.wording import compared_form
 from vqlm.data_prep.splits import TRAIN
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.training.errors import UserError
-from vqlm.training.files import checksum_of, read_json, require_match
-from vqlm.training.folder_kinds import require_kind
+from vqlm.training.folders.files import checksum_of, read_json, require_match
+from vqlm.training.folders.folder_kinds import require_kind
 from vqlm.vq import VQVAE, load_image_tokenizer
 
 MANIFEST = "manifest.json"

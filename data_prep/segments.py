@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.training.errors import UserError
 

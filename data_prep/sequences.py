@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-from vqlm.data_prep.bpe_dropout import BPEDropout
-from vqlm.data_prep.captions import vary_tags
+
+from vqlm.data_prep.captions.bpe_dropout import BPEDropout
+from vqlm.data_prep.captions.wording import vary_tags
 from vqlm.data_prep.settings import SequenceConfig
 from vqlm.data_prep.vocabulary import Vocabulary
 

@@ -4,7 +4,7 @@ name them quickly."""
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from vqlm.data_prep.caption_lines import require_caption_lines
+from vqlm.data_prep.captions.lines import require_caption_lines
 from vqlm.training.errors import UserError, require_range
 from vqlm.vq import Fit
 

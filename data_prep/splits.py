@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from vqlm.data_prep.file_kinds import key_of
+from vqlm.data_prep.pictures.file_kinds import key_of
 from vqlm.training.errors import UserError
 
 TRAIN = "train"

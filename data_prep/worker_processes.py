@@ -19,7 +19,8 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 import torch
-from vqlm.data_prep.rows import Row, Shard, Unusable
+
+from vqlm.data_prep.sources.rows import Row, Shard, Unusable
 from vqlm.training.errors import UserError
 
 BATCH = 128

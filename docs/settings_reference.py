@@ -5,6 +5,7 @@ from dataclasses import MISSING, Field, fields
 from typing import Any, Literal, get_args, get_origin
 
 from docstring_parser import parse
+
 from vqlm.data_prep.settings import CollectionConfig, SequenceConfig, TextConfig, ViewConfig
 from vqlm.lm.settings import LanguageModelConfig, LMTrainingConfig, SamplingConfig
 from vqlm.serve.settings import ServeConfig

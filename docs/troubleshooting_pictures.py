@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw
+
 from vqlm.data_prep import PreparedSet, SequenceConfig, TextConfig, load_collection, load_pictures, prepare
 from vqlm.lm import LanguageModelConfig, LMTrainingConfig, SamplingConfig, TextToImagePipeline
 from vqlm.lm.train import train_lm

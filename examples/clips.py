@@ -7,8 +7,9 @@ import sys
 
 import numpy as np
 from PIL import Image
+
 from vqlm.data_prep import load_collection
-from vqlm.data_prep.picture_files import decode_picture
+from vqlm.data_prep.pictures.picture_files import decode_picture
 
 FRAMES, SIDE, PICTURE = 8, 32, 20
 WAYS = {"right": (0, 1), "left": (0, -1), "down": (1, 0), "up": (-1, 0)}

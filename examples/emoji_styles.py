@@ -23,14 +23,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+from vqlm.data_prep.pictures.svg import draw_svg
 from vqlm.data_prep.sources.openmoji import MIN_TRAINED_TONES, SKIN_TONE, captions_by_code_points
 from vqlm.data_prep.splits import hash_share
-from vqlm.data_prep.svg import draw_svg
 from vqlm.scripts.options import script_parser
 from vqlm.scripts.run_script import run_script
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json, write_json
-from vqlm.training.progress import Progress
+from vqlm.training.folders.files import read_json, write_json
+from vqlm.training.watching.progress import Progress
 
 
 class Package(NamedTuple):

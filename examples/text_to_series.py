@@ -12,6 +12,7 @@ from collections import Counter
 
 import numpy as np
 import torch
+
 from vqlm.data_prep import load_collection
 from vqlm.lm import TextToImagePipeline
 

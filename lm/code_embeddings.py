@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
+
 from vqlm.data_prep.vocabulary import Vocabulary
 
 NUM_NEIGHBORS = 64

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Int
 from torch import Tensor
+
 from vqlm.data_prep.sequences import prompt_ids
 from vqlm.lm.decoding.captioning import draw_captions
 from vqlm.lm.decoding.likelihood import caption_log_likelihoods, code_log_likelihoods

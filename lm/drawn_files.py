@@ -12,7 +12,8 @@ from jaxtyping import Float
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
-from vqlm.data_prep.picture_files import open_picture, read_picture
+
+from vqlm.data_prep.pictures.picture_files import open_picture, read_picture
 from vqlm.lm.image_codes import decode_pixel_values
 from vqlm.lm.picture_requests import TEXT_KEY, PictureRequest, text_of
 from vqlm.lm.pipeline import TextToImagePipeline

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
+
 from vqlm.training.errors import UserError
 from vqlm.vq import VQVAE, to_pil
 

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
+
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.lm.image_codes import Pictures, decode_pictures, encode_pictures
 from vqlm.lm.model_folder.finished_model import FinishedModel, load_finished, push_finished, save_finished
@@ -18,9 +19,9 @@ from vqlm.lm.model_folder.settings import ModelFolderSettings
 from vqlm.lm.model_folder.tokenizers import local_folder
 from vqlm.lm.prompts import tokenize_prompts
 from vqlm.lm.settings import DecodingOptions, SamplingConfig
-from vqlm.training.device import best_device, usable_device
 from vqlm.training.errors import UserError
-from vqlm.training.placement import HUB, PRECISIONS, device_of, precision_of, require_known
+from vqlm.training.machine.device import best_device, usable_device
+from vqlm.training.machine.placement import HUB, PRECISIONS, device_of, precision_of, require_known
 from vqlm.vq import VQVAE
 
 Loaded = TypeVar("Loaded", bound="LoadedModel")

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
 from vqlm.data_prep.sequences import IGNORED
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.lm.code_embeddings import SimilarCodes

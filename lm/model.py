@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.lm.probes import is_causal
 from vqlm.lm.settings import LanguageModelConfig

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
+
 from vqlm.data_prep.sequences import prompt_ids
 from vqlm.lm.decoding.draw import UNKNOWN, OnCodes, draw_codes
 from vqlm.lm.decoding.inpainting import Mask, code_grid, fill_codes, flat_code_mask, random_mask

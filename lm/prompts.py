@@ -4,8 +4,8 @@ import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from vqlm.data_prep.captions import half_character, normalize_caption
-from vqlm.data_prep.known_words import unknown_words
+from vqlm.data_prep.captions.known_words import unknown_words
+from vqlm.data_prep.captions.wording import half_character, normalize_caption
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.training.errors import UserError
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, Pipeline, PreTrainedModel
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import ModelOutput
+
 from vqlm.lm.model_folder.finished_model import load_finished
 from vqlm.lm.model_folder.processor import TextToImageProcessor
 from vqlm.lm.pipeline import TextToImageOutput, TextToImagePipeline

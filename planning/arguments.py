@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from vqlm.lm.model_folder.names import find_folder
 from vqlm.training.errors import UserError
-from vqlm.training.folder_kinds import require_kind
+from vqlm.training.folders.folder_kinds import require_kind
 
 STAGES = ("inspect", "train_vq", "prepare", "train_lm")
 NO_START = "none"  # a training that begins with new models

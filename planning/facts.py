@@ -9,11 +9,12 @@ from functools import partial
 from statistics import mean, median
 
 import numpy as np
+
 from vqlm.data_prep import TextConfig, Vocabulary
-from vqlm.data_prep.collection import Collection
-from vqlm.data_prep.picture_files import UnreadablePicture, draw_svg, explained_picture
-from vqlm.data_prep.rows import Row, Shard, Unusable
+from vqlm.data_prep.collections.collection import Collection
+from vqlm.data_prep.pictures.picture_files import UnreadablePicture, draw_svg, explained_picture
 from vqlm.data_prep.settings import CollectionConfig
+from vqlm.data_prep.sources.rows import Row, Shard, Unusable
 from vqlm.data_prep.splits import TRAIN
 from vqlm.data_prep.worker_processes import mapped_shards
 from vqlm.training.errors import UserError

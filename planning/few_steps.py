@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
 from vqlm.data_prep import SequenceConfig, TextConfig, Vocabulary
 from vqlm.data_prep.batching import CaptionLengths, PackedBatches, PackedRows, choose_shape
 from vqlm.data_prep.sequences import ROW_OVERHEAD, RowCollator
@@ -17,8 +18,8 @@ from vqlm.lm.loss import WeightedCrossEntropy
 from vqlm.lm.model import build_language_model, choose_attention
 from vqlm.lm.settings import LanguageModelConfig, LMTrainingConfig
 from vqlm.lm.train.optimizers import build_optimizers as build_lm_optimizers
-from vqlm.training.allocator import keep_freed_memory
-from vqlm.training.device import best_device, is_bf16_fast
+from vqlm.training.machine.allocator import keep_freed_memory
+from vqlm.training.machine.device import best_device, is_bf16_fast
 from vqlm.vq import VQVAE, NetworkConfig, VQVAEConfig, to_pixel_values
 from vqlm.vq.losses import reconstruction_loss
 from vqlm.vq.optimizers import build_optimizers as build_vq_optimizers

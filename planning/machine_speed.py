@@ -115,8 +115,9 @@ class MachineSpeed:
 def measure_speed(captions: list[str], seconds: float = 4.0) -> MachineSpeed:
     """Train a few steps of each stage on random pictures and `captions`, about `seconds` for each."""
     import torch
+
     from vqlm.planning.few_steps import language_step, tokenizer_step
-    from vqlm.training.matrix_peak import describe_machine
+    from vqlm.training.machine.matrix_peak import describe_machine
 
     with torch.random.fork_rng():
         machine = describe_machine(0.5)

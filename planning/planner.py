@@ -7,9 +7,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vqlm.data_prep import Collection, load_collection
-from vqlm.data_prep.names import words_of_name
+from vqlm.data_prep.captions.names import words_of_name
+from vqlm.data_prep.collections.source_names import parts_of
 from vqlm.data_prep.settings import CollectionConfig
-from vqlm.data_prep.source_names import parts_of
 from vqlm.data_prep.sources.folder import NoCaptions
 from vqlm.planning.allowance import Settings, Wishes
 from vqlm.planning.arguments import NO_START, folder_of_start, read_settings
@@ -21,7 +21,7 @@ from vqlm.planning.saved_plan import load_plan, remove_inspection, remove_plan, 
 from vqlm.planning.starts import base_for, look_at_start, with_start_reason
 from vqlm.planning.without_effect import OPTION_OF_STAGE, without_effect
 from vqlm.training.errors import UserError
-from vqlm.training.files import is_same_place
+from vqlm.training.folders.files import is_same_place
 
 DEFAULT_MINUTES = 30.0
 LIMITS = ("max_skipped",)  # which change no result: they hold for a begun plan too

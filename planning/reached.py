@@ -3,8 +3,8 @@
 import math
 from pathlib import Path
 
-from vqlm.training.files import read_json
-from vqlm.training.progress import format_seconds
+from vqlm.training.folders.files import read_json
+from vqlm.training.watching.progress import format_seconds
 from vqlm.vq import VQVAEConfig
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from vqlm.planning.allowance import Budget, Settings, Start, Wishes, batch_size_of
 from vqlm.planning.facts import CollectionFacts
 from vqlm.planning.machine_speed import PICTURES, ROWS, MachineSpeed
-from vqlm.training.progress import format_seconds
+from vqlm.training.watching.progress import format_seconds
 
 VERY_FEW = 200
 MOSTLY_UNKNOWN = 0.1

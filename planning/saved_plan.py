@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from vqlm.planning.arguments import STAGES, read_settings
 from vqlm.planning.plan import Plan
 from vqlm.planning.reasons import Decision
-from vqlm.training.files import read_json, write_json
+from vqlm.training.folders.files import read_json, write_json
 
 MADE_FOR = "made_for.json"  # written last: with it the plan is whole
 PAGE = "plan.md"

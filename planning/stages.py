@@ -15,8 +15,8 @@ from vqlm.planning.planner import Request
 from vqlm.planning.reached import reached_by_evaluation
 from vqlm.planning.saved_plan import MADE_FOR, remove_inspection
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json
-from vqlm.training.progress import format_seconds
+from vqlm.training.folders.files import read_json
+from vqlm.training.watching.progress import format_seconds
 
 RunCommand = Callable[[str, list[str]], None]
 Say = Callable[[str], None]

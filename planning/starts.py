@@ -11,11 +11,10 @@ from vqlm.planning.facts import CollectionFacts
 from vqlm.planning.plan import Plan
 from vqlm.planning.reasons import START
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json_object
-from vqlm.training.folder_kinds import is_kind
+from vqlm.training.folders.files import read_json_object
+from vqlm.training.folders.folder_kinds import is_kind
 
-# From the base so many pictures are drawn better (benchmarks/from_base.py), if its image tokenizer rebuilds them as well
-# as this.
+# The base draws so many pictures better (benchmarks/from_base.py), if its image tokenizer rebuilds them so well.
 MOST_PICTURES, LEAST_PSNR = 3000, 20.0
 LOOKED_AT = 64  # pictures that are rebuilt
 
@@ -74,7 +73,8 @@ def look_at_start(folder: Path, collection: Collection) -> Start:
     Raises UserError if the model draws no square pictures, or has another background or fit.
     """
     import torch
-    from vqlm.data_prep.loading import decode_few
+
+    from vqlm.data_prep.collections.loading import decode_few
     from vqlm.vq import load_image_tokenizer, to_pixel_values
     from vqlm.vq.metrics import psnr
 

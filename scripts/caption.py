@@ -13,7 +13,7 @@ from vqlm.scripts.opening import require_pictures
 from vqlm.scripts.options import script_parser
 from vqlm.scripts.run_script import run_script
 from vqlm.training.errors import UserError
-from vqlm.training.files import require_writable
+from vqlm.training.folders.files import require_writable
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
             "--sequences.captioning above 0."
         )
 
-    from vqlm.data_prep.picture_files import read_picture
+    from vqlm.data_prep.pictures.picture_files import read_picture
     from vqlm.lm import TextToImagePipeline
 
     pipeline = TextToImagePipeline.from_pretrained(settings.model)

@@ -8,16 +8,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vqlm.data_prep.collections.source_names import require_data
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
-from vqlm.data_prep.source_names import require_data
 from vqlm.lm.settings import require_count
 from vqlm.scripts.opening import load_for_tokenizer
 from vqlm.scripts.options import script_parser
 from vqlm.scripts.run_script import run_script
 from vqlm.training.errors import UserError
 from vqlm.training.extras import install_hint
-from vqlm.training.files import require_empty, write_json
-from vqlm.training.folder_kinds import require_kind
+from vqlm.training.folders.files import require_empty, write_json
+from vqlm.training.folders.folder_kinds import require_kind
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(f"matplotlib, which draws the figure, is missing; install it: {install_hint('demo')}.")
 
     import torch
+
     from vqlm.vq import load_image_tokenizer, to_pixel_values
     from vqlm.vq.metrics import psnr
     from vqlm.vq.pca import PCA
@@ -87,6 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
 def draw(eigen_pictures: "torch.Tensor", rows: "list[torch.Tensor]", curve: dict, bits: int, vq_psnr: float):
     """A matplotlib figure: eigen-pictures and reconstructions on the left, the curve on the right."""
     from matplotlib.figure import Figure
+
     from vqlm.vq import picture_grid
 
     figure = Figure(figsize=(13, 4.5), layout="constrained")

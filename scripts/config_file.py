@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
+
 from vqlm.training.errors import UserError
 
 

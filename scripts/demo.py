@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     settings = parser.parse_args(arguments)
     if not (settings.output / "report.json").exists():
-        from vqlm.training.matrix_peak import describe_machine
+        from vqlm.training.machine.matrix_peak import describe_machine
 
         machine = describe_machine()
         print(

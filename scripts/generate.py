@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import Namespace
+
 from vqlm.lm.model_folder.names import settings_of
 from vqlm.lm.picture_requests import PictureRequest, file_names, read_like, read_prompts, with_seeds
 from vqlm.lm.settings import require_count
@@ -21,7 +22,7 @@ from vqlm.scripts.opening import require_pictures
 from vqlm.scripts.options import script_parser
 from vqlm.scripts.run_script import run_script
 from vqlm.training.errors import UserError
-from vqlm.training.files import require_writable
+from vqlm.training.folders.files import require_writable
 
 FIRST = (
     "model", "prompt", "prompts", "output", "num_images", "seed", "like", "guidance_scale", "temperature",

@@ -7,13 +7,13 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from vqlm.data_prep.collections.source_names import require_data
 from vqlm.data_prep.settings import DATA_HELP, FINDINGS_FILE, CollectionConfig, TextConfig
-from vqlm.data_prep.source_names import require_data
 from vqlm.scripts.opening import open_collection
 from vqlm.scripts.options import script_parser
 from vqlm.scripts.run_script import run_script
 from vqlm.training.errors import UserError
-from vqlm.training.files import require_output, write_json
+from vqlm.training.folders.files import require_output, write_json
 
 STAGE_TWO = ("long_captions",)  # options of `vqlm train-lm` that the page speaks of
 
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     from vqlm.data_prep import Vocabulary
     from vqlm.data_prep.inspection import COPIES_FILE, UNUSABLE_FILE, findings, inspect_collection, leak_finding
     from vqlm.data_prep.inspection_page import page, write_copies
-    from vqlm.data_prep.sheets import sample_sheet
+    from vqlm.data_prep.pictures.sheets import sample_sheet
     from vqlm.vq import to_pixel_values
 
     size = (settings.image_size, settings.image_size)

@@ -7,16 +7,16 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 
+from vqlm.data_prep.collections.source_names import require_data
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
-from vqlm.data_prep.source_names import require_data
 from vqlm.lm.settings import require_count
 from vqlm.scripts.opening import load_for_tokenizer
 from vqlm.scripts.options import script_parser
 from vqlm.scripts.run_script import run_script
 from vqlm.training.errors import UserError
 from vqlm.training.extras import install_hint
-from vqlm.training.files import require_empty
-from vqlm.training.folder_kinds import require_kind
+from vqlm.training.folders.files import require_empty
+from vqlm.training.folders.folder_kinds import require_kind
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from vqlm.data_prep.settings import CollectionConfig
 from vqlm.scripts.settings_options import values_of
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json, require_writable
+from vqlm.training.folders.files import read_json, require_writable
 
 
 def require_pictures(*paths: Path | str | None) -> None:

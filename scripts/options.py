@@ -13,6 +13,7 @@ from typing import Any, NoReturn, get_args
 
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
 from vqlm.data_prep.settings import BETWEEN_COLLECTIONS, DATA_HELP
 from vqlm.scripts.config_file import require_settings_file, with_underscores, with_words
 from vqlm.scripts.option_errors import sentence_of

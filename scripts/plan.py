@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from vqlm.lm.settings import LMTrainingConfig
 from vqlm.scripts import train_lm, train_vq
 from vqlm.scripts.options import ScriptParser
 from vqlm.scripts.run_script import run_script
 from vqlm.scripts.settings_options import values_of
 from vqlm.training.errors import UserError
-from vqlm.training.progress import format_seconds
+from vqlm.training.watching.progress import format_seconds
 from vqlm.vq.settings import VQTrainingConfig
 
 VQ_ONLY = {"network", "quantizer"} | {field.name for field in fields(VQTrainingConfig)}

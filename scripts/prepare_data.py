@@ -6,15 +6,15 @@ vqlm prepare --data openmoji --image-tokenizer runs/vq --output runs/data
 from pathlib import Path
 from typing import Literal
 
+from vqlm.data_prep.collections.source_names import require_data
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig, TextConfig, ViewConfig
-from vqlm.data_prep.source_names import require_data
 from vqlm.scripts.closing import close_stage
 from vqlm.scripts.opening import open_for_tokenizer
 from vqlm.scripts.options import ScriptParser, script_parser
 from vqlm.scripts.run_script import run_script
 from vqlm.training.errors import UserError
-from vqlm.training.files import require_output
-from vqlm.training.folder_kinds import require_kind
+from vqlm.training.folders.files import require_output
+from vqlm.training.folders.folder_kinds import require_kind
 
 FIRST = (
     "data", "image_tokenizer", "output", "resume", "views.views", "text.size", "text.pretrained", "for_model",

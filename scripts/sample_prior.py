@@ -14,7 +14,7 @@ from vqlm.scripts.opening import require_picture_file
 from vqlm.scripts.options import script_parser
 from vqlm.scripts.run_script import run_script
 from vqlm.training.errors import UserError
-from vqlm.training.folder_kinds import require_kind
+from vqlm.training.folders.folder_kinds import require_kind
 
 CODES_AT_ONCE = 65_536  # pictures whose codes are counted at a time
 
@@ -37,6 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(f"`num_images` must be at least 1, found {settings.num_images}.")
 
     import torch
+
     from vqlm.data_prep import PreparedSet
     from vqlm.lm import TextToImagePipeline
     from vqlm.lm.evaluate.gallery import decode_flat

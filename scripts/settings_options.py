@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar, get_type_hints
 
 import yaml
 from docstring_parser import parse as parse_docstring
+
 from vqlm.scripts.option_names import option_name
 from vqlm.scripts.options import ScriptParser
 from vqlm.training.errors import UserError

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
+
+from vqlm.data_prep.collections.source_names import require_data
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
-from vqlm.data_prep.source_names import require_data
 from vqlm.planning.arguments import NO_START, check_minutes, check_side, folder_of_start, read_settings, side_of
 from vqlm.scripts.closing import without_next_command
 from vqlm.scripts.commands import command_prefix, run_command
@@ -22,7 +23,7 @@ from vqlm.scripts.options import script_parser
 from vqlm.scripts.run_script import run_script
 from vqlm.scripts.settings_options import values_of
 from vqlm.scripts.stage_settings import STAGES, split_by_stage, typed_settings
-from vqlm.training.files import require_writable
+from vqlm.training.folders.files import require_writable
 
 FIRST = ("data", "minutes", "output", "image_size", "start", "plan_only", "plan", "ignore_findings")
 PREFIXES = {"train-vq": "vq.", "prepare": "prepare.", "train-lm": "lm."}  # of a command's options here

@@ -5,14 +5,14 @@ vqlm train-vq --data openmoji --output runs/vq --max-minutes 3
 
 from pathlib import Path
 
+from vqlm.data_prep.collections.source_names import require_data
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
-from vqlm.data_prep.source_names import require_data
 from vqlm.scripts.closing import close_stage, collection_words
 from vqlm.scripts.opening import fitted_as_begun, open_collection
 from vqlm.scripts.options import ScriptParser, script_parser
 from vqlm.scripts.run_script import run_script
 from vqlm.scripts.settings_options import add_typed_settings, values_of
-from vqlm.training.files import require_output
+from vqlm.training.folders.files import require_output
 from vqlm.training.old_names import COLLECTION_FORM
 from vqlm.vq.quantizers.settings import CONFIGS
 from vqlm.vq.settings import NetworkConfig, VQTrainingConfig

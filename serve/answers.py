@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
+
 from vqlm.serve.errors import ApiError
 from vqlm.serve.pictures import Size, encode_picture
 

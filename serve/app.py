@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+
 from vqlm.serve.errors import ApiError
 from vqlm.serve.fields import schema_of
 from vqlm.serve.jobs import ServedModel

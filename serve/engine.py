@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
 from vqlm.lm.decoding.stepper import Row, Stepper
 from vqlm.serve.errors import ApiError
 from vqlm.serve.jobs import Done, Job, Partial, PictureJob, ServedModel, choose

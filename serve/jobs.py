@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+
 from vqlm.data_prep.sequences import prompt_ids
 from vqlm.lm import SamplingConfig, TextToImagePipeline
 from vqlm.lm.decoding.draw import UNKNOWN

@@ -5,6 +5,7 @@ import hmac
 from prometheus_client import Counter
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
 from vqlm.serve.errors import ApiError
 
 OPEN_PATHS = ("/health",)

@@ -5,7 +5,8 @@ from typing import Any
 
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
-from vqlm.data_prep.picture_files import UnreadablePicture, explained_picture
+
+from vqlm.data_prep.pictures.picture_files import UnreadablePicture, explained_picture
 from vqlm.lm.picture_requests import TEXT_KEY
 from vqlm.serve.errors import wrong
 from vqlm.vq.fitting import has_shape, is_transparent, pad_to_shape, padding_colour

@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
+
 from vqlm.serve.errors import ApiError, wrong
 from vqlm.serve.fields import FILES, read_fields
 

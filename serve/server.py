@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import uvicorn
+
 from vqlm.lm import TextToImagePipeline
 from vqlm.serve.app import create_app
 from vqlm.serve.jobs import ServedModel

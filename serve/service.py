@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
+
 from vqlm.serve.answers import Answer, PictureStore, base64_of, error_event
 from vqlm.serve.engine import Engine
 from vqlm.serve.errors import ApiError

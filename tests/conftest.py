@@ -16,6 +16,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from accelerate.state import AcceleratorState, GradientState  # noqa: E402
 from PIL import Image, ImageDraw  # noqa: E402
+
 from vqlm.vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig  # noqa: E402
 
 # transformers gives its configurations an __init__ that also takes keys that are no fields, such as model_type in a

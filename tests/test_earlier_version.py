@@ -6,14 +6,15 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+
 from vqlm.data_prep import CollectionConfig, PreparedSet, TextConfig, load_collection, prepare
 from vqlm.lm.model_folder.settings import ModelFolderSettings
 from vqlm.lm.settings import SamplingConfig
 from vqlm.lm.train.loop import _deciding as deciding_of_lm
 from vqlm.scripts import train_lm, train_vq
 from vqlm.scripts.settings_options import values_of
-from vqlm.training.deciding import BUDGET_SETTINGS, require_same_run
 from vqlm.training.errors import UserError
+from vqlm.training.folders.deciding import BUDGET_SETTINGS, require_same_run
 from vqlm.vq import VQVAEConfig
 from vqlm.vq.settings import VQTrainingConfig
 from vqlm.vq.train import _deciding as deciding_of_vq

@@ -28,27 +28,28 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
-from vqlm.training.allocator import keep_freed_memory
+
 from vqlm.training.budget import budget_text, ends_interval, schedule, share_of_budget
-from vqlm.training.checkpoint import Checkpoint, RunState
 from vqlm.training.config import TrainingConfig
-from vqlm.training.deciding import BUDGET_SETTINGS, flatten
-from vqlm.training.distributed import sum_over_processes
 from vqlm.training.errors import UserError
-from vqlm.training.figures import Figures
-from vqlm.training.files import read_json, write_json
-from vqlm.training.gradients import Gradients
-from vqlm.training.log import TrainingLog
-from vqlm.training.processes import decided_by_main, describe_processes, rows_per_step, start_accelerator
-from vqlm.training.progress import Progress, format_seconds
+from vqlm.training.folders.checkpoint import Checkpoint, RunState
+from vqlm.training.folders.deciding import BUDGET_SETTINGS, flatten
+from vqlm.training.folders.files import read_json, write_json
+from vqlm.training.folders.run_folder import RunFolder
+from vqlm.training.machine.allocator import keep_freed_memory
+from vqlm.training.machine.distributed import sum_over_processes
+from vqlm.training.machine.processes import decided_by_main, describe_processes, rows_per_step, start_accelerator
+from vqlm.training.machine.sharding import ShardedState, launcher_sharding, shard
+from vqlm.training.optimization.gradients import Gradients
+from vqlm.training.optimization.weight_average import WeightAverage
 from vqlm.training.rows_of_step import rows_of_batches
-from vqlm.training.run_folder import RunFolder
-from vqlm.training.sharding import ShardedState, launcher_sharding, shard
 from vqlm.training.skipped_steps import SkippedSteps
 from vqlm.training.stop_signals import Interrupted, StopSignals
+from vqlm.training.watching.figures import Figures
+from vqlm.training.watching.log import TrainingLog
+from vqlm.training.watching.progress import Progress, format_seconds
 from vqlm.training.watching.samples import Samples, SampleSource
 from vqlm.training.watching.trackers import Trackers
-from vqlm.training.weight_average import WeightAverage
 
 
 class Run:
@@ -135,7 +136,7 @@ class Run:
     def shard(self, model: nn.Module, blocks: Iterable[nn.Module]) -> None:
         """Share out `model` among the processes where the launcher asks for FSDP2, before its optimizers are built.
 
-        See `vqlm.training.sharding.shard`.
+        See `vqlm.training.machine.sharding.shard`.
         """
         if self.sharding is not None:
             shard(model, blocks, self.sharding, self.accelerator.device, self.accelerator.mixed_precision)

@@ -2,11 +2,12 @@
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from vqlm.training.checkpoint import RunState
+
 from vqlm.training.errors import UserError
-from vqlm.training.gradients import Gradients
-from vqlm.training.log import TrainingLog
-from vqlm.training.progress import Progress
+from vqlm.training.folders.checkpoint import RunState
+from vqlm.training.optimization.gradients import Gradients
+from vqlm.training.watching.log import TrainingLog
+from vqlm.training.watching.progress import Progress
 
 # So many steps in a row without a finite gradient are not bad luck.
 MAX_IN_A_ROW = 10

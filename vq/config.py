@@ -5,6 +5,7 @@ from dataclasses import asdict, fields
 from typing import Any, get_args
 
 from transformers import PreTrainedConfig
+
 from vqlm.training.errors import UserError
 from vqlm.training.old_names import with_new_names
 from vqlm.vq.quantizers.settings import QuantizerConfig, VQConfig, quantizer_config

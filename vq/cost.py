@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from vqlm.training.cost import Cost, TracedStep, peak_of, step_cost
-from vqlm.training.device import training_device
+
+from vqlm.training.machine.cost import Cost, TracedStep, peak_of, step_cost
+from vqlm.training.machine.device import training_device
 from vqlm.vq.config import VQVAEConfig
 from vqlm.vq.losses import Objective
 from vqlm.vq.model import VQVAE

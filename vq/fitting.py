@@ -6,6 +6,7 @@ background on which it is laid; one with a border of one colour, with that colou
 
 import numpy as np
 from PIL import Image
+
 from vqlm.vq.pixels import to_rgb
 from vqlm.vq.settings import Fit
 

@@ -1,7 +1,7 @@
 """Pictures of any size and mode -> the pixel values that a VQ-VAE was trained on. There is no other way.
 
-Training and preparing data read files in worker processes (`vqlm.data_prep.picture_files`) with the functions of
-`vqlm.vq.pixels` and `vqlm.vq.fitting` that this class calls too, so that both give the same bits.
+Training and preparing data read files in worker processes (`vqlm.data_prep.pictures.picture_files`) with the functions
+of `vqlm.vq.pixels` and `vqlm.vq.fitting` that this class calls too, so that both give the same bits.
 """
 
 import warnings
@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
+
 from vqlm.training.errors import UserError
 from vqlm.vq.config import VQVAEConfig
 from vqlm.vq.fitting import to_fitted_rgb

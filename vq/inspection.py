@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
+
 from vqlm.vq.metrics import CodeUsage, psnr
 from vqlm.vq.model import VQVAE
 from vqlm.vq.pixels import to_pixel_values

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
+
 from vqlm.vq.inspection import BATCH, Inspection
 from vqlm.vq.model import VQVAE
 from vqlm.vq.pixels import picture_grid, to_pixel_values

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoConfig
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from vqlm.training.distributed import mean_over_processes
+
 from vqlm.training.errors import UserError
+from vqlm.training.machine.distributed import mean_over_processes
 from vqlm.vq.layers import CONV
 from vqlm.vq.model import VQVAE
 from vqlm.vq.settings import LossConfig, NetworkConfig

@@ -4,6 +4,7 @@ Every encoder maps (B, C, *input_shape) to (B, width_out, *code_shape), every de
 """
 
 from torch import nn
+
 from vqlm.vq.layers import CONV, CONV_TRANSPOSE, PaperResidualBlock, PatchShuffle, ResidualBlock
 from vqlm.vq.settings import NetworkConfig
 

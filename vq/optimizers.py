@@ -2,8 +2,9 @@
 
 from torch import nn
 from torch.optim import Optimizer
+
 from vqlm.training.config import OptimizerName
-from vqlm.training.optimizers import muon_and_adamw
+from vqlm.training.optimization.optimizers import muon_and_adamw
 
 MATRIX_DIMS = 2
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
 from vqlm.training.errors import UserError
 from vqlm.vq.nearest import nearest_codes
 from vqlm.vq.quantizers.vector import kmeans

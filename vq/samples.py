@@ -1,6 +1,7 @@
 """Held-out pictures, reconstructed again and again while stage one trains."""
 
 from PIL import Image
+
 from vqlm.training.watching.samples import SampleSource
 from vqlm.vq.model import VQVAE
 from vqlm.vq.pixels import to_pil, to_pixel_values

@@ -10,11 +10,12 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
-from vqlm.training.batch_size import with_fitting_batch
-from vqlm.training.device import training_device
-from vqlm.training.distributed import num_processes, process_index, sum_numbers, sum_over_processes
+
 from vqlm.training.errors import UserError
-from vqlm.training.processes import with_launcher
+from vqlm.training.machine.batch_size import with_fitting_batch
+from vqlm.training.machine.device import training_device
+from vqlm.training.machine.distributed import num_processes, process_index, sum_numbers, sum_over_processes
+from vqlm.training.machine.processes import with_launcher
 from vqlm.training.run import Run
 from vqlm.vq.config import VQVAEConfig
 from vqlm.vq.inspection import usage_findings

@@ -8,8 +8,9 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
-from vqlm.data_prep.captions import normalize_caption
-from vqlm.data_prep.rows import Row, Shard, Unusable, row_or_reason, rows_per_shard
+
+from vqlm.data_prep.captions.wording import normalize_caption
+from vqlm.data_prep.sources.rows import Row, Shard, Unusable, row_or_reason, rows_per_shard
 from vqlm.training.errors import UserError
 
 MAX_SPATIAL_DIMS = 3

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import pyarrow
 import pyarrow.parquet
-from vqlm.data_prep.columns import pick_columns
-from vqlm.data_prep.rows import CAPTION_COLUMNS, PICTURE_COLUMNS
+
+from vqlm.data_prep.sources.columns import pick_columns
+from vqlm.data_prep.sources.rows import CAPTION_COLUMNS, PICTURE_COLUMNS
 from vqlm.training.errors import UserError
 
 DELIMITERS = ",;\t"

@@ -5,8 +5,8 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from vqlm.data_prep.rows import NoCaption
 from vqlm.data_prep.sources.caption_files import explained_file
+from vqlm.data_prep.sources.rows import NoCaption
 from vqlm.data_prep.splits import KARPATHY_SPLITS, given_split
 from vqlm.training.errors import UserError
 

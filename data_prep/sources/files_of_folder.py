@@ -5,8 +5,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from vqlm.data_prep.file_kinds import is_system_file, key_of
-from vqlm.data_prep.rows import NoCaption
+from vqlm.data_prep.pictures.file_kinds import is_system_file, key_of
+from vqlm.data_prep.sources.rows import NoCaption
 from vqlm.training.errors import UserError
 
 

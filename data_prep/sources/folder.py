@@ -11,10 +11,15 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from vqlm.data_prep.caption_lines import chosen_lines, no_line
-from vqlm.data_prep.file_kinds import is_picture, is_system_file, key_of, picture_suffixes
-from vqlm.data_prep.names import NO_WORDS, caption_of, needs_folder, require_template
-from vqlm.data_prep.rows import (
+from vqlm.data_prep.captions.lines import chosen_lines, no_line
+from vqlm.data_prep.captions.names import NO_WORDS, caption_of, needs_folder, require_template
+from vqlm.data_prep.pictures.file_kinds import is_picture, is_system_file, key_of, picture_suffixes
+from vqlm.data_prep.sources.caption_files import Named, read_flickr, read_table
+from vqlm.data_prep.sources.caption_json import may_be_caption_json
+from vqlm.data_prep.sources.files_of_folder import Finder, files_below, is_special, stem_of
+from vqlm.data_prep.sources.folder_content import Entry, FolderContent
+from vqlm.data_prep.sources.photographs import add_photographs
+from vqlm.data_prep.sources.rows import (
     LEFT_OUT,
     SPECIAL,
     SYSTEM,
@@ -28,11 +33,6 @@ from vqlm.data_prep.rows import (
     row_or_reason,
     rows_per_shard,
 )
-from vqlm.data_prep.sources.caption_files import Named, read_flickr, read_table
-from vqlm.data_prep.sources.caption_json import may_be_caption_json
-from vqlm.data_prep.sources.files_of_folder import Finder, files_below, is_special, stem_of
-from vqlm.data_prep.sources.folder_content import Entry, FolderContent
-from vqlm.data_prep.sources.photographs import add_photographs
 from vqlm.training.errors import UserError
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -73,12 +73,13 @@ def read_folder(
 
     Args:
         folder: where to look, folders inside it included.
-        class_template: caption of a picture by the names of its folders and its own, see `vqlm.data_prep.names`.
+        class_template: caption of a picture by the names of its folders and its own, see
+            `vqlm.data_prep.captions.names`.
         columns: names of the picture and the caption column of metadata files, None for the usual names.
         allow_outside_files: whether metadata may name pictures outside the folder.
         names: what `files_below` gives, where it is known.
         is_named: whether the names of pictures are their captions, whatever files with captions are there.
-        caption_lines: which lines of the text beside a picture are its captions, see `vqlm.data_prep.caption_lines`.
+        caption_lines: which lines of the text beside a picture are its captions, see `vqlm.data_prep.captions.lines`.
         needs_captions: whether a folder without any captions is an error.
 
     Raises:

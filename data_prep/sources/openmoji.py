@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from importlib.metadata import version
 
 from datasets import Dataset, Features, Image, Value
-from vqlm.data_prep.rows import Row, Shard, Unusable, digest_of, row_or_reason, rows_per_shard
+
+from vqlm.data_prep.pictures.svg import draw_svg
+from vqlm.data_prep.sources.rows import Row, Shard, Unusable, digest_of, row_or_reason, rows_per_shard
 from vqlm.data_prep.splits import is_held_out
-from vqlm.data_prep.svg import draw_svg
 from vqlm.training.errors import UserError
 from vqlm.training.extras import install_hint
 

@@ -2,11 +2,11 @@
 
 from pathlib import Path, PurePosixPath
 
-from vqlm.data_prep.file_kinds import key_of
-from vqlm.data_prep.rows import MissingCaption, NoCaption
+from vqlm.data_prep.pictures.file_kinds import key_of
 from vqlm.data_prep.sources.caption_json import Photograph, is_karpathy, may_be_caption_json, read_caption_json
 from vqlm.data_prep.sources.files_of_folder import stem_of
 from vqlm.data_prep.sources.folder_content import Entry, FolderContent
+from vqlm.data_prep.sources.rows import MissingCaption, NoCaption
 from vqlm.data_prep.splits import given_split
 
 # Kinds of files with captions that are not read.

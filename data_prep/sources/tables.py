@@ -10,10 +10,11 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 from datasets import ClassLabel, Dataset, DatasetDict, Image, get_dataset_split_names, load_dataset, load_from_disk
-from vqlm.data_prep.columns import find_columns, pick_columns
-from vqlm.data_prep.file_kinds import key_of
-from vqlm.data_prep.names import caption_of, require_template
-from vqlm.data_prep.rows import (
+
+from vqlm.data_prep.captions.names import caption_of, require_template
+from vqlm.data_prep.pictures.file_kinds import key_of
+from vqlm.data_prep.sources.columns import find_columns, pick_columns
+from vqlm.data_prep.sources.rows import (
     PICTURE_COLUMNS,
     Row,
     Shard,

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vqlm.data_prep.caption_lines import chosen_lines
-from vqlm.data_prep.file_kinds import is_picture, is_system_file, key_of
-from vqlm.data_prep.names import caption_of, require_template
-from vqlm.data_prep.rows import (
+from vqlm.data_prep.captions.lines import chosen_lines
+from vqlm.data_prep.captions.names import caption_of, require_template
+from vqlm.data_prep.pictures.file_kinds import is_picture, is_system_file, key_of
+from vqlm.data_prep.sources.rows import (
     CAPTION_COLUMNS,
     SYSTEM,
     Row,

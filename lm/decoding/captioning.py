@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedModel
+
 from vqlm.data_prep.sequences import picture_ids
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.lm.decoding.decoders import build_decoder

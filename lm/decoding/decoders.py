@@ -16,11 +16,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
+
 from vqlm.lm.decoding.llama_decoder import LlamaDecoder, is_llama_like
 from vqlm.lm.decoding.stock_forward import read_into
 from vqlm.lm.settings import DecodingOptions
-from vqlm.training.compiling import compile_failure
 from vqlm.training.errors import UserError
+from vqlm.training.machine.compiling import compile_failure
 
 _WARNED: set[str] = set()
 

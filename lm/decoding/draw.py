@@ -12,13 +12,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
+
 from vqlm.data_prep.sequences import left_pad
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.lm.decoding.decoders import build_decoder
 from vqlm.lm.decoding.sampling import NOT_FINITE, Generators, draw_uniform, guided_logits, sample
 from vqlm.lm.settings import DecodingOptions, SamplingConfig
-from vqlm.training.allocator import keep_freed_memory, return_freed_memory
 from vqlm.training.errors import UserError
+from vqlm.training.machine.allocator import keep_freed_memory, return_freed_memory
 
 OnCodes = Callable[[int, Tensor], None]
 MOST_ROWS = 4096

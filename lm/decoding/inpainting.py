@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
+
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.lm.decoding.draw import UNKNOWN, OnCodes, draw_codes
 from vqlm.lm.decoding.likelihood import code_log_likelihoods

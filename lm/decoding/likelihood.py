@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
+
 from vqlm.data_prep.sequences import picture_ids
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.lm.decoding.stock_forward import read_into

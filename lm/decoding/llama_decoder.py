@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
 from vqlm.lm.decoding.packed_weights import ModelMaps, can_pack, packed_maps, plain_maps, require_int8, using
 
 # Names instead of classes, so that drawing with one of them does not load the code of the others.

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import LogitsProcessor
+
 from vqlm.data_prep.vocabulary import Vocabulary
 
 # What may follow: outside a picture text, inside it codes, after its last code its end, after the end of a row padding.

@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
 from vqlm.lm.image_codes import decode_pixel_values
 from vqlm.vq import VQVAE
 

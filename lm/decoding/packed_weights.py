@@ -20,8 +20,9 @@ import torch
 from jaxtyping import Float, Int8
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from vqlm.training.device import is_bf16_fast
+
 from vqlm.training.errors import UserError
+from vqlm.training.machine.device import is_bf16_fast
 
 ZERO = 128  # the uint8 that represents 0 for oneDNN
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
 from vqlm.lm.settings import SamplingConfig
 from vqlm.training.errors import UserError
 

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
+
 from vqlm.data_prep.sequences import left_pad
 from vqlm.lm.decoding.llama_decoder import attend, distinct_rows, is_llama_like, run_step, signed
 from vqlm.lm.decoding.packed_weights import can_pack, packed_maps, plain_maps, using

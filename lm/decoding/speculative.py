@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
+
 from vqlm.data_prep.sequences import left_pad
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.lm.decoding.llama_decoder import LlamaDecoder, is_llama_like

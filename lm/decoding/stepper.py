@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
+
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.lm.decoding.draw import UNKNOWN
 from vqlm.lm.decoding.sampling import guided_logits, require_finite, sample

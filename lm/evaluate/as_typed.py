@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from datasets import Dataset
-from vqlm.data_prep.captions import normalize_caption
+
+from vqlm.data_prep.captions.wording import normalize_caption
 from vqlm.lm.evaluate.metrics import evaluate_nll
 from vqlm.lm.pipeline import TextToImagePipeline
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
 from vqlm.data_prep.prepared_set import PreparedSet
 from vqlm.lm.evaluate.gallery import decode_flat, gallery
 from vqlm.lm.evaluate.metrics import recall_at, retrieval_ranks
@@ -17,8 +18,8 @@ from vqlm.lm.model_folder.settings import save_sampling
 from vqlm.lm.pipeline import TextToImagePipeline
 from vqlm.lm.settings import SamplingConfig
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json, write_json
-from vqlm.training.progress import Progress
+from vqlm.training.folders.files import read_json, write_json
+from vqlm.training.watching.progress import Progress
 
 GRID = tuple(
     SamplingConfig(guidance_scale=guidance, temperature=temperature, min_p=min_p)

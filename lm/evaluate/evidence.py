@@ -4,7 +4,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from vqlm.data_prep.known_words import words_of
+from vqlm.data_prep.captions.known_words import words_of
 from vqlm.lm.evaluate.report import Shown
 from vqlm.lm.evaluate.training_record import training_log
 from vqlm.lm.evaluate.verdict import Evidence, Names, Recall

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+
 from vqlm.data_prep.prepared_set import PreparedSet, spread
 from vqlm.lm.image_codes import decode_pixel_values
 from vqlm.lm.pipeline import TextToImagePipeline

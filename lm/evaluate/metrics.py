@@ -8,10 +8,11 @@ from datasets import Dataset
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
+
 from vqlm.data_prep.sequences import RowCollator
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.lm.loss import WeightedCrossEntropy
-from vqlm.training.distributed import num_processes, process_index, sum_numbers
+from vqlm.training.machine.distributed import num_processes, process_index, sum_numbers
 
 EVALUATION_BATCH = 64
 

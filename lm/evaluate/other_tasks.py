@@ -6,13 +6,14 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
 from vqlm.data_prep.prepared_set import PreparedSet, pictures_of
 from vqlm.lm.decoding.likelihood import log_likelihoods_of_captions
 from vqlm.lm.evaluate.gallery import MAX_PROMPTS, decode_flat, gallery
 from vqlm.lm.evaluate.metrics import recall_at, retrieval_ranks
 from vqlm.lm.pipeline import TextToImagePipeline
 from vqlm.lm.settings import SamplingConfig
-from vqlm.training.progress import Progress
+from vqlm.training.watching.progress import Progress
 from vqlm.vq import to_pixel_values
 
 CAPTIONS = 100  # the right one and 99 others

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
 from vqlm.data_prep.splits import TRAIN
 from vqlm.lm.evaluate.gallery import decode_flat
 from vqlm.lm.evaluate.report import Shown

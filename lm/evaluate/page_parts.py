@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 from torch import Tensor
+
 from vqlm.vq import to_pil
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from vqlm.data_prep.pictures.sheets import sample_sheet
 from vqlm.data_prep.prepared_set import PreparedSet, pictures_of, spread
-from vqlm.data_prep.sheets import sample_sheet
 from vqlm.data_prep.splits import TRAIN
 from vqlm.lm.evaluate.as_typed import as_typed_markdown, nll_as_typed
 from vqlm.lm.evaluate.curves import save_curves
@@ -18,9 +19,9 @@ from vqlm.lm.evaluate.other_tasks import other_tasks_markdown
 from vqlm.lm.evaluate.training_record import stage_seconds
 from vqlm.lm.pipeline import TextToImagePipeline
 from vqlm.training.errors import UserError
-from vqlm.training.files import require_match, write_json
-from vqlm.training.matrix_peak import describe_machine
-from vqlm.training.progress import Progress
+from vqlm.training.folders.files import require_match, write_json
+from vqlm.training.machine.matrix_peak import describe_machine
+from vqlm.training.watching.progress import Progress
 from vqlm.vq import to_pixel_values
 from vqlm.vq.metrics import CodeUsage, psnr
 

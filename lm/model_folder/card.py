@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
 from vqlm.lm.model_folder.settings import ModelFolderSettings
 from vqlm.vq import VQVAEConfig
 

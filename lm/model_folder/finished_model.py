@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from huggingface_hub import HfApi
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.lm.model_folder.card import WRITTEN_HERE, card_of
 from vqlm.lm.model_folder.processor import TextToImageProcessor
@@ -28,7 +29,7 @@ from vqlm.lm.model_folder.settings import ModelFolderSettings
 from vqlm.lm.model_folder.tokenizers import IMAGE_TOKENIZER, fingerprints, load_parts, save_parts
 from vqlm.lm.settings import SETTINGS_FILE
 from vqlm.training.errors import UserError
-from vqlm.training.files import (
+from vqlm.training.folders.files import (
     NOTICE_FILE,
     checksum_of,
     follow_umask,
@@ -38,8 +39,8 @@ from vqlm.training.files import (
     write_json,
     write_notice,
 )
-from vqlm.training.folder_kinds import require_kind
-from vqlm.training.weight_files import COPY_AGAIN, weight_files, weights_fingerprint
+from vqlm.training.folders.folder_kinds import require_kind
+from vqlm.training.folders.weight_files import COPY_AGAIN, weight_files, weights_fingerprint
 from vqlm.vq import VQVAE, VQVAEConfig
 
 FIGURES_FILE = "evaluation.json"

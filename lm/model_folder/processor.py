@@ -8,7 +8,8 @@ from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor, BatchFeature, PreTrainedConfig, ProcessorMixin
-from vqlm.data_prep.captions import normalize_caption
+
+from vqlm.data_prep.captions.wording import normalize_caption
 from vqlm.data_prep.segments import segments_of
 from vqlm.data_prep.sequences import left_pad, picture_ids, prompt_ids
 from vqlm.data_prep.vocabulary import Vocabulary
@@ -16,9 +17,9 @@ from vqlm.lm.image_codes import Picture, Pictures, decode_pictures, encode_pictu
 from vqlm.lm.model_folder.tokenizers import fingerprints, load_parts, local_folder, save_parts
 from vqlm.lm.prompts import cut, tokenize_prompts
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json_object, write_json
-from vqlm.training.folder_kinds import refuse_other_kind
-from vqlm.training.placement import require_known
+from vqlm.training.folders.files import read_json_object, write_json
+from vqlm.training.folders.folder_kinds import refuse_other_kind
+from vqlm.training.machine.placement import require_known
 from vqlm.vq import VQVAE
 
 PROCESSOR_FILE = "processor_config.json"

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
+
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.lm.model_folder.names import find_folder
 from vqlm.training.errors import UserError
-from vqlm.training.files import require_match
+from vqlm.training.folders.files import require_match
 from vqlm.vq import VQVAE, load_image_tokenizer
 
 IMAGE_TOKENIZER = "image_tokenizer"

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import nn
+
 from vqlm.data_prep.batching import CaptionLengths, PackedBatches, PackedRows, choose_shape
 from vqlm.data_prep.prepared_set import PreparedSet
 from vqlm.data_prep.sequences import ROW_OVERHEAD, RowCollator
@@ -17,9 +18,9 @@ from vqlm.lm.model import add_embedding_dropout, build_language_model, checkpoin
 from vqlm.lm.probes import supports_packing
 from vqlm.lm.settings import LanguageModelConfig, LMTrainingConfig
 from vqlm.lm.train.optimizers import build_optimizers
-from vqlm.training.cost import Cost, TracedStep, peak_of, step_cost
-from vqlm.training.device import training_device
 from vqlm.training.errors import UserError
+from vqlm.training.machine.cost import Cost, TracedStep, peak_of, step_cost
+from vqlm.training.machine.device import training_device
 
 MADE_UP_CAPTIONS, MOST_WORDS = 2048, 5
 CODEBOOK_DIM = 16

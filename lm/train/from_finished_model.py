@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
+
 from vqlm.data_prep.prepared_set import PreparedSet
 from vqlm.lm.model_folder.settings import ModelFolderSettings
 from vqlm.lm.pipeline import TextToImagePipeline

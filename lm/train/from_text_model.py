@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.lm.code_embeddings import embedding_matrices, project_codebook
 from vqlm.lm.settings import NewRows

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
-from vqlm.data_prep.known_words import known_words
+
+from vqlm.data_prep.captions.known_words import known_words
 from vqlm.data_prep.prepared_set import PreparedSet, spread
 from vqlm.data_prep.settings import SequenceConfig
 from vqlm.lm.code_embeddings import similar_codes
@@ -29,11 +30,11 @@ from vqlm.lm.train.prompt_length import allow_prompts
 from vqlm.lm.train.samples import drawn_samples, sample_prompts
 from vqlm.lm.train.sharded import blocks_of, refuse_unsharded, stock_copy
 from vqlm.lm.train.start import choose_start, load_base
-from vqlm.training.batch_size import with_fitting_batch
-from vqlm.training.compiling import compile_failure
-from vqlm.training.log import format_figures
-from vqlm.training.processes import with_launcher
+from vqlm.training.machine.batch_size import with_fitting_batch
+from vqlm.training.machine.compiling import compile_failure
+from vqlm.training.machine.processes import with_launcher
 from vqlm.training.run import Run
+from vqlm.training.watching.log import format_figures
 from vqlm.vq import VQVAE
 
 # A shorter run does not win back the time that compiling takes.

@@ -5,8 +5,9 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
+
 from vqlm.training.config import OptimizerName
-from vqlm.training.optimizers import muon_and_adamw
+from vqlm.training.optimization.optimizers import muon_and_adamw
 
 MATRIX_DIMS = 2
 

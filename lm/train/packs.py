@@ -3,6 +3,7 @@
 import torch
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
+
 from vqlm.data_prep.batching import (
     LONGEST_PACK,
     CaptionLengths,

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from transformers import PreTrainedModel
+
 from vqlm.data_prep.prepared_set import PreparedSet, spread
 from vqlm.lm.image_codes import decode_pictures
 from vqlm.lm.model_folder.settings import ModelFolderSettings

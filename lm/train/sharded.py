@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
+
 from vqlm.lm.loss import WeightedCrossEntropy
 from vqlm.lm.settings import LMTrainingConfig
 from vqlm.training.errors import UserError
-from vqlm.training.sharding import launcher_sharding, whole_weights
+from vqlm.training.machine.sharding import launcher_sharding, whole_weights
 
 MODEL_PREFIX = "model."  # of the language model in its objective
 

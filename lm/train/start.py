@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 from transformers import PreTrainedModel
+
 from vqlm.data_prep.prepared_set import PreparedSet
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.lm.code_embeddings import initialize_code_embeddings

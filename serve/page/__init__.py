@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fastapi import FastAPI, HTTPException
 from starlette.responses import FileResponse, Response
+
 from vqlm.serve.page.tools import add_tools
 from vqlm.serve.service import Service
 

@@ -8,6 +8,7 @@ import torch
 from fastapi import FastAPI, Request
 from PIL import Image
 from torch import Tensor
+
 from vqlm.serve.answers import base64_of
 from vqlm.serve.errors import ApiError, wrong
 from vqlm.serve.jobs import ServedModel

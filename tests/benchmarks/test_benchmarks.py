@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from vqlm.lm.decoding.packed_weights import require_int8
 from vqlm.training.errors import UserError
 

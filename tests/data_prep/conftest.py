@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from vqlm.data_prep import Collection, Vocabulary, load_collection
 from vqlm.vq import VQVAE, VQVAEConfig
 

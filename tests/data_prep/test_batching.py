@@ -6,6 +6,7 @@ from accelerate import skip_first_batches
 from accelerate.data_loader import BatchSamplerShard, SkipBatchSampler
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from torch.utils.data import DataLoader
+
 from vqlm.data_prep.batching import (
     NO_CAPTION,
     CaptionLengths,

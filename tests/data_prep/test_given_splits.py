@@ -8,6 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from PIL import Image
+
 from vqlm.data_prep import CollectionConfig, load_collection, load_pictures
 from vqlm.data_prep.splits import hash_share
 from vqlm.training.errors import UserError

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from vqlm.data_prep import load_collection
 from vqlm.data_prep.inspection import findings, inspect_collection
 from vqlm.data_prep.inspection_page import aspect_table, page, size_summary, write_copies

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from vqlm.data_prep import (
     Collection,
     CollectionConfig,
@@ -25,9 +26,9 @@ from vqlm.data_prep import (
 )  # fmt: skip
 from vqlm.data_prep.encoding import ShardEncoder, code_type
 from vqlm.data_prep.prepared_set import pictures_of
-from vqlm.data_prep.rows import Row, Shard, Unusable
+from vqlm.data_prep.sources.rows import Row, Shard, Unusable
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json
+from vqlm.training.folders.files import read_json
 from vqlm.vq import VQVAE
 from vqlm.vq.pixels import to_pixel_values
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from vqlm.data_prep import Collection, PreparedSet, TextConfig, Vocabulary, load_collection, prepare
 from vqlm.data_prep.prepared_set import pictures_of
-from vqlm.data_prep.rows import Row, Shard
+from vqlm.data_prep.sources.rows import Row, Shard
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json, write_json
+from vqlm.training.folders.files import read_json, write_json
 from vqlm.vq import VQVAE, load_image_tokenizer
 
 TEXT = TextConfig(size=280)

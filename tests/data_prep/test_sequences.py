@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from vqlm.data_prep.sequences import IGNORED, ROW_OVERHEAD, PackShape, RowCollator, caption_ids, left_pad, prompt_ids
 from vqlm.data_prep.settings import SequenceConfig
 from vqlm.training.errors import UserError

@@ -1,6 +1,7 @@
 """Which keys are held out: the same ones forever."""
 
 import pytest
+
 from vqlm.data_prep.splits import hash_share, is_held_out
 
 

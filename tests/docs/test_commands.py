@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jsonargparse
 import pytest
+
 from vqlm.scripts.commands import COMMANDS
 
 ROOT = Path(__file__).parents[2]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from vqlm.data_prep import Vocabulary
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import PreTrainedModel
+
 from vqlm.data_prep import Collection, PreparedSet, TextConfig, Vocabulary, load_collection, prepare
 from vqlm.lm import LanguageModelConfig, SamplingConfig, TextToImagePipeline
 from vqlm.lm.model import build_language_model
 from vqlm.lm.model_folder.settings import ModelFolderSettings
-from vqlm.training.files import write_json
+from vqlm.training.folders.files import write_json
 from vqlm.vq import VQVAE, VQVAEConfig
 
 NUM_CODES = 16  # the codebook's size; a tiny picture has as many tokens

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from vqlm.lm import TextToImagePipeline
 
 FOLDER = Path(__file__).parents[2] / "models" / "emoji"

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from vqlm.lm.decoding.packed_weights import require_int8
 from vqlm.lm.evaluate.metrics import evaluate_nll
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json
+from vqlm.training.folders.files import read_json
 
 pytestmark = pytest.mark.slow
 

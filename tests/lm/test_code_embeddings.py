@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from vqlm.lm.code_embeddings import NUM_NEIGHBORS, initialize_code_embeddings, similar_codes
 
 

@@ -7,14 +7,15 @@ import pytest
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
+
 from vqlm.data_prep.sequences import IGNORED, PackShape, RowCollator
 from vqlm.data_prep.settings import SequenceConfig
 from vqlm.lm.code_embeddings import similar_codes
 from vqlm.lm.loss import WeightedCrossEntropy
 from vqlm.lm.probes import has_plain_head
 from vqlm.lm.settings import LMTrainingConfig
-from vqlm.training.compiling import compile_failure
 from vqlm.training.errors import UserError
+from vqlm.training.machine.compiling import compile_failure
 
 BOS, EOS, BOI, EOI, FIRST_CODE = 1, 2, 259, 260, 261
 SIZE, A = 277, 67

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
+
 from vqlm.lm import LanguageModelConfig
 from vqlm.lm.model import add_embedding_dropout, build_language_model, checkpoint_gradients, choose_attention
 from vqlm.training.errors import UserError

@@ -5,6 +5,7 @@ import json
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+
 from vqlm.lm.picture_requests import (
     PictureRequest,
     file_names,

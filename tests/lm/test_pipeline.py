@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+
 import vqlm.lm.pipeline
 from vqlm.lm import SamplingConfig, TextToImagePipeline
 from vqlm.lm.model_folder.settings import ModelFolderSettings

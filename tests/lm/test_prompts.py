@@ -1,6 +1,7 @@
 """What is wrong with a prompt is said in one sentence."""
 
 import pytest
+
 from vqlm.lm.prompts import as_list
 from vqlm.training.errors import UserError
 

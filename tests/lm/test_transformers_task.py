@@ -4,6 +4,7 @@ import pytest
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoProcessor
+
 from vqlm.lm import TextToImagePipeline, TextToImageProcessor, TextToImageTask
 from vqlm.training.errors import UserError
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
 from vqlm.data_prep import load_collection
 from vqlm.planning import facts as facts_module
 from vqlm.planning.facts import gather_facts

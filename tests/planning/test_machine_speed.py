@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from vqlm.planning import machine_speed
 from vqlm.planning.machine_speed import MachineSpeed, measure_speed
 

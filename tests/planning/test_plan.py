@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+
 from vqlm.planning.allowance import Start, Wishes
 from vqlm.planning.facts import CollectionFacts
 from vqlm.planning.machine_speed import MachineSpeed

@@ -4,6 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from tests.planning.test_plan import facts
 from vqlm.data_prep import Collection, load_collection
 from vqlm.data_prep.settings import CollectionConfig
 from vqlm.lm.model_folder import names
@@ -14,8 +16,6 @@ from vqlm.planning.machine_speed import MachineSpeed
 from vqlm.planning.plan import make_plan
 from vqlm.planning.starts import LEAST_PSNR, MOST_PICTURES, base_for, look_at_start
 from vqlm.training.errors import UserError
-
-from tests.planning.test_plan import facts
 
 FAST = MachineSpeed(vq_step=0.091, lm_step=0.34)
 EMOJI = names.CHECKOUT / "models" / "emoji"
@@ -46,7 +46,8 @@ def choose(collection, trained=500, minutes=10.0, side=64, wishes=None, given=No
 
 def test_few_pictures_start_from_the_base(collection, psnr_db):
     base, reason = choose(collection)
-    assert base is not None and Path(base.folder) == EMOJI
+    assert base is not None
+    assert Path(base.folder) == EMOJI
     assert reason == "500 pictures are few: it knows shapes, and rebuilds yours at 23.0 dB"
 
 

@@ -1,6 +1,7 @@
 """Settings that come too late, and what each is told."""
 
 import pytest
+
 from vqlm.planning.plan import Plan
 from vqlm.planning.without_effect import without_effect
 

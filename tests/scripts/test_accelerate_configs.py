@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
+
 from vqlm.training.config import TrainingConfig
 from vqlm.training.errors import UserError
-from vqlm.training.processes import with_launcher
-from vqlm.training.sharding import Sharding, launcher_sharding
+from vqlm.training.machine.processes import with_launcher
+from vqlm.training.machine.sharding import Sharding, launcher_sharding
 
 FOLDER = Path(__file__).parents[2] / "configs" / "accelerate"
 COMMAND = ["-m", "vqlm", "train-lm", "--output", "model"]

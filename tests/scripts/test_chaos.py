@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from vqlm.training.files import checksum_of, write_json
+
+from vqlm.training.folders.files import checksum_of, write_json
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from vqlm.training.files import read_json
+
+from vqlm.training.folders.files import read_json
 
 pytestmark = pytest.mark.slow
 

@@ -7,9 +7,10 @@ import subprocess
 import sys
 
 import pytest
+
 from vqlm.scripts import commands
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json
+from vqlm.training.folders.files import read_json
 
 KNOWN = {name: command for group in commands.COMMANDS.values() for name, command in group.items()}
 HEAVY = ["torch", "transformers", "datasets", "accelerate", "numpy", "pandas", "pyarrow", "scipy", "PIL.Image"]
@@ -43,7 +44,7 @@ def test_help_lists_every_subcommand_in_the_order_of_use(monkeypatch, capsys):
     ]  # fmt: skip
     places = [shown.index(f"\n  {name} ") for name in order]
     assert places == sorted(places)
-    assert set(KNOWN) == {*order, "train", "demo", "set-sampling", "compare-pca", "sample-prior"}
+    assert set(KNOWN) == {*order, "train", "demo", "advise", "set-sampling", "compare-pca", "sample-prior"}
 
 
 def test_every_subcommand_is_a_script(monkeypatch):
@@ -54,7 +55,9 @@ def test_every_subcommand_is_a_script(monkeypatch):
 def test_a_wrong_subcommand_is_told_the_nearest():
     with pytest.raises(UserError, match="no subcommand 'train_vg'; did you mean train-vq or train or train-lm?"):
         commands.run_command("train_vg", [])
-    with pytest.raises(UserError, match="no subcommand 'xyz'; it has train, demo, inspect-data, .*sample-prior"):
+    with pytest.raises(
+        UserError, match="no subcommand 'xyz'; it has train, demo, advise, inspect-data, .*sample-prior"
+    ):
         commands.run_command("xyz", [])
 
 

@@ -1,6 +1,7 @@
 """Settings from a --config file."""
 
 import pytest
+
 from vqlm.lm.settings import LMTrainingConfig, SamplingConfig
 from vqlm.scripts.options import script_parser
 from vqlm.scripts.settings_options import values_of

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from vqlm.data_prep import load_collection
 from vqlm.data_prep.sources.openmoji import captions_by_code_points
 from vqlm.lm import TextToImagePipeline
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json
+from vqlm.training.folders.files import read_json
 
 pytestmark = pytest.mark.slow
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import vqlm.lm.model_folder.tokenizers
 from PIL import Image
+
+import vqlm.lm.model_folder.tokenizers
 from vqlm.data_prep import CollectionConfig, load_collection
 from vqlm.lm import SamplingConfig, TextToImagePipeline
 from vqlm.training.errors import UserError

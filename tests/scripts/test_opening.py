@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from vqlm.data_prep import CollectionConfig, load_collection
 from vqlm.scripts.opening import fitted_as_begun
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
 from vqlm.scripts.options import script_parser
 from vqlm.scripts.settings_options import values_of
 from vqlm.training.config import TrainingConfig

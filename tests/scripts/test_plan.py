@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-import vqlm.training.cost
+
+import vqlm.training.machine.cost
 from vqlm.scripts.plan import _stage, main
 from vqlm.training.errors import UserError
 from vqlm.vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig
@@ -13,7 +14,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 @pytest.fixture(autouse=True)
 def _known_peak(monkeypatch):
-    monkeypatch.setattr(vqlm.training.cost, "matrix_peak", lambda *given: 100.0)
+    monkeypatch.setattr(vqlm.training.machine.cost, "matrix_peak", lambda *given: 100.0)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")

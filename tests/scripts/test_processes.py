@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from vqlm.training.files import read_json
+
+from vqlm.training.folders.files import read_json
 from vqlm.vq import VQVAE
 
 pytestmark = pytest.mark.slow

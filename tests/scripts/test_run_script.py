@@ -4,6 +4,7 @@ import errno
 from pathlib import Path
 
 import pytest
+
 from vqlm.scripts.options import script_parser
 from vqlm.scripts.run_script import run_script
 from vqlm.training.config import TrainingConfig

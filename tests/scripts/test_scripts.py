@@ -6,15 +6,17 @@ import sys
 import numpy as np
 import pytest
 import torch
-import vqlm.lm.train.start
 import yaml
 from PIL import Image
-from vqlm.data_prep import collection, load_collection
+
+import vqlm.lm.train.start
+from vqlm.data_prep import load_collection
+from vqlm.data_prep.collections import opening
 from vqlm.lm import TextToImagePipeline
 from vqlm.scripts import commands
-from vqlm.training import matrix_peak
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json
+from vqlm.training.folders.files import read_json
+from vqlm.training.machine import matrix_peak
 from vqlm.vq import VQVAE
 
 pytestmark = pytest.mark.slow
@@ -206,8 +208,8 @@ def test_a_run_under_old_names_is_resumed(call_script, picture_folder, vq_yaml, 
 def demo(call_script, picture_folder, vq_yaml, lm_yaml, tmp_path, monkeypatch):
     """The demo on the folder of pictures, with tiny networks; returns its output folder."""
     few = load_collection(str(picture_folder))
-    monkeypatch.setattr(collection, "openmoji_shards", lambda image_size, languages: (few.shards, few.splits))
-    monkeypatch.setattr(collection, "SPLITS", few.held_out_names)
+    monkeypatch.setattr(opening, "openmoji_shards", lambda image_size, languages: (few.shards, few.splits))
+    monkeypatch.setattr(opening, "SPLITS", few.held_out_names)
     configs = tmp_path / "configs"
     configs.mkdir()
     (configs / "train_vq.yaml").write_text(vq_yaml.read_text())

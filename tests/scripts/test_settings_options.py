@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import pytest
+
 from vqlm.scripts.options import script_parser
 from vqlm.scripts.settings_options import add_typed_settings, values_of
 from vqlm.training.errors import UserError

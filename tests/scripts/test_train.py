@@ -6,20 +6,21 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
+from PIL import Image
+
 import vqlm.lm.evaluate.choose_sampling
 import vqlm.lm.evaluate.report
 import vqlm.lm.train.loop
 import vqlm.vq.train
-import yaml
-from PIL import Image
 from vqlm.data_prep import inspection, load_collection, preparation
 from vqlm.planning import planner
 from vqlm.planning.machine_speed import MachineSpeed
 from vqlm.scripts import train
 from vqlm.scripts.stage_settings import split_by_stage, typed_settings
-from vqlm.training import matrix_peak
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json
+from vqlm.training.folders.files import read_json
+from vqlm.training.machine import matrix_peak
 
 pytestmark = pytest.mark.slow
 

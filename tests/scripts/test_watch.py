@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
+
 from vqlm.scripts.watch import main, make_server
 from vqlm.training.errors import UserError
 from vqlm.training.watching.log_curves import chart_of, curves_of, draw_chart

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for serving.py
 
 import openai  # noqa: E402
 from serving import Running, build_pipeline, running  # noqa: E402
+
 from vqlm.lm import TextToImagePipeline  # noqa: E402
 from vqlm.serve.jobs import ServedModel  # noqa: E402
 from vqlm.serve.settings import ServeConfig  # noqa: E402

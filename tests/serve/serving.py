@@ -14,6 +14,7 @@ import openai
 import torch
 import uvicorn
 from PIL import Image
+
 from vqlm.data_prep import Vocabulary
 from vqlm.lm import LanguageModelConfig, SamplingConfig, TextToImagePipeline
 from vqlm.lm.model import build_language_model

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from serving import generators, opened, png, same
+
 from vqlm.lm.decoding.inpainting import code_grid
 from vqlm.lm.drawn_files import draw
 from vqlm.lm.picture_requests import read_like

@@ -9,6 +9,7 @@ import httpx
 import openai
 import pytest
 from serving import build_pipeline, generators, opened, png, running, same
+
 from vqlm.serve.jobs import ServedModel, partial_steps
 from vqlm.serve.settings import ServeConfig
 

@@ -7,6 +7,7 @@ import httpx
 import pytest
 from PIL import Image
 from serving import SIDE, build_pipeline, opened, png, running, same
+
 from vqlm.serve.jobs import ServedModel
 from vqlm.serve.page import FOLDER
 from vqlm.serve.server import uvicorn_config

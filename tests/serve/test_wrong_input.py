@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from serving import build_pipeline, png, running
+
 from vqlm.serve.app import create_app
 from vqlm.serve.fields import FIELDS, fields_table, read_fields
 from vqlm.serve.jobs import ServedModel

@@ -1,6 +1,7 @@
 """The settings that every training run has: its budget, and what it refuses."""
 
 import pytest
+
 from vqlm.training.config import TrainingConfig
 from vqlm.training.errors import UserError
 from vqlm.vq.settings import LossConfig, VQTrainingConfig

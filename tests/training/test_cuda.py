@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
+
 from vqlm.training.config import TrainingConfig
-from vqlm.training.device import is_fp16_fast
+from vqlm.training.machine.device import is_fp16_fast
 from vqlm.training.run import Run
 
 pytestmark = pytest.mark.cuda

@@ -3,6 +3,7 @@
 from importlib import metadata
 
 import pytest
+
 from vqlm.training.extras import install_hint
 
 REQUIRED = ["torch>=2", 'resvg-py>=0.2; extra == "svg"', "resvg-py>=0.2; extra == 'demo'", 'emoji>=2; extra == "demo"']

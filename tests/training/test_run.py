@@ -10,10 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import vqlm.training.device
-import vqlm.training.run
 from torch import nn
 from torch.utils.data import DataLoader
+
+import vqlm.training.machine.device
+import vqlm.training.run
 from vqlm.training.budget import schedule
 from vqlm.training.config import TrainingConfig
 from vqlm.training.errors import UserError
@@ -224,7 +225,7 @@ def test_a_step_by_hand(make_run, steps_done, max_grad_norm, weight):
 
 @pytest.mark.parametrize(("fast", "precision"), [(True, "bf16"), (False, "no")])
 def test_automatic_precision_is_bf16_where_it_is_fast(make_run, monkeypatch, fast, precision):
-    monkeypatch.setattr(vqlm.training.device, "is_bf16_fast", lambda device: fast)
+    monkeypatch.setattr(vqlm.training.machine.device, "is_bf16_fast", lambda device: fast)
     assert make_run(mixed_precision="auto").accelerator.mixed_precision == precision
 
 

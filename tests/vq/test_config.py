@@ -1,6 +1,7 @@
 """What a VQ-VAE's settings refuse, what follows from them, and that they survive a file."""
 
 import pytest
+
 from vqlm.training.errors import UserError
 from vqlm.vq import NetworkConfig, VQConfig, VQVAEConfig
 from vqlm.vq.settings import fits

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
-from vqlm.training.device import is_bf16_fast, is_fp16_fast
-from vqlm.training.files import read_json
+
+from vqlm.training.folders.files import read_json
+from vqlm.training.machine.device import is_bf16_fast, is_fp16_fast
 from vqlm.training.stop_signals import Interrupted
 from vqlm.vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig
 from vqlm.vq.quantizers.settings import CONFIGS

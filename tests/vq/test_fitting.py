@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+
 from vqlm.data_prep import CollectionConfig, load_collection, load_pictures
-from vqlm.data_prep.picture_files import decode_picture, read_picture
+from vqlm.data_prep.pictures.picture_files import decode_picture, read_picture
 from vqlm.training.errors import UserError
 from vqlm.vq import VQVAE, VQVAEConfig, VQVAEImageProcessor, scale_and_crop, to_fitted_rgb, to_pixel_values, to_rgb
 from vqlm.vq.fitting import FINEST, border_colour, has_shape, pad_to_shape

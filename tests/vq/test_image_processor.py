@@ -7,11 +7,12 @@ import pytest
 import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
+
 from vqlm.data_prep import CollectionConfig, ViewConfig
-from vqlm.data_prep.loading import decode_rows
-from vqlm.data_prep.rows import Row
+from vqlm.data_prep.collections.loading import decode_rows
+from vqlm.data_prep.sources.rows import Row
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json
+from vqlm.training.folders.files import read_json
 from vqlm.vq import VQVAE, NetworkConfig, VQVAEConfig, VQVAEImageProcessor, to_pixel_values
 
 HEIGHT, WIDTH, BACKGROUND = 12, 8, "#20c0ff"

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+
 from vqlm.vq import (
     VQVAE,
     FSQConfig,

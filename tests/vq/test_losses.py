@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import ResNetBackbone, ResNetConfig
+
 from vqlm.training.errors import UserError
 from vqlm.vq import VQVAE, NetworkConfig, VQVAEConfig
 from vqlm.vq.losses import (

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from jaxtyping import TypeCheckError
+
 from vqlm.vq.metrics import CodeUsage, psnr
 
 

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel
+
 from vqlm.training.errors import UserError
-from vqlm.training.files import write_json
+from vqlm.training.folders.files import write_json
 from vqlm.vq import VQVAE, VQConfig, VQVAEConfig, load_image_tokenizer
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from vqlm.vq import nearest
 from vqlm.vq.nearest import nearest_codes
 

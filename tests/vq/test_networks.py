@@ -7,6 +7,7 @@ import torch
 import yaml
 from einops import rearrange
 from torch import nn
+
 from vqlm.vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig
 from vqlm.vq.layers import UNFOLD, PaperResidualBlock, PatchShuffle
 from vqlm.vq.networks import paper_decoder, paper_encoder

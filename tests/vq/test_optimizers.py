@@ -2,7 +2,8 @@
 
 import pytest
 from torch.optim import AdamW
-from vqlm.training.muon import Muon
+
+from vqlm.training.optimization.muon import Muon
 from vqlm.vq.model import VQVAE
 from vqlm.vq.optimizers import build_optimizers
 

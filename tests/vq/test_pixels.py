@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from vqlm.vq.pixels import GRID_GAP, crop_to_multiple, pad_to_multiple, picture_grid, to_pil, to_pixel_values, to_uint8
 
 

@@ -4,6 +4,7 @@ import signal
 
 import pytest
 import torch
+
 from vqlm.training.run import Run
 from vqlm.training.stop_signals import Interrupted
 from vqlm.vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+
 from vqlm.data_prep import load_collection, load_pictures
 from vqlm.vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig, to_pixel_values
 from vqlm.vq.metrics import psnr

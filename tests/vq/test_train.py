@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import vqlm.training.watching.samples
-import vqlm.vq.train
 from PIL import Image
 from safetensors.torch import load_file
+
+import vqlm.training.watching.samples
+import vqlm.vq.train
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json
+from vqlm.training.folders.files import read_json
 from vqlm.training.run import Run
 from vqlm.training.stop_signals import Interrupted
 from vqlm.vq import VQVAE

@@ -8,15 +8,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import ResNetBackbone, ResNetConfig
+
 import vqlm.training.run
 import vqlm.vq.train
-from transformers import ResNetBackbone, ResNetConfig
-from vqlm.training.checkpoint import RunState
 from vqlm.training.errors import UserError
-from vqlm.training.log import TrainingLog
-from vqlm.training.progress import Progress
+from vqlm.training.folders.checkpoint import RunState
 from vqlm.training.run import Run
 from vqlm.training.stop_signals import Interrupted
+from vqlm.training.watching.log import TrainingLog
+from vqlm.training.watching.progress import Progress
 from vqlm.vq import VQVAE, VQConfig, VQVAEConfig, to_pixel_values
 from vqlm.vq.settings import LossConfig, VQTrainingConfig
 from vqlm.vq.train import _LoggedUsage, check_values, train_vq

@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from vqlm.training.distributed import gather_rows, sum_over_processes
+
+from vqlm.training.machine.distributed import gather_rows, sum_over_processes
 from vqlm.vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig, to_pixel_values
 from vqlm.vq.quantizers import VectorQuantizer
 from vqlm.vq.train import evaluate_reconstruction

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.multiprocessing as mp
+
 from vqlm.vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig
 from vqlm.vq.quantizers.settings import CONFIGS
 from vqlm.vq.settings import LossConfig, VQTrainingConfig

@@ -1,1 +1,1 @@
-"""What a person sees of a run while it trains: samples, trackers, and a page of curves."""
+"""What a person sees of a run while it trains: log, progress, samples, trackers, and a page of curves."""

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from vqlm.training.files import replace_file, write_json
+
+from vqlm.training.folders.files import replace_file, write_json
 
 # The samples may take this share of the training time.
 TIME_SHARE = 0.02

@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from accelerate.tracking import filter_trackers
 from accelerate.utils import ProjectConfiguration
 from PIL import Image
+
 from vqlm.training.config import tracker_names
 from vqlm.training.watching.samples import as_array
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from vqlm.training.errors import UserError
-from vqlm.training.progress import format_seconds
 from vqlm.training.watching.log_curves import curves_of, draw_chart
+from vqlm.training.watching.progress import format_seconds
 
 STAGES = {"image_tokenizer": "Stage one: pictures to codes", "model": "Stage two: captions to codes"}
 # Charts in this order; others follow.

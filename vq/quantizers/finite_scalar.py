@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
 from vqlm.vq.quantizers.base import Quantizer, QuantizerOutput
 from vqlm.vq.quantizers.estimators import straight_through
 from vqlm.vq.quantizers.settings import FSQConfig

@@ -5,6 +5,7 @@ import math
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
 from vqlm.training.errors import UserError
 from vqlm.vq.layers import CONV, PatchShuffle, ResidualBlock
 from vqlm.vq.quantizers.base import Quantizer, QuantizerOutput

@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
-from vqlm.training.distributed import differentiable_mean
+
+from vqlm.training.machine.distributed import differentiable_mean
 from vqlm.vq.quantizers.base import Quantizer, QuantizerOutput, as_vectors
 from vqlm.vq.quantizers.estimators import straight_through
 from vqlm.vq.quantizers.settings import LFQConfig

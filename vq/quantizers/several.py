@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
 from vqlm.vq.quantizers.base import Quantizer, QuantizerOutput
 from vqlm.vq.quantizers.estimators import ESTIMATORS
 from vqlm.vq.quantizers.settings import GroupedConfig, ResidualConfig, plain_config

@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from vqlm.training.distributed import gather_rows, sum_over_processes
+
 from vqlm.training.errors import UserError
+from vqlm.training.machine.distributed import gather_rows, sum_over_processes
 from vqlm.vq.nearest import nearest_codes
 from vqlm.vq.quantizers.base import Quantizer, QuantizerOutput, as_vectors
 from vqlm.vq.quantizers.estimators import ESTIMATORS

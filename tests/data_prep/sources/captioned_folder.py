@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from vqlm.data_prep.rows import Shard
+
 from vqlm.data_prep.sources.folder import read_folder, shards_of_content
+from vqlm.data_prep.sources.rows import Shard
 
 
 def folder_shards(folder: Path, *arguments: Any, **options: Any) -> list[Shard]:

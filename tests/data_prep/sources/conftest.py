@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from vqlm.data_prep.rows import Row, Shard, Unusable
+
+from vqlm.data_prep.sources.rows import Row, Shard, Unusable
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `captioned_folder`
 from captioned_folder import draw  # noqa: E402

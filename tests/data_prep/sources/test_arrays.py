@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from vqlm.data_prep import Collection, TextConfig, load_collection, load_pictures, prepare
 from vqlm.data_prep.sources.arrays import array_shards
 from vqlm.training.errors import UserError

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+
 from vqlm.data_prep import CollectionConfig, load_collection
 from vqlm.data_prep.inspection import findings, inspect_collection
 from vqlm.data_prep.inspection_page import page

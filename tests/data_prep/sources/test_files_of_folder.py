@@ -7,6 +7,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from captioned_folder import draw, folder_shards, write_csv, write_jsonl
+
 from vqlm.data_prep import CollectionConfig, load_collection, load_pictures
 from vqlm.data_prep.sources.folder import read_folder, shards_of_content
 from vqlm.training.errors import UserError
@@ -206,9 +207,7 @@ def test_a_file_or_a_folder_without_permission(folder, monkeypatch):
     write_csv(folder, "file_name,caption", "a.png,one")
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", refuse)
-        with pytest.raises(
-            UserError, match=r"metadata.csv cannot be read \(Permission denied\)"
-        ):
+        with pytest.raises(UserError, match=r"metadata.csv cannot be read \(Permission denied\)"):
             read_folder(folder)
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(UserError, match=r"pictures cannot be read \(Permission denied\); check its permissions"):

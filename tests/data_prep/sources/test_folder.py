@@ -7,6 +7,7 @@ import pyarrow.parquet
 import pytest
 from captioned_folder import draw, folder_shards, write_csv, write_jsonl
 from PIL import Image
+
 from vqlm.training.errors import UserError
 
 # Where captions are written

@@ -7,6 +7,7 @@ import datasets
 import numpy as np
 import pytest
 from PIL import Image
+
 from vqlm.data_prep import load_collection
 from vqlm.data_prep.sources import openmoji
 from vqlm.data_prep.sources.openmoji import captions_by_code_points, openmoji_shards, render_rows, split_names

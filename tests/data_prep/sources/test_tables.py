@@ -6,8 +6,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+
 from vqlm.data_prep import CollectionConfig, load_collection
-from vqlm.data_prep.rows import Row
+from vqlm.data_prep.sources.rows import Row
 from vqlm.data_prep.sources.tables import hub_shards, parquet_shards
 from vqlm.training.errors import UserError
 

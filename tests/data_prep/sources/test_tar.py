@@ -6,6 +6,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+
 from vqlm.data_prep.sources.tar import BLOCK, Damage, Member, read_members
 from vqlm.data_prep.sources.webdataset import tar_shards
 

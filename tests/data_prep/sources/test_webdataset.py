@@ -6,6 +6,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+
 from vqlm.data_prep import load_collection
 from vqlm.data_prep.sources.webdataset import count_members, tar_shards
 

@@ -2,6 +2,7 @@
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
+
 from vqlm.lm.decoding.llama_decoder import LlamaDecoder
 from vqlm.lm.decoding.packed_weights import can_pack
 

@@ -2,6 +2,7 @@
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
+
 from vqlm.lm.decoding.llama_decoder import LlamaDecoder, run_step
 
 counts = []

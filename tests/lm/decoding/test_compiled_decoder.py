@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+
 from vqlm.lm.decoding.llama_decoder import _compile_key
 from vqlm.lm.decoding.packed_weights import can_pack
 

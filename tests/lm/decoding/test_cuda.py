@@ -3,6 +3,7 @@
 import pytest
 import torch
 from PIL import Image
+
 from vqlm.data_prep import SequenceConfig, TextConfig, load_collection, prepare
 from vqlm.data_prep.sequences import caption_ids, prompt_ids
 from vqlm.lm import SamplingConfig, TextToImagePipeline

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from vqlm.lm.decoding.decoders import StockDecoder, build_decoder
 from vqlm.lm.decoding.llama_decoder import LlamaDecoder
 from vqlm.lm.settings import DecodingOptions

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import LogitsProcessor
+
 from vqlm.lm.decoding.decoders import StockDecoder, build_decoder
 from vqlm.lm.decoding.llama_decoder import (
     LlamaDecoder,

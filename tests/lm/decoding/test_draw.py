@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
 import vqlm.lm.decoding.draw
 from vqlm.data_prep.sequences import caption_ids, prompt_ids
 from vqlm.lm.decoding.decoders import build_decoder

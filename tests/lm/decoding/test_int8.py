@@ -4,6 +4,7 @@ import weakref
 
 import pytest
 import torch
+
 from vqlm.lm.decoding.decoders import build_decoder
 from vqlm.lm.decoding.llama_decoder import LlamaDecoder
 from vqlm.lm.decoding.packed_weights import quantize_rows, require_int8

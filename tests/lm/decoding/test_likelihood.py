@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from vqlm.data_prep.sequences import caption_ids, prompt_ids
 from vqlm.lm.decoding.captioning import draw_captions
 from vqlm.lm.decoding.likelihood import caption_log_likelihoods, code_log_likelihoods, log_likelihoods_of_captions

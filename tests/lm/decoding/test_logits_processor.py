@@ -3,6 +3,7 @@
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
+
 from vqlm.data_prep.segments import segments_of
 from vqlm.data_prep.sequences import caption_ids, prompt_ids
 from vqlm.lm.decoding.draw import draw_codes

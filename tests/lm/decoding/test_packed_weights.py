@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
+
 from vqlm.lm.decoding.packed_weights import can_pack, packed_maps, require_int8, using
 from vqlm.training.errors import UserError
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from vqlm.lm.decoding.sampling import candidates, guided_logits, sample
 from vqlm.lm.settings import SamplingConfig
 from vqlm.training.errors import UserError

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from scipy.stats import chisquare
+
 from vqlm.lm.decoding.draw import draw_codes
 from vqlm.lm.decoding.sampling import guided_logits
 from vqlm.lm.decoding.speculative import count_kept, draw_speculatively

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from vqlm.data_prep.sequences import caption_ids, prompt_ids
 from vqlm.lm.decoding.draw import UNKNOWN, draw_codes
 from vqlm.lm.decoding.sampling import draw_uniform

@@ -1,6 +1,7 @@
 """The image NLL of the held-out prompts in other spellings."""
 
 import pytest
+
 from vqlm.data_prep import TextConfig, prepare
 from vqlm.lm import TextToImagePipeline
 from vqlm.lm.evaluate.as_typed import FORMS, as_typed_markdown, nll_as_typed

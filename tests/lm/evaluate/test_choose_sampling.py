@@ -1,10 +1,11 @@
 """Sampling defaults chosen on held-out prompts."""
 
 import torch
+
 from vqlm.lm import SamplingConfig, TextToImagePipeline
 from vqlm.lm.evaluate import choose_sampling as choosing
 from vqlm.lm.evaluate.choose_sampling import blank_share, choose_sampling, load_choice, save_choice
-from vqlm.training.files import read_json
+from vqlm.training.folders.files import read_json
 
 GRID = [SamplingConfig(temperature=temperature) for temperature in (1.0, 0.5, 0.25)]
 

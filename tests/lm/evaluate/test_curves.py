@@ -5,6 +5,7 @@ import json
 import pytest
 from matplotlib.axes import Axes
 from PIL import Image
+
 from vqlm.lm.evaluate.curves import save_curves
 
 LINES = [

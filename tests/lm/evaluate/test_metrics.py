@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+
 from vqlm.data_prep.sequences import RowCollator
 from vqlm.lm.evaluate.metrics import evaluate_nll, recall_at, retrieval_ranks
 from vqlm.lm.loss import WeightedCrossEntropy

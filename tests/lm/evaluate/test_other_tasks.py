@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from vqlm.lm import SamplingConfig, TextToImagePipeline
 from vqlm.lm.decoding.draw import UNKNOWN, draw_codes
 from vqlm.lm.decoding.inpainting import fill_codes

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from vqlm.lm import TextToImagePipeline
 from vqlm.lm.evaluate.metrics import evaluate_nll
 from vqlm.lm.evaluate.report import evaluate, report_markdown, require_no_other, write_report
 from vqlm.lm.model import build_language_model
-from vqlm.training import matrix_peak
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json
+from vqlm.training.folders.files import read_json
+from vqlm.training.machine import matrix_peak
 from vqlm.vq.metrics import CodeUsage, psnr
 from vqlm.vq.pixels import to_pixel_values
 

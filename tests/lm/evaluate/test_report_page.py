@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import pytest
 import torch
 from PIL import Image
+
 from vqlm.lm import SamplingConfig
 from vqlm.lm.evaluate.choose_sampling import choose_sampling, save_choice
 from vqlm.lm.evaluate.evidence import gather_evidence, names_of
@@ -16,7 +17,7 @@ from vqlm.lm.evaluate.page_drawings import DRAWS, Grid, draw_for_page
 from vqlm.lm.evaluate.page_parts import cards, escaped, table
 from vqlm.lm.evaluate.report import evaluate
 from vqlm.lm.evaluate.report_page import report_page
-from vqlm.training import matrix_peak
+from vqlm.training.machine import matrix_peak
 
 VOID = {"meta", "img", "br", "hr"}
 

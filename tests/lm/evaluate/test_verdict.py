@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 
 import pytest
+
 from vqlm.lm.evaluate.verdict import Evidence, Limit, Names, Recall, Verdict, judge
 
 NAMES = Names("runs/model", "runs/data", "my_pictures", minutes=9.6)

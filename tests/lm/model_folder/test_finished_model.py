@@ -6,17 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
-import vqlm.lm.model_folder.finished_model
-import vqlm.lm.model_folder.names
-import vqlm.lm.model_folder.tokenizers
 import yaml
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
+
+import vqlm.lm.model_folder.finished_model
+import vqlm.lm.model_folder.names
+import vqlm.lm.model_folder.tokenizers
 from vqlm.lm import TextToImagePipeline, TextToImageProcessor
 from vqlm.lm.model_folder.card import data_name, license_of
 from vqlm.lm.model_folder.finished_model import record_figures, weights_checksum
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json
+from vqlm.training.folders.files import read_json
 
 FIGURES = {
     "held_out_psnr_db": 24.784,

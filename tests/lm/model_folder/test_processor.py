@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForCausalLM, AutoProcessor, AutoTokenizer, LlamaConfig
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
 from vqlm.data_prep import RowCollator, SequenceConfig
 from vqlm.data_prep.sequences import caption_ids, left_pad, picture_ids, prompt_ids
 from vqlm.lm import TextToImagePipeline, TextToImageProcessor

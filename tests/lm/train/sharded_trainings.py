@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import torch.multiprocessing as mp
 from accelerate.state import AcceleratorState, GradientState
+
 from vqlm.data_prep import PreparedSet, SequenceConfig
 from vqlm.lm import LanguageModelConfig, SamplingConfig, TextToImagePipeline
 from vqlm.lm.evaluate.metrics import evaluate_nll

@@ -10,12 +10,13 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from transformers import AutoModelForCausalLM
+
 from vqlm.data_prep import SequenceConfig
 from vqlm.lm import SamplingConfig
 from vqlm.lm.settings import LMTrainingConfig
 from vqlm.lm.train.loop import train_lm
-from vqlm.training.device import is_bf16_fast, is_fp16_fast
-from vqlm.training.files import read_json
+from vqlm.training.folders.files import read_json
+from vqlm.training.machine.device import is_bf16_fast, is_fp16_fast
 from vqlm.training.stop_signals import Interrupted
 
 pytestmark = pytest.mark.cuda

@@ -7,20 +7,21 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import vqlm.training.watching.samples as samples_module
 from safetensors.torch import load_file
+
+import vqlm.training.watching.samples as samples_module
 from vqlm.data_prep import Collection, PreparedSet, RowCollator, SequenceConfig, TextConfig, ViewConfig, prepare
 from vqlm.data_prep.batching import PackedRows
-from vqlm.data_prep.rows import Shard
+from vqlm.data_prep.sources.rows import Shard
 from vqlm.lm import SamplingConfig, TextToImagePipeline
 from vqlm.lm.settings import LMTrainingConfig
 from vqlm.lm.train import loop as lm_train
 from vqlm.lm.train.loop import train_lm
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json
-from vqlm.training.progress import Progress
+from vqlm.training.folders.files import read_json
 from vqlm.training.run import Run
 from vqlm.training.stop_signals import Interrupted
+from vqlm.training.watching.progress import Progress
 
 pytestmark = pytest.mark.slow
 

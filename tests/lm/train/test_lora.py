@@ -8,6 +8,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+
 from vqlm.data_prep import RowCollator, SequenceConfig
 from vqlm.lm import LanguageModelConfig, SamplingConfig, TextToImagePipeline, settings as lm_settings
 from vqlm.lm.loss import WeightedCrossEntropy

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from torch.optim import AdamW
+
 from vqlm.lm.train.optimizers import build_optimizers
-from vqlm.training.muon import Muon
+from vqlm.training.optimization.muon import Muon
 
 
 def weights_of(optimizer) -> list[torch.Tensor]:

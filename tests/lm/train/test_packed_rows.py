@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from vqlm.data_prep.sequences import PackShape, RowCollator
 from vqlm.lm.loss import WeightedCrossEntropy
 from vqlm.lm.probes import supports_packing

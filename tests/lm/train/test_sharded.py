@@ -14,13 +14,14 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
+
 from vqlm.data_prep import PreparedSet, TextConfig, load_collection, prepare
 from vqlm.lm import TextToImagePipeline
 from vqlm.lm.evaluate.metrics import evaluate_nll
 from vqlm.lm.settings import LMTrainingConfig
 from vqlm.lm.train.sharded import refuse_unsharded
 from vqlm.training.errors import UserError
-from vqlm.training.files import read_json
+from vqlm.training.folders.files import read_json
 from vqlm.vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig
 
 pytestmark = pytest.mark.slow

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import vqlm.training.watching.samples as module
 from PIL import Image
+
+import vqlm.training.watching.samples as module
 from vqlm.training.watching.samples import GAP, LABEL_WIDTH, Samples, SampleSource
 
 SIDE = 10

@@ -5,12 +5,13 @@ import importlib.util
 import accelerate.tracking
 import pytest
 import torch
-import vqlm.training.watching.samples as samples_module
 from accelerate.tracking import GeneralTracker
 from accelerate.utils import LoggerType
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
+
+import vqlm.training.watching.samples as samples_module
 from vqlm.training.config import TRACKER_PACKAGES, TrainingConfig, tracker_names
 from vqlm.training.errors import UserError
 from vqlm.training.run import Run

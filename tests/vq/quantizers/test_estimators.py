@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from vqlm.vq.quantizers import rotation, straight_through
 
 

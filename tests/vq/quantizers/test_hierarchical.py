@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+
 from vqlm.data_prep import SequenceConfig, TextConfig, load_collection, load_pictures, prepare
 from vqlm.lm import LanguageModelConfig, SamplingConfig
 from vqlm.lm.settings import LMTrainingConfig

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+
 from vqlm.training.errors import UserError
 from vqlm.vq import VQVAE, VQVAEConfig
 from vqlm.vq.quantizers import Quantizer

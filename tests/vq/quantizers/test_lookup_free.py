@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+
 from vqlm.training.errors import UserError
 from vqlm.vq.quantizers import LookupFreeQuantizer
 from vqlm.vq.quantizers.settings import LFQConfig

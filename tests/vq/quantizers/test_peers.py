@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from vqlm.vq.quantizers import FiniteScalarQuantizer, LookupFreeQuantizer, ResidualQuantizer, VectorQuantizer, rotation
 from vqlm.vq.quantizers.settings import FSQConfig, LFQConfig, ResidualConfig, VQConfig
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+
 from vqlm.training.errors import UserError
 from vqlm.vq.quantizers import GroupedQuantizer, ResidualQuantizer, VectorQuantizer
 from vqlm.vq.quantizers.settings import GroupedConfig, ResidualConfig

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+
 from vqlm.vq.quantizers import VectorQuantizer
 from vqlm.vq.quantizers.settings import VQConfig
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from vqlm.training.errors import UserError
 from vqlm.vq.quantizers import VectorQuantizer, straight_through
 from vqlm.vq.quantizers.settings import VQConfig

@@ -1,0 +1,1 @@
+"""Collections: opened by name, joined, chosen from, decoded, without copies."""

@@ -1,0 +1,93 @@
+"""Whose run a folder holds: one program at a time writes to it, and only a run of the same settings goes on in it."""
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from vqlm.training.config import TrainingConfig
+from vqlm.training.errors import UserError
+from vqlm.training.folders.checkpoint import Checkpoint
+from vqlm.training.folders.deciding import flatten, require_same_run
+from vqlm.training.folders.files import read_json, require_empty, write_json
+
+LOCK_FILE = "lock"
+# The workers of a killed program hold its lock until they notice.
+LOCK_PATIENCE = 10.0
+# What a run leaves that was killed before its first checkpoint.
+BEGINNINGS = {
+    LOCK_FILE, "settings.json", "settings.json.tmp", "log.jsonl", "log.jsonl.tmp", "checkpoint.tmp", "samples",
+    "trackers",
+}  # fmt: skip
+
+
+class RunFolder:
+    """`run/` in the folder of a stage. Only the main process calls what is here.
+
+    Args:
+        output: folder of the stage.
+        checkpoint: of the run.
+    """
+
+    def __init__(self, output: Path, checkpoint: Checkpoint):
+        self.output, self.folder, self.checkpoint = output, output / "run", checkpoint
+        self._lock: FileLock | None = None
+
+    def claim(self, deciding: dict[str, Any], config: TrainingConfig, resume: bool) -> list[str]:
+        """Take the folder for a run, new or continued. Returns what there is to say about that.
+
+        Args:
+            deciding: the settings that decide the result, as `require_same_run` takes them.
+            config: settings of the training, which are in `deciding` by themselves.
+            resume: whether to continue the run in the folder, if there is one.
+
+        Raises:
+            UserError: for a folder that holds files of another kind, a run of other settings, a run without
+                `resume`, a run that goes on in another program, or no whole checkpoint.
+        """
+        if not self.folder.exists():
+            require_empty(self.output)
+        self._take_lock()
+        said = []
+        if self._holds_a_beginning():
+            if (self.folder / "settings.json").exists():
+                said.append("the run here had no checkpoint yet; starts over")
+            write_json(self.folder / "settings.json", flatten(deciding))
+            return said
+        if not resume or not (self.folder / "settings.json").exists():
+            require_empty(self.output)
+        earlier = {"num_processes": deciding["num_processes"]} | read_json(self.folder / "settings.json")
+        require_same_run(self.output, earlier, deciding, config)
+        if (sentence := self.checkpoint.recover()) is not None:
+            said.append(sentence)
+        return said
+
+    def release(self) -> None:
+        """Let other programs write to the folder."""
+        if self._lock is not None:
+            self._lock.release(force=True)  # a try with a larger batch took it too
+            self._lock = None
+
+    def _take_lock(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / LOCK_FILE
+        owner = path.read_text() if path.exists() else ""  # before a try to lock, which empties the file
+        lock = FileLock(path, timeout=LOCK_PATIENCE, is_singleton=True)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UserError(
+                f"Another program{f' ({owner})' if owner else ''} writes to {self.output}; wait until it has ended, "
+                "or choose another `output`."
+            ) from None
+        except OSError:  # a file system without locks
+            return
+        self._lock = lock
+        path.write_text(f"process {os.getpid()} on {platform.node()}")
+
+    def _holds_a_beginning(self) -> bool:
+        """Whether nothing would be lost by starting here: no files, or a run without a checkpoint."""
+        others = {path.name for path in self.output.iterdir()} - {self.folder.name}
+        return not others and {path.name for path in self.folder.iterdir()} <= BEGINNINGS

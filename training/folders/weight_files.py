@@ -1,0 +1,91 @@
+"""The weights in a folder of a model, looked at before they are loaded: are they whole, all there, and in the folder?
+
+A model's folder may come from anyone. Weights are safetensors, which hold no code; an index may name files of the
+folder only; an adapter, which would load another model, is refused.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from vqlm.training.errors import UserError
+from vqlm.training.folders.files import read_json, require_no_pointer
+
+WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
+COPY_AGAIN = "copy or download the whole folder again, or train the model again"
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold the weights in `folder`, each of them whole.
+
+    Raises UserError for a folder without weights, a file that is a Git LFS pointer or is cut, an index that names what
+    is not in the folder, or an adapter of another model.
+    """
+    if (folder / ADAPTER).exists():
+        raise UserError(
+            f"{folder} holds {ADAPTER}, an adapter of another model, which is not loaded; merge the adapter into that "
+            "model and save the whole."
+        )
+    paths = [folder / WEIGHTS] if (folder / WEIGHTS).exists() else _files_of_index(folder)
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"{path} is missing, and {folder / INDEX} names it; {COPY_AGAIN}.")
+        require_no_pointer(path)
+        with _opened(path):
+            pass
+    return paths
+
+
+def _files_of_index(folder: Path) -> list[Path]:
+    if not (folder / INDEX).exists():
+        raise UserError(f"{folder} holds no weights ({WEIGHTS}); {COPY_AGAIN}.")
+    places = read_json(folder / INDEX)
+    names = places.get("weight_map") if isinstance(places, dict) else None
+    if not isinstance(names, dict) or not names:
+        raise UserError(f"{folder / INDEX} names no files of weights; {COPY_AGAIN}.")
+    for name in names.values():
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise UserError(
+                f"{folder / INDEX} names {name!r:.80}, which is no safetensors file of the folder; {COPY_AGAIN}."
+            )
+    return [folder / name for name in sorted(set(names.values()))]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The tensors in a file, by name. Raises UserError for a file that is not whole."""
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            yield tensors
+    except (SafetensorError, OSError, ValueError) as error:
+        reason = f"{path.stat().st_size:,} bytes; {' '.join(str(error).split())[:120]}"
+        raise UserError(f"{path} is not a whole safetensors file ({reason}); {COPY_AGAIN}.") from None
+
+
+def weights_fingerprint(folder: Path) -> str:
+    """16 hex digits of all weights in `folder`: names, types, shapes and values, in whatever files they are."""
+    digests: dict[str, str] = {}
+    for path in weight_files(folder):
+        header, start = _header_of(path)
+        with path.open("rb") as file:
+            for name, described in header.items():
+                first, stop = described["data_offsets"]
+                file.seek(start + first)
+                digest = hashlib.sha256(json.dumps([described["dtype"], described["shape"]]).encode())
+                digest.update(file.read(stop - first))
+                digests[name] = digest.hexdigest()
+    return hashlib.sha256(json.dumps(sorted(digests.items())).encode()).hexdigest()[:16]
+
+
+def _header_of(path: Path) -> tuple[dict[str, Any], int]:
+    """What a safetensors file says of its tensors, and the byte at which their values begin."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    return header, 8 + length
