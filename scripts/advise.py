@@ -9,8 +9,8 @@ minutes from which they are worth training on this machine. It trains nothing an
 
 from jsonargparse import Namespace
 
-from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
 from vqlm.data_prep.collections.source_names import require_data
+from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
 from vqlm.planning.measured import COLUMNS, measured_cells
 from vqlm.scripts.options import ScriptParser, script_parser
 from vqlm.scripts.run_script import run_script
