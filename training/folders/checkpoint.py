@@ -75,9 +75,13 @@ class Checkpoint:
         if not self.folder.exists() or (damage := find_damage(self.folder)) is None:
             return None
         if not self.previous.exists() or find_damage(self.previous) is not None:
+            run_folder = self.folder.parent
+            is_alone = {path.name for path in run_folder.parent.iterdir()} == {run_folder.name}
+            again = (
+                f"remove {run_folder} to start the training again" if is_alone else "train again in another `output`"
+            )
             raise UserError(
-                f"The checkpoint {self.folder} is damaged ({damage}), and there is no whole one before it; remove "
-                f"{self.folder.parent} to start the training again."
+                f"The checkpoint {self.folder} is damaged ({damage}), and there is no whole one before it; {again}."
             )
         shutil.rmtree(self.damaged, ignore_errors=True)
         os.replace(self.folder, self.damaged)
