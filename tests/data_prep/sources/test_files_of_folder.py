@@ -9,6 +9,7 @@ import pytest
 from captioned_folder import draw, folder_shards, write_csv, write_jsonl
 
 from vqlm.data_prep import CollectionConfig, load_collection, load_pictures
+from vqlm.data_prep.collections.loading import decode_few
 from vqlm.data_prep.sources.folder import read_folder, shards_of_content
 from vqlm.training.errors import UserError
 
@@ -212,6 +213,24 @@ def test_a_file_or_a_folder_without_permission(folder, monkeypatch):
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(UserError, match=r"pictures cannot be read \(Permission denied\); check its permissions"):
         read_folder(folder)
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".png", "y/" * 3000 + "x.png", "\0.png", "\ud800.png"])
+def test_names_that_no_file_system_holds(folder, read, name):
+    write_jsonl(folder, {"file_name": name, "caption": "one"}, {"file_name": "a.png", "caption": "two"})
+    captions, reasons = read(folder_shards(folder))
+    assert captions == {"a.png": ("two",)}
+    assert len(reasons) == 1
+    table = {"image": [name.encode("utf-8", "replace").decode(), "a.png", "b.png"], "caption": ["one", "two", "three"]}
+    pyarrow.parquet.write_table(pyarrow.table(table), folder / "x.parquet")
+    decoded = decode_few(list(load_collection(str(folder / "x.parquet")).rows()), (4, 4), CollectionConfig())
+    assert [row.captions for row in decoded[0].rows] == [("two",), ("three",)]
+
+
+def test_a_name_of_a_collection_that_no_file_system_holds():
+    for name in ("x" * 5000 + "*", "x" * 5000 + ":", "a\0b*"):
+        with pytest.raises(UserError, match="`data` must be openmoji"):
+            load_collection(name)
 
 
 def test_licence_lines_in_latin_1(folder):
