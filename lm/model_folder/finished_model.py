@@ -41,6 +41,7 @@ from vqlm.training.folders.files import (
 )
 from vqlm.training.folders.folder_kinds import require_kind
 from vqlm.training.folders.weight_files import COPY_AGAIN, weight_files, weights_fingerprint
+from vqlm.training.machine.placement import precision_of
 from vqlm.vq import VQVAE, VQVAEConfig
 
 FIGURES_FILE = "evaluation.json"
@@ -74,9 +75,9 @@ def save_finished(
     """
     require_writable(folder, "folder")
     model, vocabulary, image_tokenizer, settings, figures = finished
-    if dtype is not None:
-        model = copy.deepcopy(model).to(dtype)  # type: ignore[arg-type]
-        image_tokenizer = copy.deepcopy(image_tokenizer).to(dtype).float()  # type: ignore[arg-type]
+    if isinstance(precision := precision_of(dtype), torch.dtype):
+        model = copy.deepcopy(model).to(precision)  # type: ignore[arg-type]
+        image_tokenizer = copy.deepcopy(image_tokenizer).to(precision).float()  # type: ignore[arg-type]
     # After `bos caption boi`, stock `generate` then draws exactly the codes of one picture and no other id.
     model.generation_config = GenerationConfig(
         min_new_tokens=image_tokenizer.config.tokens_per_image,
