@@ -100,15 +100,18 @@ def _lm_lines(settings: Any) -> list[str]:
 
 
 def _lines(title: str, cost: Any, config: Any, codes: str) -> list[str]:
+    from vqlm.training.machine.cost import LIBRARIES
+
     parameters = ", ".join(f"{name} {count:,}" for name, count in cost.parameters.items())
     parts = ", ".join(f"{name} {_megabytes(size)}" for name, size in cost.memory.items())
+    of_what = "of the process" if LIBRARIES in cost.memory else "of the training, beside the libraries"
     precision = {"no": "fp32"}.get(cost.precision, cost.precision)
     lines = [
         f"{title}, {cost.rows * config.gradient_accumulation_steps} rows per step",
         f"parameters  {sum(cost.parameters.values()):,}: {parameters}",
         f"codes       {cost.codes_per_picture} per picture ({codes})",
         f"FLOPs       {cost.flops / 1e9:,.1f} billion per step",
-        f"memory      {_megabytes(sum(cost.memory.values()))} at the peak of a step, beside the libraries: {parts}",
+        f"memory      {_megabytes(sum(cost.memory.values()))} at the peak {of_what}: {parts}",
         f"time        {cost.seconds:.3g} s per step, measured here; {cost.peak_seconds:.3g} s at the matrix peak of "
         f"{cost.peak_gflops:,.0f} GFLOPS in {precision}",
     ]
