@@ -19,7 +19,7 @@ from vqlm.scripts import train_lm, train_vq
 from vqlm.scripts.options import ScriptParser
 from vqlm.scripts.run_script import run_script
 from vqlm.scripts.settings_options import values_of
-from vqlm.training.errors import UserError
+from vqlm.training.errors import UserError, require_range
 from vqlm.training.watching.progress import format_seconds
 from vqlm.vq.settings import VQTrainingConfig
 
@@ -34,6 +34,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = train_vq.settings_parser(words) if stage == "vq" else train_lm.settings_parser()
     _add_options(parser)
     settings = parser.parse_args(["--data", NOWHERE, "--output", NOWHERE, *words])
+    require_range(settings, "[1, inf)", "codes_per_picture", "codebook_size")
+    require_range(settings, "[0, inf)", "pictures")
     print("\n".join(_vq_lines(settings) if stage == "vq" else _lm_lines(settings)), flush=True)
 
 
