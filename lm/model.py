@@ -88,4 +88,7 @@ def checkpoint_gradients(model: PreTrainedModel) -> None:
         raise UserError(
             f"{model.config.model_type} has no gradient checkpointing; set `gradient_checkpointing` to false."
         )
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    else:  # its name in earlier versions of transformers 5
+        model.gradient_checkpointing_enable({"use_reentrant": False})
