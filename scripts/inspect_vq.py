@@ -4,6 +4,7 @@ vqlm inspect-vq --model runs/vq --data openmoji --output runs/inspection
 """
 
 import json
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +18,14 @@ from vqlm.training.errors import UserError
 from vqlm.training.extras import install_hint
 from vqlm.training.folders.files import require_empty
 from vqlm.training.folders.folder_kinds import require_kind
+from vqlm.vq.quantizers.settings import CONFIGS
+from vqlm.vq.settings import VQTrainingConfig
+
+# Options of `vqlm train-vq`, which the page speaks of.
+OF_TRAINING = [
+    *(f"quantizer.{field.name}" for kind in CONFIGS.values() for field in fields(kind)),
+    *(field.name for field in fields(VQTrainingConfig)),
+]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -46,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     inspection = inspect_tokenizer(model, pictures)
     log = settings.model / "run" / "log.jsonl"
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
-    remarks = findings(inspection, model, lines)
+    remarks = [parser.in_options(sentence, OF_TRAINING) for sentence in findings(inspection, model, lines)]
     settings.output.mkdir(parents=True, exist_ok=True)
     write_page(inspection, remarks, model, pictures, settings.output)
     print((settings.output / "inspection.md").read_text(encoding="utf-8"), flush=True)
