@@ -14,8 +14,7 @@ from vqlm.training.errors import UserError
 from vqlm.training.folders.files import read_json_object
 from vqlm.training.folders.folder_kinds import is_kind
 
-# From the base so many pictures are drawn better (benchmarks/from_base.py), if its image tokenizer rebuilds them as
-# well as this.
+# The base draws so many pictures better (benchmarks/from_base.py), if its image tokenizer rebuilds them so well.
 MOST_PICTURES, LEAST_PSNR = 3000, 20.0
 LOOKED_AT = 64  # pictures that are rebuilt
 

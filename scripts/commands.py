@@ -20,6 +20,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
     "from pictures to a model": {
         "train": Command("train", "all stages on your pictures, planned for the minutes that you give"),
         "demo": Command("demo", "all stages on OpenMoji, from nothing to drawn prompts"),
+        "advise": Command("advise", "how many pictures and minutes reach what, and what yours are worth"),
         "inspect-data": Command("inspect_data", "what is wrong with a collection of pictures"),
         "train-vq": Command("train_vq", "stage one: train a VQ-VAE, which turns pictures into codes"),
         "inspect-vq": Command("inspect_vq", "what is wrong with a trained VQ-VAE"),

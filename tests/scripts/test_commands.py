@@ -44,7 +44,7 @@ def test_help_lists_every_subcommand_in_the_order_of_use(monkeypatch, capsys):
     ]  # fmt: skip
     places = [shown.index(f"\n  {name} ") for name in order]
     assert places == sorted(places)
-    assert set(KNOWN) == {*order, "train", "demo", "set-sampling", "compare-pca", "sample-prior"}
+    assert set(KNOWN) == {*order, "train", "demo", "advise", "set-sampling", "compare-pca", "sample-prior"}
 
 
 def test_every_subcommand_is_a_script(monkeypatch):
@@ -55,7 +55,9 @@ def test_every_subcommand_is_a_script(monkeypatch):
 def test_a_wrong_subcommand_is_told_the_nearest():
     with pytest.raises(UserError, match="no subcommand 'train_vg'; did you mean train-vq or train or train-lm?"):
         commands.run_command("train_vg", [])
-    with pytest.raises(UserError, match="no subcommand 'xyz'; it has train, demo, inspect-data, .*sample-prior"):
+    with pytest.raises(
+        UserError, match="no subcommand 'xyz'; it has train, demo, advise, inspect-data, .*sample-prior"
+    ):
         commands.run_command("xyz", [])
 
 
