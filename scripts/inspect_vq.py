@@ -16,7 +16,7 @@ from vqlm.scripts.options import script_parser
 from vqlm.scripts.run_script import run_script
 from vqlm.training.errors import UserError
 from vqlm.training.extras import install_hint
-from vqlm.training.folders.files import require_empty
+from vqlm.training.folders.files import require_output
 from vqlm.training.folders.folder_kinds import require_kind
 from vqlm.vq.quantizers.settings import CONFIGS
 from vqlm.vq.settings import VQTrainingConfig
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings = parser.parse_args(arguments)
     require_kind(settings.model, "image tokenizer")
     require_data(settings.data)
-    require_empty(settings.output, can_resume=False)
+    require_output(settings.output, can_resume=False)
     require_count("max_pictures", settings.max_pictures)
     if settings.split not in ("held_out", "train"):
         raise UserError(f"`split` must be held_out or train, found {settings.split!r}.")

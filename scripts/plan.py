@@ -16,6 +16,7 @@ import yaml
 
 from vqlm.lm.settings import LMTrainingConfig
 from vqlm.scripts import train_lm, train_vq
+from vqlm.scripts.config_file import require_settings_file
 from vqlm.scripts.options import ScriptParser
 from vqlm.scripts.run_script import run_script
 from vqlm.scripts.settings_options import values_of
@@ -55,7 +56,8 @@ def _stage(words: list[str]) -> str:
         return said
     path = _value_of("--config", words)
     names = {word[2:].partition("=")[0].partition(".")[0].replace("-", "_") for word in words if word.startswith("--")}
-    if path is not None and Path(path).is_file():
+    if path is not None:
+        require_settings_file(Path(path))
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         names |= set(content) if isinstance(content, dict) else set()
     is_vq, is_lm = bool(names & (VQ_ONLY - LM_ONLY)), bool(names & (LM_ONLY - VQ_ONLY))

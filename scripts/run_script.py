@@ -59,8 +59,8 @@ def _cannot_open(error: Exception) -> str | None:
 
     A file that is missing is the user's matter only if an option names it.
     """
-    kinds = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP,
-             errno.EIO)  # fmt: skip
+    kinds = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
+             errno.ELOOP, errno.EIO)  # fmt: skip
     if not isinstance(error, OSError) or error.filename is None:
         return None
     words = ScriptParser.in_use.given if ScriptParser.in_use else []
