@@ -5,7 +5,7 @@ BIN := .venv/bin
 BENCHMARKS := roofline drawing lm_training lm_step vq_training data_loading nearest_codes encoding_rate \
 	encoding_memory plan_memory opening startup growth
 # These ask a finished model: where `make demo` has made one.
-OF_THE_DEMO := speculative quantized
+OF_THE_DEMO := speculative quantized variety
 
 .PHONY: chaos demo demo-128 base test test-fast test-cuda lint docs links smoke bench bench-quick clean
 

@@ -26,11 +26,12 @@ from datasets import Array2D, Array3D, Array4D, Dataset, Features, Image, List, 
 from PIL import Image as PILImage
 
 from vqlm.data_prep.collections.collection import Collection
-from vqlm.data_prep.collections.loading import DecodedBatch, decode_rows, mapped_shards
+from vqlm.data_prep.collections.loading import DecodedBatch, decode_rows
 from vqlm.data_prep.settings import ViewConfig
 from vqlm.data_prep.sources.rows import Row, Shard, Unusable
 from vqlm.data_prep.splits import TRAIN
 from vqlm.data_prep.vocabulary import Vocabulary
+from vqlm.data_prep.worker_processes import mapped_shards
 from vqlm.training.errors import UserError
 from vqlm.training.folders.files import write_json
 from vqlm.vq import VQVAE, to_pixel_values
@@ -64,9 +65,9 @@ class EncodedBatch:
 class ShardEncoder:
     """Encodes shards of a collection to `folder`.
 
-    `num_workers` processes decode pictures, and on a CPU also encode them; 0 works in this process. The default on a
-    CPU is torch's number of threads, with a GPU the number of cores less one. `is_bf16` runs the encoder in bf16 by
-    autocast; the search for the nearest code stays fp32.
+    `num_workers` processes decode pictures, and on a CPU also encode them; with 0 one decodes and this process encodes.
+    The default on a CPU is torch's number of threads, with a GPU the number of cores less one. `is_bf16` runs the
+    encoder in bf16 by autocast; the search for the nearest code stays fp32.
     """
 
     collection: Collection
@@ -103,7 +104,7 @@ class ShardEncoder:
         batch while it writes the one before.
         """
         workers = torch.get_num_threads() if self.num_workers is None else self.num_workers
-        if self.image_tokenizer.device.type == "cpu" and len(shards) >= workers:
+        if workers and self.image_tokenizer.device.type == "cpu" and len(shards) >= workers:
             yield from mapped_shards(shards, self.encode_rows, workers)
             return
         waiting: deque[tuple[int, Future[EncodedBatch], bool]] = deque()

@@ -15,12 +15,13 @@ from vqlm.data_prep.captions.names import NO_WORDS
 from vqlm.data_prep.captions.wording import compared_form
 from vqlm.data_prep.collections.collection import Collection
 from vqlm.data_prep.collections.copies import digest_of_pixels
-from vqlm.data_prep.collections.loading import mapped_shards
+from vqlm.data_prep.collections.loading import in_order
 from vqlm.data_prep.collections.skipped import SkippedRows
 from vqlm.data_prep.pictures.picture_files import UnreadablePicture, decode_picture, explained_picture
 from vqlm.data_prep.settings import CollectionConfig
 from vqlm.data_prep.sources.rows import LEFT_OUT, OTHER, Row, Unusable
 from vqlm.data_prep.splits import TRAIN
+from vqlm.data_prep.worker_processes import mapped_shards
 from vqlm.training.errors import UserError
 from vqlm.training.watching.progress import Progress
 from vqlm.vq import has_shape, scale_and_crop
@@ -138,7 +139,7 @@ def inspect_collection(
     stems: dict[str, str] = {}
     examine = partial(_examine, size=size, config=collection.config)
     progress, taken, shown = Progress("inspect"), 1, 0
-    for _, (facts, skipped), _ in mapped_shards(collection.shards, examine, num_workers):
+    for _, (facts, skipped) in in_order(mapped_shards(collection.shards, examine, num_workers)):
         inspection.skipped.add(len(facts) + len(skipped), skipped)
         progress.tick(f"{inspection.skipped.seen:,} pictures")
         for fact in facts:

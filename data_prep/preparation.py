@@ -19,7 +19,7 @@ from accelerate import PartialState
 from datasets import Dataset
 
 from vqlm.data_prep.collections.collection import Collection
-from vqlm.data_prep.collections.loading import decode_rows, mapped_shards, require_shape
+from vqlm.data_prep.collections.loading import decode_few, require_shape
 from vqlm.data_prep.collections.skipped import SkippedRows
 from vqlm.data_prep.encoding import SHARD_FILE, ShardEncoder
 from vqlm.data_prep.prepared_set import FORM, MANIFEST, SHARDS, PreparedSet
@@ -27,6 +27,7 @@ from vqlm.data_prep.settings import TextConfig, ViewConfig
 from vqlm.data_prep.sources.rows import Row, Unusable
 from vqlm.data_prep.splits import TRAIN, hash_share
 from vqlm.data_prep.vocabulary import NAMES, Vocabulary
+from vqlm.data_prep.worker_processes import mapped_shards
 from vqlm.training.errors import UserError
 from vqlm.training.folders.deciding import flatten, require_same_run
 from vqlm.training.folders.files import read_json, require_empty, write_json
@@ -226,12 +227,14 @@ def check_sample(collection: Collection, input_shape: list[int]) -> None:
     """
     require_shape(collection, input_shape)
     every = -(-len(collection.shards) // CHECKED_SHARDS)
-    skipped, is_all = SkippedRows(collection.config.max_skipped), every == 1
+    rows, is_all = [], every == 1
     for shard in collection.shards[::every]:
-        rows = list(itertools.islice(shard.read(), CHECKED_ROWS + 1))
-        is_all &= len(rows) <= CHECKED_ROWS
-        rows = rows[:CHECKED_ROWS]
-        skipped.add(len(rows), decode_rows(rows, input_shape, collection.config, ViewConfig()).skipped)
+        first = list(itertools.islice(shard.read(), CHECKED_ROWS + 1))
+        is_all &= len(first) <= CHECKED_ROWS
+        rows += first[:CHECKED_ROWS]
+    skipped = SkippedRows(collection.config.max_skipped)
+    for batch in decode_few(rows, input_shape, collection.config):
+        skipped.add(len(batch.rows) + len(batch.skipped), batch.skipped)
     skipped.require_few(at_least=0.0 if is_all else GROSS)
 
 

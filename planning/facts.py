@@ -3,7 +3,9 @@
 import random
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import mean, median
 
 import numpy as np
@@ -11,8 +13,10 @@ import numpy as np
 from vqlm.data_prep import TextConfig, Vocabulary
 from vqlm.data_prep.collections.collection import Collection
 from vqlm.data_prep.pictures.picture_files import UnreadablePicture, draw_svg, explained_picture
-from vqlm.data_prep.sources.rows import Row
+from vqlm.data_prep.settings import CollectionConfig
+from vqlm.data_prep.sources.rows import Row, Shard, Unusable
 from vqlm.data_prep.splits import TRAIN
+from vqlm.data_prep.worker_processes import mapped_shards
 from vqlm.training.errors import UserError
 from vqlm.vq import draft, to_rgb
 from vqlm.vq.fitting import border_colour, is_transparent
@@ -78,9 +82,8 @@ def gather_facts(collection: Collection, seed: int = 0) -> CollectionFacts:
             "`vqlm train-lm`."
         )
     counts, sample = _count(collection, seed)
-    start = time.perf_counter()
-    looks = [look for row in sample if (look := _look_at(row, collection)) is not None]
-    seconds = (time.perf_counter() - start) / len(sample)
+    seen = list(_look_apart(sample, collection))
+    looks = [look for look, _ in seen if look is not None]
     if not looks:
         raise UserError(f"none of {len(sample)} pictures can be decoded; `vqlm inspect-data` lists the reasons.")
     sides = [look.side for look in looks if look.side is not None]
@@ -98,7 +101,7 @@ def gather_facts(collection: Collection, seed: int = 0) -> CollectionFacts:
         distinct_captions=len(counts.first_captions),
         known_words=counts.known_words(),
         counted=counts.total,
-        seconds_per_picture=seconds,
+        seconds_per_picture=float(mean(seconds for _, seconds in seen)),
         captions=captions,
     )
 
@@ -161,9 +164,28 @@ class _Look:
     has_flat_border: bool
 
 
-def _look_at(row: Row, collection: Collection) -> _Look | None:
-    """None for a picture that cannot be decoded."""
-    config, image = collection.config, row.image
+Seen = tuple[_Look | None, float]  # and the seconds that it took; None for a picture that cannot be decoded
+
+
+def _look_apart(sample: list[Row], collection: Collection) -> Iterator[Seen]:
+    """At each picture, in a process that may crash."""
+    shard = Shard("the sample", partial(iter, sample), "")
+    look = partial(_look_at_each, config=collection.config, drawn_side=collection.drawn_side)
+    for _, seen, _ in mapped_shards([shard], look, 1):
+        yield from seen
+
+
+def _look_at_each(chunk: list[Row | Unusable], config: CollectionConfig, drawn_side: int | None) -> list[Seen]:
+    seen: list[Seen] = []
+    for row in chunk:
+        start = time.perf_counter()
+        look = None if isinstance(row, Unusable) else _look_at(row, config, drawn_side)
+        seen.append((look, time.perf_counter() - start))
+    return seen
+
+
+def _look_at(row: Row, config: CollectionConfig, drawn_side: int | None) -> _Look | None:
+    image = row.image
     assert not isinstance(image, np.ndarray)
     try:
         with explained_picture(image, config.max_pixels) as picture:
@@ -177,7 +199,7 @@ def _look_at(row: Row, collection: Collection) -> _Look | None:
             has_transparency = is_transparent(picture)
     except UnreadablePicture:
         return None
-    side = None if size == (collection.drawn_side, collection.drawn_side) else min(size)
+    side = None if size == (drawn_side, drawn_side) else min(size)
     return _Look(side, _aspect(size), has_transparency, border_colour(rgb) is not None)
 
 

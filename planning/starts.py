@@ -74,8 +74,7 @@ def look_at_start(folder: Path, collection: Collection) -> Start:
     """
     import torch
 
-    from vqlm.data_prep.collections.loading import decode_rows
-    from vqlm.data_prep.settings import ViewConfig
+    from vqlm.data_prep.collections.loading import decode_few
     from vqlm.vq import load_image_tokenizer, to_pixel_values
     from vqlm.vq.metrics import psnr
 
@@ -93,7 +92,7 @@ def look_at_start(folder: Path, collection: Collection) -> Start:
             )
     collection = collection.as_learned_by(config)
     rows = list(itertools.islice(collection.rows(), LOOKED_AT))
-    pictures = decode_rows(rows, shape, collection.config, ViewConfig()).values[:, 0]
+    pictures = torch.cat([batch.values[:, 0] for batch in decode_few(rows, shape, collection.config)])
     with torch.no_grad():
         pixel_values = to_pixel_values(pictures)
         rebuilt = tokenizer.decode_codes(tokenizer.encode(pixel_values))

@@ -37,7 +37,8 @@ def test_the_demo_of_stage_one_is_the_same_run():
         ["--config", str(CONFIGS / "train_vq.yaml"), "--data", "openmoji", "--output", "nowhere"]
     )
     config = values_of(VQTrainingConfig, settings)
-    model_config = VQVAEConfig(network=settings.network, quantizer=settings.quantizer)
+    # A run of that version cropped, and is continued so: `fitted_as_begun`.
+    model_config = VQVAEConfig(network=settings.network, quantizer=settings.quantizer, fit="crop")
     provenance = {"collection": "by times", "collection_form": 2}
     pictures = torch.zeros(3555, 3, 1, 1, dtype=torch.uint8)
     deciding = of_today(deciding_of_vq(model_config, config, pictures, provenance))

@@ -12,6 +12,10 @@ OLD_NAMES = {
 # What a run or a prepared set did that began before these settings existed, where it is not their default.
 EARLIER_VALUES = {"text.plain_punctuation": False, "text.drop_article": False}
 
+# Settings of pictures that runs of stage one did not record, and what version 0.1 did: nothing is known of its
+# background. Later versions compared both by the fingerprint of the collection.
+RECORDED_LATER = {"background": None, "fit": "crop"}
+
 # How files are recognised. Up to 0.1 it was by their sizes, now it is by their times too.
 COLLECTION_FORM = 2
 

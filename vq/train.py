@@ -173,6 +173,8 @@ def _deciding(
 ) -> dict[str, Any]:
     """All settings that decide the result, by which `Run` recognises the same run."""
     settings = {"network": model_config.network, "quantizer": model_config.quantizer} | vars(config)
+    if model_config.takes_pictures:
+        settings |= {"background": model_config.background, "fit": model_config.fit}
     return settings | {"pictures": len(pictures)} | (provenance or {})
 
 

@@ -1,18 +1,15 @@
 """Reads and decodes rows to arrays, in worker processes and ahead of their use."""
 
 import heapq
-import itertools
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from vqlm.data_prep.collections.collection import Collection
 from vqlm.data_prep.collections.skipped import SkippedRows
@@ -20,11 +17,10 @@ from vqlm.data_prep.pictures.picture_files import UnreadablePicture, decode_pict
 from vqlm.data_prep.settings import CollectionConfig, ViewConfig
 from vqlm.data_prep.sources.rows import Row, Shard, Unusable
 from vqlm.data_prep.splits import TRAIN, hash_share
+from vqlm.data_prep.worker_processes import mapped_shards
 from vqlm.training.errors import UserError
 from vqlm.training.watching.progress import Progress
 
-BATCH = 128
-MAX_WORKERS = 8
 # Held-out pictures that stage one measures itself on, where the number of pictures is limited.
 MAX_HELD_OUT = 4096
 
@@ -220,45 +216,12 @@ def require_shape(collection: Collection, input_shape: Sequence[int]) -> None:
         )
 
 
-def mapped_shards(
-    shards: Sequence[Shard], function: Callable[[list[Row | Unusable]], Output], num_workers: int | None = None
-) -> Iterator[tuple[int, Output, bool]]:
-    """Apply `function` to all rows of `shards`, `BATCH` at a time, in worker processes.
-
-    Yields (number of the shard, `function(rows)`, False), and at the end of a shard (number, `function([])`, True).
-    The batches of one shard come in order; each worker reads other shards, so that batches of several shards alternate.
-
-    Workers are processes, not threads: Python's lock would stop the caller's network at each step of theirs.
-    `num_workers` is by default the number of cores less one; 0 works in this process.
-    """
-    if num_workers is None:
-        num_workers = max(1, min(MAX_WORKERS, len(shards), (os.cpu_count() or 1) - 1))
-    if num_workers:
-        # A tokenizer that has used threads would warn at every fork.
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        yield from DataLoader(_MappedShards(shards, function), batch_size=None, num_workers=num_workers)
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise UserError(
-            f"a process that decodes pictures was killed ({' '.join(str(error).split())[:120]}): the memory is full, "
-            "or a decoder crashed. Try fewer `num_workers`; with 0 of them the picture that was read last is the one."
-        ) from None
-
-
-class _MappedShards(IterableDataset):
-    def __init__(self, shards: Sequence[Shard], function: Callable[[list[Row | Unusable]], Any]):
-        self.shards, self.function = shards, function
-
-    def __iter__(self) -> Iterator[tuple[int, Any, bool]]:
-        worker = get_worker_info()
-        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        for number in range(first, len(self.shards), step):
-            rows = iter(self.shards[number].read())
-            while chunk := list(itertools.islice(rows, BATCH)):
-                yield number, self.function(chunk), False
-            yield number, self.function([]), True
+def decode_few(
+    rows: Sequence[Row | Unusable], input_shape: Sequence[int], config: CollectionConfig
+) -> list[DecodedBatch]:
+    """Decode a few rows, as all are decoded: in another process, which may crash."""
+    decode = partial(decode_rows, input_shape=input_shape, config=config, views=ViewConfig())
+    return [batch for _, batch, _ in mapped_shards([Shard("a few rows", partial(iter, rows), "")], decode, 1)]
 
 
 def decode_rows(

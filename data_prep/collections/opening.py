@@ -22,6 +22,7 @@ from vqlm.data_prep.collections.source_names import parts_of, require_data
 from vqlm.data_prep.pictures.file_kinds import is_picture, is_system_file
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
 from vqlm.data_prep.sources.arrays import array_shards
+from vqlm.data_prep.sources.caption_files import explained_file
 from vqlm.data_prep.sources.files_of_folder import files_below
 from vqlm.data_prep.sources.folder import METADATA, read_folder, shards_of_content
 from vqlm.data_prep.sources.openmoji import ATTRIBUTION, SPLITS, openmoji_shards
@@ -129,7 +130,14 @@ def _open(data: str, reading: Reading) -> Collection:
 def _notice_beside(data: str) -> str | None:
     place = Path(data)
     notice = (place if place.is_dir() else place.parent) / NOTICE_FILE
-    return notice.read_text(encoding="utf-8").strip() or None if notice.is_file() else None
+    if not notice.is_file():
+        return None
+    with explained_file(notice):
+        content = notice.read_bytes()
+    try:
+        return content.decode("utf-8-sig").strip() or None
+    except UnicodeDecodeError:  # the licence of an old package; in Latin-1 every byte is a character
+        return content.decode("latin-1").strip()
 
 
 def _require_own_captions(place: object, config: CollectionConfig) -> None:
@@ -189,8 +197,8 @@ def _of_files(paths: list[Path], reading: Reading, is_chosen: bool = True) -> Co
     counts only if it has pictures in it."""
     config = reading.config
     paths = sorted(path for path in paths if not is_system_file(path.name))
-    tars = [path for path in paths if path.name.lower().endswith(TAR_SUFFIXES)]
-    tables = [path for path in paths if path.suffix.lower() == ".parquet"]
+    tars = [path for path in paths if path.name.lower().endswith(TAR_SUFFIXES) and path.is_file()]
+    tables = [path for path in paths if path.suffix.lower() == ".parquet" and path.is_file()]
     if not is_chosen:
         tables = [path for path in tables if has_picture_column(path, config.image_column)]
     if not tars and not tables:

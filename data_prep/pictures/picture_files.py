@@ -2,9 +2,11 @@
 
 import io
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -13,6 +15,8 @@ from PIL import ExifTags, Image as PILImage, ImageOps, UnidentifiedImageError
 from vqlm.data_prep.pictures.file_kinds import SVG, readable_formats
 from vqlm.data_prep.pictures.svg import UnsafeDrawing, draw_svg
 from vqlm.data_prep.settings import MAX_PIXELS, ViewConfig
+from vqlm.data_prep.sources.rows import Row, Shard, Unusable
+from vqlm.data_prep.worker_processes import mapped_shards
 from vqlm.training.errors import UserError
 from vqlm.vq import Fit, VQVAEImageProcessor, draft, fit_rgb, scale_and_crop, to_fitted_rgb, to_rgb
 
@@ -51,23 +55,40 @@ def read_picture(path: Path, image_processor: VQVAEImageProcessor) -> PILImage.I
     """A picture file as the image tokenizer of `image_processor` learned pictures. Raises UserError for one that cannot
     be used."""
     size = image_processor.size["height"], image_processor.size["width"]
-    try:
-        picture = decode_picture(path, size, image_processor.background, fit=image_processor.fit)
-    except UnreadablePicture as error:
-        raise UserError(f"{path} cannot be used: {error}.") from None
-    return PILImage.fromarray(scale_and_crop(picture, size))
+    decode = partial(decode_picture, size=size, background=image_processor.background, fit=image_processor.fit)
+    return PILImage.fromarray(scale_and_crop(_apart(decode, path), size))
 
 
 def open_picture(path: Path, background: str = "white") -> PILImage.Image:
     """A picture file at full size, upright, RGB. Raises UserError for a file that cannot be used."""
-    try:
-        with explained_picture(path) as picture:
-            if picture is None:
-                return draw_svg(path.read_bytes().decode("utf-8-sig"), 512, background)
-            _keep_orientation_only(picture)
-            return to_rgb(_with_eight_bits(picture), background)
-    except UnreadablePicture as error:
-        raise UserError(f"{path} cannot be used: {error}.") from None
+    return _apart(partial(_full_picture, background=background), path)
+
+
+def _full_picture(path: Path, background: str) -> PILImage.Image:
+    with explained_picture(path) as picture:
+        if picture is None:
+            return draw_svg(path.read_bytes().decode("utf-8-sig"), 512, background)
+        _keep_orientation_only(picture)
+        return to_rgb(_with_eight_bits(picture), background)
+
+
+def _apart(decode: Callable[[Path], PILImage.Image], path: Path) -> PILImage.Image:
+    """`decode(path)` in another process, which may crash. Raises UserError."""
+    shard = Shard(path.name, partial(iter, [Row(str(path), path, ())]), "")
+    decoded = next(mapped_shards([shard], partial(_decode_each, decode=decode), 1))[1]
+    if isinstance(decoded[0], Unusable):
+        raise UserError(f"{path} cannot be used: {decoded[0].reason}.")
+    return decoded[0]
+
+
+def _decode_each(chunk: list[Row | Unusable], decode: Callable[[Path], PILImage.Image]) -> list[Any]:
+    decoded = []
+    for row in chunk:
+        try:
+            decoded.append(row if isinstance(row, Unusable) else decode(row.image))  # type: ignore[arg-type]
+        except UnreadablePicture as error:
+            decoded.append(Unusable(row.key, str(error)))
+    return decoded
 
 
 @contextmanager

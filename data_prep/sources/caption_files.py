@@ -6,6 +6,7 @@ Every reader is strict: what it cannot understand is a UserError that names the 
 import csv
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,14 +72,19 @@ def read_flickr(path: Path) -> list[Named]:
 
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file, with or without a byte order mark."""
-    try:
+    with explained_file(path):
         return path.read_text(encoding="utf-8-sig")
+
+
+@contextmanager
+def explained_file(path: Path) -> Iterator[None]:
+    """A UserError for a file that cannot be read, or is not UTF-8."""
+    try:
+        yield
     except UnicodeDecodeError as error:
-        raise _not_utf8(path, error) from None
-
-
-def _not_utf8(path: Path, error: UnicodeDecodeError) -> UserError:
-    return UserError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8.")
+        raise UserError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}); check its permissions.") from None
 
 
 def _read_csv(path: Path, columns: tuple[str | None, str | None]) -> Iterator[Named]:
@@ -104,11 +110,8 @@ def _read_csv(path: Path, columns: tuple[str | None, str | None]) -> Iterator[Na
 def _delimiter(path: Path, columns: tuple[str | None, str | None]) -> str:
     """The delimiter with which the first line holds most of the column names that are looked for."""
     wanted = {*PICTURE_COLUMNS, *CAPTION_COLUMNS, *columns}
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline(MAX_FIELD)
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path, error) from None
+    with explained_file(path), path.open(encoding="utf-8-sig", newline="") as file:
+        first = file.readline(MAX_FIELD)
 
     def known_names(delimiter: str) -> int:
         return len(wanted & {name.strip(' \r\n"') for name in first.split(delimiter)})
@@ -122,7 +125,7 @@ def _csv_rows(
     """Number of the first line and fields of each row that is not blank."""
     limit = csv.field_size_limit(MAX_FIELD)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with explained_file(path), path.open(encoding="utf-8-sig", newline="") as file:
             quoting = csv.QUOTE_MINIMAL if has_quotes else csv.QUOTE_NONE
             reader = csv.reader(
                 file, delimiter=delimiter, quoting=quoting, skipinitialspace=skipinitialspace, strict=True
@@ -138,8 +141,6 @@ def _csv_rows(
                     f"{path}, line {number} is not valid CSV ({error}); put a caption that holds quotes into double "
                     'quotes and write each quote inside it twice, as "a ""big"" cat".'
                 ) from None
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path, error) from None
     finally:
         csv.field_size_limit(limit)
 

@@ -5,6 +5,7 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from vqlm.data_prep.sources.caption_files import explained_file
 from vqlm.data_prep.sources.rows import NoCaption
 from vqlm.data_prep.splits import KARPATHY_SPLITS, given_split
 from vqlm.training.errors import UserError
@@ -36,7 +37,8 @@ def read_caption_json(path: Path) -> list[Photograph] | None:
 
     Raises UserError for a file that looks like one of the two forms and cannot be read.
     """
-    content = path.read_bytes()
+    with explained_file(path):
+        content = path.read_bytes()
     try:
         described = json.loads(content)
     except (ValueError, RecursionError) as error:

@@ -1,18 +1,27 @@
 """The files of a folder, and which of them a caption names."""
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from vqlm.data_prep.pictures.file_kinds import is_system_file, key_of
 from vqlm.data_prep.sources.rows import NoCaption
+from vqlm.training.errors import UserError
 
 
 def files_below(folder: Path) -> Iterator[str]:
-    """Files, and folders of the system, which are not entered. A folder that several links lead to is entered once."""
+    """Files, and folders of the system, which are not entered. A folder that several links lead to is entered once.
+
+    Raises UserError for a folder that cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}); check its permissions.")
+
     root = os.path.realpath(folder)
     entered = {root}
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         relative = os.path.relpath(place, folder).replace(os.sep, "/")
         prefix = "" if relative == "." else f"{relative}/"
         yield from (prefix + name for name in names)
@@ -27,6 +36,15 @@ def files_below(folder: Path) -> Iterator[str]:
                 entered.add(target)
                 kept.append(name)
         folders[:] = kept
+
+
+def is_special(path: Path) -> bool:
+    """Whether it is a pipe, a device or a socket, perhaps through a link; reading one may never end."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # ValueError: a NUL byte
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 class Finder:

@@ -16,11 +16,12 @@ from vqlm.data_prep.captions.names import NO_WORDS, caption_of, needs_folder, re
 from vqlm.data_prep.pictures.file_kinds import is_picture, is_system_file, key_of, picture_suffixes
 from vqlm.data_prep.sources.caption_files import Named, read_flickr, read_table
 from vqlm.data_prep.sources.caption_json import may_be_caption_json
-from vqlm.data_prep.sources.files_of_folder import Finder, files_below, stem_of
+from vqlm.data_prep.sources.files_of_folder import Finder, files_below, is_special, stem_of
 from vqlm.data_prep.sources.folder_content import Entry, FolderContent
 from vqlm.data_prep.sources.photographs import add_photographs
 from vqlm.data_prep.sources.rows import (
     LEFT_OUT,
+    SPECIAL,
     SYSTEM,
     MissingCaption,
     NoCaption,
@@ -120,6 +121,8 @@ def _files_by_key(folder: Path, content: FolderContent, names: Iterable[str]) ->
         key = key_of(name)
         if is_system_file(name):
             content.kinds[SYSTEM] += 1
+        elif not is_picture(name) and is_special(folder / name):  # of a picture its row says so
+            content.kinds[SPECIAL] += 1
         elif key in files:
             content.entries[f"{key} (again)"] = Entry(
                 name, NoCaption("another file has the same name in another Unicode form; rename one of them")

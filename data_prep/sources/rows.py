@@ -18,6 +18,7 @@ PICTURE_COLUMNS = ("image", "file_name", "file", "picture", "img")
 LEFT_OUT = "pictures that no file with captions names, left out"
 OTHER = "other files, "  # and their suffix
 SYSTEM = "hidden files and folders, files of the system"
+SPECIAL = "pipes and devices"
 TABLE_ROWS = "rows of tables"
 
 

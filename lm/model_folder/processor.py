@@ -19,9 +19,12 @@ from vqlm.lm.prompts import cut, tokenize_prompts
 from vqlm.training.errors import UserError
 from vqlm.training.folders.files import read_json_object, write_json
 from vqlm.training.folders.folder_kinds import refuse_other_kind
+from vqlm.training.machine.placement import require_known
 from vqlm.vq import VQVAE
 
 PROCESSOR_FILE = "processor_config.json"
+# What `from_pretrained` takes.
+LOADING = ("cache_dir", "force_download", "local_files_only", "token", "revision", "trust_remote_code")
 Text = str | Sequence[str | None]
 
 
@@ -251,23 +254,28 @@ class TextToImageProcessor(ProcessorMixin):
         local_files_only: bool = False,
         token: str | bool | None = None,
         revision: str | None = None,
-        **_: Any,
+        trust_remote_code: bool | None = None,
+        **kwargs: Any,
     ) -> "TextToImageProcessor":
         """Load the processor of a finished model.
 
         Args:
             pretrained_model_name_or_path (path or str): folder, or OWNER/NAME of a repository on the hub.
             cache_dir, force_download, local_files_only, token, revision: see `huggingface_hub.snapshot_download`.
+            trust_remote_code (bool): no code of a folder is ever run; `AutoProcessor` passes it.
+            **kwargs: what `AutoProcessor` passes beside it, with names that begin with `_`. Others are refused.
 
         Returns:
             TextToImageProcessor: the processor.
 
         Raises:
-            UserError: for a folder that holds no processor, or whose parts do not belong together.
+            UserError: for a folder that holds no processor, or whose parts do not belong together, or an unknown
+                argument.
 
         Example:
             >>> processor = vqlm.TextToImageProcessor.from_pretrained("outputs/demo/model")
         """
+        require_known((name for name in kwargs if not name.startswith("_")), LOADING)
         folder = local_folder(
             pretrained_model_name_or_path, cache_dir=cache_dir, force_download=force_download,
             local_files_only=local_files_only, token=token, revision=revision,

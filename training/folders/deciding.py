@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vqlm.training.folders.files import require_same_settings
-from vqlm.training.old_names import EARLIER_VALUES, with_new_names
+from vqlm.training.old_names import EARLIER_VALUES, RECORDED_LATER, with_new_names
 
 # A run may continue with other values of these.
 BUDGET_SETTINGS = (
@@ -51,6 +51,10 @@ def require_same_run(folder: Path, earlier: dict[str, Any], today: dict[str, Any
     before, now = flatten(with_new_names(earlier)), flatten(today)
     if "data" not in now:  # how the path of the data was typed, which decides nothing
         before.pop("data", None)
+    is_of_first_form = "collection_form" in now and "collection_form" not in before
+    for name, at_first in RECORDED_LATER.items():
+        if name in now and name not in before:
+            before[name] = at_first if is_of_first_form and at_first is not None else now[name]
     if "collection_form" not in before:
         before |= {name: now[name] for name in ("collection", "collection_form") if name in now}
     if (

@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,28 @@ def test_settings_of_later_versions_change_no_fingerprint(folder):
         for settings in ({}, {"min_side": 1}, {"add_prefix": "x"}, {"max_aspect": 50.0})
     }
     assert len(fingerprints) == 4
+
+
+CHANGED = {
+    "class_template": "a {}", "captions_from": "names", "caption_lines": "first", "image_column": "a",
+    "caption_column": "b", "background": "red", "fit": "pad", "max_pixels": 100, "held_out": 0.5,
+    "allow_outside_files": True, "drop_prefix": "a", "drop_copies": True, "min_side": 1, "max_aspect": 50.0,
+    "min_caption_words": 1, "max_caption_words": 9, "add_prefix": "x", "add_suffix": "y",
+}  # fmt: skip
+
+
+def test_every_setting_that_decides_rows_or_pixels_is_compared_on_resume(folder):
+    assert {field.name for field in fields(CollectionConfig)} == {*CHANGED, "max_skipped"}
+    collection = load_collection(str(folder))
+    prints = {
+        name: replace(collection, config=CollectionConfig(**{name: value})).fingerprint()
+        for name, value in CHANGED.items()
+        if name != "held_out"
+    }
+    prints["held_out"] = load_collection(str(folder), config=CollectionConfig(held_out=0.5)).fingerprint()
+    assert len({collection.fingerprint(), *prints.values()}) == len(CHANGED) + 1
+    lenient = replace(collection, config=CollectionConfig(max_skipped=0.5))
+    assert lenient.fingerprint() == collection.fingerprint()
 
 
 # Pictures alone

@@ -1,14 +1,16 @@
 """Which file of a folder a caption means; files of the system, links, paths outside."""
 
 import os
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 from captioned_folder import draw, folder_shards, write_csv, write_jsonl
 
-from vqlm.data_prep import load_collection
+from vqlm.data_prep import CollectionConfig, load_collection, load_pictures
 from vqlm.data_prep.sources.folder import read_folder, shards_of_content
+from vqlm.training.errors import UserError
 
 
 @pytest.mark.parametrize("name", ["x.avif", "x.jfif", "x.jpe", "x.jp2", "x.ppm", "x.tga", "x.qoi", "X.JPG"])
@@ -170,3 +172,50 @@ def test_a_name_in_latin_1(folder, read):
     for stem in (os.fsdecode(b"bl\xe5"), "a", "b"):
         (folder / f"{stem}.txt").write_text("x")
     assert set(read(folder_shards(folder))[0]) == {"a.png", "b.png", r"bl\xe5.png"}
+
+
+@pytest.mark.parametrize(
+    "name", ["c.txt", "metadata.csv", "metadata.jsonl", "captions.txt", "captions_x.json", "x.tar"]
+)
+@pytest.mark.parametrize("is_pipe", [True, False])
+def test_pipes_and_devices_are_not_read(folder, read, name, is_pipe):
+    for stem in "abc":
+        draw(folder, [f"{stem}.png"])
+        (folder / f"{stem}.txt").write_text(stem)
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name) if is_pipe else (folder / name).symlink_to("/dev/zero")
+    collection = load_collection(str(folder))
+    captions = {row.key: row.captions for row in collection.rows()}
+    assert captions == {f"{stem}.png": (stem,) for stem in "abc" if f"{stem}.txt" != name}
+    assert collection.count_files is not None
+    assert collection.count_files()["pipes and devices"] == 1
+
+
+def test_a_picture_that_is_a_device_is_a_row_with_the_reason(folder, read):
+    (folder / "a.txt").write_text("a")
+    (folder / "b.txt").write_text("b")
+    (folder / "c.png").symlink_to("/dev/zero")
+    (folder / "c.txt").write_text("c")
+    pictures = load_pictures(load_collection(str(folder), config=CollectionConfig(max_skipped=0.5)), (8, 8))
+    assert [(row.key, row.reason) for row in pictures.skipped.rows] == [("c.png", "it is not a file")]
+
+
+def test_a_file_or_a_folder_without_permission(folder, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    write_csv(folder, "file_name,caption", "a.png,one")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refuse)
+        with pytest.raises(UserError, match=r"metadata.csv cannot be read \(Permission denied\)"):
+            read_folder(folder)
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"pictures cannot be read \(Permission denied\); check its permissions"):
+        read_folder(folder)
+
+
+def test_licence_lines_in_latin_1(folder):
+    for stem in "ab":
+        (folder / f"{stem}.txt").write_text(stem)
+    (folder / "NOTICE").write_bytes("by René, CC BY 4.0\n".encode("latin-1"))
+    assert load_collection(str(folder)).attribution == "by René, CC BY 4.0"

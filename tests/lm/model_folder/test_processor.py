@@ -1,6 +1,7 @@
 """Texts and pictures to the ids that a model is trained on, and back; AutoProcessor's folder."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -196,6 +197,15 @@ def test_a_processor_saved_alone(processor, tmp_path):
     loaded = AutoProcessor.from_pretrained(str(tmp_path))
     assert torch.equal(loaded(text=CAPTIONS)["input_ids"], processor(text=CAPTIONS)["input_ids"])
     assert len(AutoTokenizer.from_pretrained(tmp_path)) == processor.vocabulary.size
+
+
+def test_unknown_arguments_are_refused(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    loaders: list[Any] = [TextToImageProcessor.from_pretrained, AutoProcessor.from_pretrained]
+    for load in loaders:
+        with pytest.raises(UserError, match="`from_pretrained` has no argument 'revison'; did you mean `revision`"):
+            load(tmp_path, revison="main")
+        assert load(tmp_path, trust_remote_code=False, local_files_only=True).vocabulary.size
 
 
 def test_other_models_of_the_architecture_keep_their_own_processor():

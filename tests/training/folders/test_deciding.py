@@ -42,6 +42,27 @@ def test_the_start_of_no_adversary_decides_nothing():
         require_same_run(Path("run"), *(run | {"loss.adversarial_weight": 0.5} for run in (earlier, today)))
 
 
+TODAY = {"collection": "x", "collection_form": 2}
+
+
+@pytest.mark.parametrize(
+    ("earlier", "today", "difference"),
+    [
+        ({"fit": "auto"}, {"fit": "pad"}, "`fit` is 'auto', now 'pad'"),
+        ({"background": "red"}, {"background": "white"}, "`background` is 'red', now 'white'"),
+        ({"collection": "by sizes"}, TODAY | {"fit": "pad"}, "`fit` is 'crop', now 'pad'"),
+        ({"collection": "by sizes"}, TODAY | {"fit": "crop", "background": "red"}, None),
+        (TODAY, TODAY | {"fit": "pad", "background": "red"}, None),
+    ],
+)
+def test_how_pictures_were_fitted(earlier, today, difference):
+    if difference is None:
+        require_same_run(Path("run"), earlier, today)
+        return
+    with pytest.raises(UserError, match=f"its {difference}"):
+        require_same_run(Path("run"), earlier, today)
+
+
 def test_another_collection_is_another_run():
     with pytest.raises(UserError, match="its `collection` is 'one', now 'other'"):
         require_same_run(
