@@ -286,7 +286,7 @@ def _encode_shards(encoder: ShardEncoder, process: int, num_processes: int) -> N
     skipped = SkippedRows(encoder.collection.config.max_skipped)
     for number in set(numbers) - set(to_do):
         _count_skipped(skipped, read_json(files[number]))
-    progress, start = Progress("prepare_data", process == 0), time.monotonic()
+    progress, start = Progress("prepare", process == 0), time.monotonic()
     for done, described in enumerate(encoder.encode(to_do), start=1):
         _count_skipped(skipped, described)
         if len(skipped.rows) > CHECKED_ROWS:  # the share of the whole is judged at the end

@@ -6,6 +6,7 @@ A rule maps a key to its split. By default it follows the splits that a collecti
 
 import fnmatch
 import hashlib
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -153,7 +154,7 @@ def split_rule(
         return HashSplit(float(held_out))
     if (name := GIVEN_NAMES.get(held_out.lower(), held_out)) in names:
         return by_part((name,))
-    if Path(held_out).is_file():
+    if os.path.isfile(held_out):
         try:
             lines = Path(held_out).read_text(encoding="utf-8-sig").split("\n")
         except UnicodeDecodeError as error:

@@ -303,7 +303,8 @@ class TextToImagePipeline(PictureDescriber):
 
     def _negative_rows(self, negative_prompt: Prompts, count: int, sampling: SamplingConfig) -> list[list[int]] | None:
         """What guidance leads away from, for each of `count` prompts; None if it is no prompt for all of them."""
-        negatives = [text or None for text in one_per_picture(negative_prompt, count, "negative_prompt")]
+        texts = one_per_picture(negative_prompt, count, "negative_prompt")
+        negatives = [text if text is not None and text.strip() else None for text in texts]
         if not any(negatives):
             return None
         if not sampling.is_guided:

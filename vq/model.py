@@ -182,6 +182,8 @@ class VQVAE(PreTrainedModel):
         fixed = 0 if shape == self.config.network.code_shape else 1
         if codes.ndim != len(shape) + 1 or (fixed and codes.shape[-1] != shape[-1]):
             raise UserError(f"codes must be (batch, {', '.join(map(str, shape))}), found shape {tuple(codes.shape)}.")
+        if codes.is_floating_point() or codes.dtype == torch.bool:
+            raise UserError(f"codes must be whole numbers, found {codes.dtype}.")
         if codes.numel() and (codes.min() < 0 or codes.max() >= size):
             raise UserError(f"codes must lie in [0, {size}), found {int(codes.min())} to {int(codes.max())}.")
         z_q = self.quantizer.decode(codes).to(self.dtype)
@@ -318,7 +320,9 @@ class VQVAE(PreTrainedModel):
 
 
 def require_finite(pixel_values: Tensor) -> None:
-    """Raises UserError that names the first picture with a NaN or an infinity."""
+    """Raises UserError that names the first picture with a NaN or an infinity, or for what is no tensor."""
+    if not isinstance(pixel_values, Tensor):
+        raise UserError(f"pixel_values must be a tensor, found {type(pixel_values).__name__}; use torch.from_numpy.")
     if not (finite := pixel_values.isfinite().flatten(1).all(1)).all():
         raise UserError(
             f"pixel_values must be finite; picture {int((~finite).nonzero()[0])} of {len(finite)} holds NaN or "

@@ -1,9 +1,18 @@
 """How the text of a caption is written: the rules that preparing, training and prompting share."""
 
+import unicodedata
+
+INVISIBLE = {"Cc", "Cf", "Zl", "Zp", "Zs"}  # categories of Unicode
+
 
 def normalize_caption(text: str) -> str:
     """`text` with one space between its words and none around them, as captions are trained on."""
     return " ".join(text.split())
+
+
+def is_visible(text: str) -> bool:
+    """Whether anything of the text shows: it is not all spaces, controls and characters of no width."""
+    return any(unicodedata.category(letter) not in INVISIBLE for letter in text)
 
 
 def compared_form(text: str) -> str:

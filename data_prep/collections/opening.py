@@ -114,23 +114,23 @@ def _open(data: str, reading: Reading) -> Collection:
     if kind == "hf" and rest:
         return _of_dataset(rest, reading)
     place = Path(data)
-    if place.is_file() and place.suffix == ".npz":
+    if os.path.isfile(place) and place.suffix == ".npz":
         _require_own_captions(data, config)
         shards, shape = array_shards(place, needs_captions)
         rule = split_rule(config.held_out, {})
         return Collection(_chosen(shards, reading), config, array_shape=shape, rule=rule)
-    if place.is_dir():
+    if os.path.isdir(place):
         return _of_folder(place, reading)
-    files = [place] if place.is_file() else [Path(name) for name in glob.glob(data, recursive=True)]
-    if collection := _of_files([path for path in files if path.is_file()], reading):
+    files = [place] if os.path.isfile(place) else [Path(name) for name in glob.glob(data, recursive=True)]
+    if collection := _of_files([path for path in files if os.path.isfile(path)], reading):
         return collection
     raise UserError(f"`data` must be {DATA_HELP[:-1]}; {data!r} is none of them.")
 
 
 def _notice_beside(data: str) -> str | None:
     place = Path(data)
-    notice = (place if place.is_dir() else place.parent) / NOTICE_FILE
-    if not notice.is_file():
+    notice = (place if os.path.isdir(place) else place.parent) / NOTICE_FILE
+    if not os.path.isfile(notice):
         return None
     with explained_file(notice):
         content = notice.read_bytes()

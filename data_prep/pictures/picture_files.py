@@ -97,10 +97,10 @@ def explained_picture(image: bytes | Path, max_pixels: int = MAX_PIXELS) -> Iter
     # Pillow's limit is a global of the process, and this may be a worker.
     PILImage.MAX_IMAGE_PIXELS = max_pixels
     try:
+        if isinstance(image, Path) and image.exists() and not image.is_file():  # reading a device may never end
+            raise UnreadablePicture("it is not a file")
         if isinstance(image, bytes) and not image or isinstance(image, Path) and not image.stat().st_size:
             raise UnreadablePicture("the file is empty (0 bytes)")
-        if isinstance(image, Path) and not image.is_file():  # reading a device or a pipe may never end
-            raise UnreadablePicture("it is not a file")
         if _is_svg(image):
             yield None
             return

@@ -54,17 +54,18 @@ def read_flickr(path: Path) -> list[Named]:
             rows.append(Named(f"line {number}", row[0].strip().partition("#")[0], "\t".join(row[1:])))
         return rows
     header = None
-    for number, row in _csv_rows(path, ","):
+    delimiter = _delimiter(path, (None, None))
+    for number, row in _csv_rows(path, delimiter):
         if header is None:
             header = [name.strip().lower() for name in row]
             if header[:2] != ["image", "caption"]:
-                start = ",".join(row)[:60]
+                start = delimiter.join(row)[:60]
                 raise UserError(f"{path} must begin with the line image,caption; it begins with {start!r}.")
         elif len(row) < 2:
             raise UserError(f"{path}, line {number} has no caption: {row[0][:60]!r}; write image,caption.")
         else:
-            # A caption may hold commas outside quotes: it is everything after the first comma.
-            rows.append(Named(f"line {number}", row[0].strip(), _unquoted(",".join(row[1:]))))
+            # A caption may hold commas outside quotes: it is everything after the first one.
+            rows.append(Named(f"line {number}", row[0].strip(), _unquoted(delimiter.join(row[1:]))))
     if header is None:
         raise UserError(f"{path} must begin with the line image,caption; it is empty.")
     return rows

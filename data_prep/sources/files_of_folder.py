@@ -79,9 +79,9 @@ class Finder:
                 return key, NoCaption(
                     f"it is not in {self.folder}; set `allow_outside_files` if you trust the captions"
                 )
-            if (self.folder / relative).is_file():
+            if os.path.isfile(self.folder / relative):
                 return key, relative
-        elif (self.folder / relative).is_file():  # hidden, but named
+        elif os.path.isfile(self.folder / relative):  # hidden, but named
             return key, relative
         return key, NoCaption(f"it is named in the captions and is not in {self.folder}")
 

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from vqlm.data_prep.captions.wording import half_character, normalize_caption
+from vqlm.data_prep.captions.wording import half_character, is_visible, normalize_caption
 
 CAPTION_COLUMNS = ("caption", "captions", "text", "texts")
 PICTURE_COLUMNS = ("image", "file_name", "file", "picture", "img")
@@ -105,7 +105,7 @@ def _with_captions(key: str, image: bytes | Path | np.ndarray, captions: object)
             return Unusable(key, "its caption holds a NUL byte; is it text in UTF-8?")
         if text and (half := half_character(text)):
             return Unusable(key, f"its caption holds {half}, half of a character, which UTF-8 cannot hold")
-        if text := normalize_caption(text or ""):
+        if (text := normalize_caption(text or "")) and is_visible(text):
             cleaned.append(text)
     if not cleaned:
         return Unusable(key, "its caption is empty")

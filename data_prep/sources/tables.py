@@ -117,7 +117,7 @@ def count_rows(paths: list[Path]) -> int:
 
 def _usable_key(key: str | None, values: pyarrow.ChunkedArray | None) -> tuple[str | None, bool]:
     """The key column, None where its values name no pictures, and whether values repeat."""
-    if key is None or values is None or not len(values):
+    if key is None or values is None or not len(values) or pyarrow.types.is_nested(values.type):
         return None, False
     distinct = len(values.drop_null().unique())
     if distinct * MOST_CAPTIONS < len(values):
@@ -233,9 +233,9 @@ def _split_shards(
 
 def _load(name: str) -> dict[str, Dataset]:
     """The chosen split under the name "", or all splits that are used by their names."""
-    place, _, split = name.partition(":") if not Path(name).exists() else (name, "", "")
+    place, _, split = name.partition(":") if not os.path.exists(name) else (name, "", "")
     try:
-        if Path(place).is_dir() and any((Path(place) / file).exists() for file in ("state.json", "dataset_dict.json")):
+        if os.path.isdir(place) and any((Path(place) / file).exists() for file in ("state.json", "dataset_dict.json")):
             loaded: Any = load_from_disk(place)
             if isinstance(loaded, Dataset):
                 return {"": loaded}
@@ -286,7 +286,7 @@ def _row(key: str, row: dict[str, Any], form: TableForm, folder: Path) -> Row | 
     if isinstance(image, dict):
         image = image.get("bytes") if image.get("bytes") is not None else image.get("path")
     if isinstance(image, str):
-        name = image if (folder / image).exists() else image.replace("\\", "/")
+        name = image if os.path.exists(folder / image) else image.replace("\\", "/")
         relative = os.path.relpath(os.path.join(folder, name), folder) if "\0" not in name else name
         if relative.startswith("..") and not form.allow_outside_files:
             return Unusable(key, f"{image} is not in {folder}; set `allow_outside_files` if you trust the table")

@@ -68,6 +68,8 @@ def draw_codes(
     part, (b, step + 1), after every step but those that all rows know at the beginning.
     Raises UserError for logits that are not finite.
     """
+    if on_codes is not None and not callable(on_codes):
+        raise UserError(f"`callback` must be callable, as `callback(step, codes)`; found {on_codes!r:.40}.")
     count, device, options = len(prompts), model.device, options or DecodingOptions()
     if device.type == "cpu":
         keep_freed_memory()

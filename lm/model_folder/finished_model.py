@@ -42,6 +42,7 @@ from vqlm.training.folders.files import (
 from vqlm.training.folders.folder_kinds import require_kind
 from vqlm.training.folders.weight_files import COPY_AGAIN, WEIGHT_FILES, weight_files, weights_fingerprint
 from vqlm.training.folders.whole_folder import save_whole
+from vqlm.training.machine.placement import precision_of
 from vqlm.vq import VQVAE, VQVAEConfig
 
 FIGURES_FILE = "evaluation.json"
@@ -86,9 +87,9 @@ def save_finished(
 def _write_parts(finished: FinishedModel, folder: Path, dtype: torch.dtype | None) -> None:
     """Write all but the card to an empty folder."""
     model, vocabulary, image_tokenizer, settings, figures = finished
-    if dtype is not None:
-        model = copy.deepcopy(model).to(dtype)  # type: ignore[arg-type]
-        image_tokenizer = copy.deepcopy(image_tokenizer).to(dtype).float()  # type: ignore[arg-type]
+    if isinstance(precision := precision_of(dtype), torch.dtype):
+        model = copy.deepcopy(model).to(precision)  # type: ignore[arg-type]
+        image_tokenizer = copy.deepcopy(image_tokenizer).to(precision).float()  # type: ignore[arg-type]
     # After `bos caption boi`, stock `generate` then draws exactly the codes of one picture and no other id.
     model.generation_config = GenerationConfig(
         min_new_tokens=image_tokenizer.config.tokens_per_image,

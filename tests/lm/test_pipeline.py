@@ -155,7 +155,7 @@ def test_a_prompt_of_words_that_were_never_seen(pipeline, recwarn):
 def test_an_empty_negative_prompt_is_none(pipeline):
     plain = pipeline(PROMPTS, temperature=0.0).codes
     assert torch.equal(pipeline(PROMPTS, negative_prompt="", temperature=0.0).codes, plain)
-    assert torch.equal(pipeline(PROMPTS, negative_prompt=["", None], temperature=0.0).codes, plain)
+    assert torch.equal(pipeline(PROMPTS, negative_prompt=[" ", None], temperature=0.0).codes, plain)
     pipeline("red square", negative_prompt="", guidance_scale=1.0)
 
 
@@ -176,6 +176,7 @@ def test_a_seed_is_a_generator(pipeline):
         ({"prompt": 3}, "`prompt` must be text, None or a list of them, found 3 of type int"),
         ({"prompt": ["red", b"blue"]}, "`prompt` must be text, .* found b'blue' of type bytes"),
         ({"prompt": "red", "negative_prompt": [1]}, "`negative_prompt` must be text"),
+        ({"prompt": "red", "callback": 3}, r"`callback` must be callable, as `callback\(step, codes\)`; found 3"),
     ],
 )
 def test_arguments_of_a_wrong_kind(pipeline, unchecked_types, wrong, message):

@@ -9,6 +9,7 @@ import pytest
 from captioned_folder import draw, folder_shards, write_csv, write_jsonl
 
 from vqlm.data_prep import CollectionConfig, load_collection, load_pictures
+from vqlm.data_prep.collections.loading import decode_few
 from vqlm.data_prep.sources.folder import read_folder, shards_of_content
 from vqlm.training.errors import UserError
 
@@ -192,11 +193,11 @@ def test_pipes_and_devices_are_not_read(folder, read, name, is_pipe):
 
 
 def test_a_picture_that_is_a_device_is_a_row_with_the_reason(folder, read):
-    (folder / "a.txt").write_text("a")
-    (folder / "b.txt").write_text("b")
+    for stem in "abc":
+        (folder / f"{stem}.txt").write_text(stem)
     (folder / "c.png").symlink_to("/dev/zero")
-    (folder / "c.txt").write_text("c")
-    pictures = load_pictures(load_collection(str(folder), config=CollectionConfig(max_skipped=0.5)), (8, 8))
+    config = CollectionConfig(max_skipped=0.5, held_out="a*")
+    pictures = load_pictures(load_collection(str(folder), config=config), (8, 8))
     assert [(row.key, row.reason) for row in pictures.skipped.rows] == [("c.png", "it is not a file")]
 
 
@@ -212,6 +213,24 @@ def test_a_file_or_a_folder_without_permission(folder, monkeypatch):
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(UserError, match=r"pictures cannot be read \(Permission denied\); check its permissions"):
         read_folder(folder)
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".png", "y/" * 3000 + "x.png", "\0.png", "\ud800.png"])
+def test_names_that_no_file_system_holds(folder, read, name):
+    write_jsonl(folder, {"file_name": name, "caption": "one"}, {"file_name": "a.png", "caption": "two"})
+    captions, reasons = read(folder_shards(folder))
+    assert captions == {"a.png": ("two",)}
+    assert len(reasons) == 1
+    table = {"image": [name.encode("utf-8", "replace").decode(), "a.png", "b.png"], "caption": ["one", "two", "three"]}
+    pyarrow.parquet.write_table(pyarrow.table(table), folder / "x.parquet")
+    decoded = decode_few(list(load_collection(str(folder / "x.parquet")).rows()), (4, 4), CollectionConfig())
+    assert [row.captions for row in decoded[0].rows] == [("two",), ("three",)]
+
+
+def test_a_name_of_a_collection_that_no_file_system_holds():
+    for name in ("x" * 5000 + "*", "x" * 5000 + ":", "a\0b*"):
+        with pytest.raises(UserError, match="`data` must be openmoji"):
+            load_collection(name)
 
 
 def test_licence_lines_in_latin_1(folder):

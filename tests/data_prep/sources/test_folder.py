@@ -75,6 +75,12 @@ def test_flickr8k_as_it_is_handed_on(tmp_path, read, place):
     }
 
 
+def test_flickr8k_with_semicolons(tmp_path, read):
+    draw(tmp_path, ["1.jpg", "2.jpg"])
+    (tmp_path / "captions.csv").write_text("image;caption\n1.jpg;A dog, a cat; both\n2.jpg;A girl\n")
+    assert read(folder_shards(tmp_path))[0] == {"1.jpg": ("A dog, a cat; both",), "2.jpg": ("A girl",)}
+
+
 def test_flickr8k_as_it_was_published(tmp_path, read):
     draw(tmp_path, ["1.jpg", "2.jpg"])
     lines = ["1.jpg#0\tA dog , a cat .", "1.jpg#1\tTwo .", "2.jpg#0\tA girl ."]
@@ -116,7 +122,12 @@ def test_a_bad_text_beside_a_picture(folder, read, content, reason):
 
 @pytest.mark.parametrize(
     ("caption", "reason"),
-    [(None, "its caption is empty"), ("", "its caption is empty"), (7, "its caption must be text, found 7")],
+    [
+        (None, "its caption is empty"),
+        ("", "its caption is empty"),
+        (" \u200b\ufeff\u2060\n\x7f", "its caption is empty"),
+        (7, "its caption must be text, found 7"),
+    ],
 )
 def test_a_caption_that_is_none(folder, read, caption, reason):
     write_jsonl(folder, {"file_name": "a.png", "caption": "one"}, {"file_name": "b.png", "caption": caption})

@@ -168,6 +168,11 @@ def test_an_id_of_null_is_a_number(tmp_path, picture):
     assert [row.key for row in rows] == ["x.parquet/x", "x.parquet/1", "x.parquet/z"]
 
 
+def test_an_id_of_lists_is_no_key(tmp_path, picture):
+    rows = captioned(tmp_path, picture, image=[picture()] * 2, caption=["a", "b"], id=[[1], [2]])
+    assert [row.key for row in rows] == ["x.parquet/0", "x.parquet/1"]
+
+
 def test_an_id_of_classes_is_no_key(tmp_path, picture):
     rows = captioned(tmp_path, picture, image=[picture()] * 100, caption=["a"] * 100, id=[n % 2 for n in range(100)])
     assert [row.key for row in rows] == [f"x.parquet/{number}" for number in range(100)]
