@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 _UNION = re.compile(r"(?:: )?Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors:.*"
                     r"Given value type: <class '\w+'> Given value: (.*)")  # fmt: skip
+_NOT_FINITE = re.compile(r": expected (?:int or )?float, found (?=[-+]?(?:nan|inf(?:inity)?)$)", re.IGNORECASE)
 
 
 def sentence_of(parser: "ScriptParser", message: str) -> str:
@@ -32,6 +33,7 @@ def sentence_of(parser: "ScriptParser", message: str) -> str:
     message = re.sub(r"Unable to load config '(.*?)' - .*", r"there is no file \1", message)
     message = re.sub(r"Expected a typing.Literal\[(.*?)\]. Got value: ", r"expected one of \1, found ", message)
     message = re.sub(r"Expected a <class '(\w+)'>. Got value: ", r"expected \1, found ", message)
+    message = _NOT_FINITE.sub(" must be a finite number, found ", message)
     return f"{message}{' ' if message.endswith('?') else '; '}--help lists every setting."
 
 
