@@ -44,8 +44,11 @@ import vqlm.planning.reached
 import vqlm.vq.train  # noqa: F401
 from vqlm.scripts.commands import COMMANDS, run_command
 from vqlm.scripts.run_script import run_script
+from vqlm.training.errors import UserError
 from vqlm.training.folders.checkpoint import find_damage
 from vqlm.training.folders.files import checksum_of, read_json
+from vqlm.training.folders.folder_kinds import FolderKind, is_kind
+from vqlm.training.folders.weight_files import weight_files
 from vqlm.training.machine.matrix_peak import describe_machine
 
 SMALL = {
@@ -59,6 +62,7 @@ SMALL = {
 TRAINING = ["--checkpoint-minutes", "0.004", "--batch-size", "8", "--log-every", "1"]
 PICTURES, PICTURES_A_TAR = 320, 8
 TIMES = ("seconds", "rows_per_second")  # in a line of the log
+KINDS: dict[str, FolderKind] = {"train-vq": "image tokenizer", "train-lm": "finished model"}
 SLOWEST = 1200.0  # seconds that a start may take on a busy machine; a longer one hangs
 FORK = multiprocessing.get_context("fork")
 
@@ -266,14 +270,18 @@ def require_whole(output: Path, words: list[str]) -> None:
     for name in ("checkpoint", "checkpoint.old"):
         if (folder := output / "run" / name).exists() and (damage := find_damage(folder)) is not None:
             damages.append(f"{folder}: {damage}")
-    # The finished model and its parts are saved last, over what an earlier try left, and are finished with the summary.
-    is_finished = (output / "run" / "summary.json").exists() or (output / "manifest.json").exists()
-    for path in output.rglob("*.json") if is_finished else output.glob("run/*.json"):
+    for path in output.rglob("*.json"):
         if not any(part.endswith(".tmp") for part in path.parts):
             try:
                 json.loads(path.read_text(encoding="utf-8"))
             except ValueError as error:
                 damages.append(f"{path}: {error}")
+    kind = KINDS.get(words[0]) if words else None
+    if kind is not None and is_kind(output, kind):
+        try:
+            weight_files(output)
+        except UserError as error:
+            damages.append(str(error))
     for described in output.glob("shards/??????/shard.json"):
         for split, expected in read_json(described)["sha256"].items():
             if checksum_of(described.with_name(f"{split}.arrow")) != expected:

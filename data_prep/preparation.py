@@ -30,7 +30,7 @@ from vqlm.data_prep.vocabulary import NAMES, Vocabulary
 from vqlm.data_prep.worker_processes import mapped_shards
 from vqlm.training.errors import UserError
 from vqlm.training.folders.deciding import flatten, require_same_run
-from vqlm.training.folders.files import read_json, require_empty, write_json
+from vqlm.training.folders.files import flush_to_disk, read_json, require_empty, write_json
 from vqlm.training.machine.allocator import keep_freed_memory
 from vqlm.training.machine.device import is_bf16_fast, require_precision, training_device
 from vqlm.training.machine.processes import decided_by_main
@@ -217,7 +217,9 @@ def _save_whole(part: Vocabulary | VQVAE, folder: Path) -> None:
     temporary = folder.with_suffix(".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     part.save_pretrained(temporary)
+    flush_to_disk(*temporary.rglob("*"), temporary)
     os.replace(temporary, folder)
+    flush_to_disk(folder.parent)
 
 
 def check_sample(collection: Collection, input_shape: list[int]) -> None:
@@ -284,7 +286,7 @@ def _encode_shards(encoder: ShardEncoder, process: int, num_processes: int) -> N
     skipped = SkippedRows(encoder.collection.config.max_skipped)
     for number in set(numbers) - set(to_do):
         _count_skipped(skipped, read_json(files[number]))
-    progress, start = Progress("prepare_data", process == 0), time.monotonic()
+    progress, start = Progress("prepare", process == 0), time.monotonic()
     for done, described in enumerate(encoder.encode(to_do), start=1):
         _count_skipped(skipped, described)
         if len(skipped.rows) > CHECKED_ROWS:  # the share of the whole is judged at the end

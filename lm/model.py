@@ -88,4 +88,6 @@ def checkpoint_gradients(model: PreTrainedModel) -> None:
         raise UserError(
             f"{model.config.model_type} has no gradient checkpointing; set `gradient_checkpointing` to false."
         )
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    # transformers renamed it; the old name warns.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})

@@ -178,9 +178,8 @@ class LMTrainingConfig(TrainingConfig):
             1 for all others. The first pattern that matches counts.
         label_smoothing: share of a code's target that is spread over all codes, against overconfidence.
         neighbor_smoothing: share of a code's target that is spread over the codes nearest to it in the codebook.
-        init_from: where the training starts: a finished model's folder, for whose tokenizers the data were prepared
-            (for_model); or folder or hub name of a causal language model of text, with whose tokenizer they were
-            (text.pretrained).
+        init_from: where the training starts: a finished model's folder, for whose tokenizers the data were prepared; or
+            folder or hub name of a causal language model of text, with whose tokenizer they were.
         lora: train low-rank adapters of the finished model in init_from instead of its weights, with PEFT; they are
             merged at the end.
         lora_rank: rank of the adapters; a higher one can change the model more.

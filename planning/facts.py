@@ -41,7 +41,6 @@ class CollectionFacts:
         words_per_caption: mean.
         tokens_per_caption: mean, in tokens of a BPE trained on the sample.
         distinct_captions: among the first captions of all counted pictures.
-        pictures_per_caption: counted pictures / distinct first captions.
         known_words: share of the held-out captions of which every word also occurs in a caption that is trained on.
         counted: pictures that the counts are from; fewer than all where `pictures` are estimated.
         seconds_per_picture: that reading and decoding took here, on one core.
@@ -57,7 +56,6 @@ class CollectionFacts:
     words_per_caption: float
     tokens_per_caption: float
     distinct_captions: int
-    pictures_per_caption: float
     known_words: float
     counted: int
     seconds_per_picture: float = field(compare=False)
@@ -101,7 +99,6 @@ def gather_facts(collection: Collection, seed: int = 0) -> CollectionFacts:
         words_per_caption=counts.words / counts.captions,
         tokens_per_caption=float(mean(tokens)),
         distinct_captions=len(counts.first_captions),
-        pictures_per_caption=counts.total / len(counts.first_captions),
         known_words=counts.known_words(),
         counted=counts.total,
         seconds_per_picture=float(mean(seconds for _, seconds in seen)),

@@ -12,7 +12,9 @@ from jsonargparse import Namespace
 from vqlm.data_prep.collections.source_names import require_data
 from vqlm.data_prep.settings import DATA_HELP, CollectionConfig
 from vqlm.planning.measured import COLUMNS, measured_cells
-from vqlm.scripts.options import ScriptParser, run_script, script_parser, values_of
+from vqlm.scripts.options import ScriptParser, script_parser
+from vqlm.scripts.run_script import run_script
+from vqlm.scripts.settings_options import values_of
 
 WORDS = """
 New prompts are those of pictures that were held out: most prompts that you will type are new. R@10 is the share of them

@@ -16,7 +16,7 @@ from vqlm.scripts.options import script_parser
 from vqlm.scripts.run_script import run_script
 from vqlm.training.errors import UserError
 from vqlm.training.extras import install_hint
-from vqlm.training.folders.files import require_empty, write_json
+from vqlm.training.folders.files import require_output, write_json
 from vqlm.training.folders.folder_kinds import require_kind
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings = parser.parse_args(arguments)
     require_kind(settings.model, "image tokenizer")
     require_data(settings.data)
-    require_empty(settings.output, can_resume=False)
+    require_output(settings.output, can_resume=False)
     require_count("num_components", settings.num_components)
     require_count("max_pictures", settings.max_pictures)
     if find_spec("matplotlib") is None:

@@ -14,16 +14,16 @@ def require_settings_file(path: Path) -> None:
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
-        raise UserError(f"`config` {path} is not UTF-8 (byte {error.start}); save it as UTF-8.") from None
+        raise UserError(f"--config {path} is not UTF-8 (byte {error.start}); save it as UTF-8.") from None
     except OSError as error:
-        raise UserError(f"`config` {path} cannot be read ({error.strerror}); name a YAML file.") from None
+        raise UserError(f"--config {path} cannot be read ({error.strerror}); name a YAML file.") from None
     except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or type(error).__name__
-        raise UserError(f"`config` {path} is not YAML ({reason}{where}); correct that line.") from None
+        raise UserError(f"--config {path} is not YAML ({reason}{where}); correct that line.") from None
     if not isinstance(settings, dict | None):
-        raise UserError(f"`config` {path} must hold settings such as `batch_size: 8`, found {settings!r:.40}.")
+        raise UserError(f"--config {path} must hold settings such as `batch_size: 8`, found {settings!r:.40}.")
 
 
 def with_underscores(settings: Any) -> Any:

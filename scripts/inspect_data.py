@@ -12,7 +12,7 @@ from vqlm.data_prep.settings import DATA_HELP, FINDINGS_FILE, CollectionConfig, 
 from vqlm.scripts.opening import open_collection
 from vqlm.scripts.options import script_parser
 from vqlm.scripts.run_script import run_script
-from vqlm.training.errors import UserError
+from vqlm.training.errors import require_range
 from vqlm.training.folders.files import require_output, write_json
 
 STAGE_TWO = ("long_captions",)  # options of `vqlm train-lm` that the page speaks of
@@ -30,8 +30,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_class_arguments(CollectionConfig)
     parser.add_class_arguments(TextConfig, "text")
     settings = parser.parse_args(arguments)
-    if settings.image_size < 1:
-        raise UserError(f"`image_size` must be at least 1 pixel, found {settings.image_size}.")
+    require_range(settings, "[1, inf)", "image_size", "max_caption_tokens")
+    require_range(settings, "[0, inf)", "num_workers")
     require_output(settings.output, can_resume=False)
     require_data(settings.data)
 

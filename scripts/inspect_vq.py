@@ -4,6 +4,7 @@ vqlm inspect-vq --model runs/vq --data openmoji --output runs/inspection
 """
 
 import json
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,8 +16,16 @@ from vqlm.scripts.options import script_parser
 from vqlm.scripts.run_script import run_script
 from vqlm.training.errors import UserError
 from vqlm.training.extras import install_hint
-from vqlm.training.folders.files import require_empty
+from vqlm.training.folders.files import require_output
 from vqlm.training.folders.folder_kinds import require_kind
+from vqlm.vq.quantizers.settings import CONFIGS
+from vqlm.vq.settings import VQTrainingConfig
+
+# Options of `vqlm train-vq`, which the page speaks of.
+OF_TRAINING = [
+    *(f"quantizer.{field.name}" for kind in CONFIGS.values() for field in fields(kind)),
+    *(field.name for field in fields(VQTrainingConfig)),
+]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -30,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings = parser.parse_args(arguments)
     require_kind(settings.model, "image tokenizer")
     require_data(settings.data)
-    require_empty(settings.output, can_resume=False)
+    require_output(settings.output, can_resume=False)
     require_count("max_pictures", settings.max_pictures)
     if settings.split not in ("held_out", "train"):
         raise UserError(f"`split` must be held_out or train, found {settings.split!r}.")
@@ -46,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     inspection = inspect_tokenizer(model, pictures)
     log = settings.model / "run" / "log.jsonl"
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
-    remarks = findings(inspection, model, lines)
+    remarks = [parser.in_options(sentence, OF_TRAINING) for sentence in findings(inspection, model, lines)]
     settings.output.mkdir(parents=True, exist_ok=True)
     write_page(inspection, remarks, model, pictures, settings.output)
     print((settings.output / "inspection.md").read_text(encoding="utf-8"), flush=True)

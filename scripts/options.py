@@ -5,14 +5,15 @@ A script parses before it imports anything heavy, so that `--help` and a wrong o
 
 import argparse
 import contextlib
+import math
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, ClassVar, NoReturn, get_args
 
 import yaml
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from vqlm.data_prep.settings import BETWEEN_COLLECTIONS, DATA_HELP
 from vqlm.scripts.config_file import require_settings_file, with_underscores, with_words
@@ -42,6 +43,7 @@ class ScriptParser(ArgumentParser):
     """
 
     in_use: "ScriptParser | None" = None  # whose options an error is told by
+    outer: "ClassVar[list[tuple[ScriptParser, str]]]" = []  # commands that run this one, see `around`
 
     def __init__(self, description: str | None, first: Sequence[str] = ()):
         self.first, self.given, self.prefix, self.file = first, [], "", None
@@ -64,7 +66,9 @@ class ScriptParser(ArgumentParser):
         words = self._with_positionals(self._with_joined_collections(words))
         self._refuse_empty_places(words)
         try:
-            return self.instantiate(super().parse_args(words, **kwargs))
+            settings = super().parse_args(words, **kwargs)
+            self._require_finite(settings)
+            return self.instantiate(settings)
         except UserError:
             raise
         except UnicodeDecodeError as error:
@@ -78,6 +82,11 @@ class ScriptParser(ArgumentParser):
                 "a single value where a group of settings is" if is_no_group else " ".join(str(error).split())[:160]
             )
             raise UserError(f"the settings cannot be read ({reason}); --help lists every setting.") from error
+
+    def _require_finite(self, settings: Namespace) -> None:
+        for name, value in settings.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{self.shown(name)} must be a finite number, found {value}.")
 
     def parse_path(self, cfg_path, *args, **kwargs):  # a --config file, which `parse_string` reads then
         require_settings_file(Path(str(cfg_path)))
@@ -195,13 +204,23 @@ class ScriptParser(ArgumentParser):
 
         An error of that command is told by the options of this one, or by its own with `prefix`, such as "lm.".
         """
+        ScriptParser.outer.append((self, prefix))
         try:
             yield
         except UserError as error:
             inner = ScriptParser.in_use
             raise UserError(self._with_prefix(str(error), inner, prefix)) from error
         finally:
+            ScriptParser.outer.pop()
             ScriptParser.in_use = self
+
+    @classmethod
+    def told(cls, text: str) -> str:
+        """A sentence of the library in terms of the options of the command that a person started."""
+        parser = cls.in_use
+        for outer, prefix in reversed(cls.outer):
+            text, parser = outer._with_prefix(text, parser, prefix), outer
+        return text if parser is None else parser.in_options(text)
 
     def _with_prefix(self, text: str, inner: "ScriptParser | None", prefix: str) -> str:
         ours = {action.dest for action in self._actions}

@@ -16,10 +16,11 @@ import yaml
 
 from vqlm.lm.settings import LMTrainingConfig
 from vqlm.scripts import train_lm, train_vq
+from vqlm.scripts.config_file import require_settings_file
 from vqlm.scripts.options import ScriptParser
 from vqlm.scripts.run_script import run_script
 from vqlm.scripts.settings_options import values_of
-from vqlm.training.errors import UserError
+from vqlm.training.errors import UserError, require_range
 from vqlm.training.watching.progress import format_seconds
 from vqlm.vq.settings import VQTrainingConfig
 
@@ -34,6 +35,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = train_vq.settings_parser(words) if stage == "vq" else train_lm.settings_parser()
     _add_options(parser)
     settings = parser.parse_args(["--data", NOWHERE, "--output", NOWHERE, *words])
+    require_range(settings, "[1, inf)", "codes_per_picture", "codebook_size")
+    require_range(settings, "[0, inf)", "pictures")
     print("\n".join(_vq_lines(settings) if stage == "vq" else _lm_lines(settings)), flush=True)
 
 
@@ -53,7 +56,8 @@ def _stage(words: list[str]) -> str:
         return said
     path = _value_of("--config", words)
     names = {word[2:].partition("=")[0].partition(".")[0].replace("-", "_") for word in words if word.startswith("--")}
-    if path is not None and Path(path).is_file():
+    if path is not None:
+        require_settings_file(Path(path))
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         names |= set(content) if isinstance(content, dict) else set()
     is_vq, is_lm = bool(names & (VQ_ONLY - LM_ONLY)), bool(names & (LM_ONLY - VQ_ONLY))
@@ -100,15 +104,18 @@ def _lm_lines(settings: Any) -> list[str]:
 
 
 def _lines(title: str, cost: Any, config: Any, codes: str) -> list[str]:
+    from vqlm.training.machine.cost import LIBRARIES
+
     parameters = ", ".join(f"{name} {count:,}" for name, count in cost.parameters.items())
     parts = ", ".join(f"{name} {_megabytes(size)}" for name, size in cost.memory.items())
+    of_what = "of the process" if LIBRARIES in cost.memory else "of the training, beside the libraries"
     precision = {"no": "fp32"}.get(cost.precision, cost.precision)
     lines = [
         f"{title}, {cost.rows * config.gradient_accumulation_steps} rows per step",
         f"parameters  {sum(cost.parameters.values()):,}: {parameters}",
         f"codes       {cost.codes_per_picture} per picture ({codes})",
         f"FLOPs       {cost.flops / 1e9:,.1f} billion per step",
-        f"memory      {_megabytes(sum(cost.memory.values()))} at the peak of a step, beside the libraries: {parts}",
+        f"memory      {_megabytes(sum(cost.memory.values()))} at the peak {of_what}: {parts}",
         f"time        {cost.seconds:.3g} s per step, measured here; {cost.peak_seconds:.3g} s at the matrix peak of "
         f"{cost.peak_gflops:,.0f} GFLOPS in {precision}",
     ]

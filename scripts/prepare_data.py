@@ -12,7 +12,7 @@ from vqlm.scripts.closing import close_stage
 from vqlm.scripts.opening import open_for_tokenizer
 from vqlm.scripts.options import ScriptParser, script_parser
 from vqlm.scripts.run_script import run_script
-from vqlm.training.errors import UserError
+from vqlm.training.errors import UserError, require_range
 from vqlm.training.folders.files import require_output
 from vqlm.training.folders.folder_kinds import require_kind
 
@@ -66,6 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
             "give either `image_tokenizer` (for a new model) or `for_model` (to continue a finished one); found "
             f"{'neither' if model is None else 'both'}."
         )
+    require_range(settings, "[0, inf)", "num_workers")
     require_output(settings.output, settings.resume)
     require_kind(*((settings.image_tokenizer, "image tokenizer") if model is None else (model, "finished model")))
     require_data(settings.data)

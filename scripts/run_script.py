@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from vqlm.scripts.options import ScriptParser
 from vqlm.training.errors import UserError
+from vqlm.training.watching.progress import Progress
 
 
 def run_script(main: Callable[[list[str] | None], Any], arguments: list[str] | None = None) -> None:
@@ -18,6 +19,7 @@ def run_script(main: Callable[[list[str] | None], Any], arguments: list[str] | N
     Of several processes of one machine the first one says it.
     """
     _quiet_libraries()
+    Progress.told = ScriptParser.told
     try:
         main(arguments)
     except KeyboardInterrupt:
@@ -27,7 +29,7 @@ def run_script(main: Callable[[list[str] | None], Any], arguments: list[str] | N
             print(f"{message}{_how_to_continue()}", file=sys.stderr)
         raise
     except UserError as error:
-        _end(f"error: {ScriptParser.in_use.in_options(str(error)) if ScriptParser.in_use else error}", 2)
+        _end(f"error: {ScriptParser.told(str(error))}", 2)
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
@@ -37,6 +39,8 @@ def run_script(main: Callable[[list[str] | None], Any], arguments: list[str] | N
         if not _is_disk_full(error):
             raise
         _end(f"error: the disk is full ({' '.join(str(error).split())[:200]}); make room{_how_to_continue()}.", 2)
+    finally:
+        Progress.told = str
 
 
 def _end(text: str, status: int) -> NoReturn:
@@ -51,10 +55,17 @@ def _is_disk_full(error: Exception) -> bool:
 
 
 def _cannot_open(error: Exception) -> str | None:
-    """A sentence for a file that this user may not read or write, or whose path is none; None for another error."""
-    kinds = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP,
-             errno.EIO)  # fmt: skip
-    if not isinstance(error, OSError) or error.errno not in kinds or error.filename is None:
+    """A sentence for a file that this user may not read or write, or whose path is none; None for another error.
+
+    A file that is missing is the user's matter only if an option names it.
+    """
+    kinds = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
+             errno.ELOOP, errno.EIO)  # fmt: skip
+    if not isinstance(error, OSError) or error.filename is None:
+        return None
+    words = ScriptParser.in_use.given if ScriptParser.in_use else []
+    is_named = str(error.filename) in {*words, *(word.partition("=")[2] for word in words)}
+    if error.errno not in kinds and not (error.errno == errno.ENOENT and is_named):
         return None
     return f"{error.filename} cannot be read or written ({error.strerror}); check its path and who may use it."
 

@@ -13,7 +13,7 @@ from vqlm.lm.picture_requests import require_seed
 from vqlm.scripts.opening import require_picture_file
 from vqlm.scripts.options import script_parser
 from vqlm.scripts.run_script import run_script
-from vqlm.training.errors import UserError
+from vqlm.training.errors import UserError, require_range
 from vqlm.training.folders.folder_kinds import require_kind
 
 CODES_AT_ONCE = 65_536  # pictures whose codes are counted at a time
@@ -33,8 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings_of(settings.model)
     require_kind(settings.data, "prepared set")
     require_picture_file(settings.output)
-    if settings.num_images < 1:
-        raise UserError(f"`num_images` must be at least 1, found {settings.num_images}.")
+    require_range(settings, "[1, inf)", "num_images")
 
     import torch
 

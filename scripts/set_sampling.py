@@ -12,7 +12,7 @@ from vqlm.scripts.closing import close_stage
 from vqlm.scripts.options import script_parser
 from vqlm.scripts.run_script import run_script
 from vqlm.scripts.settings_options import add_overrides, overrides_of
-from vqlm.training.errors import UserError
+from vqlm.training.errors import UserError, require_range
 from vqlm.training.folders.files import read_json_object, require_writable
 from vqlm.training.folders.folder_kinds import require_kind
 
@@ -26,6 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--seconds", type=float, default=60.0, help="For drawing with --choose-on; it tries what fits.")
     settings = parser.parse_args(arguments)
+    require_range(settings, "(0, inf)", "seconds")
 
     require_kind(settings.model, "finished model")
     if settings.choose_on is not None:

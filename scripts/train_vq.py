@@ -12,6 +12,7 @@ from vqlm.scripts.opening import fitted_as_begun, open_collection
 from vqlm.scripts.options import ScriptParser, script_parser
 from vqlm.scripts.run_script import run_script
 from vqlm.scripts.settings_options import add_typed_settings, values_of
+from vqlm.training.errors import require_range
 from vqlm.training.folders.files import require_output
 from vqlm.training.old_names import COLLECTION_FORM
 from vqlm.vq.quantizers.settings import CONFIGS
@@ -40,6 +41,7 @@ def settings_parser(arguments: list[str] | None) -> ScriptParser:
 def main(arguments: list[str] | None = None) -> None:
     settings = settings_parser(arguments).parse_args(arguments)
     config = values_of(VQTrainingConfig, settings)
+    require_range(settings, "[1, inf)", "max_pictures")
     require_output(settings.output, settings.resume)
     require_data(settings.data)
 

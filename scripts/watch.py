@@ -11,7 +11,8 @@ from pathlib import Path
 
 from vqlm.scripts.options import script_parser
 from vqlm.scripts.run_script import run_script
-from vqlm.training.errors import UserError
+from vqlm.training.errors import UserError, require_range
+from vqlm.training.folders.files import require_writable
 from vqlm.training.watching.watch_page import find_runs, watch_page
 
 
@@ -22,8 +23,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="Between two looks.")
     parser.add_argument("--page", type=Path, help="Write the page to this HTML file instead, once.")
     settings = parser.parse_args(arguments)
+    require_range(settings, "(0, inf)", "seconds")
+    require_range(settings, "[0, 65535]", "port")
     if settings.page is not None:
-        settings.page.write_text(watch_page(settings.output), encoding="utf-8")
+        require_writable(settings.page.parent, "page")
+        page = watch_page(settings.output)
+        settings.page.parent.mkdir(parents=True, exist_ok=True)
+        settings.page.write_text(page, encoding="utf-8")
         print(settings.page, flush=True)
         return
     find_runs(settings.output)  # before the browser is opened for nothing

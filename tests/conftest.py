@@ -41,9 +41,26 @@ SLOW_ROOMS = [Path(__file__).parent / room for room in ("docs", "serve", "lm/dec
 SLOW_FILES = ("test_batch_size.py", "test_report_page.py", "test_docstrings.py", "test_cost.py")
 
 
+def _is_slow(path: Path) -> bool:
+    return path.name in SLOW_FILES or any(path.is_relative_to(room) for room in SLOW_ROOMS)
+
+
+def pytest_ignore_collect(collection_path: Path, config) -> bool | None:
+    """Files that `-m` leaves out as a whole are not even imported."""
+    for mark in ("slow", "cuda"):
+        if f"not {mark}" not in config.option.markexpr:
+            continue
+        if mark == "slow" and _is_slow(collection_path):
+            return True
+        is_test = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
+        if is_test and f"\npytestmark = pytest.mark.{mark}\n" in collection_path.read_text(encoding="utf-8"):
+            return True
+    return None
+
+
 def pytest_collection_modifyitems(items) -> None:
     for item in items:
-        if item.path.name in SLOW_FILES or any(item.path.is_relative_to(room) for room in SLOW_ROOMS):
+        if _is_slow(item.path):
             item.add_marker(pytest.mark.slow)
     if not torch.cuda.is_available():
         for item in items:

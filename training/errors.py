@@ -14,10 +14,10 @@ class UserError(ValueError):
 def require_range(settings: Any, interval: str, *names: str, prefix: str = "") -> None:
     """Raises UserError naming the first of the fields `names` of `settings` that lies outside `interval`.
 
-    A field that is None passes.
+    A field that is None passes; infinity and nan never do.
 
     Args:
-        settings: a settings dataclass.
+        settings: a settings dataclass, or the arguments of a script.
         interval: such as "[0, 1)"; "[1, inf)" has no upper end.
         *names: fields of `settings`.
         prefix: what the command line writes before the names, such as "network.".
@@ -28,8 +28,9 @@ def require_range(settings: Any, interval: str, *names: str, prefix: str = "") -
         if value is None:
             continue
         is_high_enough = value >= least if interval[0] == "[" else value > least
-        is_low_enough = value <= most if interval[-1] == "]" or math.isinf(most) else value < most
+        is_low_enough = value <= most if interval[-1] == "]" else value < most
         if not (is_high_enough and is_low_enough):
-            lower = f"be {'at least' if interval[0] == '[' else 'above'} {least:g}"
+            finite = "finite and " if value == math.inf else ""
+            lower = f"be {finite}{'at least' if interval[0] == '[' else 'above'} {least:g}"
             required = lower if math.isinf(most) else f"lie in {interval}"
             raise UserError(f"`{prefix}{name}` must {required}, found {value}.")

@@ -36,7 +36,7 @@ from vqlm.training.folders.checkpoint import Checkpoint, RunState
 from vqlm.training.folders.deciding import BUDGET_SETTINGS, flatten
 from vqlm.training.folders.files import read_json, write_json
 from vqlm.training.folders.run_folder import RunFolder
-from vqlm.training.machine.allocator import keep_freed_memory
+from vqlm.training.machine.allocator import keep_freed_memory, return_freed_memory
 from vqlm.training.machine.distributed import sum_over_processes
 from vqlm.training.machine.processes import decided_by_main, describe_processes, rows_per_step, start_accelerator
 from vqlm.training.machine.sharding import ShardedState, launcher_sharding, shard
@@ -185,6 +185,7 @@ class Run:
         if self.share < 1:
             self.progress.say(f"trains for {budget_text(self.config)}")
         self._loader = loader
+        return_freed_memory()  # what the set-up took lies between the tensors of a step
         with self._stop_signals:
             self._last_mark = self._last_checkpoint = time.monotonic()
             while self.share < 1:

@@ -10,8 +10,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
+from transformers.utils import CONFIG_NAME
 
 from vqlm.training.errors import UserError
+from vqlm.training.folders.weight_files import WEIGHT_FILES
+from vqlm.training.folders.whole_folder import save_whole
 from vqlm.training.machine.batch_size import with_fitting_batch
 from vqlm.training.machine.device import training_device
 from vqlm.training.machine.distributed import num_processes, process_index, sum_numbers, sum_over_processes
@@ -243,10 +246,9 @@ def _finish(run: Run, model: VQVAE, held_out: PictureTensor) -> VQVAE:
         figures = run.final_report or evaluate_reconstruction(model, held_out)
         model.config.training_record = run.summary(**figures)
         if run.accelerator.is_main_process:
-            model.save_pretrained(run.output)
+            save_whole(run.output, CONFIG_NAME, model.save_pretrained, replaced=[WEIGHT_FILES])
+            save_reconstructions(model, held_out, run.output / "reconstructions.png")
     run.finish(**figures)
-    if run.accelerator.is_main_process:  # last: what is drawn may fail without loss
-        save_reconstructions(model, held_out, run.output / "reconstructions.png")
     return model
 
 

@@ -40,7 +40,8 @@ from vqlm.training.folders.files import (
     write_notice,
 )
 from vqlm.training.folders.folder_kinds import require_kind
-from vqlm.training.folders.weight_files import COPY_AGAIN, weight_files, weights_fingerprint
+from vqlm.training.folders.weight_files import COPY_AGAIN, WEIGHT_FILES, weight_files, weights_fingerprint
+from vqlm.training.folders.whole_folder import save_whole
 from vqlm.training.machine.placement import precision_of
 from vqlm.vq import VQVAE, VQVAEConfig
 
@@ -74,6 +75,17 @@ def save_finished(
     the rounded weights, and the fingerprints of these.
     """
     require_writable(folder, "folder")
+
+    def write(place: Path) -> None:
+        _write_parts(finished, place, dtype)
+        if not _is_written_by_hand(folder / CARD_FILE):
+            write_card(place, name or folder.resolve().name)
+
+    save_whole(folder, SETTINGS_FILE, write, replaced=(WEIGHT_FILES, FIGURES_FILE))
+
+
+def _write_parts(finished: FinishedModel, folder: Path, dtype: torch.dtype | None) -> None:
+    """Write all but the card to an empty folder."""
     model, vocabulary, image_tokenizer, settings, figures = finished
     if isinstance(precision := precision_of(dtype), torch.dtype):
         model = copy.deepcopy(model).to(precision)  # type: ignore[arg-type]
@@ -98,11 +110,8 @@ def save_finished(
     # The pictures of both stages, which may be of two collections.
     lines = dict.fromkeys([settings.attribution, image_tokenizer.config.attribution])
     write_notice(folder, "\n".join(line for line in lines if line))
-    if figures and figures["weights"] == weights_checksum(folder):
+    if figures and figures["weights"] == weights_checksum(folder):  # else they are of other weights
         write_json(folder / FIGURES_FILE, dict(figures))
-    else:  # figures of other weights
-        (folder / FIGURES_FILE).unlink(missing_ok=True)
-    write_card(folder, name)
 
 
 def push_finished(
@@ -208,7 +217,7 @@ def record_figures(folder: Path, figures: Mapping[str, Any]) -> None:
 def write_card(folder: Path, name: str | None = None) -> None:
     """Write README.md from what the folder holds. One that a person wrote is left alone."""
     path, notice = folder / CARD_FILE, folder / NOTICE_FILE
-    if path.exists() and WRITTEN_HERE not in path.read_text(encoding="utf-8"):
+    if _is_written_by_hand(path):
         return
     attribution = notice.read_text(encoding="utf-8").split("\n") if notice.exists() else []
     card = card_of(
@@ -220,3 +229,7 @@ def write_card(folder: Path, name: str | None = None) -> None:
         _figures(folder),
     )
     card.save(path)
+
+
+def _is_written_by_hand(card: Path) -> bool:
+    return card.exists() and WRITTEN_HERE not in card.read_text(encoding="utf-8")

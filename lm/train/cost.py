@@ -1,5 +1,6 @@
 """What a config of stage two costs: parameters, codes, FLOPs, memory, time."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -121,13 +122,13 @@ def _step(
         config.neighbor_smoothing, similar_codes(codebook),
     ).train().to(device)  # fmt: skip
     optimizers = build_optimizers(config.optimizer, model, config.learning_rate, config.weight_decay, config.beta2)
-    drawn = next(iter(PackedBatches(lengths, shape, config.seed, sequences.caption_dropout)))
-    packs = PackedRows(rows.rows, rows.tokens_per_image).__getitems__(drawn)
-    longest = int(lengths.tokens.max(initial=0))
-    batch = RowCollator(rows.vocabulary, longest, sequences)(packs, shape).to(device)
+    drawn = itertools.cycle(PackedBatches(lengths, shape, config.seed, sequences.caption_dropout))
+    packed = PackedRows(rows.rows, rows.tokens_per_image)
+    collate = RowCollator(rows.vocabulary, int(lengths.tokens.max(initial=0)), sequences)
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
 
     def compute() -> None:
+        batch = collate(packed.__getitems__(next(drawn)), shape).to(device)  # of other sizes in each step
         with torch.autocast(device.type, dtype=dtype, enabled=precision != "no"):
             loss = objective(**vars(batch)).loss
         loss.backward()

@@ -28,7 +28,7 @@ from vqlm.lm.train.optimizers import build_optimizers
 from vqlm.lm.train.packs import Packs, limit_captions, longest_row
 from vqlm.lm.train.prompt_length import allow_prompts
 from vqlm.lm.train.samples import drawn_samples, sample_prompts
-from vqlm.lm.train.sharded import blocks_of, refuse_unsharded, stock_copy
+from vqlm.lm.train.sharded import blocks_of, refuse_unsharded, say_no_samples, stock_copy
 from vqlm.lm.train.start import choose_start, load_base
 from vqlm.training.machine.batch_size import with_fitting_batch
 from vqlm.training.machine.compiling import compile_failure
@@ -135,7 +135,9 @@ def train_lm(
     model = objective if run.sharding else run.accelerator.unwrap_model(objective).model
     if base is not None and not run.is_resumed:
         run.progress.say("before training: " + format_figures(held_out_nll(model, prepared, caption_tokens)))
-    if run.sharding is None:  # a part of the weights draws nothing
+    if run.sharding is not None:
+        say_no_samples(run)
+    else:
         run.show_samples(drawn_samples(model, prepared, image_tokenizer, sampling, prompts))
 
     for rows in run.batches(loader):
@@ -148,6 +150,7 @@ def train_lm(
                 run.report(**held_out_nll(model, prepared, caption_tokens))
 
     model.eval()
+    run.checkpoint()  # before the folder is written: a save that is cut short is then done again, without a step
     with run.averaged_weights():
         nll = run.final_report or held_out_nll(model, prepared, caption_tokens)
         if run.sharding:

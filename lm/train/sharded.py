@@ -9,6 +9,7 @@ from vqlm.lm.loss import WeightedCrossEntropy
 from vqlm.lm.settings import LMTrainingConfig
 from vqlm.training.errors import UserError
 from vqlm.training.machine.sharding import launcher_sharding, whole_weights
+from vqlm.training.run import Run
 
 MODEL_PREFIX = "model."  # of the language model in its objective
 
@@ -23,6 +24,15 @@ def refuse_unsharded(config: LMTrainingConfig) -> None:
         )
     if config.weight_ema_decay:
         raise UserError("`weight_ema_decay` has no effect under FSDP2; start it without FSDP, or set it to 0.")
+
+
+def say_no_samples(run: Run) -> None:
+    """Drawing needs the whole weights in one process, where they may not fit."""
+    if run.config.sample_every:
+        run.progress.say(
+            "no samples are drawn while FSDP2 trains: each process holds a part of the weights. Draw with the finished "
+            "model"
+        )
 
 
 def blocks_of(model: PreTrainedModel) -> Iterator[nn.Module]:

@@ -121,7 +121,9 @@ def test_stage_one_is_compared_with_its_peer(run_tiny, unchecked_types):
 def test_memory_is_predicted(run_tiny):
     result = run_tiny("plan_memory")
     assert first_cells(result) == {"configs/smoke/train_vq.yaml", "configs/smoke/train_lm.yaml"}
-    assert all(predicted > 0 for _, predicted, _, _ in rows_of(result))
+    for _, predicted, libraries, measured, to_it, _ in rows_of(result):
+        assert predicted > libraries > 0
+        assert to_it == predicted / measured == pytest.approx(1, abs=0.15)
 
 
 def test_quantizers_are_compared(picture_folder, tmp_path, unchecked_types):

@@ -153,6 +153,7 @@ def test_attention_is_explicit_where_that_is_faster(build_tiny, device, length, 
 # Gradient checkpointing
 
 
+@pytest.mark.filterwarnings("error::FutureWarning")
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen3"])
 def test_checkpointing_computes_blocks_twice_and_gives_the_same_loss_and_gradients(build_tiny, architecture):
     losses, gradients, computed = [], [], []

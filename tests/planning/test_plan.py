@@ -17,7 +17,7 @@ SLOW = MachineSpeed(vq_step=0.21, lm_step=0.8, bf16_gflops=400)
 OPENMOJI = CollectionFacts(
     pictures={"train": 3555, "compositional": 210, "novel": 188}, median_side=None, not_square=0.0, transparent=1.0,
     flat_border=1.0, captions_per_picture=1.0, words_per_caption=3.4, tokens_per_caption=6.0, distinct_captions=3953,
-    pictures_per_caption=1.0, known_words=0.7, counted=3953, seconds_per_picture=0.003,
+    known_words=0.7, counted=3953, seconds_per_picture=0.003,
 )  # fmt: skip
 
 

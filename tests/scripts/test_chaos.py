@@ -52,3 +52,14 @@ def test_a_damaged_file_ends_it(chaos, tmp_path):
     (tmp_path / "run" / "checkpoint" / "checksums.json").write_text("{")
     with pytest.raises(SystemExit, match="checksums.json is not JSON"):
         chaos.require_whole(tmp_path, [])
+
+
+def test_a_finished_folder_without_its_weights_ends_it(chaos, tmp_path, tiny_vqvae):
+    tiny_vqvae.save_pretrained(tmp_path)
+    chaos.require_whole(tmp_path, ["train-vq"])
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[:-1])
+    with pytest.raises(SystemExit, match="is not a whole safetensors file"):
+        chaos.require_whole(tmp_path, ["train-vq"])
+    (tmp_path / "config.json").unlink()  # which marks it as finished
+    chaos.require_whole(tmp_path, ["train-vq"])

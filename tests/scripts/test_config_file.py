@@ -71,7 +71,7 @@ def test_a_bare_no_of_yaml_is_the_word(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"batch_size: [1", r"`config` .*wrong.yaml is not YAML \(.*, line \d\)"),
+        (b"batch_size: [1", r"--config .*wrong.yaml is not YAML \(.*, line \d\)"),
         (b"a: 1\n\tb: 2", r"wrong.yaml is not YAML \(.*, line 2\)"),
         (b"batch_size: 8\n# \xff", r"wrong.yaml is not UTF-8 \(byte 16\); save it as UTF-8"),
         (b"\xff\xfeb\x00", "wrong.yaml is not UTF-8"),

@@ -192,3 +192,18 @@ def test_an_empty_place_is_refused(words, tmp_path, monkeypatch):
 def test_a_value_of_no_type_that_an_option_takes():
     with pytest.raises(UserError, match="^--max-steps: expected int, found many; --help"):
         parse("--max-steps", "many")
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", ".nan"])
+def test_a_number_that_is_not_finite(value, tmp_path):
+    (tmp_path / "settings.yaml").write_text(f"max_minutes: {value if value[0] == '.' else '.' + value.lstrip('-')}\n")
+    for words in (["--max-minutes", value], ["--config", str(tmp_path / "settings.yaml")]):
+        with pytest.raises(UserError, match="^--max-minutes"):
+            parse(*words)
+
+
+@pytest.mark.parametrize("name", ["inspect_data", "prepare_data"])
+def test_a_negative_number_of_workers(call_script, tmp_path, name):
+    words = ["--image-tokenizer", tmp_path] if name == "prepare_data" else []
+    with pytest.raises(UserError, match="`num_workers` must be at least 0, found -1"):
+        call_script(name, "--data", "x", "--output", tmp_path / "new", "--num-workers", -1, *words)

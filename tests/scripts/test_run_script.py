@@ -9,6 +9,7 @@ from vqlm.scripts.options import script_parser
 from vqlm.scripts.run_script import run_script
 from vqlm.training.config import TrainingConfig
 from vqlm.training.errors import UserError
+from vqlm.training.watching.progress import Progress
 
 
 @pytest.fixture(autouse=True)
@@ -74,3 +75,37 @@ def test_errors_of_a_command_inside_name_the_options_of_the_outer_one(capsys):
 
     assert exit_status(outer) == 2
     assert capsys.readouterr().err == "error: lower --lm.batch-size, raise --max-skipped, or take another `output`\n"
+
+
+def test_a_missing_file_is_one_line_where_an_option_names_it(capsys):
+    def main(name):
+        parser = script_parser(None)
+        parser.add_argument("--page", type=Path)
+        parser.parse_args(["--page", "nowhere/page.html"])
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", name)
+
+    assert exit_status(lambda _: main("nowhere/page.html")) == 2
+    assert capsys.readouterr().err.startswith("error: nowhere/page.html cannot be read or written (No such file")
+    with pytest.raises(FileNotFoundError):
+        run_script(lambda _: main("state.json"))
+
+
+def test_progress_speaks_of_the_options_of_the_command_that_was_started(capsys):
+    def outer(_):
+        parser = script_parser(None)
+        parser.add_argument("--minutes", type=float)
+        parser.parse_args([])
+        Progress("outer").say("a larger `minutes`")
+        with parser.around("lm."):
+            inner = script_parser(None)
+            inner.add_class_arguments(TrainingConfig)
+            inner.parse_args([])
+            Progress("train_lm").say("a larger `max_steps` or `minutes`, not `unknown`")
+
+    run_script(outer)
+    Progress("library").say("a larger `max_steps`")
+    assert capsys.readouterr().err.splitlines() == [
+        "[outer] a larger --minutes",
+        "[train_lm] a larger --lm.max-steps or --minutes, not `unknown`",
+        "[library] a larger `max_steps`",
+    ]

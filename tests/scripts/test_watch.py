@@ -112,3 +112,23 @@ def test_the_page_is_served_on_this_machine_and_written_to_a_file(tmp_path, caps
     main([str(tmp_path / "model"), "--page", str(tmp_path / "page.html")])
     assert (tmp_path / "page.html").read_text() == watch_page(tmp_path / "model")
     assert str(tmp_path / "page.html") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("value", ["0", "-3", "nan", "inf"])
+def test_a_wrong_number_of_seconds(tmp_path, value):
+    with pytest.raises(UserError, match=f"seconds.? must be .*, found {float(value)}"):
+        main([str(tmp_path), "--seconds", value])
+
+
+@pytest.mark.parametrize("port", ["-1", "65536"])
+def test_a_port_that_is_none(tmp_path, port):
+    with pytest.raises(UserError, match=rf"`port` must lie in \[0, 65535\], found {port}"):
+        main([str(tmp_path), "--port", port])
+
+
+def test_the_page_goes_into_a_new_folder(tmp_path):
+    write_run(tmp_path / "model")
+    main([str(tmp_path / "model"), "--page", str(tmp_path / "new" / "page.html")])
+    assert "step 100" in (tmp_path / "new" / "page.html").read_text(encoding="utf-8")
+    with pytest.raises(UserError, match="`page` .* cannot be a folder: .*page.html is a file"):
+        main([str(tmp_path / "model"), "--page", str(tmp_path / "new" / "page.html" / "below.html")])

@@ -37,6 +37,9 @@ def test_minutes_alone_bring_no_steps():
         ({"checkpoint_minutes": -3.0}, "`checkpoint_minutes` must be at least 0, found -3.0"),
         ({"num_workers": -1}, "`num_workers` must be at least 0, found -1"),
         ({"learning_rate": float("nan")}, "`learning_rate` must be above 0, found nan"),
+        ({"max_minutes": float("nan")}, "`max_minutes` must be above 0, found nan"),
+        ({"max_minutes": float("inf")}, "`max_minutes` must be finite and above 0, found inf"),
+        ({"weight_decay": float("inf")}, "`weight_decay` must be finite and at least 0, found inf"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):

@@ -4,7 +4,10 @@ import signal
 
 import pytest
 import torch
+from file_operations import killed_everywhere
 
+from vqlm.training.errors import UserError
+from vqlm.training.folders.folder_kinds import is_kind, require_kind
 from vqlm.training.run import Run
 from vqlm.training.stop_signals import Interrupted
 from vqlm.vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig
@@ -81,3 +84,22 @@ def test_resumed_equals_uninterrupted(train, monkeypatch, quantizer, variant):
     ]
     assert differing == []
     assert whole.config.training_record["held_out_psnr_db"] == halves.config.training_record["held_out_psnr_db"]
+
+
+def test_a_save_killed_at_any_file_is_done_again(train, tmp_path):
+    settings = {"max_steps": 2, "eval_every": 2}
+    with pytest.raises(Interrupted):
+        train("model", "vq", settings | {"stop_after": 1})
+    states = set()
+
+    def look() -> None:
+        states.add(is_whole := is_kind(tmp_path / "model", "image tokenizer"))
+        if is_whole:
+            VQVAE.from_pretrained(tmp_path / "model")
+        else:
+            with pytest.raises(UserError, match="is not finished; continue it with `vqlm train-vq` and `resume`"):
+                require_kind(tmp_path / "model", "image tokenizer")
+
+    kills = killed_everywhere(tmp_path / "model", lambda: train("model", "vq", settings, resume=True), look)
+    assert states == {False, True}
+    assert kills > 15

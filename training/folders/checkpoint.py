@@ -10,12 +10,10 @@ from accelerate.utils import gather_object
 from safetensors import SafetensorError
 
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import checksum_of, flush_to_disk, follow_umask, read_json, write_json
+from vqlm.training.folders.files import checksum_of, flush_to_disk, follow_umask, read_json, write_failure, write_json
 from vqlm.training.machine.sharding import ShardedState
 
 STATE_FILE, CHECKSUMS_FILE, SHARDED_FOLDER = "state.json", "checksums.json", "sharded"
-# How torch words an OSError of the disk: it raises a RuntimeError, as for everything else.
-TORCH_WRITE_ERRORS = ("PytorchStreamWriter", "iostream error", "file write failed")
 
 
 @dataclass
@@ -77,9 +75,13 @@ class Checkpoint:
         if not self.folder.exists() or (damage := find_damage(self.folder)) is None:
             return None
         if not self.previous.exists() or find_damage(self.previous) is not None:
+            run_folder = self.folder.parent
+            is_alone = {path.name for path in run_folder.parent.iterdir()} == {run_folder.name}
+            again = (
+                f"remove {run_folder} to start the training again" if is_alone else "train again in another `output`"
+            )
             raise UserError(
-                f"The checkpoint {self.folder} is damaged ({damage}), and there is no whole one before it; remove "
-                f"{self.folder.parent} to start the training again."
+                f"The checkpoint {self.folder} is damaged ({damage}), and there is no whole one before it; {again}."
             )
         shutil.rmtree(self.damaged, ignore_errors=True)
         os.replace(self.folder, self.damaged)
@@ -97,13 +99,13 @@ class Checkpoint:
             if self.sharded is not None:
                 self.sharded.save(self.new / SHARDED_FOLDER)
         except (OSError, RuntimeError, SafetensorError) as error:
-            failure = _write_failure(error)
+            failure = write_failure(error)
         self._require_written(failure, state)  # each process has written its random state
         if self.accelerator.is_main_process:
             try:
                 self._finish(state)
             except OSError as error:
-                failure = _write_failure(error)
+                failure = write_failure(error)
         self._require_written(failure, state)
 
     def load(self) -> RunState:
@@ -160,10 +162,3 @@ def find_damage(folder: Path) -> str | None:
         if checksum_of(folder / name) != expected:
             return f"{name} has changed"
     return None
-
-
-def _write_failure(error: Exception) -> str:
-    """The reason in one line. Re-raises an error that is no failure to write."""
-    if isinstance(error, RuntimeError) and not any(words in str(error) for words in TORCH_WRITE_ERRORS):
-        raise error
-    return getattr(error, "strerror", None) or str(error).strip().splitlines()[0][:200]

@@ -11,6 +11,8 @@ from typing import Any
 from vqlm.training.errors import UserError
 
 LFS_POINTER = "version https://git-lfs"
+# How torch words an OSError of the disk: it raises a RuntimeError, as for everything else.
+TORCH_WRITE_ERRORS = ("PytorchStreamWriter", "iostream error", "file write failed")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -39,6 +41,13 @@ def flush_to_disk(*paths: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def write_failure(error: Exception) -> str:
+    """The reason why a file was not written, in one line. Re-raises an error that is no failure to write."""
+    if isinstance(error, RuntimeError) and not any(words in str(error) for words in TORCH_WRITE_ERRORS):
+        raise error
+    return getattr(error, "strerror", None) or str(error).strip().splitlines()[0][:200]
 
 
 def follow_umask(*paths: Path) -> None:

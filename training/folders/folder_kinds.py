@@ -79,9 +79,11 @@ def _is_unfinished(folder: Path, kind: FolderKind) -> bool:
 def _of_run(folder: Path) -> str | None:
     """Which training has begun in the folder and has not written a model."""
     settings = _read(folder / "run" / "settings.json")
-    if not settings or (folder / CONFIG_FILE).exists():
+    if not settings:
         return None
-    return "train_vq" if any(name.startswith("network.") for name in settings) else "train_lm"
+    run = "train_vq" if any(name.startswith("network.") for name in settings) else "train_lm"
+    marker = {"train_vq": CONFIG_FILE, "train_lm": SETTINGS_FILE}[run]  # which is saved last
+    return None if (folder / marker).exists() else run
 
 
 def _described(folder: Path, wanted: FolderKind) -> str:

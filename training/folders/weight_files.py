@@ -17,6 +17,7 @@ from vqlm.training.errors import UserError
 from vqlm.training.folders.files import read_json, require_no_pointer
 
 WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
+WEIGHT_FILES = "model*.safetensors*"  # whichever of these a model has
 COPY_AGAIN = "copy or download the whole folder again, or train the model again"
 
 

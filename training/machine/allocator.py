@@ -29,15 +29,19 @@ def return_freed_memory() -> None:
 def memory_taken(function: Callable[[], object]) -> int | None:
     """Bytes by which this process grows at most while `function` runs, freed memory that is kept included; None where
     the system does not tell."""
-    reset = Path("/proc/self/clear_refs")
-    return_freed_memory()
+    before = memory_held()
     try:
-        reset.write_text("5")  # the peak is counted from here
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
     except OSError:
         return None
-    before = _status("VmRSS")
     function()
-    return _status("VmHWM") - before
+    return None if before is None else _status("VmHWM") - before
+
+
+def memory_held() -> int | None:
+    """Bytes of memory that this process takes without what it has freed; None where the system does not tell."""
+    return_freed_memory()
+    return _status("VmRSS") if Path("/proc/self/status").exists() else None
 
 
 def _status(name: str) -> int:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
 from vqlm.training.config import TrainingConfig
-from vqlm.training.machine.allocator import keep_freed_memory, memory_taken
+from vqlm.training.machine.allocator import keep_freed_memory, memory_held, memory_taken
 from vqlm.training.machine.device import fastest_precision
 from vqlm.training.machine.matrix_peak import matrix_peak
 
@@ -29,7 +29,7 @@ PARTS = {
 TIMED_STEPS = 3
 # After so many steps the allocator has as many holes between tensors as it will get.
 SETTLING_STEPS = 4
-HOLES = "allocator"
+LIBRARIES, HOLES = "libraries", "allocator"
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Cost:
         codes_per_picture: tokens of an image.
         rows: that a step of one process computes at once.
         flops: of a step, all its accumulated batches together.
-        memory: bytes at the peak of a step, by part.
+        memory: bytes at the peak of a step, by part; on a CPU of the whole process, on a GPU of the training.
         seconds: of a step as measured here, not compiled.
         peak_gflops: matrix peak of this machine in the precision of the training.
         precision: "bf16", "fp16" or "no".
@@ -86,11 +86,13 @@ def step_cost(
     """FLOPs, bytes by part at the peak, and seconds of a step of `units` units.
 
     Two steps are traced, of a quarter and of half the units: activations grow with them, all else does not. A peak
-    within the update of the weights is that of any number of units. On a CPU the process takes more than its tensors,
-    for holes between them; how much more is measured with the same two, and is the part "allocator".
+    within the update of the weights is that of any number of units. On a CPU the process takes more than its tensors:
+    "libraries" is what it holds once a step of one unit has loaded all code, and "allocator" the holes between tensors,
+    known from what steps of a quarter and of half the units add to the process.
     """
     keep_freed_memory()
     fewer, half = _fewer(units)
+    process = _process(build, units) if device.type == "cpu" else None  # first, while no code is loaded yet
     accumulates = config.gradient_accumulation_steps > 1
     small = _trace(build(fewer), accumulates)
     step = build(half)
@@ -98,21 +100,34 @@ def step_cost(
     seconds = _seconds(step, device)
     del step
 
-    def at_all(name: str) -> int:
-        slope = (large.computing[name] - small.computing[name]) / max(1, half - fewer)
-        return round(large.computing[name] + slope * (units - half))
-
-    computing = {name: at_all(name) for name in large.computing}
+    computing = {
+        name: round(_extended(small.computing[name], large.computing[name], units)) for name in large.computing
+    }
     memory = max(computing, large.updating, key=lambda parts: sum(parts.values()))
-    if device.type == "cpu":
-        taken = [memory_taken(lambda count=count: _run(build(count), SETTLING_STEPS)) for count in (fewer, half)]
-        if taken[0] is not None and taken[1] is not None:
-            whole = taken[1] + (taken[1] - taken[0]) / max(1, half - fewer) * (units - half)
-            memory = memory | {HOLES: max(0, round(whole) - sum(memory.values()))}
+    if process is not None:
+        libraries, step_memory = process
+        memory = {LIBRARIES: libraries} | memory | {HOLES: max(0, step_memory - sum(memory.values()))}
     if config.weight_ema_decay:
         memory = memory | {"averaged weights": large.computing["weights"]}
     scale = units / half * config.gradient_accumulation_steps
     return round(large.flops * scale), memory, seconds * scale
+
+
+def _process(build: Callable[[int], TracedStep], units: int) -> tuple[int, int] | None:
+    """Bytes of this process with all code that a step needs, and by which steps of `units` units grow it; None where
+    the system does not tell."""
+    _run(build(1), 1)
+    libraries = memory_held()
+    taken = [memory_taken(lambda count=count: _run(build(count), SETTLING_STEPS)) for count in _fewer(units)]
+    if libraries is None or taken[0] is None or taken[1] is None:
+        return None
+    return libraries, round(_extended(taken[0], taken[1], units))
+
+
+def _extended(of_fewer: float, of_half: float, units: int) -> float:
+    """What is known of the two numbers of `_fewer`, on their straight line to `units`."""
+    fewer, half = _fewer(units)
+    return of_half + (of_half - of_fewer) / max(1, half - fewer) * (units - half)
 
 
 def peak_of(config: TrainingConfig, device: torch.device) -> tuple[str, float]:

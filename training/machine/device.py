@@ -10,6 +10,8 @@ Precision = Literal["bf16", "fp16", "no"]
 
 # Volta, the first with matrix instructions for fp16.
 FP16_CAPABILITY = (7, 0)
+# Ampere, the first with TF32.
+TF32_CAPABILITY = (8, 0)
 
 
 def best_device() -> torch.device:
@@ -67,3 +69,15 @@ def require_precision(precision: str, device: torch.device) -> None:
     if precision == "bf16" and device.type == "cuda" and not is_bf16_fast(device):
         name = torch.cuda.get_device_name(device)
         raise UserError(f"`mixed_precision` bf16 is not in the hardware of {name}; set it to fp16, no or auto.")
+
+
+def set_tf32(is_used: bool, device: torch.device) -> None:
+    """Whether products and convolutions of fp32 values are computed in TF32, in the whole process.
+
+    Raises UserError where it has no effect.
+    """
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= TF32_CAPABILITY:
+        torch.set_float32_matmul_precision("high" if is_used else "highest")
+        torch.backends.cudnn.allow_tf32 = is_used
+    elif is_used:
+        raise UserError("`tf32` has no effect here: it needs a GPU of CUDA from Ampere on; leave it out.")

@@ -17,7 +17,7 @@ from accelerate.utils import (
 
 from vqlm.training.config import TrainingConfig
 from vqlm.training.errors import UserError
-from vqlm.training.machine.device import fastest_precision, require_precision, training_device
+from vqlm.training.machine.device import fastest_precision, require_precision, set_tf32, training_device
 from vqlm.training.machine.sharding import USE_FSDP, launcher_sharding
 
 Config = TypeVar("Config", bound=TrainingConfig)
@@ -99,6 +99,7 @@ def start_accelerator(config: TrainingConfig) -> Accelerator:
         )
     precision = config.mixed_precision if config.mixed_precision != "auto" else fastest_precision(device)
     require_precision(precision, device)
+    set_tf32(config.tf32, device)
     is_sharded = launcher_sharding() is not None
     if is_sharded:
         if precision == "fp16":

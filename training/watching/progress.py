@@ -2,6 +2,8 @@
 
 import sys
 import time
+from collections.abc import Callable
+from typing import ClassVar
 
 from tqdm import tqdm
 
@@ -10,6 +12,9 @@ SECONDS_BETWEEN_LINES = 10.0
 
 class Progress:
     """Shows the share done, the time left and a few figures. Silent unless `is_shown`."""
+
+    # How a line is told: a script writes --max-steps for `max_steps`.
+    told: ClassVar[Callable[[str], str]] = str
 
     def __init__(self, name: str, is_shown: bool = True):
         self.name, self.is_shown = name, is_shown
@@ -45,7 +50,7 @@ class Progress:
     def say(self, text: str) -> None:
         """A line that stays."""
         if self.is_shown:
-            tqdm.write(f"[{self.name}] {text}", file=sys.stderr)
+            tqdm.write(f"[{self.name}] {Progress.told(text)}", file=sys.stderr)
             sys.stderr.flush()
 
     def close(self) -> None:

@@ -1,6 +1,5 @@
 """Pictures of what a run can do so far: a row now and then, in a strip that grows, for a small share of the time."""
 
-import json
 import math
 import time
 import warnings
@@ -140,12 +139,6 @@ class Samples:
     def _save(self, picture: Image.Image, name: str) -> None:
         """Whoever looks at the file sees the old picture or the new one."""
         replace_file(self.folder / name, lambda path: picture.save(path, "PNG"))
-
-
-def sample_names(folder: Path) -> list[str]:
-    """The names of the places in a row of the samples in `folder`."""
-    path = folder / NAMES
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
 
 
 def as_array(row: Image.Image) -> np.ndarray:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from file_operations import NAMES, killed_everywhere
 from safetensors.torch import load_file
 
 import vqlm.training.watching.samples as samples_module
@@ -19,6 +20,7 @@ from vqlm.lm.train import loop as lm_train
 from vqlm.lm.train.loop import train_lm
 from vqlm.training.errors import UserError
 from vqlm.training.folders.files import read_json
+from vqlm.training.folders.folder_kinds import is_kind, require_kind
 from vqlm.training.run import Run
 from vqlm.training.stop_signals import Interrupted
 from vqlm.training.watching.progress import Progress
@@ -321,3 +323,21 @@ def test_averaged_weights_are_evaluated_and_saved(train, prepared, tmp_path):
     assert not torch.equal(plain[name], averaged[name])
     checkpoint = load_file(tmp_path / "averaged" / "run" / "checkpoint" / "model.safetensors")
     assert torch.equal(checkpoint["model." + name], plain[name])
+
+
+def test_a_save_killed_at_any_file_is_done_again(train, prepared, tmp_path):
+    output, states = tmp_path / "model", set()
+    with pytest.raises(Interrupted):
+        train(prepared, output, stop_after=3)
+
+    def look() -> None:
+        states.add(is_whole := is_kind(output, "finished model"))
+        if is_whole:
+            TextToImagePipeline.from_pretrained(output)
+        else:
+            with pytest.raises(UserError, match="is not finished; continue it with `vqlm train-lm` and `resume`"):
+                require_kind(output, "finished model")
+
+    kills = killed_everywhere(output, lambda: train(prepared, output, resume=True), look, NAMES)
+    assert states == {False, True}
+    assert kills > 15

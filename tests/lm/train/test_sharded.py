@@ -65,6 +65,7 @@ def _train_all(folder: Path) -> None:
         timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    (folder / "said.txt").write_text(done.stderr)
 
 
 def free_port() -> str:
@@ -160,6 +161,12 @@ def test_held_out_rows_are_shared_and_counted_once(folder):
             nll, num_rows = torch.load(folder / f"evaluated_{rank}.pt")[number]
             assert nll == pytest.approx(alone, rel=1e-6)
             assert num_rows == computed[rank]
+
+
+def test_that_no_samples_are_drawn_is_said(folder):
+    said = (folder / "said.txt").read_text()
+    assert said.count("no samples are drawn while FSDP2 trains: each process holds a part of the weights") > 1
+    assert not (folder / "whole" / "run" / "samples").exists()
 
 
 def test_adapters_are_refused(monkeypatch):

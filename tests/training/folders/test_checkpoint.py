@@ -102,9 +102,13 @@ def test_two_damaged_ones_are_refused_and_left(killed, make_run):
     folder, _ = killed
     for name in ("checkpoint", "checkpoint.old"):
         (folder / name / "optimizer.bin").write_bytes(b"")
-    with pytest.raises(UserError, match="is damaged .optimizer.bin has changed., and there is no whole one before it"):
+    message = "is damaged .optimizer.bin has changed., and there is no whole one before it; remove .*run to start"
+    with pytest.raises(UserError, match=message):
         make_run(resume=True)
     assert (folder / "checkpoint.old").exists()
+    (folder.parent / "config.json").touch()  # of a finished model, which would be in the way
+    with pytest.raises(UserError, match="no whole one before it; train again in another `output`"):
+        make_run(resume=True)
 
 
 def test_a_checkpoint_of_an_older_version_is_continued(killed, make_run):

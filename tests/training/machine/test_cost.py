@@ -6,7 +6,7 @@ from torch import nn
 
 import vqlm.training.machine.cost as cost
 from vqlm.training.config import TrainingConfig
-from vqlm.training.machine.allocator import memory_taken
+from vqlm.training.machine.allocator import memory_held, memory_taken
 from vqlm.training.machine.cost import Cost, TracedStep, step_cost
 from vqlm.vq import NetworkConfig, VQConfig, VQTrainingConfig, VQVAEConfig
 from vqlm.vq.cost import cost_of_vq
@@ -66,7 +66,25 @@ def test_holes_between_tensors_are_measured():
     taken = memory_taken(lambda: torch.ones(size // 4))
     assert taken == pytest.approx(size, rel=0.1)
     memory = step_cost(build, 4096, TrainingConfig(), CPU)[1]
+    libraries = memory.pop("libraries")
     assert 0 <= memory["allocator"] < 2 * sum(memory.values())
+    assert libraries == pytest.approx(memory_held(), rel=0.1)
+
+
+def test_what_the_process_takes_is_extended_from_a_quarter_and_a_half(monkeypatch):
+    """Steps of n units take 10 + 3 n bytes."""
+    tried = []
+
+    def taken(function) -> int:
+        tried.append(function.__defaults__[0])
+        return 10 + 3 * tried[-1]
+
+    monkeypatch.setattr(cost, "memory_taken", taken)
+    monkeypatch.setattr(cost, "memory_held", lambda: 500)
+    assert cost._process(build, 64) == (500, 10 + 3 * 64)
+    assert tried == [16, 32]
+    monkeypatch.setattr(cost, "memory_held", lambda: None)
+    assert cost._process(build, 64) is None
 
 
 def test_averaged_weights_are_counted():
@@ -85,7 +103,8 @@ def test_more_rows_than_were_tried(monkeypatch, unchecked_types):
     monkeypatch.setattr(cost, "_fewer", lambda units: (units - 1, units))
     exact = cost_of_vq(model_config, config)
     for each in (whole, exact):
-        each.memory.pop("allocator", None)
+        for name in ("allocator", "libraries"):
+            each.memory.pop(name, None)
     assert whole.flops == pytest.approx(exact.flops, rel=1e-3)
     assert sum(whole.memory.values()) == pytest.approx(sum(exact.memory.values()), rel=0.1)
 
