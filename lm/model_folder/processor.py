@@ -24,7 +24,7 @@ from vqlm.vq import VQVAE
 
 PROCESSOR_FILE = "processor_config.json"
 # What `from_pretrained` takes.
-LOADING = ("cache_dir", "force_download", "local_files_only", "token", "revision", "trust_remote_code")
+LOADING = ("cache_dir", "force_download", "local_files_only", "token", "revision", "code_revision", "trust_remote_code")
 Text = str | Sequence[str | None]
 
 
