@@ -175,19 +175,19 @@ class LoadedModel:
             >>> from vqlm import TextToImagePipeline
             >>> pipe = TextToImagePipeline.from_pretrained("outputs/demo/model", dtype="bfloat16", batch_size=16)
         """
-        require_known(hub, HUB)
+        require_known(hub, (*HUB, "device", "dtype", "batch_size", "compile", "quantize", "device_map", "torch_dtype"))
         place, options = device_of(device, device_map) or best_device(), DecodingOptions(batch_size, compile, quantize)
         precision = precision_of(dtype, torch_dtype) or torch.float32
         return cls(*load_finished(local_folder(folder, **hub), dtype=precision), options=options).to(place)
 
-    def save_pretrained(self, folder: Path | str, dtype: torch.dtype | None = None) -> None:
+    def save_pretrained(self, folder: Path | str, dtype: torch.dtype | str | None = None) -> None:
         """Save the finished model folder; `vqlm.lm.model_folder.finished_model` lists its files.
 
         Args:
             folder (path or str): folder to write into.
-            dtype (torch.dtype): precision of the saved weights, by default that which they have; torch.bfloat16 makes
-                the folder half as large. `from_pretrained` loads it in fp32 all the same. The image tokenizer's codes
-                change with the rounding: prepare data for the saved model, not for the one in memory.
+            dtype (torch.dtype or str): precision of the saved weights, by default that which they have; "bfloat16"
+                makes the folder half as large. `from_pretrained` loads it in fp32 all the same. The image tokenizer's
+                codes change with the rounding: prepare data for the saved model, not for the one in memory.
 
         Example:
             >>> import torch

@@ -2,18 +2,26 @@
 
 import difflib
 import re
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from vqlm.scripts.option_names import PLACES, option_name, options_of
 
-if TYPE_CHECKING:
-    from vqlm.scripts.options import ScriptParser
-
 _UNION = re.compile(r"(?:: )?Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors:.*"
                     r"Given value type: <class '\w+'> Given value: (.*)")  # fmt: skip
+_NOT_FINITE = re.compile(r": expected (?:int or )?float, found (?=[-+]?(?:nan|inf(?:inity)?)$)", re.IGNORECASE)
 
 
-def sentence_of(parser: "ScriptParser", message: str) -> str:
+class Parser(Protocol):
+    """What the sentences need to know of a `ScriptParser`."""
+
+    _actions: Any
+    file: Any
+    prefix: Any
+
+    def shown(self, name: str) -> str: ...
+
+
+def sentence_of(parser: Parser, message: str) -> str:
     """`message` of jsonargparse in the words of `parser`, with the nearest option where one does not exist."""
     message = " ".join(message.split()).rstrip(".")
     if unknown := re.match(r"unrecognized arguments: --([\w.]+)", message):
@@ -32,10 +40,11 @@ def sentence_of(parser: "ScriptParser", message: str) -> str:
     message = re.sub(r"Unable to load config '(.*?)' - .*", r"there is no file \1", message)
     message = re.sub(r"Expected a typing.Literal\[(.*?)\]. Got value: ", r"expected one of \1, found ", message)
     message = re.sub(r"Expected a <class '(\w+)'>. Got value: ", r"expected \1, found ", message)
+    message = _NOT_FINITE.sub(" must be a finite number, found ", message)
     return f"{message}{' ' if message.endswith('?') else '; '}--help lists every setting."
 
 
-def _unknown_option(parser: "ScriptParser", name: str) -> str:
+def _unknown_option(parser: Parser, name: str) -> str:
     group = name.rpartition(".")[0]
     siblings = [action.dest for action in parser._actions if group and action.dest.rpartition(".")[0] == group]
     if siblings:
@@ -48,7 +57,7 @@ def _unknown_option(parser: "ScriptParser", name: str) -> str:
     return f"there is no option {parser.shown(name)}{meant}"
 
 
-def _first_place(parser: "ScriptParser") -> str | None:
+def _first_place(parser: Parser) -> str | None:
     """The first required option that takes a file or a folder."""
     names = {action.dest for action in parser._actions if action.option_strings}
     return next((name for name in PLACES if name in names), None)

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+TELLING = 20  # counts for each code, from which on it is no accident if one never occurs
+
 
 def psnr(reconstruction: Float[Tensor, "b *shape"], pixel_values: Float[Tensor, "b *shape"]) -> Float[Tensor, " b"]:
     """Peak signal-to-noise ratio of each picture in dB, both in [-1, 1] (peak to peak 2). (B, ...) -> (B,)."""
@@ -34,7 +36,7 @@ class CodeUsage:
     @property
     def is_telling(self) -> bool:
         """Whether so many codes were counted that it is no accident if one never occurs."""
-        return bool(self.counts.sum(1).min() >= 20 * self.codebook_size)
+        return bool(self.counts.sum(1).min() >= TELLING * self.codebook_size)
 
     @property
     def perplexity(self) -> float:

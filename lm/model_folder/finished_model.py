@@ -67,7 +67,7 @@ class FinishedModel(NamedTuple):
 
 
 def save_finished(
-    finished: FinishedModel, folder: Path, name: str | None = None, dtype: torch.dtype | None = None
+    finished: FinishedModel, folder: Path, name: str | None = None, dtype: torch.dtype | str | None = None
 ) -> None:
     """Write the folder; its card calls it `name`, by default the name of the folder.
 

@@ -27,7 +27,7 @@ WRONG = [
     (("train", "DATA", "--output", "o", "--image-size", "63"), "--image-size must be a multiple of 8"),
     (("train", "none", "--output", "o"), "there is no folder none here"),
     (("train", "--data", "none", "--output", "o"), "there is no folder none here"),
-    (("train", "DATA", "--output", "o", "--start", "none"), "none does not exist"),
+    (("train", "DATA", "--output", "o", "--start", "nowhere"), "nowhere is not a folder"),
     (("train", "DATA", "--output", "o", "--start", "MODEL/image_tokenizer"), "the finished model is MODEL."),
     (("train", "DATA", "--output", "o", "--plan", "none"), "holds none of inspect.yaml"),
     (("train", "DATA", "--output", "o", "--lm.lerning-rate", "3"), "did you mean --lm.learning-rate?"),
@@ -62,6 +62,33 @@ WRONG = [
     (("serve", "--model", "none"), "none is not a folder"),
     (("serve", "--model", "MODEL", "--port", "99999"), "--port must lie in [0, 65535]"),
     (("app", "--model", "none"), "none is not a folder"),
+    (("train", "DATA", "--output", "o", "--minutes", "nan"), "--minutes must be a finite number, found nan"),
+    (("inspect-data", "--data", "DATA", "--output", "o", "--num-workers", "-1"), "--num-workers must be at least 0"),
+    (
+        (
+            "prepare",
+            "--data",
+            "DATA",
+            "--image-tokenizer",
+            "MODEL/image_tokenizer",
+            "--output",
+            "o",
+            "--num-workers=-1",
+        ),
+        "--num-workers must be at least 0, found -1",
+    ),
+    (
+        ("inspect-vq", "--model", "MODEL/image_tokenizer", "--data", "DATA", "--output", "DATA/a.png/below"),
+        "a.png is a file",
+    ),
+    (
+        ("compare-pca", "--model", "MODEL/image_tokenizer", "--data", "DATA", "--output", "dangling"),
+        "a link to nowhere, which does not exist",
+    ),
+    (("watch", "DATA", "--seconds", "0"), "--seconds must be above 0, found 0"),
+    (("watch", "DATA", "--page", "DATA/a.png/page.html"), "a.png is a file"),
+    (("plan", "--config", "none.yaml"), "--config none.yaml cannot be read (No such file or directory)"),
+    (("plan", "--config", "DATA"), "--config data cannot be read (Is a directory)"),
 ]
 
 

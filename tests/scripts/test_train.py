@@ -1,8 +1,10 @@
 """`vqlm train` on a folder, in seconds: whole, interrupted in each stage and continued, and what it refuses."""
 
 import json
+import os
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import vqlm.lm.evaluate.report
 import vqlm.lm.train.loop
 import vqlm.vq.train
 from vqlm.data_prep import inspection, load_collection, preparation
+from vqlm.data_prep.pictures import picture_files
 from vqlm.planning import planner
 from vqlm.planning.machine_speed import MachineSpeed
 from vqlm.scripts import train
@@ -254,6 +257,26 @@ def test_pictures_that_cannot_be_used_and_what_is_advised(picture_folder, tmp_pa
     assert (output / "report.json").exists()
     call(picture_folder, tmp_path / "other", *TINY, "--max-skipped", 0.05)
     assert (tmp_path / "other" / "report.json").exists()
+
+
+def test_decoders_that_crash_end_no_run(picture_folder, tmp_path, monkeypatch):
+    is_svg = picture_files._is_svg
+
+    def crash(image: bytes | Path) -> bool:
+        if isinstance(image, Path) and image.read_bytes() == b"crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return is_svg(image)
+
+    for name in ("blue-circle-2.png", "red-square-4.png"):
+        (picture_folder / name).write_bytes(b"crash")
+    monkeypatch.setattr(picture_files, "_is_svg", crash)
+    output = tmp_path / "mine"
+    call(picture_folder, output, *TINY, "--max-skipped", 0.1)
+    for listed in ("inspection/unusable.jsonl", "data/skipped.jsonl"):
+        reasons = [json.loads(line) for line in (output / listed).read_text().splitlines()]
+        assert sorted(row["key"] for row in reasons) == ["blue-circle-2.png", "red-square-4.png"]
+        assert {row["reason"] for row in reasons} == {"its decoder crashed (SIGSEGV)"}
+    assert (output / "report.json").exists()
 
 
 def test_a_begun_plan_takes_another_share_of_unusable_pictures(picture_folder, tmp_path, capsys):

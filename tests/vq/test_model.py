@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel
@@ -265,3 +266,11 @@ def test_a_changed_setting_changes_the_fingerprint(tiny_vqvae):
     before = tiny_vqvae.fingerprint()
     tiny_vqvae.config.quantizer = VQConfig(codebook_size=16, codebook_dim=4, normalize_z_e=False)
     assert tiny_vqvae.fingerprint() != before
+
+
+def test_what_is_no_tensor_and_codes_that_are_no_whole_numbers(tiny_vqvae, unchecked_types):
+    with pytest.raises(UserError, match="pixel_values must be a tensor, found ndarray; use torch.from_numpy"):
+        tiny_vqvae.encode(np.zeros((1, 3, 16, 16), np.float32))
+    for kind in (torch.float32, torch.bool):
+        with pytest.raises(UserError, match=f"codes must be whole numbers, found {kind}"):
+            tiny_vqvae.decode_codes(torch.zeros(1, *tiny_vqvae.config.code_shape, dtype=kind))

@@ -252,6 +252,8 @@ def test_saving_in_bf16_leaves_the_model_in_memory_alone(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path, dtype=torch.bfloat16)
     assert pipeline.image_tokenizer.fingerprint() == before
     assert pipeline.model.dtype == torch.float32
+    with pytest.raises(UserError, match="`dtype` must be float32, bfloat16 or float16, found 'int3'"):
+        pipeline.save_pretrained(tmp_path / "other", dtype="int3")
 
 
 # By name
