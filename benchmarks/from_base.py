@@ -93,9 +93,8 @@ def train(data: Path, number: int, start: Path | None, options: argparse.Namespa
     output = output_of(data, start, options.seed)
     words = ["train", data, "--minutes", options.minutes, "--image-size", SIDE, "--captions-from", "names"]
     words += ["--output", output, "--lm.seed", options.seed]
-    if start is not None:
-        words += ["--start", start]
-    else:
+    words += ["--start", start or "none"]
+    if start is None:
         words += ["--vq.seed", options.seed]
         words += ["--vq.max-steps", options.vq_steps] if options.vq_steps else []
     if options.lm_steps:

@@ -12,6 +12,8 @@ Settings = dict[str, Any]
 
 # More passes over the pictures only overfit.
 MOST_VQ_EPOCHS, MOST_LM_EPOCHS = 400, 200
+# From a finished model: more rounds take what it knows of other pictures (docs/experiments.md).
+MOST_TUNING_EPOCHS = 30
 VQ_SHARE = 0.2  # of the training seconds, stage one's
 TRAINING_SHARE = 0.85  # of the minutes, at least, for training steps and compiling
 # Seconds beside the training: to load the libraries, to measure, to save.
@@ -113,7 +115,8 @@ def budget_for(
     is_compiled = with_compiling / compiled > lm_seconds / plain
     lm_step = compiled if is_compiled else plain
     available = with_compiling if is_compiled and wished is None else lm_seconds
-    lm_steps, is_lm_capped = _steps(available / lm_step, facts, rows, MOST_LM_EPOCHS, wishes, "train_lm")
+    most_epochs = MOST_LM_EPOCHS if start is None else MOST_TUNING_EPOCHS
+    lm_steps, is_lm_capped = _steps(available / lm_step, facts, rows, most_epochs, wishes, "train_lm")
     if is_lm_capped and lm_steps * plain < lm_steps * compiled + speed.compile_seconds:
         is_compiled, lm_step = False, plain
     rest += speed.compile_seconds if is_compiled else 0.0

@@ -69,7 +69,8 @@ def stage_decision(
     if wishes.of(stage, "max_steps") is not None or wishes.of(stage, "max_minutes") is not None:
         return Decision(name, choice, "as you set it")
     if is_capped:
-        return Decision(name, choice, f"{passes}; more steps would overfit")
+        why = "more steps would overfit" if start is None else "more steps would take what it knew before"
+        return Decision(name, choice, f"{passes}; {why}")
     return Decision(name, choice, f"a fifth of the training; {passes}" if is_first else f"{size}; {passes}")
 
 

@@ -24,9 +24,13 @@ def test_few_small_pictures_are_worth_few_minutes():
     worth = minutes_worth(few, FAST)
     assert worth.larger is None
     assert worth.most == 15
-    assert "max_minutes" not in plan_of(few, FAST, worth.most).settings["train_lm"]
-    earlier = MINUTES[MINUTES.index(worth.most) - 1]
-    assert "max_minutes" in plan_of(few, FAST, earlier).settings["train_lm"]
+
+    def is_limited_by_minutes(minutes: int) -> bool:
+        settings = plan_of(few, FAST, minutes).settings
+        return "max_minutes" in settings["train_vq"] or "max_minutes" in settings["train_lm"]
+
+    assert not is_limited_by_minutes(worth.most)
+    assert is_limited_by_minutes(MINUTES[MINUTES.index(worth.most) - 1])
 
 
 def test_more_minutes_always_help_many_pictures_on_a_slow_machine():

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from vqlm.lm.settings import LMTrainingConfig
 from vqlm.planning.allowance import Start, Wishes
 from vqlm.planning.facts import CollectionFacts
 from vqlm.planning.machine_speed import MachineSpeed
@@ -214,6 +215,8 @@ def test_a_start_gives_its_size_and_all_minutes_go_to_stage_two():
     plan = plan_of(facts(900), FAST, 10, start=start)
     assert plan.settings["train_vq"] == {}
     assert plan.settings["train_lm"]["init_from"] == "models/base"
+    assert plan.settings["train_lm"]["learning_rate"] == pytest.approx(LMTrainingConfig().learning_rate / 10)
+    assert plan.settings["train_lm"]["max_steps"] == 30 * 900 // 48  # 30 times through the pictures
     assert "model" not in plan.settings["train_lm"]
     assert plan.seconds["train_vq"] == 0
     assert choice(plan, "pictures") == "64x64, 64 codes each"
