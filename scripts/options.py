@@ -24,6 +24,8 @@ from vqlm.training.old_names import OLD_NAMES, with_new_names
 
 # What `vqlm train` gives to its stages itself.
 SET_BY_TRAIN = {"config", "data", "output", "resume", "image_tokenizer", "for_model", "init_from"}
+# Where infinity means that there is no limit.
+UNLIMITED = ("max_grad_norm", "loss.max_adaptive_weight")
 # How the library names a setting.
 _NAMES = re.compile(r"`([a-z]\w*(?:\.\w+)*)`")
 
@@ -85,7 +87,8 @@ class ScriptParser(ArgumentParser):
 
     def _require_finite(self, settings: Namespace) -> None:
         for name, value in settings.items():
-            if isinstance(value, float) and not math.isfinite(value):
+            is_no_limit = value == math.inf and name in UNLIMITED
+            if isinstance(value, float) and not math.isfinite(value) and not is_no_limit:
                 raise UserError(f"{self.shown(name)} must be a finite number, found {value}.")
 
     def parse_path(self, cfg_path, *args, **kwargs):  # a --config file, which `parse_string` reads then

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import vqlm.training.machine.cost
+from vqlm.scripts import train_lm, train_vq
 from vqlm.scripts.plan import _stage, main
 from vqlm.training.errors import UserError
 from vqlm.vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig
@@ -21,6 +22,15 @@ def _known_peak(monkeypatch):
 def test_shipped_configs_tell_their_stage(path):
     if path.parent.name != "accelerate":
         assert _stage(["--config", str(path)]) == ("vq" if "vq" in path.stem else "lm")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_shipped_configs_are_read(path):
+    if path.parent.name != "accelerate":
+        words = ["--config", str(path), "--data", "none", "--output", "none"]
+        parser = train_vq.settings_parser(words) if "vq" in path.stem else train_lm.settings_parser()
+        settings = parser.parse_args(words)
+        assert (settings.max_grad_norm == float("inf")) is (path.parent.name == "paper")  # which clips nothing
 
 
 @pytest.mark.parametrize(
