@@ -19,7 +19,7 @@ SSIM_SMALLEST_SIDE = 6  # its window of 11 is reflected at the edges
 UNUSED_SHARE = 0.05
 # The same where fewer than `TELLING` counts were made for each code: neighbouring codes of a picture are alike, and no
 # codebook is used evenly, so that of a healthy one this share of what equal frequencies would show may be missing.
-UNUSED_SHARE_OF_FEW = 0.3
+UNUSED_SHARE_OF_FEW = 0.5
 LOW_PERPLEXITY_SHARE = 0.2
 CONSTANT_POSITION_NATS = 0.1
 CONSTANT_POSITION_SHARE = 0.25

@@ -76,18 +76,20 @@ def save_finished(
     """
     require_writable(folder, "folder")
 
+    precision = precision_of(dtype)
+
     def write(place: Path) -> None:
-        _write_parts(finished, place, dtype)
+        _write_parts(finished, place, precision if isinstance(precision, torch.dtype) else None)
         if not _is_written_by_hand(folder / CARD_FILE):
             write_card(place, name or folder.resolve().name)
 
     save_whole(folder, SETTINGS_FILE, write, replaced=(WEIGHT_FILES, FIGURES_FILE))
 
 
-def _write_parts(finished: FinishedModel, folder: Path, dtype: torch.dtype | None) -> None:
+def _write_parts(finished: FinishedModel, folder: Path, precision: torch.dtype | None) -> None:
     """Write all but the card to an empty folder."""
     model, vocabulary, image_tokenizer, settings, figures = finished
-    if isinstance(precision := precision_of(dtype), torch.dtype):
+    if precision is not None:
         model = copy.deepcopy(model).to(precision)  # type: ignore[arg-type]
         image_tokenizer = copy.deepcopy(image_tokenizer).to(precision).float()  # type: ignore[arg-type]
     # After `bos caption boi`, stock `generate` then draws exactly the codes of one picture and no other id.
@@ -103,8 +105,8 @@ def _write_parts(finished: FinishedModel, folder: Path, dtype: torch.dtype | Non
         TextToImageProcessor(vocabulary, image_tokenizer, settings.max_caption_tokens).save_pretrained(folder)
     else:
         save_parts(folder, vocabulary, image_tokenizer)
-    if dtype is not None:
-        copy.deepcopy(image_tokenizer).to(dtype).save_pretrained(folder / IMAGE_TOKENIZER)  # type: ignore[arg-type]
+    if precision is not None:
+        copy.deepcopy(image_tokenizer).to(precision).save_pretrained(folder / IMAGE_TOKENIZER)  # type: ignore[arg-type]
     known_by = fingerprints(vocabulary, image_tokenizer) | {WEIGHTS_KEY: weights_fingerprint(folder)}
     write_json(folder / SETTINGS_FILE, settings.to_json(known_by))
     # The pictures of both stages, which may be of two collections.

@@ -275,7 +275,8 @@ class TextToImageProcessor(ProcessorMixin):
         Example:
             >>> processor = vqlm.TextToImageProcessor.from_pretrained("outputs/demo/model")
         """
-        require_known((name for name in kwargs if not name.startswith("_")), LOADING)
+        if "_from_pipeline" not in kwargs:  # which passes the arguments of the model to every part
+            require_known((name for name in kwargs if not name.startswith("_")), LOADING)
         folder = local_folder(
             pretrained_model_name_or_path, cache_dir=cache_dir, force_download=force_download,
             local_files_only=local_files_only, token=token, revision=revision,

@@ -271,17 +271,17 @@ def test_all_codes_in_even_use_are_no_finding():
     assert usage_findings(0.96, 200.0, 1000, VQConfig()) == []
 
 
-@pytest.mark.parametrize(("usage", "is_found"), [(0.632, False), (0.45, False), (0.44, True)])
+@pytest.mark.parametrize(("usage", "is_found"), [(0.632, False), (0.32, False), (0.31, True)])
 def test_a_large_codebook_of_which_few_codes_were_counted(usage, is_found):
     """As many codes as the codebook has, all equally frequent, leave 1/e of it out; those of pictures more."""
     findings = usage_findings(usage, 0.4 * 65536, 65536, VQConfig(), num_counted=65536)
     assert (findings != []) == is_found
 
 
-@pytest.mark.parametrize(("num_counted", "is_found"), [(28 * 64, False), (20 * 1024 - 1, True), (20 * 1024, True)])
+@pytest.mark.parametrize(("num_counted", "is_found"), [(28 * 64, False), (20 * 1024 - 1, False), (20 * 1024, True)])
 def test_a_healthy_codebook_on_28_pictures(num_counted, is_found):
-    """The demo's uses 65% of its 1,024 codes there, and all of them on the whole collection."""
-    assert (usage_findings(0.65, 600.0, 1024, VQConfig(), num_counted=num_counted) != []) == is_found
+    """The demo's uses 58% of its 1,024 codes on 28 held-out pictures, and 93% on 210."""
+    assert (usage_findings(0.58, 465.0, 1024, VQConfig(), num_counted=num_counted) != []) == is_found
 
 
 # The page
