@@ -27,11 +27,11 @@ from PIL import Image as PILImage
 
 from vqlm.data_prep.collections.collection import Collection
 from vqlm.data_prep.collections.loading import DecodedBatch, decode_rows
+from vqlm.data_prep.collections.worker_processes import mapped_shards
 from vqlm.data_prep.settings import ViewConfig
 from vqlm.data_prep.sources.rows import Row, Shard, Unusable
 from vqlm.data_prep.splits import TRAIN
 from vqlm.data_prep.vocabulary import Vocabulary
-from vqlm.data_prep.worker_processes import mapped_shards
 from vqlm.training.errors import UserError
 from vqlm.training.folders.files import write_json
 from vqlm.vq import VQVAE, to_pixel_values

@@ -17,11 +17,11 @@ from vqlm.data_prep.collections.collection import Collection
 from vqlm.data_prep.collections.copies import digest_of_pixels
 from vqlm.data_prep.collections.loading import in_order
 from vqlm.data_prep.collections.skipped import SkippedRows
+from vqlm.data_prep.collections.worker_processes import mapped_shards
 from vqlm.data_prep.pictures.picture_files import UnreadablePicture, decode_picture, explained_picture
 from vqlm.data_prep.settings import CollectionConfig
 from vqlm.data_prep.sources.rows import LEFT_OUT, OTHER, Row, Unusable
 from vqlm.data_prep.splits import TRAIN
-from vqlm.data_prep.worker_processes import mapped_shards
 from vqlm.training.errors import UserError
 from vqlm.training.watching.progress import Progress
 from vqlm.vq import has_shape, scale_and_crop

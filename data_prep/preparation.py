@@ -21,13 +21,13 @@ from datasets import Dataset
 from vqlm.data_prep.collections.collection import Collection
 from vqlm.data_prep.collections.loading import decode_few, require_shape
 from vqlm.data_prep.collections.skipped import SkippedRows
+from vqlm.data_prep.collections.worker_processes import mapped_shards
 from vqlm.data_prep.encoding import SHARD_FILE, ShardEncoder
 from vqlm.data_prep.prepared_set import FORM, MANIFEST, SHARDS, PreparedSet
 from vqlm.data_prep.settings import TextConfig, ViewConfig
 from vqlm.data_prep.sources.rows import Row, Unusable
 from vqlm.data_prep.splits import TRAIN, hash_share
 from vqlm.data_prep.vocabulary import NAMES, Vocabulary
-from vqlm.data_prep.worker_processes import mapped_shards
 from vqlm.training.errors import UserError
 from vqlm.training.folders.deciding import flatten, require_same_run
 from vqlm.training.folders.files import flush_to_disk, read_json, require_empty, write_json

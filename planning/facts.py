@@ -12,11 +12,11 @@ import numpy as np
 
 from vqlm.data_prep import TextConfig, Vocabulary
 from vqlm.data_prep.collections.collection import Collection
+from vqlm.data_prep.collections.worker_processes import mapped_shards
 from vqlm.data_prep.pictures.picture_files import UnreadablePicture, draw_svg, explained_picture
 from vqlm.data_prep.settings import CollectionConfig
 from vqlm.data_prep.sources.rows import Row, Shard, Unusable
 from vqlm.data_prep.splits import TRAIN
-from vqlm.data_prep.worker_processes import mapped_shards
 from vqlm.training.errors import UserError
 from vqlm.vq import draft, to_rgb
 from vqlm.vq.fitting import border_colour, is_transparent

@@ -10,10 +10,10 @@ from PIL import Image as PILImage
 
 from vqlm.data_prep.collections.collection import Collection
 from vqlm.data_prep.collections.loading import in_order
+from vqlm.data_prep.collections.worker_processes import mapped_shards
 from vqlm.data_prep.pictures.picture_files import UnreadablePicture, decode_picture
 from vqlm.data_prep.settings import CollectionConfig
 from vqlm.data_prep.sources.rows import Row, Shard, Unusable, read_all
-from vqlm.data_prep.worker_processes import mapped_shards
 from vqlm.training.watching.progress import Progress
 
 # Large JPEGs are decoded at a fraction of their size, drawings at twice this.

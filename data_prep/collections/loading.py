@@ -13,11 +13,11 @@ from torch import Tensor
 
 from vqlm.data_prep.collections.collection import Collection
 from vqlm.data_prep.collections.skipped import SkippedRows
+from vqlm.data_prep.collections.worker_processes import mapped_shards
 from vqlm.data_prep.pictures.picture_files import UnreadablePicture, decode_picture, make_views
 from vqlm.data_prep.settings import CollectionConfig, ViewConfig
 from vqlm.data_prep.sources.rows import Row, Shard, Unusable
 from vqlm.data_prep.splits import TRAIN, hash_share
-from vqlm.data_prep.worker_processes import mapped_shards
 from vqlm.training.errors import UserError
 from vqlm.training.watching.progress import Progress
 

@@ -12,11 +12,11 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image as PILImage, ImageOps, UnidentifiedImageError
 
+from vqlm.data_prep.collections.worker_processes import mapped_shards
 from vqlm.data_prep.pictures.file_kinds import SVG, readable_formats
 from vqlm.data_prep.pictures.svg import UnsafeDrawing, draw_svg
 from vqlm.data_prep.settings import MAX_PIXELS, ViewConfig
 from vqlm.data_prep.sources.rows import Row, Shard, Unusable
-from vqlm.data_prep.worker_processes import mapped_shards
 from vqlm.training.errors import UserError
 from vqlm.vq import Fit, VQVAEImageProcessor, draft, fit_rgb, scale_and_crop, to_fitted_rgb, to_rgb
 

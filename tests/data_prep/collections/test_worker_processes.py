@@ -18,14 +18,14 @@ from vqlm.data_prep import (
     load_collection,
     load_pictures,
     prepare,
-    worker_processes,
 )
+from vqlm.data_prep.collections import worker_processes
 from vqlm.data_prep.collections.copies import without_copies
+from vqlm.data_prep.collections.worker_processes import mapped_shards
 from vqlm.data_prep.inspection import inspect_collection
 from vqlm.data_prep.pictures import picture_files
 from vqlm.data_prep.pictures.picture_files import open_picture, read_picture
 from vqlm.data_prep.sources.rows import Row, Shard, Unusable
-from vqlm.data_prep.worker_processes import mapped_shards
 from vqlm.planning.facts import gather_facts
 from vqlm.training.errors import UserError
 
