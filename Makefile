@@ -12,7 +12,7 @@ OF_THE_DEMO := speculative quantized variety
 demo: .venv/installed-demo
 	$(BIN)/python scripts/demo.py --output outputs/demo
 
-# OpenMoji at 128x128, 256 codes a picture, as `vqlm train` plans it for these minutes.
+# OpenMoji at 128x128, 256 codes per picture, as `vqlm train` plans it for these minutes.
 demo-128: .venv/installed-demo
 	$(BIN)/vqlm train openmoji --minutes 45 --output outputs/demo-128
 

@@ -1,4 +1,7 @@
-"""Prompts -> the ids after which a picture is drawn. Says in one sentence what is wrong with a prompt."""
+"""Prompts -> the ids of their captions; `prompt_ids` of `data_prep/sequences.py` puts the special tokens around them.
+
+Says in one sentence what is wrong with a prompt.
+"""
 
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""How many minutes a collection is worth on this machine, by the plans that they would get."""
+"""How many minutes of training a collection is worth on this machine, found by planning several."""
 
 from typing import NamedTuple
 
@@ -11,8 +11,15 @@ MINUTES = (2, 3, 4, 5, 7, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 360, 480, 7
 
 
 class Worth(NamedTuple):
-    """Minutes. least: from which anything is learned; larger: from which pictures get their largest size, None where
-    that is not reached; most: of which no step is left out, None where more always helps."""
+    """How many of `MINUTES` make sense for a collection.
+
+    Args:
+        least: fewest minutes that a plan accepts.
+        larger: fewest minutes with pictures of `largest_side`; None where `least` is enough for that.
+        most: fewest minutes in which both stages reach their limit of steps, so that more do not help; None where
+            none of `MINUTES` reaches it.
+        largest_side: side of the largest pictures that any of `MINUTES` gives, in pixels.
+    """
 
     least: int
     larger: int | None
@@ -21,8 +28,10 @@ class Worth(NamedTuple):
 
 
 def minutes_worth(facts: CollectionFacts, speed: MachineSpeed) -> Worth:
-    """What `MINUTES` would do for a training from nothing."""
+    """The minutes that make sense, by the plan that each of `MINUTES` gets for a training from nothing."""
     plans = {minutes: plan for minutes in MINUTES if (plan := _plan(facts, speed, minutes)) is not None}
+    if not plans:
+        raise UserError(f"this machine is too slow: {MINUTES[-1]:,} minutes allow no learning.")
     sides = {minutes: plan.settings["train_vq"]["network"]["input_shape"][0] for minutes, plan in plans.items()}
     largest = max(sides.values())
     larger = min(minutes for minutes, side in sides.items() if side == largest)
@@ -32,7 +41,7 @@ def minutes_worth(facts: CollectionFacts, speed: MachineSpeed) -> Worth:
 
 
 def _plan(facts: CollectionFacts, speed: MachineSpeed, minutes: int) -> Plan | None:
-    """None for minutes that allow no learning."""
+    """The plan for so many minutes; None where they are too few to learn anything."""
     try:
         return make_plan(facts, speed, float(minutes))
     except UserError:

@@ -1,4 +1,4 @@
-"""Steps and seconds of each stage for one size of pictures within the minutes."""
+"""How many steps and seconds each stage gets within the minutes, for one size of pictures."""
 
 import math
 from dataclasses import dataclass, field
@@ -12,23 +12,31 @@ Settings = dict[str, Any]
 
 # More passes over the pictures only overfit.
 MOST_VQ_EPOCHS, MOST_LM_EPOCHS = 400, 200
-# From a finished model: more rounds take what it knows of other pictures (docs/experiments.md).
+# From a finished model: with more passes it forgets what it knows of other pictures (docs/experiments.md).
 MOST_TUNING_EPOCHS = 30
-VQ_SHARE = 0.2  # of the training seconds, stage one's
-TRAINING_SHARE = 0.85  # of the minutes, at least, for training steps and compiling
+VQ_SHARE = 0.2  # stage one's share of the training seconds
+TRAINING_SHARE = 0.85  # at least this share of the minutes is for training steps and compiling
 # Seconds beside the training: to load the libraries, to measure, to save.
 FIXED_SECONDS = 30.0
-READINGS = 3  # of every picture: to inspect, to train stage one, to prepare
+READINGS = 3  # how often every picture is read: to inspect, to train stage one, to prepare
 # Drawing one held-out picture, and a training step of one row: seconds of the first / seconds of the second.
 DRAWING = 3.0
-DRAWINGS_PER_PROMPT, MOST_PROMPTS = 4, 1000  # of the evaluation
-CHOOSING_SHARE, LEAST_CHOOSING, MOST_CHOOSING = 0.02, 10.0, 120.0  # of the minutes, to choose the sampling; seconds
+DRAWINGS_PER_PROMPT, MOST_PROMPTS = 4, 1000  # in the evaluation
+# To choose the sampling: a share of the minutes, between two numbers of seconds.
+CHOOSING_SHARE, LEAST_CHOOSING, MOST_CHOOSING = 0.02, 10.0, 120.0
 
 
 @dataclass(frozen=True)
 class Start:
-    """A finished model that the training starts from. side: of its pictures; psnr_db: of its image tokenizer on a
-    sample of the new ones; fit: how it learned pictures that are not square."""
+    """A finished model that the training starts from.
+
+    Args:
+        folder: of the model.
+        side: height and width of its pictures in pixels.
+        codes: codes per picture.
+        psnr_db: how well its image tokenizer reconstructs a sample of the new pictures.
+        fit: how its image tokenizer learned pictures that are not square.
+    """
 
     folder: str
     side: int
@@ -39,7 +47,12 @@ class Start:
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a person sets instead of leaving it to the plan. `settings`: of each stage, nested as in its YAML."""
+    """What a person sets instead of leaving it to the plan.
+
+    Args:
+        image_size: side of the pictures in pixels.
+        settings: by stage, nested as in the YAML of its command.
+    """
 
     image_size: int | None = None
     settings: dict[str, Settings] = field(default_factory=dict)
@@ -60,8 +73,8 @@ class Budget:
         vq_seconds: seconds of those steps; `lm_seconds` likewise.
         rest_seconds: seconds beside the steps: reading, compiling, preparing, choosing the sampling, evaluating.
         is_compiled: whether compiling stage two gives it more steps.
-        is_vq_capped: whether the steps are all that make sense, or as many as were asked for, rather than what the
-            minutes allow; `is_lm_capped` likewise.
+        is_vq_capped: whether something else than the minutes limits `vq_steps`: the passes over the pictures, or what a
+            person set; `is_lm_capped` likewise.
     """
 
     side: int
@@ -76,7 +89,7 @@ class Budget:
     is_lm_capped: bool
 
     def has(self, vq_steps: int, lm_steps: int) -> bool:
-        """Whether each stage gets so many steps, or as many as make sense."""
+        """Whether each stage gets at least so many steps, or is capped."""
         return (self.is_vq_capped or self.vq_steps >= vq_steps) and (self.is_lm_capped or self.lm_steps >= lm_steps)
 
 
@@ -89,7 +102,10 @@ def budget_for(
     start: Start | None,
     size: float = 1.0,
 ) -> Budget:
-    """The steps and seconds of each stage at `side`. size: parameters of the language model / those of the default."""
+    """The steps and seconds of each stage at `side`.
+
+    `size` is the time of a step of the language model / that of the default model.
+    """
     codes = start.codes if start is not None else (side // math.prod(STRIDES)) ** 2
     tokens = facts.tokens_per_caption
     pictures, rows = batch_size_of(facts, wishes, "train_vq", PICTURES), batch_size_of(facts, wishes, "train_lm", ROWS)
@@ -126,7 +142,7 @@ def budget_for(
 
 
 def choosing_seconds(minutes: float, wishes: Wishes) -> float:
-    """For drawing with several samplings, of which one is chosen; 0 where a person has set it."""
+    """Seconds to draw with several samplings and choose one; 0 where a person has set the sampling."""
     if wishes.of("train_lm", "sampling") is not None:
         return 0.0
     return min(MOST_CHOOSING, max(LEAST_CHOOSING, CHOOSING_SHARE * 60 * minutes))
@@ -140,7 +156,7 @@ def batch_size_of(facts: CollectionFacts, wishes: Wishes, stage: str, default: i
 def _steps(
     possible: float, facts: CollectionFacts, batch_size: int, most_epochs: int, wishes: Wishes, stage: str
 ) -> tuple[int, bool]:
-    """Steps of a stage, and whether they are all that make sense: set by the person, or limited by the pictures."""
+    """Steps of a stage, and whether they are capped: set by the person, or limited by the passes over the pictures."""
     steps, has_minutes = wishes.of(stage, "max_steps"), wishes.of(stage, "max_minutes") is not None
     if has_minutes:
         in_minutes = max(1, int(possible))
@@ -152,7 +168,7 @@ def _steps(
 
 
 def _rest_seconds(side: int, codes: int, facts: CollectionFacts, speed: MachineSpeed) -> float:
-    """Beside the training and compiling."""
+    """Seconds for all but training steps and compiling."""
     reading = READINGS * sum(facts.pictures.values()) * facts.seconds_per_picture / speed.cores
     encoding = sum(facts.pictures.values()) * speed.vq_seconds(side, 1) / 3  # without the backward pass
     prompts = min(MOST_PROMPTS, facts.held_out)

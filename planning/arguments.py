@@ -1,4 +1,4 @@
-"""What the arguments of a request alone tell, without torch: checked before anything is read or measured."""
+"""Checks of a request's arguments that need neither torch nor the collection; they run before all else."""
 
 import math
 from collections.abc import Sequence
@@ -13,18 +13,18 @@ from vqlm.training.folders.folder_kinds import require_kind
 
 STAGES = ("inspect", "train_vq", "prepare", "train_lm")
 NO_START = "none"  # a training that begins with new models
-STRIDES = [4, 2]  # (side / 8)^2 codes of a picture
+STRIDES = [4, 2]  # (side / 8)^2 codes per picture
 
 
 def check_minutes(minutes: float) -> None:
-    """Raises UserError if no training can last so long."""
+    """Raises UserError unless `minutes` is above 0 and finite."""
     if not 0 < minutes < math.inf:
         raise UserError(f"`minutes` must be above 0, found {minutes}.")
 
 
 def side_of(image_size: int | None, shape: Sequence[int] | None) -> int | None:
-    """The side of the pictures where a person sets it, by itself or as the network's `input_shape`. Raises UserError if
-    the two contradict one another."""
+    """The side of the pictures that a person set, as `image_size` or as `shape`, the network's `input_shape`; None if
+    neither is set. Raises UserError if the two contradict one another."""
     if shape is None:
         return image_size
     if image_size is not None and list(shape) != [image_size, image_size]:
@@ -33,7 +33,7 @@ def side_of(image_size: int | None, shape: Sequence[int] | None) -> int | None:
 
 
 def check_side(side: int) -> None:
-    """Raises UserError for a side that is not divided by the strides of a plan."""
+    """Raises UserError for a side that is not a multiple of the product of `STRIDES`."""
     factor = math.prod(STRIDES)
     if side < factor or side % factor:
         raise UserError(f"`image_size` must be a multiple of {factor}, such as 64, 96 or 128; found {side}.")

@@ -1,4 +1,4 @@
-"""What a collection is, from cheap counts and a sample of bounded size that the seed decides."""
+"""What a collection is like, from counts of its rows and a look at a few hundred of its pictures."""
 
 import random
 import time
@@ -22,7 +22,7 @@ from vqlm.vq import draft, to_rgb
 from vqlm.vq.fitting import border_colour, is_transparent
 
 SAMPLED = 256  # pictures that are decoded
-COUNTED = 50_000  # rows that are counted; of a larger collection whole shards, the rest is estimated
+COUNTED = 50_000  # rows that are counted: of a larger collection as many shards as hold them; the rest is estimated
 DECODED_SIDE = 128  # a picture need not be decoded finer to see its border
 ABOUT_SQUARE = 1.1  # longer side / shorter side
 
@@ -35,15 +35,15 @@ class CollectionFacts:
         pictures: pictures by split.
         median_side: median of the pictures' shorter sides in pixels; None for drawings, which have any size.
         not_square: share of the pictures whose longer side is more than 1.1 times the shorter.
-        transparent: share with transparent pixels; an SVG counts as one.
-        flat_border: share with one colour along all four edges, once transparency lies on the background.
-        captions_per_picture: mean.
-        words_per_caption: mean.
-        tokens_per_caption: mean, in tokens of a BPE trained on the sample.
-        distinct_captions: among the first captions of all counted pictures.
-        known_words: share of the held-out captions of which every word also occurs in a caption that is trained on.
-        counted: pictures that the counts are from; fewer than all where `pictures` are estimated.
-        seconds_per_picture: that reading and decoding took here, on one core.
+        transparent: share of the pictures with transparent pixels; every SVG counts as such.
+        flat_border: share with one colour along all four edges, after transparent pixels got the background.
+        captions_per_picture: mean number.
+        words_per_caption: mean number.
+        tokens_per_caption: mean number, with a BPE trained on the sample.
+        distinct_captions: number of different texts among the first captions of the counted pictures.
+        known_words: share of the held-out captions whose words all occur in captions that are trained on.
+        counted: number of counted pictures; fewer than all where `pictures` is estimated.
+        seconds_per_picture: time to read and decode one, on one core of this machine.
         captions: first captions of the sample.
     """
 
@@ -107,7 +107,7 @@ def gather_facts(collection: Collection, seed: int = 0) -> CollectionFacts:
 
 
 class _Counts:
-    """Counts of the rows that were read. scale: all rows / those."""
+    """Counts of the rows that were read. scale: all shards / those that were read."""
 
     def __init__(self, splits: list[str]):
         self.pictures = dict.fromkeys(splits, 0)
@@ -164,11 +164,11 @@ class _Look:
     has_flat_border: bool
 
 
-Seen = tuple[_Look | None, float]  # and the seconds that it took; None for a picture that cannot be decoded
+Seen = tuple[_Look | None, float]  # None for a picture that cannot be decoded; the seconds that looking took
 
 
 def _look_apart(sample: list[Row], collection: Collection) -> Iterator[Seen]:
-    """At each picture, in a process that may crash."""
+    """Look at each picture, in a separate process, since a decoder may crash."""
     shard = Shard("the sample", partial(iter, sample), "")
     look = partial(_look_at_each, config=collection.config, drawn_side=collection.drawn_side)
     for _, seen, _ in mapped_shards([shard], look, 1):

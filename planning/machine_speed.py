@@ -1,4 +1,4 @@
-"""How long a training step takes here: measured by a few real steps at one size, scaled to the others."""
+"""How long a training step takes on this machine: a few real steps are timed at one size, others are estimated."""
 
 import math
 import os
@@ -19,9 +19,9 @@ SIDE_EXPONENT, LENGTH_EXPONENT = 1.62, 1.32
 COMPILED_STEP, COMPILING_STEPS = 0.79, 85
 # Seconds of a step of each stage on 2 cores at this matrix peak; they fall with about the root of the peak.
 KNOWN_VQ_STEP, KNOWN_LM_STEP, KNOWN_GFLOPS, GFLOPS_EXPONENT = 0.091, 0.34, 2152, 0.47
-SLOW = 2.5  # times the expected seconds
-REPETITIONS = 3  # of the measurement: of a machine that is busy for a moment, the best one counts
-FASTER = 1.3  # times as fast one thread must be than all of them to be worth a word
+SLOW = 2.5  # steps of so many times the expected seconds are worth a warning
+REPETITIONS = 3  # of the measurement; the fastest counts, since a machine may be busy for a moment
+FASTER = 1.3  # one thread at least so many times as fast as all threads is worth a warning
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,11 @@ class MachineSpeed:
         threads: threads of torch.
         cores: processor cores that this process may use.
         bf16_gflops: matrix peak.
-        load: programs that wanted to run on the processor in the last minute, ours among them; None where unknown.
+        load: mean number of processes that used or waited for a core in the last minute, ours included; None where
+            unknown.
         fastest_vq_step: seconds of the fastest single step of stage one, with one thread or all; None where only
             `vq_step` is known. `fastest_lm_step` likewise.
-        one_thread_gain: times as fast as with all threads one thread took a step; 1 where it was not measured.
+        one_thread_gain: seconds of a step with all threads / with one thread; 1 where it was not measured.
     """
 
     vq_step: float
@@ -61,7 +62,7 @@ class MachineSpeed:
     def lm_seconds(
         self, codes: int, tokens_per_caption: float, batch_size: int = ROWS, is_compiled: bool = True, size: float = 1.0
     ) -> float:
-        """Seconds per step of stage two. `size`: parameters / those of the default model."""
+        """Seconds per step of stage two. `size`: the time of a step of the model / that of the default model."""
         length = codes + tokens_per_caption + ROW_OVERHEAD
         measured = CODES + self.tokens_per_caption + ROW_OVERHEAD
         seconds = self.lm_step * (length / measured) ** LENGTH_EXPONENT * batch_size / ROWS * size
@@ -69,14 +70,15 @@ class MachineSpeed:
 
     @property
     def compile_seconds(self) -> float:
-        """What compiling stage two takes, once."""
+        """Seconds that compiling stage two takes, once per training."""
         return COMPILING_STEPS * self.lm_step
 
     @property
     def undisturbed(self) -> "MachineSpeed":
-        """The speed of this machine at best: that of the fastest steps, or, on a CPU, what its matrix peak allows.
+        """The speed of this machine when nothing else runs: that of the fastest steps, or on a CPU what its matrix peak
+        allows, whichever is faster.
 
-        Programs that run beside it slow steps far more than single matrix products, by which the peak is measured.
+        Other programs slow training steps far more than the single matrix products that measure the peak.
         """
         vq_steps, lm_steps = [self.fastest_vq_step or self.vq_step], [self.fastest_lm_step or self.lm_step]
         if self.device == "cpu":
@@ -149,9 +151,11 @@ def measure_speed(captions: list[str], seconds: float = 4.0) -> MachineSpeed:
 def _repeated(
     steps: dict[str, Callable[[], None]], counts: list[int], seconds: float, set_threads: Callable[[int], None]
 ) -> dict[tuple[str, int], list[list[float]]]:
-    """Seconds of the steps of every stage with every number of threads, in `REPETITIONS` that alternate with those of
-    the others; fewer on a machine on which the first take long. About `seconds` for each stage, after a step that warms
-    up."""
+    """Seconds per step of every stage with every number of threads, by repetition.
+
+    Each is measured `REPETITIONS` times, in turns; fewer times on a slow machine. It takes about `seconds` per stage,
+    after one step to warm up.
+    """
     for step in steps.values():
         step()
     taken: dict[tuple[str, int], list[list[float]]] = {(stage, count): [] for stage in steps for count in counts}
@@ -171,7 +175,7 @@ def usable_cores() -> int:
 
 
 def _seconds_of_steps(step: Callable[[], None], seconds: float) -> list[float]:
-    """Of the steps that fit into `seconds`, at least one."""
+    """Seconds of each step; as many steps as fit into `seconds`, at least one."""
     taken: list[float] = []
     while not taken or math.fsum(taken) < seconds:
         start = time.perf_counter()

@@ -1,21 +1,21 @@
-"""What trainings of so many pictures reached in so many steps: measured, for a person to know what to expect."""
+"""What finished trainings reached, by number of pictures and steps: the table of `vqlm advise`."""
 
 from typing import NamedTuple
 
 
 class Measured(NamedTuple):
-    """One training.
+    """One training, or one held-out set of it.
 
     Args:
-        pictures: that were trained on.
-        of: what they are, and what the new prompts ask for.
+        pictures: number of pictures to train on.
+        of: what the pictures show, and what the new prompts ask for.
         start: "nothing", or the finished model that it started from.
-        steps: of stage one and stage two.
+        steps: number in stage one and in stage two.
         side: of the pictures in pixels.
         psnr_db: of the image tokenizer on held-out pictures.
         r10: share of the held-out prompts whose picture is among the ten nearest to what was drawn.
-        chance: that share by chance.
-        trained_r10: as `r10`, of prompts that were trained on.
+        chance: `r10` of pictures drawn without looking at the prompt.
+        trained_r10: as `r10`, of prompts that were trained on; None where it was not measured.
     """
 
     pictures: int

@@ -1,4 +1,4 @@
-"""What to train, how large and how long. A pure function of facts: it reads nothing and measures nothing."""
+"""Decides what to train, how large and how long: a pure function of facts, which reads and measures nothing."""
 
 import math
 from dataclasses import dataclass, field
@@ -22,22 +22,22 @@ from vqlm.planning.reasons import (
 from vqlm.training.errors import UserError
 
 SIDES = (32, 64, 96, 128)  # of pictures that a plan chooses
-ENLARGED = 1.3  # at most so many times the pictures' own side
-# Steps from which a size above the smallest is chosen. At 64x64, 1,000 and 1,400 steps reach R@1 71%; at 128x128,
-# 1,717 and 1,300 steps reach 74% and look far better.
+ENLARGED = 1.3  # the largest factor by which pictures are enlarged
+# Steps of each stage that a size above the smallest possible one needs. At 64x64, 1,000 and 1,400 steps reach R@1 71%;
+# at 128x128, 1,717 and 1,300 steps reach 74% and look far better.
 ENOUGH_VQ, ENOUGH_LM = 800, 800
-# Fewer steps teach nothing that is worth looking at.
+# With fewer steps of either stage the minutes are refused: nothing worth looking at is learned.
 LEAST_VQ, LEAST_LM = 150, 250
-FEW_PICTURES = 1500  # from here on down the training adds noise
-WORDS_TO_SPARE = 3  # per caption: a shorter one loses its sense with a word
-# A larger model for so many pictures, where the largest pictures still get so many steps.
+FEW_PICTURES = 1500  # with fewer, the training adds noise
+WORDS_TO_SPARE = 3  # mean words per caption from which words are dropped: shorter ones would lose their sense
+# A larger model trains if there are so many pictures and it still gets so many steps at the largest size.
 MANY_PICTURES, MANY_STEPS = 10_000, 4000
 LARGE_MODEL = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 6}
-LARGE = 2.6  # times as long a step
-VECTORS_PER_CODE = 16  # of the codebook, at least, so that each code is trained
+LARGE = 2.6  # time of a step of the large model / of the default one
+VECTORS_PER_CODE = 16  # training vectors per code of the codebook, at least, so that each code is trained
 SMALLEST_CODEBOOK, DEFAULT_CODEBOOK = 64, 1024
-TUNING_LEARNING_RATE = 6e-4  # from a finished model: a tenth of what a new one takes
-# What makes the demo's pictures good: the rest of it where a person sets a part. Else it is chosen after training.
+TUNING_LEARNING_RATE = 6e-4  # from a finished model: a tenth of the default
+# What a person who sets a part of the sampling gets for the rest: the demo's values. Else it is chosen after training.
 SAMPLING = {"guidance_scale": 2.0, "temperature": 0.25, "min_p": 0.05}
 
 
@@ -45,7 +45,12 @@ SAMPLING = {"guidance_scale": 2.0, "temperature": 0.25, "min_p": 0.05}
 class Plan:
     """Settings of each stage, as the YAML of its command holds them, with the decisions and what to expect.
 
-    seconds: estimates of the parts, empty where nothing was measured.
+    Args:
+        settings: by stage.
+        decisions: what was decided, and why.
+        notes: what to expect, and warnings, one sentence or two each.
+        seconds: estimates by part; empty where nothing was measured.
+        start: folder of the finished model to start from; None for new models.
     """
 
     settings: dict[str, Settings]
@@ -67,11 +72,12 @@ def make_plan(
 
     Args:
         facts: what the collection is.
-        speed: seconds per step on this machine; minutes are refused only if they are too few at its best.
+        speed: seconds per step on this machine; minutes are refused only if they are too few even when nothing else
+            runs on it.
         minutes: for all stages together.
         wishes: settings that are given.
         start: a finished model to start from.
-        collection: settings of how the collection is read, which every stage gets.
+        collection: settings of how the collection is read, for every stage that reads it.
 
     Raises:
         UserError: if the minutes allow no learning, or a wish contradicts `start`.
@@ -133,7 +139,7 @@ def merged(settings: Settings, given: Settings) -> Settings:
 
 
 def _possible_sides(facts: CollectionFacts, wishes: Wishes, start: Start | None) -> list[int]:
-    """Ascending."""
+    """The sides that the plan may choose from, ascending."""
     side = side_of(wishes.image_size, (wishes.of("train_vq", "network") or {}).get("input_shape"))
     if start is not None:
         if side not in (None, start.side):
@@ -218,8 +224,8 @@ def _settings(
 
 
 def _stage_limit(steps: int, seconds: float, is_capped: bool, wishes: Settings) -> Settings:
-    """Minutes, which hold on a machine whose speed varies; or steps, where more would not help. Nothing where `wishes`
-    limit the stage."""
+    """The limit of a stage: minutes, which hold on a machine whose speed varies; steps if it is capped; none if
+    `wishes` limit it."""
     if wishes.get("max_minutes") is not None:
         return {}
     if not is_capped:
@@ -229,13 +235,13 @@ def _stage_limit(steps: int, seconds: float, is_capped: bool, wishes: Settings) 
 
 
 def _codebook_size(facts: CollectionFacts, codes: int) -> int:
-    """A power of two of which every code occurs often enough to be trained."""
+    """The largest power of two, within bounds, with which every code gets enough vectors to be trained."""
     most = max(1, facts.trained * codes // VECTORS_PER_CODE)
     return max(SMALLEST_CODEBOOK, min(DEFAULT_CODEBOOK, 2 ** int(math.log2(most))))
 
 
 def _fit(facts: CollectionFacts, start: Start | None) -> str:
-    """How pictures that are not square become so."""
+    """The setting `fit`: how pictures that are not square become square."""
     if start is not None:
         return start.fit
     return "crop" if facts.not_square == 0 else "auto"

@@ -9,7 +9,7 @@ from vqlm.vq import VQVAEConfig
 
 
 def reached_by_vq(folder: Path) -> str:
-    """What stage one reached, of a folder that `vqlm train-vq` finished."""
+    """What stage one reached, from a folder that `vqlm train-vq` finished."""
     figures = read_json(folder / "run" / "summary.json")
     sheet = folder / "reconstructions.png"  # of pictures only
     return (
@@ -20,7 +20,7 @@ def reached_by_vq(folder: Path) -> str:
 
 
 def reached_by_prepare(folder: Path) -> str:
-    """What was prepared, of a folder that `vqlm prepare` finished."""
+    """What a folder that `vqlm prepare` finished holds."""
     manifest = read_json(folder / "manifest.json")
     counts = ", ".join(f"{count:,} {split}" for split, count in manifest["splits"].items())
     lost = f"; {manifest['skipped']} could not be used" if manifest["skipped"] else ""
@@ -30,7 +30,7 @@ def reached_by_prepare(folder: Path) -> str:
 
 
 def reached_by_lm(folder: Path) -> str:
-    """What stage two reached, of a folder that `vqlm train-lm` finished."""
+    """What stage two reached, from a folder that `vqlm train-lm` finished."""
     figures = read_json(folder / "run" / "summary.json")
     nll = ", ".join(
         f"{name.removesuffix('_image_nll')} {value:.2f}"
@@ -45,7 +45,7 @@ def reached_by_lm(folder: Path) -> str:
 
 
 def reached_by_evaluation(folder: Path) -> list[str]:
-    """Of a folder that `vqlm evaluate` finished: the held-out figures beside what chance gives, and the verdict."""
+    """The held-out figures beside what chance gives, and the verdict, from a folder that `vqlm evaluate` finished."""
     report = read_json(folder / "report.json")
     pictures, scale = sum(report["pictures"].values()), f"{report['default_sampling']['guidance_scale']:g}"
     lines = []

@@ -10,7 +10,7 @@ from vqlm.training.watching.progress import format_seconds
 VERY_FEW = 200
 MOSTLY_UNKNOWN = 0.1
 POOR_PSNR = 20.0  # dB
-START = "start"  # the decision that says what a training starts from
+START = "start"  # `what` of the decision that names the model to start from
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ def size_decision(
     start: Start | None,
     is_largest: bool,
 ) -> Decision:
-    """The size of the pictures. budgets: of all possible sizes; is_largest: whether a plan chooses no larger one."""
+    """The size of the pictures. `budgets` are those of all possible sizes; `is_largest`: whether plans choose no larger
+    size."""
     choice = f"{budget.side}x{budget.side}, {budget.codes} codes each"
     if start is not None:
         return Decision("pictures", choice, f"as the model in {start.folder} has them")
@@ -99,7 +100,7 @@ def fit_decision(fit: str, facts: CollectionFacts, start: Start | None, is_given
 
 
 def sampling_decision(sampling: Settings | None, seconds: float) -> Decision:
-    """`sampling`: as a person set it, None where `seconds` of drawing decide."""
+    """How the model draws: `sampling` as a person set it, or None: it is then chosen within `seconds` of drawing."""
     if sampling is None:
         return Decision("sampling", "chosen after training", f"on held-out prompts, in about {seconds:.0f} s")
     choice = ", ".join(f"{name} {value:g}" for name, value in sampling.items() if isinstance(value, int | float))
@@ -123,7 +124,7 @@ def rest_decision(budget: Budget, minutes: float, wishes: Wishes) -> Decision:
 
 
 def expectations(facts: CollectionFacts, start: Start | None) -> list[str]:
-    """What to expect of the pictures that are drawn, where that is not everything."""
+    """Sentences on what the model will not draw well, for pictures of which that can be foreseen."""
     notes = []
     if facts.trained < VERY_FEW and start is None:
         notes.append(

@@ -3,7 +3,7 @@
 OUTPUT/plan/
   inspect.yaml  train_vq.yaml  prepare.yaml  train_lm.yaml    what the single commands take with --config
   plan.md       the decisions and their reasons
-  made_for.json the arguments and the collection, by which a later call recognises them
+  made_for.json the arguments and the collection that the plan was made for: a later call compares them
 """
 
 import shutil
@@ -37,8 +37,8 @@ def save_plan(plan: Plan, folder: Path, made_for: dict[str, Any]) -> None:
 
 
 def load_plan(folder: Path) -> tuple[Plan, dict[str, Any]] | None:
-    """The plan in `folder` as it stands there now, which a person may have edited, and what it was made for; None
-    without one. Raises UserError for YAML that cannot be read."""
+    """The plan in `folder`, with the edits of a person, and what it was made for; None if there is no plan. Raises
+    UserError for YAML that cannot be read."""
     if not (folder / MADE_FOR).exists():
         return None
     made_for = read_json(folder / MADE_FOR)
@@ -54,7 +54,7 @@ def remove_plan(folder: Path) -> None:
 
 
 def remove_inspection(folder: Path) -> None:
-    """Remove the inspection of the collection, which is of another plan or was not finished."""
+    """Remove the inspection of the collection: one that belongs to another plan, or was not finished."""
     if folder.exists():
         shutil.rmtree(folder)
 

@@ -1,4 +1,4 @@
-"""Runs the stages of a plan one after the other, each by its own command, and goes on where an earlier run stopped."""
+"""Runs the stages of a plan one after another, each by its own command, and skips those that are finished."""
 
 import contextlib
 import io
@@ -11,8 +11,8 @@ from typing import Any
 
 from vqlm.data_prep.settings import FINDINGS_FILE, CollectionConfig
 from vqlm.planning.plan import Plan
-from vqlm.planning.planner import Request
 from vqlm.planning.reached import reached_by_evaluation
+from vqlm.planning.request import Request
 from vqlm.planning.saved_plan import MADE_FOR, remove_inspection
 from vqlm.training.errors import UserError
 from vqlm.training.folders.files import read_json
@@ -30,7 +30,7 @@ class Stage:
         command: subcommand of `vqlm`.
         title: what it does, for a person.
         words: its arguments.
-        result: the file with which it is finished.
+        result: the file that exists once it is finished.
     """
 
     command: str
@@ -91,7 +91,7 @@ def _drops_copies(request: Request) -> bool:
 
 
 def _limits(request: Request) -> tuple[object, ...]:
-    """The share of the pictures that may be unusable, where it is given now: it changes no result."""
+    """The option `--max-skipped` as it is given now, which a begun plan takes too: it changes no result."""
     if request.ignore_findings:
         return "--max-skipped", 1.0
     share = request.collection.max_skipped
@@ -159,7 +159,7 @@ def _run_inspection(request: Request, run_command: RunCommand, prefix: list[str]
 
 @contextlib.contextmanager
 def _no_output(is_silent: bool) -> Iterator[None]:
-    """Leave out what a stage prints, its page, which the caller tells in a few lines. Errors and progress stay."""
+    """Suppress what a stage prints to stdout, its report, which the caller sums up. Errors and progress stay."""
     if not is_silent:
         yield
         return
@@ -186,7 +186,7 @@ def closing_lines(request: Request, prefix: list[str], started: float) -> list[s
 
 
 def _a_caption(output: Path) -> str:
-    """A held-out caption, to draw."""
+    """A held-out caption, as the prompt of an example."""
     from vqlm.data_prep import PreparedSet
 
     prepared = PreparedSet.load(output / "data", verify=False)
@@ -195,8 +195,8 @@ def _a_caption(output: Path) -> str:
 
 
 def continue_command(request: Request, prefix: list[str], given: list[str]) -> str:
-    """The command that goes on with an interrupted request. Until its plan is saved that is the one with all the words
-    that were `given`."""
+    """The command that continues an interrupted request. Until its plan is saved, that is the whole command as it was
+    `given`."""
     if not (request.plan_folder / MADE_FOR).exists():
         return shlex.join([*prefix, "train", *given])
     words: list[Any] = ["train", request.data, "--output", request.output]

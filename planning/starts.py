@@ -1,4 +1,4 @@
-"""What the training of a collection starts from: nothing, a finished model that was given, or the base model."""
+"""Chooses what a training starts from: nothing, a finished model that a person named, or the base model."""
 
 import itertools
 import re
@@ -14,15 +14,16 @@ from vqlm.training.errors import UserError
 from vqlm.training.folders.files import read_json_object
 from vqlm.training.folders.folder_kinds import is_kind
 
-# The base draws so many pictures better (benchmarks/from_base.py), if its image tokenizer rebuilds them so well.
+# The base model is the better start for at most so many pictures (benchmarks/from_base.py), if its image tokenizer
+# reconstructs them with at least so many dB.
 MOST_PICTURES, LEAST_PSNR = 3000, 20.0
-LOOKED_AT = 64  # pictures that are rebuilt
+LOOKED_AT = 64  # pictures that are reconstructed
 
 
 def base_for(
     plan: Plan, facts: CollectionFacts, collection: Collection, wishes: Wishes, given: Settings
 ) -> tuple[Start | None, str]:
-    """The base model where starting from it is better than `plan`, which starts from nothing; and why, or why not."""
+    """The base model if it is a better start than nothing, from which `plan` starts; else None. And the reason."""
     planned = plan.settings["train_vq"]["network"]["input_shape"][0]
     folder = _base_folder()
     if folder is None:
@@ -48,7 +49,7 @@ def base_for(
 
 
 def with_start_reason(plan: Plan, reason: str) -> Plan:
-    """`plan`, whose line about the start says why."""
+    """`plan` with `reason` in its decision about the start."""
     plan.decisions = [
         replace(decision, reason=reason) if decision.what == START else decision for decision in plan.decisions
     ]
@@ -63,12 +64,12 @@ def _base_folder() -> Path | None:
 
 
 def _names(attribution: str | None) -> set[str]:
-    """What the licence lines of a collection or model name: "Trained on pictures of NAME (..."."""
+    """The names in the licence lines of a collection or model, "Trained on pictures of NAME (...)", in lower case."""
     return {name.lower() for name in re.findall(r"Trained on pictures of ([^(\n]+?) \(", attribution or "")}
 
 
 def look_at_start(folder: Path, collection: Collection) -> Start:
-    """A finished model, and how well its image tokenizer rebuilds pictures of `collection`.
+    """The finished model in `folder` as a start, with how well its image tokenizer reconstructs `collection`.
 
     Raises UserError if the model draws no square pictures, or has another background or fit.
     """

@@ -1,4 +1,4 @@
-"""What was asked for too late: settings of a plan that has begun, each said with what changes it now."""
+"""Settings that are given after a plan has begun and so have no effect: a line for each, with what to do instead."""
 
 import shlex
 from collections.abc import Iterator
@@ -20,11 +20,11 @@ def without_effect(
     """One line for each setting that is given now and that a plan that has begun does not have.
 
     Args:
-        output: folder of the whole request.
-        plan: as its YAML files stand.
-        given: arguments that differ from their defaults, by name, but for those of stages.
-        earlier: the arguments that the plan was made for.
-        stages: the settings of stages that are given, nested as in their YAML.
+        output: folder of the request, with all stages.
+        plan: as its YAML files stand now.
+        given: arguments of `vqlm train` itself that differ from their defaults, by name.
+        earlier: the arguments that the plan was made for, by name.
+        stages: the given settings by stage, nested as in their YAML.
     """
     lines = [
         f"note: {_option(name)} {value} has no effect any more: the plan in {output / 'plan'} was made with "

@@ -55,8 +55,8 @@ def _look_at(settings: Namespace, parser: ScriptParser) -> None:
     from vqlm.planning.advice import minutes_worth
     from vqlm.planning.facts import gather_facts
     from vqlm.planning.machine_speed import measure_speed
-    from vqlm.planning.planner import Request, describe, open_collection
     from vqlm.planning.reasons import expectations
+    from vqlm.planning.request import Request, describe, open_collection
 
     request = Request(settings.data, Path("runs/mine"), collection=values_of(CollectionConfig, settings))
     collection, captions = open_collection(request)

@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     started = time.monotonic()
     report = settings.output / "report.json"
-    from vqlm.planning.planner import Request, plan_for
+    from vqlm.planning.request import Request, plan_for
     from vqlm.planning.saved_plan import plan_lines
     from vqlm.planning.stages import closing_lines, continue_command, run_stages
     from vqlm.training.stop_signals import Interrupted

@@ -2,6 +2,8 @@
 
 `auto` decides per picture. A picture of the model's shape needs neither. One with transparent pixels is padded with the
 background on which it is laid; one with a border of one colour, with that colour; the others, photographs, are cropped.
+
+Padding is done here; `scale_and_crop` in `pixels.py` crops whatever is left to crop.
 """
 
 import numpy as np

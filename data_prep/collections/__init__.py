@@ -1,1 +1,1 @@
-"""Collections: opened by name, joined, chosen from, decoded, without copies."""
+"""Collections: opening by name, joining several, choosing rows, leaving out copies, decoding pictures."""

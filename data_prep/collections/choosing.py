@@ -1,4 +1,4 @@
-"""Which rows of a collection are taken: filters by size and caption, fixed words around captions, no captions."""
+"""Which rows of a collection are taken: filters by size and caption. Puts fixed words around captions."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,7 +14,7 @@ Read = Callable[[], Iterator[Row | Unusable]]
 
 
 def chosen_rows(read: Read, config: CollectionConfig, needs_captions: bool) -> Iterator[Row | Unusable]:
-    """The rows that `read` gives, as the settings want them; the others become Unusable with `is_left_out`.
+    """The rows that `read` gives and the settings want; the others become Unusable with `is_left_out`.
 
     Without `needs_captions` a picture whose caption is missing or unusable is a row with the caption "".
     """
@@ -45,7 +45,7 @@ def _chosen(row: Row, config: CollectionConfig) -> Row | Unusable:
 
 
 def _size_reason(row: Row, config: CollectionConfig) -> str | None:
-    """Why a picture is left out for its size; None if it is not. One that cannot be opened is reported when decoded."""
+    """Why a picture is left out for its size; None if it is not, or if it cannot be opened, which decoding reports."""
     if not config.min_side and config.max_aspect is None or isinstance(row.image, np.ndarray):
         return None
     try:

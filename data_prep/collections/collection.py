@@ -23,9 +23,9 @@ from vqlm.data_prep.splits import (
 from vqlm.training.errors import UserError
 from vqlm.vq import VQVAEConfig
 
-# With fewer rows than this the hash may hold out none of them.
+# With fewer rows than this the hash may hold out none of them, or all.
 SMALL = 200
-# What collections were read by before there were these settings.
+# The values by which collections were read before these settings existed.
 BEFORE_SETTING = {
     "allow_outside_files": False, "fit": "crop", "captions_from": "files", "caption_lines": "all", "drop_prefix": None,
     "drop_copies": False, "min_side": 0, "max_aspect": None, "min_caption_words": 0, "max_caption_words": None,
@@ -41,13 +41,14 @@ class Collection:
         shards: the parts of the collection.
         config: how it is read.
         held_out_names: the splits that no stage trains on.
-        splits: the split of each key; None where `rule` decides.
+        splits: the split of each key; None if `rule` decides.
         array_shape: None for pictures, (C, *shape) for arrays.
         attribution: the licence line that every model trained on this collection carries.
-        rule: the split of a key.
-        count_files: how many files of which kind the place holds; None where it has no files.
-        notes: what a person should know of pictures that are left out, one line each.
-        drawn_side: side in pixels at which this collection draws its pictures, which have no size of their own.
+        rule: gives the split of a key.
+        count_files: counts the files of each kind; None for a collection that is not made of files.
+        notes: what a person should know about pictures that are left out, one line each.
+        drawn_side: side in pixels at which pictures without a size of their own, as those of OpenMoji, are drawn; else
+            None.
     """
 
     shards: list[Shard]
@@ -88,9 +89,9 @@ class Collection:
         return IterableDataset.from_generator(_examples, features=features, gen_kwargs=arguments)  # type: ignore[return-value]
 
     def as_learned_by(self, image_tokenizer: VQVAEConfig) -> "Collection":
-        """This collection with its pictures on the background and fitted as an image tokenizer learned them.
+        """This collection with the `background` and `fit` with which an image tokenizer learned its pictures.
 
-        Raises UserError where the collection's settings say otherwise than by their defaults.
+        Raises UserError if the collection's settings give another background or fit.
         """
         if self.array_shape is not None:
             return self
@@ -133,7 +134,7 @@ def _examples(shards: list[Shard], split: str | None, split_of: Callable[[str], 
 
 
 def _splits_of_few(collection: Collection) -> dict[str, str] | None:
-    """The splits of a collection so small that the rule might hold out none or all of it; None for larger ones."""
+    """The split of each key of a collection so small that the rule might hold out none or all; None for larger ones."""
     rows: list[Row] = []
     unusable: list[Unusable] = []
     for row in read_all(collection.shards):

@@ -16,7 +16,7 @@ from vqlm.data_prep.settings import CollectionConfig
 from vqlm.data_prep.sources.rows import Row, Shard, Unusable, read_all
 from vqlm.training.watching.progress import Progress
 
-# Large JPEGs are decoded at a fraction of their size, drawings at twice this.
+# Decoded at about this size, to be fast: large JPEGs at a fraction of their own, drawings at twice this.
 SIZE = (64, 64)
 
 
@@ -26,8 +26,8 @@ def digest_of_pixels(picture: PILImage.Image) -> bytes:
 
 
 def without_copies(collection: Collection, num_workers: int | None = None) -> Collection:
-    """The collection without the pictures whose pixels an earlier one has, in the order of its rows; their captions are
-    left out with them. Every picture is decoded for that."""
+    """The collection without pictures that have the same pixels as an earlier one, and without their captions. Every
+    picture is decoded for that."""
     digest = partial(_digests, config=collection.config)
     progress = Progress("copies")
     seen: set[bytes] = set()

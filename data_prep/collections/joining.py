@@ -1,4 +1,4 @@
-"""Several collections as one, whose keys begin with the names of their parts."""
+"""Joins several collections to one, whose keys begin with the names of the parts."""
 
 import os
 from collections import Counter
@@ -16,7 +16,7 @@ from vqlm.training.errors import UserError
 
 
 def part_names(parts: list[str]) -> list[str]:
-    """A name of each part that does not depend on how its path is written."""
+    """A name for each part, the same however its path is written, and different for each."""
     names: list[str] = []
     for part in parts:
         name = Path(part).resolve().name if os.path.exists(part) else part.replace(os.sep, "-").replace(":", "-")
@@ -26,7 +26,7 @@ def part_names(parts: list[str]) -> list[str]:
 
 
 def joined(collections: dict[str, Collection], config: CollectionConfig) -> Collection:
-    """One collection of several, whose keys begin with the names."""
+    """One collection of several, whose keys begin with the names. Raises UserError if one holds arrays."""
     if arrays := [name for name, collection in collections.items() if collection.array_shape is not None]:
         raise UserError(f"several collections must all hold pictures; {arrays[0]} holds arrays.")
     shards, by_part, held_out, count, notices = [], {}, {}, [], {}

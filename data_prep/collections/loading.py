@@ -1,4 +1,4 @@
-"""Reads and decodes rows to arrays, in worker processes and ahead of their use."""
+"""Reads the pictures of a collection into memory, or decodes its rows in batches, in worker processes."""
 
 import heapq
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from vqlm.data_prep.splits import TRAIN, hash_share
 from vqlm.training.errors import UserError
 from vqlm.training.watching.progress import Progress
 
-# Held-out pictures that stage one measures itself on, where the number of pictures is limited.
+# Held-out pictures that stage one is evaluated on, if the number of pictures is limited.
 MAX_HELD_OUT = 4096
 
 Output = TypeVar("Output")
@@ -32,8 +32,8 @@ PictureTensor = UInt8[Tensor, "_ c *shape"] | Float[Tensor, "_ c *shape"]
 class DecodedBatch:
     """Decoded rows.
 
-    rows: without their undecoded pictures. values: (B, views, C, *shape), uint8 or fp32 in [-1, 1]. skipped: rows that
-    could not be decoded.
+    rows: the decoded ones, with empty `image`. values: (B, views, C, *shape), uint8 or fp32 in [-1, 1]. skipped: rows
+    that could not be decoded.
     """
 
     rows: list[Row]
@@ -43,8 +43,11 @@ class DecodedBatch:
 
 @dataclass
 class LoadedPictures:
-    """train, held_out: (N, C, *shape) in memory. skipped: rows that could not be used. sampled_from: number of training
-    rows that `train` is a sample of; None where it is all of them."""
+    """Pictures or arrays in memory.
+
+    train, held_out: (N, C, *shape). skipped: rows that could not be used. sampled_from: number of training rows from
+    which `train` is a sample; None if it holds all.
+    """
 
     train: PictureTensor
     held_out: PictureTensor
@@ -52,7 +55,7 @@ class LoadedPictures:
     sampled_from: int | None = None
 
     def notes(self) -> list[str]:
-        """What a person should know of the pictures that are not among them."""
+        """What a person should know about pictures that were not loaded, one line each."""
         notes = [self.skipped.summary()]
         if self.sampled_from is not None:
             notes.append(
@@ -69,8 +72,8 @@ def load_pictures(
     Args:
         collection: what to read.
         input_shape: (H, W) to bring pictures to; for arrays, their shape without channels.
-        max_pictures: the most training pictures; of a larger collection a sample of all of it, and of its held-out
-            pictures at most `MAX_HELD_OUT`. Its rows are then read twice, the first time without decoding.
+        max_pictures: the most training pictures. From a larger collection a sample of them is loaded, and at most
+            `MAX_HELD_OUT` held-out pictures. Its rows are then read once more, without decoding.
         seed: decides the sample, whatever the number of processes.
 
     Returns:
@@ -120,7 +123,7 @@ class _Loaded:
         self.progress = Progress("read")
 
     def read(self, shards: list[Shard], most: int | float) -> bool:
-        """Read all rows; stops and is False where more than `most` are trained on."""
+        """Read all rows. Stops and returns False at more than `most` training rows."""
         # In the order of the shards: which worker is faster must not decide the order of the pictures.
         for _, batch in in_order(mapped_shards(shards, self.decode)):
             self.skipped.add(len(batch.rows) + len(batch.skipped), batch.skipped)
@@ -134,14 +137,14 @@ class _Loaded:
 
 @dataclass
 class _Keys:
-    """The keys of one shard by the side of the split, with the numbers that decide which are drawn."""
+    """The training and the held-out keys of one shard, each with the number by which it is sampled."""
 
     train: list[tuple[float, str]]
     held_out: list[tuple[float, str]]
 
 
 def sampled_shards(collection: Collection, most_train: int, most_held_out: int, seed: int) -> tuple[list[Shard], int]:
-    """The shards with a sample of their rows only, and the number of training rows that it is drawn from.
+    """The shards with only a sample of their rows, and the number of training rows from which it is drawn.
 
     Every row has the same chance; the seed and the key decide. Each shard gives its share of the sample. All rows are
     read once for that and no picture is decoded.
@@ -188,7 +191,7 @@ def _only(shard: Shard, keys: frozenset[str]) -> Iterator[Row | Unusable]:
 
 
 def in_order(batches: Iterator[tuple[int, Output, bool]]) -> Iterator[tuple[int, Output]]:
-    """What `mapped_shards` gives, shard by shard and without the marks of ends; what comes early waits in memory."""
+    """The batches of `mapped_shards` in the order of the shards; those that come too early wait in memory."""
     waiting: dict[int, list[Output]] = {}
     ended: set[int] = set()
     current = 0
@@ -219,7 +222,7 @@ def require_shape(collection: Collection, input_shape: Sequence[int]) -> None:
 def decode_few(
     rows: Sequence[Row | Unusable], input_shape: Sequence[int], config: CollectionConfig
 ) -> list[DecodedBatch]:
-    """Decode a few rows, as all are decoded: in another process, which may crash."""
+    """Decode a few rows in a worker process, as all rows are decoded, since a decoder may crash."""
     decode = partial(decode_rows, input_shape=input_shape, config=config, views=ViewConfig())
     return [batch for _, batch, _ in mapped_shards([Shard("a few rows", partial(iter, rows), "")], decode, 1)]
 
@@ -227,7 +230,7 @@ def decode_few(
 def decode_rows(
     chunk: Sequence[Row | Unusable], input_shape: Sequence[int], config: CollectionConfig, views: ViewConfig
 ) -> DecodedBatch:
-    """Decode one batch in this thread."""
+    """Decode one batch in this process."""
     rows, values, skipped = [], [], []
     for row in chunk:
         if isinstance(row, Unusable):

@@ -40,7 +40,7 @@ TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 def load_collection(
     data: str, image_size: int = 64, config: CollectionConfig | None = None, needs_captions: bool = True
 ) -> Collection:
-    """Open a collection. Only names, captions and sizes are read.
+    """Open a collection. Only names, captions and sizes are read; with `drop_copies` every picture is decoded once.
 
     A file `NOTICE` beside the pictures holds their licence lines, which every model trained on them carries.
 
@@ -49,7 +49,7 @@ def load_collection(
             name.
         image_size: side in pixels at which OpenMoji is drawn; other pictures keep their size.
         config: how the collection is read.
-        needs_captions: whether a picture without a caption is unusable; else its caption is "".
+        needs_captions: whether a picture without a caption is unusable; if not, its caption is "".
 
     Returns:
         The collection, its rows not yet read.
@@ -84,7 +84,7 @@ def load_collection(
 
 
 class Reading(NamedTuple):
-    """What `load_collection` was given besides the name of the collection."""
+    """The arguments of `load_collection` except the name of the collection."""
 
     image_size: int
     config: CollectionConfig
@@ -141,14 +141,14 @@ def _notice_beside(data: str) -> str | None:
 
 
 def _require_own_captions(place: object, config: CollectionConfig) -> None:
-    """Raises UserError for settings of names and texts, which tables, data sets and arrays do without."""
+    """Raises UserError for settings of file names and caption files, which have no effect on `place`."""
     for name, default in (("captions_from", "files"), ("caption_lines", "all")):
         if (value := getattr(config, name)) != default:
             raise UserError(f"`{name}` {value} has no effect on {place}, which has its own captions; leave it out.")
 
 
 def _chosen(shards: list[Shard], reading: Reading) -> list[Shard]:
-    """The shards, of which only the rows that the settings want are rows."""
+    """The shards with only those rows that the settings want."""
     if reading.config.drop_prefix:
         shards = without_prefix(shards, reading.config.drop_prefix)
     return [
@@ -193,8 +193,8 @@ def _of_folder(folder: Path, reading: Reading) -> Collection:
 
 
 def _of_files(paths: list[Path], reading: Reading, is_chosen: bool = True) -> Collection | None:
-    """The archives among `paths`, else the tables; None if there are neither. A table that was not chosen by its name
-    counts only if it has pictures in it."""
+    """The archives among `paths`, else the tables; None if there are neither. Without `is_chosen`, where no person
+    named the files, a table counts only if it holds pictures."""
     config = reading.config
     paths = sorted(path for path in paths if not is_system_file(path.name))
     tars = [path for path in paths if path.name.lower().endswith(TAR_SUFFIXES) and path.is_file()]
@@ -225,7 +225,7 @@ def _count_tables(paths: list[Path], others: Counter[str]) -> Counter[str]:
 
 
 def _given_splits(names: dict[str, Path]) -> dict[str, str]:
-    """The split that each file's name speaks of, or the name of a folder that it lies in."""
+    """The split of each file whose name, or the name of a folder around it, is that of a split."""
     common = os.path.commonpath([path.parent for path in names.values()])
     given = {}
     for name, path in names.items():

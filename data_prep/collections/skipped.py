@@ -1,4 +1,4 @@
-"""Rows of a collection that cannot be used, with reasons; too large a share of them is an error."""
+"""Counts rows of a collection that cannot be used, with reasons; too large a share of them is an error."""
 
 import json
 import math
@@ -34,8 +34,10 @@ class SkippedRows:
         return self.seen - len(self.left_out)
 
     def require_few(self, listed: Path | None = None, at_least: float = 0.0) -> None:
-        """Raises UserError if more than `max_share` was skipped, and more than the share `at_least`, for what is only a
-        part of the rows; `listed` is the file that lists all of them."""
+        """Raises UserError if the share of skipped rows is above `max_share` and above `at_least`.
+
+        `at_least` is for a look at a part of the rows; `listed` is the file that lists all skipped ones.
+        """
         if len(self.rows) > max(self.max_share, at_least) * self.wanted:
             examples = "; ".join(f"{row.key}: {row.reason}" for row in self.rows[:SHOWN])
             where = f" All are listed in {listed}." if listed else " vqlm inspect-data lists all."
@@ -47,7 +49,7 @@ class SkippedRows:
 
     @property
     def _enough(self) -> float:
-        """A share, in hundredths, that as many skipped rows do not exceed."""
+        """The least share, in whole hundredths, that the skipped rows do not exceed."""
         return math.ceil(100 * len(self.rows) / max(1, self.wanted)) / 100
 
     def summary(self) -> str:

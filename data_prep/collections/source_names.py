@@ -1,4 +1,4 @@
-"""The name of a collection, looked at before anything heavy is imported."""
+"""Checks of the name of a collection, before anything heavy is imported."""
 
 import glob
 import os
@@ -15,7 +15,7 @@ def parts_of(data: str) -> list[str]:
 
 
 def require_data(data: str) -> None:
-    """Raises UserError for a name that is no collection: a place that is not there, cannot be read, or is empty."""
+    """Raises UserError for a name that is empty, or that is a path which does not exist or cannot be read."""
     for part in parts_of(data):
         _require_part(part)
 
@@ -28,7 +28,7 @@ def _require_part(data: str) -> None:
             return
         raise UserError(f"{data} cannot be read by this user; check who may read it.")
     if glob.has_magic(data) or ":" in data or data == "openmoji":
-        return  # which are looked for when they are opened
+        return  # patterns, hub names and openmoji are looked for when they are opened
     if os.path.islink(data):
         raise UserError(f"{data} is a link to {os.readlink(data)}, which does not exist.")
     raise UserError(f"there is no folder {data} here; `data` must be {DATA_HELP[:-1]}.")

@@ -1,4 +1,4 @@
-"""Training stage two."""
+"""Training stage two, the language model: `train_lm`."""
 
 import lazy_loader
 

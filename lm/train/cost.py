@@ -1,4 +1,4 @@
-"""What a config of stage two costs: parameters, codes, FLOPs, memory, time."""
+"""What training stage two with given settings costs: parameters, codes, FLOPs, memory, time."""
 
 import itertools
 from dataclasses import replace
@@ -28,12 +28,12 @@ CODEBOOK_DIM = 16
 
 
 class Rows:
-    """Rows to train on, with their vocabulary: those of a prepared set, or made up where there is none yet.
+    """Rows to train on, with their vocabulary: those of a prepared set, or made-up ones if there is none yet.
 
     Args:
         vocabulary: of captions and codes.
         rows: a data set of {captions, caption_tokens, codes}.
-        tokens_per_image: codes of a picture.
+        tokens_per_image: codes per picture.
     """
 
     def __init__(self, vocabulary: Vocabulary, rows: Dataset, tokens_per_image: int):
@@ -92,7 +92,7 @@ def cost_of_lm(
 
 
 def _parameters(model: nn.Module) -> dict[str, int]:
-    """Of the embeddings (with a head that is tied to them), the blocks, and a head of its own."""
+    """Numbers of parameters: of the embeddings, the blocks, and a head that is not tied to the embeddings."""
     inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[operator]
     whole = sum(weight.numel() for weight in model.parameters())
     embeddings = inputs.weight.numel()

@@ -1,4 +1,4 @@
-"""A finished model as the start of stage two: checked against the prepared set, its context lengthened if needed."""
+"""Starts stage two from a finished model: checks it against the prepared set, lengthens its context if needed."""
 
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ def load_start(folder: str, prepared: PreparedSet) -> TextToImagePipeline:
 
 
 def lengthen_context(pipeline: TextToImagePipeline, folder: str, max_length: int) -> None:
-    """Give the model in `folder` a context of at least `max_length` ids; it has that of the rows it was trained on.
+    """Give the model in `folder` a context of at least `max_length` ids, if it was trained on shorter rows.
 
     Raises UserError for an architecture that has a learned embedding for each position.
     """
@@ -54,8 +54,11 @@ def lengthen_context(pipeline: TextToImagePipeline, folder: str, max_length: int
 
 
 def inherit(pipeline: TextToImagePipeline, base: TextToImagePipeline) -> None:
-    """Give `pipeline`, which was trained from `base`, what `base` has: the longest prompts and the words of the two,
-    captioning, the licence lines of both collections, and the sampling of `base` unless another was set."""
+    """Let `pipeline`, which was trained from `base`, keep what `base` can do.
+
+    It gets the longer limit of prompts, the known words and the licence lines of both, captioning if either has it, and
+    the sampling of `base` unless another was set.
+    """
     old, new = base.settings, pipeline.settings
     lines = [line for text in (old.attribution, new.attribution) if text for line in text.splitlines()]
     pipeline.settings = replace(

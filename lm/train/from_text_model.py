@@ -1,4 +1,4 @@
-"""A pretrained language model of text as the start of stage two, with embeddings added for the image codes."""
+"""Starts stage two from a pretrained language model of text, to which it adds embeddings for the image codes."""
 
 import torch
 from torch import Tensor
@@ -15,8 +15,9 @@ def load_pretrained(
 ) -> PreTrainedModel:
     """The causal LM `name` (folder or hub name) in fp32, with one embedding row for each id of `vocabulary`.
 
-    Old rows stay. A new row is the mean of the old ones. With "codebook" and a codebook (K, D), the rows of image codes
-    are as far from that mean as old rows are, and near one another where the codes are.
+    Old embedding rows stay. A new row is the mean of the old ones. With `new_rows` "codebook" and a codebook
+    (K, D), rows of image codes are as far from that mean as old rows are, and near one another where the codes are.
+
     Raises UserError for a name that cannot be loaded, a vocabulary of another tokenizer, or rows of `max_length` ids
     that do not fit into the model's context.
     """

@@ -37,11 +37,11 @@ from vqlm.training.run import Run
 from vqlm.training.watching.log import format_figures
 from vqlm.vq import VQVAE
 
-# A shorter run does not win back the time that compiling takes.
+# In a run of fewer steps compiling takes more time than it saves.
 MIN_STEPS_TO_COMPILE = 300
-# Rows of a held-out split to evaluate; a large split would take longer than the training between two evaluations.
+# The most rows of a held-out split that are evaluated; a large split could take longer than the training in between.
 EVALUATED_ROWS = 2048
-# Training rows, evenly over all, whose words the finished model records.
+# The most training rows, spread evenly, whose words the finished model records.
 WORD_ROWS = 200_000
 
 
@@ -150,7 +150,7 @@ def train_lm(
                 run.report(**held_out_nll(model, prepared, caption_tokens))
 
     model.eval()
-    run.checkpoint()  # before the folder is written: a save that is cut short is then done again, without a step
+    run.checkpoint()  # before the folder is written: if that is cut short, a resumed run only saves again
     with run.averaged_weights():
         nll = run.final_report or held_out_nll(model, prepared, caption_tokens)
         if run.sharding:
@@ -176,7 +176,7 @@ def train_lm(
 
 
 def _compile_now(objective: Any, packs: Packs, optimizers: list[Optimizer], run: Run) -> None:
-    """Compile by a step that changes nothing, so that the budget pays for steps only."""
+    """Compile now, by a step that changes nothing, so that compiling takes nothing of the budget."""
     run.progress.say("compiling, about half a minute; it does not count as training time")
     start = time.monotonic()
     device = run.accelerator.device
@@ -190,7 +190,7 @@ def _compile_now(objective: Any, packs: Packs, optimizers: list[Optimizer], run:
 def _deciding(
     prepared: PreparedSet, model_config: LanguageModelConfig, config: LMTrainingConfig, sequences: SequenceConfig
 ) -> dict[str, Any]:
-    """All settings that decide the result, by which `Run` recognises the same run."""
+    """All settings that decide the result: only with the same ones does `Run` resume a run."""
     settings = {"model": model_config, "sequences": sequences} | vars(config)
     return settings | {key: prepared.manifest[key] for key in ("vocabulary", "made_from")}
 

@@ -13,7 +13,7 @@ from vqlm.training.folders.files import follow_umask
 if TYPE_CHECKING:
     from peft import PeftModel
 
-# The update is (SCALE * B @ A) x. It scales the step as the learning rate does; most users of PEFT keep this value.
+# An adapter adds (SCALE * B @ A) x. The factor scales the step as the learning rate does; 2 is usual with PEFT.
 SCALE = 2
 
 

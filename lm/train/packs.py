@@ -24,7 +24,10 @@ from vqlm.training.run import Run
 
 
 def limit_captions(prepared: PreparedSet, config: LMTrainingConfig, run: Run) -> int:
-    """Tokens of the longest caption to train on. Longer ones are cut, and counted, or refused with a UserError."""
+    """Tokens of the longest caption to train on. Longer captions are cut, and the progress says how many.
+
+    Raises UserError for longer ones with `long_captions` "refuse".
+    """
     lengths = {int(length): count for length, count in prepared.manifest["caption_lengths"].items()}
     limit = config.max_caption_tokens
     if longer := sum(count for length, count in lengths.items() if length > limit):
@@ -45,9 +48,9 @@ def longest_row(prepared: PreparedSet, sequences: SequenceConfig, caption_tokens
 
 
 class Packs:
-    """Training rows, several per pack where the model supports it; sets the attention that is fastest for them.
+    """The training rows in packs, several rows per pack if the model supports it. Sets the model's fastest attention.
 
-    `loader` yields rows; `collate` turns them into a batch.
+    `loader` yields lists of packs; `collate` turns one into a batch.
     """
 
     def __init__(
@@ -74,18 +77,19 @@ class Packs:
         batches = PackedBatches(lengths, self.shape, config.seed, sequences.caption_dropout, prepared.num_views, order)
         self.loader = DataLoader(
             PackedRows(prepared.train, tokens_per_image), batch_sampler=batches, collate_fn=list,
-            generator=torch.Generator(), num_workers=config.num_workers,  # the global one must not move at a start
+            generator=torch.Generator(), num_workers=config.num_workers,  # the global one must not advance
         )  # fmt: skip
         # The sampler decides which rows go without their caption, since lengths decide which rows share a pack.
         self._collator = RowCollator(prepared.vocabulary, caption_tokens, sequences)
 
     def first(self) -> list:
-        """The first rows of the first epoch, without a trace in the loader."""
+        """The first packs of the first epoch; the loader does not advance."""
         return self.loader.dataset.__getitems__(next(iter(self.loader.batch_sampler)))  # type: ignore[union-attr]
 
     def collate(self, packs: list) -> Batch:
         """The batch of `packs`, with its dropout and noise, on the device of the run.
 
-        The loop calls this, not the loader, which reads ahead: a continued run then draws the same random numbers.
+        The training loop calls this. The loader must not, since it reads ahead: a resumed run would then draw other
+        random numbers.
         """
         return self._collator(packs, self.shape).to(self.device)

@@ -1,4 +1,4 @@
-"""How long the prompts of a trained model may be: a setting, not the longest caption that happened to be trained on."""
+"""How long the prompts of a trained model may be: as a setting says, even if all captions were shorter."""
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -8,12 +8,12 @@ def allow_prompts(model: PreTrainedModel, wanted: int, caption_tokens: int, max_
     """Lengthen the context of `model` for prompts of `wanted` tokens. Returns the tokens that a prompt may have.
 
     Only the configuration changes, after the training: neither the weights nor the packs depend on it. An architecture
-    that has learned an embedding for each position keeps those that it has.
+    with a learned embedding for each position cannot be lengthened; it may get fewer tokens.
 
     Args:
         model: the trained model.
-        wanted: longest prompt, in tokens.
-        caption_tokens: longest caption that it was trained on.
+        wanted: tokens of the longest prompt to allow.
+        caption_tokens: tokens of the longest caption that it was trained on.
         max_length: ids of the longest row or document that it was trained on.
     """
     context = getattr(model.config, "max_position_embeddings", None)

@@ -1,4 +1,4 @@
-"""Fixed prompts, drawn again and again while stage two trains."""
+"""Samples while stage two trains: the same prompts, drawn again and again."""
 
 from pathlib import Path
 
@@ -38,14 +38,15 @@ def drawn_samples(
     sampling: SamplingConfig,
     prompts: list[str] | None,
 ) -> SampleSource | None:
-    """Draws `prompts`, each from its own fixed random numbers; None where codes are no RGB or grey pictures.
+    """Draws `prompts`, each with its own seed, which stays the same; None if the codes are not those of pictures.
 
     Args:
-        model: that trains.
-        prepared: has the held-out captions that are taken without `prompts`, whose own pictures head the strip.
-        image_tokenizer: of its codes.
+        model: the one that is being trained.
+        prepared: without `prompts`, some of its held-out captions are drawn, with their own pictures at the top of the
+            strip.
+        image_tokenizer: decodes the drawn codes.
         sampling: how codes are drawn.
-        prompts: what to draw.
+        prompts: what to draw; None for held-out captions.
     """
     if not image_tokenizer.config.takes_pictures:
         return None

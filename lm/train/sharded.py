@@ -1,4 +1,4 @@
-"""The language model under FSDP2: what is gathered together, and the stock model that comes of it."""
+"""The language model under FSDP2: which blocks are sharded, what is refused, and the whole model at the end."""
 
 from collections.abc import Iterator
 

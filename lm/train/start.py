@@ -1,4 +1,4 @@
-"""Where the training of stage two starts: a new model, a text model, or a finished model with or without adapters."""
+"""Chooses the model that stage two trains: a new one, a text model, or a finished model with or without adapters."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Start:
-    """model: what trains. adapters: PEFT's wrapper of it where low-rank adapters train."""
+    """model: the one to train. adapters: PEFT's wrapper of it if low-rank adapters train, else None."""
 
     model: PreTrainedModel
     adapters: "PeftModel | None" = None
@@ -32,7 +32,7 @@ class Start:
 def load_base(
     config: LMTrainingConfig, model_config: LanguageModelConfig, prepared: PreparedSet
 ) -> TextToImagePipeline | None:
-    """The finished model in `config.init_from`; None where that names a text model, or nothing.
+    """The finished model in `config.init_from`; None if that is a text model, or None.
 
     Raises UserError for a finished model that does not fit `prepared`, and for settings of a new model beside any
     `init_from`.
@@ -57,7 +57,7 @@ def choose_start(
     """The model to train, with a context of at least `max_length` ids.
 
     Args:
-        base: of `load_base`.
+        base: what `load_base` returned.
         config: says what to start from, and whether adapters train.
         model_config: sizes of a new model.
         vocabulary: of the prepared set.

@@ -17,7 +17,7 @@ import vqlm.lm.train.loop
 import vqlm.vq.train
 from vqlm.data_prep import inspection, load_collection, preparation
 from vqlm.data_prep.pictures import picture_files
-from vqlm.planning import planner
+from vqlm.planning import request
 from vqlm.planning.machine_speed import MachineSpeed
 from vqlm.scripts import train
 from vqlm.scripts.stage_settings import split_by_stage, typed_settings
@@ -38,7 +38,7 @@ TINY = [
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch):
     monkeypatch.setattr(matrix_peak, "matrix_peak", lambda *_: 123.0)
-    monkeypatch.setattr(planner, "measure_speed", lambda captions: MachineSpeed(vq_step=0.091, lm_step=0.34))
+    monkeypatch.setattr(request, "measure_speed", lambda captions: MachineSpeed(vq_step=0.091, lm_step=0.34))
 
 
 def call(folder: Path, output: Path, *words: object) -> None:

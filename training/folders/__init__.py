@@ -1,1 +1,1 @@
-"""What is on the disk: checkpoints, whose run a folder holds, which stage wrote it, whole files."""
+"""Folders on the disk: checkpoints, which run a folder holds, which stage wrote it, files that are whole or absent."""

@@ -20,10 +20,15 @@ STATE_FILE, CHECKSUMS_FILE, SHARDED_FOLDER = "state.json", "checksums.json", "sh
 class RunState:
     """The counters of a run: all that a checkpoint needs beside weights, optimizers and random states.
 
-    step: optimizer steps done, the skipped ones included. epoch, batch: the place in the data. seconds: time spent in
-    the loop. skipped: steps without a finite gradient; skipped_of: the same of further models, such as a discriminator,
-    by name. checkpoint_seconds, sample_seconds: how much of the time checkpoints and samples took.
-    num_processes: those that count the batches; 0 before they do.
+    Args:
+        step: optimizer steps done, the skipped ones included.
+        epoch: number of the epoch.
+        batch: batches of the epoch that each process has read.
+        seconds: time spent in the loop.
+        skipped: steps of the stage's model without a finite gradient.
+        skipped_of: the same for further models, such as a discriminator, by name.
+        checkpoint_seconds: seconds that checkpoints took; sample_seconds: that samples took.
+        num_processes: number of processes that `batch` was counted with; 0 before the first batch.
     """
 
     step: int = 0
@@ -44,7 +49,7 @@ class RunState:
             self.skipped_of[name] = self.skipped_of.get(name, 0) + 1
 
     def share_among(self, num_processes: int) -> None:
-        """Count on with another number of processes, of which each has read its share of the epoch's batches."""
+        """Convert `batch` to another number of processes, so that the same part of the epoch counts as read."""
         self.batch = self.batch * (self.num_processes or num_processes) // num_processes
         self.num_processes = num_processes
 
@@ -52,7 +57,8 @@ class RunState:
 class Checkpoint:
     """`checkpoint/` in the folder of a run, and the one before it, `checkpoint.old/`.
 
-    A new one is written beside them with checksums of its files, reaches the disk, and only then takes its name.
+    A new one is written as `checkpoint.tmp/` with checksums of its files, reaches the disk, and only then takes
+    its name.
     """
 
     def __init__(self, run_folder: Path, accelerator: Accelerator):
@@ -66,9 +72,9 @@ class Checkpoint:
         return (self.folder / STATE_FILE).exists()
 
     def recover(self) -> str | None:
-        """Put the newest whole checkpoint in its place, whatever a killed run or a disk left. One process only.
+        """Make the newest undamaged checkpoint the one that `load` reads, whatever a killed run or a disk left.
 
-        Returns a sentence where that is not the newest. Raises UserError if none is whole.
+        One process calls it. Returns a sentence for the log if the newest one is damaged. Raises UserError if all are.
         """
         shutil.rmtree(self.new, ignore_errors=True)
         self._undo_rename()
@@ -100,7 +106,7 @@ class Checkpoint:
                 self.sharded.save(self.new / SHARDED_FOLDER)
         except (OSError, RuntimeError, SafetensorError) as error:
             failure = write_failure(error)
-        self._require_written(failure, state)  # each process has written its random state
+        self._require_written(failure, state)  # each process may have failed: it writes its random state
         if self.accelerator.is_main_process:
             try:
                 self._finish(state)
@@ -129,7 +135,7 @@ class Checkpoint:
         flush_to_disk(self.folder.parent)
 
     def _undo_rename(self) -> None:
-        """Where `save` stopped between its two renames, put the last checkpoint back."""
+        """If `save` stopped between its two renames, put the last checkpoint back."""
         if self.previous.exists() and not self.folder.exists():
             os.replace(self.previous, self.folder)
 

@@ -1,4 +1,4 @@
-"""The settings that decide a result. By them a run, or a prepared set, is recognised as the one to continue."""
+"""The settings that decide a result: whether a run, or a prepared set, may be continued with the settings of today."""
 
 import json
 from dataclasses import MISSING, asdict, fields, is_dataclass
@@ -8,7 +8,7 @@ from typing import Any
 from vqlm.training.folders.files import require_same_settings
 from vqlm.training.old_names import EARLIER_VALUES, RECORDED_LATER, with_new_names
 
-# A run may continue with other values of these.
+# These do not decide the result: a run may continue with other values of them.
 BUDGET_SETTINGS = (
     "max_steps",
     "max_minutes",
@@ -26,8 +26,10 @@ BUDGET_SETTINGS = (
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"model": {"width": 3}} -> {"model.width": 3}, as an option would name it and as JSON would hold it. A value may
-    be a settings dataclass."""
+    """{"model": {"width": 3}} -> {"model.width": 3}: names as options have them, values as JSON holds them.
+
+    A value may be a settings dataclass.
+    """
     flat = {}
     for key, value in settings.items():
         if is_dataclass(value) and not isinstance(value, type):
@@ -37,16 +39,17 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def require_same_run(folder: Path, earlier: dict[str, Any], today: dict[str, Any], config: Any = None) -> None:
-    """Raises UserError naming the first setting in which the run that began in `folder` differs from today's.
+    """Raises UserError naming the first setting in which the run that began in `folder` differs from `today`.
 
     A setting that an earlier version did not have is taken to have been at its default, or at its value in
-    `EARLIER_VALUES`. That version recorded another fingerprint of its collection, which cannot be compared.
+    `EARLIER_VALUES`. The fingerprint of the collection that such a version recorded is not compared: it was made in
+    another way.
 
     Args:
         folder: of the run, for the error.
         earlier: the settings that the run began with, nested or flat, perhaps under old names.
-        today: the settings that are given now; the parts of them whose defaults count are settings dataclasses.
-        config: a settings dataclass whose values are in `today` by themselves.
+        today: the settings that are given now, nested; defaults are known for parts that are settings dataclasses.
+        config: a settings dataclass whose values stand in `today` at the top, not as a part.
     """
     before, now = flatten(with_new_names(earlier)), flatten(today)
     if "data" not in now:  # how the path of the data was typed, which decides nothing

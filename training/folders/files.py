@@ -1,4 +1,4 @@
-"""JSON files that are either whole or absent, and folders that are not overwritten."""
+"""Files that are whole or absent, reading JSON, and checks of an output folder before anything is written to it."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from typing import Any
 from vqlm.training.errors import UserError
 
 LFS_POINTER = "version https://git-lfs"
-# How torch words an OSError of the disk: it raises a RuntimeError, as for everything else.
+# Words by which a RuntimeError of torch is recognised as a failure to write: it raises no OSError.
 TORCH_WRITE_ERRORS = ("PytorchStreamWriter", "iostream error", "file write failed")
 
 
@@ -25,8 +25,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:
-    """`write(temporary)`, then the rename to `path`. For what may be lost in a power cut: unlike `write_json`, it does
-    not wait for the disk."""
+    """Call `write(temporary)`, then rename the file to `path`. It does not wait for the disk as `write_json` does: the
+    file may be lost in a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     write(temporary)
@@ -62,7 +62,7 @@ NOTICE_FILE = "NOTICE"
 
 
 def write_notice(folder: Path, attribution: str | None) -> None:
-    """The licence line of the pictures that a model was trained on, as the file NOTICE; nothing without one."""
+    """Write the licence lines of the pictures that a model was trained on to the file NOTICE, if there are any."""
     if attribution:
         (folder / NOTICE_FILE).write_text(attribution + "\n", encoding="utf-8")
 
@@ -90,7 +90,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """As `read_json`, of a file that holds an object; raises UserError for another value."""
+    """As `read_json`, for a file that must hold an object; raises UserError for another value."""
     if not isinstance(value := read_json(path), dict):
         raise UserError(f"{path} must hold a JSON object, found {type(value).__name__}; it was changed by hand.")
     return value
@@ -139,7 +139,7 @@ def require_match(what: str, fingerprint: str | None, expected_what: str, expect
         what: the thing that was found, with a verb, such as "the model's vocabulary is".
         fingerprint: of that thing.
         expected_what: the thing that it must equal, with a verb.
-        expected: the fingerprint of that.
+        expected: the fingerprint of that thing.
     """
     if fingerprint != expected:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Which stage wrote a folder: told from its files, without torch, before anything is loaded from it."""
+"""Which stage wrote a folder: recognised by its files, without torch, before anything is loaded from it."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from vqlm.training.errors import UserError
 
 FolderKind = Literal["image tokenizer", "finished model", "prepared set"]
 
-# The file with which each of them is finished, the command that writes it, and where `vqlm train` keeps it.
+# The file that each of them ends with, the command that writes it, and its folder in the output of `vqlm train`.
 SETTINGS_FILE, MANIFEST, CONFIG_FILE = "text_to_image.json", "manifest.json", "config.json"
 COMMANDS: dict[FolderKind, str] = {
     "image tokenizer": "vqlm train-vq",
@@ -21,7 +21,8 @@ ARTICLES = {"image tokenizer": "an image tokenizer"}
 
 
 def require_kind(folder: Path | str, kind: FolderKind) -> None:
-    """Raises UserError if `folder` is not of `kind`; it says what the folder is, and which folder near it was meant.
+    """Raises UserError if `folder` is not of `kind`; the error says what the folder is, and which folder near it was
+    probably meant.
 
     Example:
         >>> import pathlib, tempfile
@@ -104,7 +105,7 @@ def _described(folder: Path, wanted: FolderKind) -> str:
 
 
 def _near(folder: Path, kind: FolderKind) -> Path | None:
-    """A folder of `kind` in the given one or beside it."""
+    """A folder of `kind` inside the given one, beside it, or around it."""
     part = PARTS[kind]
     for place in (folder / part, folder.parent / part, folder.parent):
         if place != folder and is_kind(place, kind):

@@ -1,4 +1,4 @@
-"""Whose run a folder holds: one program at a time writes to it, and only a run of the same settings goes on in it."""
+"""The folder of a run: one program at a time writes to it, and only a run of the same settings continues in it."""
 
 import os
 import platform
@@ -14,9 +14,9 @@ from vqlm.training.folders.deciding import flatten, require_same_run
 from vqlm.training.folders.files import read_json, require_empty, write_json
 
 LOCK_FILE = "lock"
-# The workers of a killed program hold its lock until they notice.
+# Seconds to wait for the lock: the workers of a killed program hold it until they notice.
 LOCK_PATIENCE = 10.0
-# What a run leaves that was killed before its first checkpoint.
+# What a run that was killed before its first checkpoint leaves.
 BEGINNINGS = {
     LOCK_FILE, "settings.json", "settings.json.tmp", "log.jsonl", "log.jsonl.tmp", "checkpoint.tmp", "samples",
     "trackers",
@@ -36,16 +36,16 @@ class RunFolder:
         self._lock: FileLock | None = None
 
     def claim(self, deciding: dict[str, Any], config: TrainingConfig, resume: bool) -> list[str]:
-        """Take the folder for a run, new or continued. Returns what there is to say about that.
+        """Take the folder for a run, new or continued. Returns sentences about that for the log.
 
         Args:
             deciding: the settings that decide the result, as `require_same_run` takes them.
-            config: settings of the training, which are in `deciding` by themselves.
+            config: settings of the training, which stand in `deciding` at the top, not as a part.
             resume: whether to continue the run in the folder, if there is one.
 
         Raises:
             UserError: for a folder that holds files of another kind, a run of other settings, a run without
-                `resume`, a run that goes on in another program, or no whole checkpoint.
+                `resume`, a run that another program is writing, or no whole checkpoint.
         """
         if not self.folder.exists():
             require_empty(self.output)
@@ -67,13 +67,13 @@ class RunFolder:
     def release(self) -> None:
         """Let other programs write to the folder."""
         if self._lock is not None:
-            self._lock.release(force=True)  # a try with a larger batch took it too
+            self._lock.release(force=True)  # a try with a larger batch size took it too
             self._lock = None
 
     def _take_lock(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / LOCK_FILE
-        owner = path.read_text() if path.exists() else ""  # before a try to lock, which empties the file
+        owner = path.read_text() if path.exists() else ""  # read before locking, which empties the file
         lock = FileLock(path, timeout=LOCK_PATIENCE, is_singleton=True)
         try:
             lock.acquire()

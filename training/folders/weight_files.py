@@ -1,4 +1,4 @@
-"""The weights in a folder of a model, looked at before they are loaded: are they whole, all there, and in the folder?
+"""Checks of the weights in a model's folder before they are loaded: are they whole, all there, and in the folder?
 
 A model's folder may come from anyone. Weights are safetensors, which hold no code; an index may name files of the
 folder only; an adapter, which would load another model, is refused.
@@ -17,7 +17,7 @@ from vqlm.training.errors import UserError
 from vqlm.training.folders.files import read_json, require_no_pointer
 
 WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
-WEIGHT_FILES = "model*.safetensors*"  # whichever of these a model has
+WEIGHT_FILES = "model*.safetensors*"  # every file of weights that a model may have, and the index
 COPY_AGAIN = "copy or download the whole folder again, or train the model again"
 
 
@@ -69,7 +69,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def weights_fingerprint(folder: Path) -> str:
-    """16 hex digits of all weights in `folder`: names, types, shapes and values, in whatever files they are."""
+    """16 hex digits of all weights in `folder`: names, types, shapes and values, however divided into files."""
     digests: dict[str, str] = {}
     for path in weight_files(folder):
         header, start = _header_of(path)
@@ -84,7 +84,7 @@ def weights_fingerprint(folder: Path) -> str:
 
 
 def _header_of(path: Path) -> tuple[dict[str, Any], int]:
-    """What a safetensors file says of its tensors, and the byte at which their values begin."""
+    """The header of a safetensors file, which describes its tensors, and the byte at which their values begin."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))

@@ -1,4 +1,4 @@
-"""A folder whose files are replaced together: complete, or told apart from a complete one by its missing marker."""
+"""Saves a folder whose files are replaced together: it is complete, or its marker file is missing."""
 
 import os
 import shutil
@@ -17,9 +17,9 @@ def save_whole(folder: Path, marker: str, write: Callable[[Path], None], *, repl
     """Fill a temporary folder inside `folder` by `write(temporary)`, and move its files to `folder` once all of them
     are on the disk.
 
-    The file `marker` is removed before the others move, and moves last: whoever finds it finds all files, and those of
-    one save. `replaced` are patterns of files that would be taken for those of this save, and are removed where `write`
-    does not write them; other files stay.
+    The file `marker` is removed before the others move, and moves last: if it is there, all files are there, and all
+    are of one save. `replaced` are patterns of files of an earlier save that would be taken for files of this one:
+    those that `write` does not write are removed. Other files stay.
 
     Raises:
         UserError: where the disk does not take the files; `folder` is then as it was.

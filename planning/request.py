@@ -1,4 +1,4 @@
-"""From a person's request to the plan that its output folder keeps."""
+"""From a request of `vqlm train` to the plan in its output folder: a saved one is kept, or a new one is made."""
 
 import contextlib
 from collections.abc import Callable
@@ -24,9 +24,9 @@ from vqlm.training.errors import UserError
 from vqlm.training.folders.files import is_same_place
 
 DEFAULT_MINUTES = 30.0
-LIMITS = ("max_skipped",)  # which change no result: they hold for a begun plan too
-MOSTLY_NAMED = 0.5  # of the pictures: a collection whose names have words
-FACTS_SIDE = 64  # at which drawings of a collection that draws them are looked at
+LIMITS = ("max_skipped",)  # arguments that change no result: a begun plan takes new values of them too
+MOSTLY_NAMED = 0.5  # share of pictures whose names have words, from which names become the captions
+FACTS_SIDE = 64  # side in pixels at which OpenMoji is drawn to be looked at
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class Request:
         minutes: for all stages together; None for `DEFAULT_MINUTES`.
         image_size: side of the model's pictures; None leaves it to the plan.
         start: a finished model to start from, a folder or a name; `NO_START` for none; None leaves it to the plan.
-        plan: a folder of YAML files that are taken instead of a plan.
+        plan: a folder of YAML files whose settings are taken as they stand; nothing is measured or decided.
         collection: how the collection is read.
-        settings: of each stage, nested as in its YAML; they replace the plan's.
-        ignore_findings: train even if the inspection finds what would ruin the training, on the pictures that are
-            usable however few they are.
+        settings: by stage, nested as in its YAML; they replace the plan's.
+        ignore_findings: train even if the inspection finds what would ruin the training, and however few pictures are
+            usable.
         seed: decides the sample that the plan looks at.
     """
 
@@ -72,10 +72,10 @@ class Request:
 
 
 def plan_for(request: Request, say: Callable[[str], None]) -> Plan:
-    """The plan in the request's output folder; made and saved there if there is none that holds.
+    """The plan in the request's output folder. A new one is made and saved if there is none, or none for this request.
 
-    A plan that was begun is kept, and what was asked for otherwise is said to have no effect. Raises UserError for
-    wrong input, before anything is written.
+    A plan that has begun is kept; for each argument that differs from it `say` gets a line that it has no effect.
+    Raises UserError for wrong input, before anything is written.
     """
     require_output(request.output)
     saved = load_plan(request.plan_folder)
@@ -106,8 +106,8 @@ def has_begun(output: Path) -> bool:
 
 
 def _require_same_collection(made_for: dict[str, Any], request: Request) -> None:
-    """Raises UserError for another collection than the plan was made for: another place, and other content. How its
-    path is written, and whether it was moved, makes no difference."""
+    """Raises UserError if the collection is not the one that the plan was made for: neither its place nor its content
+    is the same. It may be named by another path, or have been moved."""
     if _are_same_places(made_for["data"], request.data):
         return
     earlier = {field.name: made_for["arguments"][field.name] for field in fields(CollectionConfig)
@@ -131,7 +131,7 @@ def _are_same_places(first: str, second: str) -> bool:
 
 
 def _holds_for(earlier: dict[str, Any], now: dict[str, Any], request: Request) -> bool:
-    """Whether a plan that has not begun is of the same collection, and of the arguments that are given now."""
+    """Whether a plan that has not begun was made for this collection and for the arguments that are given now."""
     arguments, before = request.arguments(), earlier["arguments"]
     return earlier["collection"] == now["collection"] and all(
         arguments[name] == before.get(name) or is_same_place(arguments[name], before.get(name))
@@ -158,8 +158,8 @@ def require_output(output: Path) -> None:
 
 
 def open_collection(request: Request) -> tuple[Collection, list[Decision]]:
-    """The collection; where a folder has no captions and names that are words, with these as captions, which is a
-    decision. Raises UserError for a folder that is not there, or without captions."""
+    """The collection. If a folder has no captions and most names have words, the names become captions, and the second
+    value holds that decision. Raises UserError for a folder that is not there, or without captions or such names."""
     try:
         return load_collection(request.data, FACTS_SIDE, request.collection), []
     except NoCaptions as error:
@@ -198,7 +198,7 @@ def _new_plan(request: Request, collection: Collection, say: Callable[[str], Non
 
 
 def describe(facts: CollectionFacts) -> str:
-    """The collection in half a sentence."""
+    """The collection in one line for a person."""
     about = "about " if facts.counted < sum(facts.pictures.values()) else ""
     several = facts.captions_per_picture >= 1.5
     per_picture = f", {facts.captions_per_picture:.0f} captions per picture" if several else ""
