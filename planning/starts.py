@@ -16,7 +16,7 @@ from vqlm.training.folders.folder_kinds import is_kind
 
 # The base model is the better start for at most so many pictures (benchmarks/from_base.py), if its image tokenizer
 # reconstructs them with at least so many dB.
-MOST_PICTURES, LEAST_PSNR = 3000, 20.0
+MOST_PICTURES, LEAST_PSNR = 1000, 20.0
 LOOKED_AT = 64  # pictures that are reconstructed
 
 
