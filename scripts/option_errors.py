@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from vqlm.scripts.option_names import PLACES, option_name, options_of
 
@@ -11,6 +11,7 @@ _UNION = re.compile(r"(?:: )?Does not validate against any of the Union subtypes
 _NOT_FINITE = re.compile(r": expected (?:int or )?float, found (?=[-+]?(?:nan|inf(?:inity)?)$)", re.IGNORECASE)
 
 
+@runtime_checkable
 class Parser(Protocol):
     """What the sentences need to know of a `ScriptParser`."""
 

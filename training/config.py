@@ -39,7 +39,7 @@ class TrainingConfig:
         min_learning_rate_ratio: share of its peak to which the learning rate falls.
         weight_decay: decoupled weight decay.
         beta2: AdamW's decay of the second moment.
-        max_grad_norm: gradients are scaled down to this norm.
+        max_grad_norm: gradients are scaled down to this norm; inf leaves them as they are.
         weight_ema_decay: decay per step of the exponential moving average of the weights, which is then what is
             evaluated and saved; 0 has none, 0.999 is usual. Early on the average is shorter.
         mixed_precision: "bf16", "fp16", "no" for fp32, or "auto": bf16 where the device multiplies it fast, else fp16
@@ -90,8 +90,9 @@ class TrainingConfig:
             self.max_steps = self.default_steps
         require_range(
             self, "(0, inf)", "max_steps", "max_minutes", "batch_size", "gradient_accumulation_steps", "learning_rate",
-            "max_grad_norm", "log_every", "eval_every", "stop_after",
+            "log_every", "eval_every", "stop_after",
         )  # fmt: skip
+        require_range(self, "(0, inf]", "max_grad_norm")  # infinity: not scaled down
         require_range(self, "[0, inf)", "weight_decay", "num_workers", "checkpoint_minutes")
         require_range(self, "[0, 1)", "warmup_ratio", "min_learning_rate_ratio", "beta2", "weight_ema_decay")
         require_range(self, "[0, 1]", "sample_every")

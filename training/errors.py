@@ -14,11 +14,11 @@ class UserError(ValueError):
 def require_range(settings: Any, interval: str, *names: str, prefix: str = "") -> None:
     """Raises UserError naming the first of the fields `names` of `settings` that lies outside `interval`.
 
-    A field that is None passes; infinity and nan never do.
+    A field that is None passes; nan never does, and infinity only where the interval includes it.
 
     Args:
         settings: a settings dataclass, or the arguments of a script.
-        interval: such as "[0, 1)"; "[1, inf)" has no upper end.
+        interval: such as "[0, 1)"; "[1, inf)" has no upper end, "(0, inf]" includes infinity.
         *names: fields of `settings`.
         prefix: what the command line writes before the names, such as "network.".
     """

@@ -1,5 +1,6 @@
 """Training stage one, on pictures as tensors. Knows nothing of captions, nor where pictures come from."""
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -242,13 +243,14 @@ class _LoggedUsage:
 def _finish(run: Run, model: VQVAE, held_out: PictureTensor) -> VQVAE:
     """Save the model with the record of its training, and pictures of what it does."""
     run.checkpoint()  # of the weights of the last step, where their average is saved
-    with run.averaged_weights():
+    with contextlib.ExitStack() as at_last, run.averaged_weights():
         figures = run.final_report or evaluate_reconstruction(model, held_out)
         model.config.training_record = run.summary(**figures)
         if run.accelerator.is_main_process:
             save_whole(run.output, CONFIG_NAME, model.save_pretrained, replaced=[WEIGHT_FILES])
+        at_last.callback(run.finish, **figures)  # also where the pictures cannot be drawn
+        if run.accelerator.is_main_process:
             save_reconstructions(model, held_out, run.output / "reconstructions.png")
-    run.finish(**figures)
     return model
 
 

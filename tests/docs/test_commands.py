@@ -95,7 +95,7 @@ def test_its_parser_takes_every_command(name, words, parse):
     whole = "--output" in arguments or "--image" in arguments or "--help" in arguments
     if script == "generate" and not whole:
         arguments = [*arguments, "--output", "o"]
-    elif not whole and script not in ("set_sampling", "app", "serve", "watch", "plan", "train"):
+    elif not whole and script not in ("advise", "set_sampling", "app", "serve", "watch", "plan", "train"):
         # prose that names the options of interest: what is required is added
         from_help = {"train_vq": ["--data", "d"], "prepare_data": ["--data", "d", "--image_tokenizer", "t"]}
         arguments = [*from_help.get(script, ["--data", "d"]), "--output", "o", *arguments]

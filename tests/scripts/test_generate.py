@@ -185,7 +185,7 @@ def test_like_continues_and_repaints_again(generate):
         (["--output", "a.png", "--seed", -1], "`seed` must be a whole number from 0"),
         (["--output", "a.png", "--seed", 2**63], "`seed` must be a whole number from 0 to 9223372036854775807"),
         (["--output", "a.png", "--num-images", 0], "`num_images` must be at least 1, found 0"),
-        (["--output", "a.png", "--temperature", "nan"], "--temperature: expected float, found nan"),
+        (["--output", "a.png", "--temperature", "nan"], "--temperature must be a finite number, found nan"),
         (["--output", "a.png", "--batch-size", 0], "`batch_size` must be at least 1, found 0"),
         (
             ["--output", "a.png", "--dtype", "float8"],

@@ -341,7 +341,7 @@ def test_a_collapse_is_on_the_page_of_its_inspection(call_script, picture_folder
     capsys.readouterr()
     call_script("inspect_vq", "--model", planted, "--data", picture_folder, "--output", output, "--split", "train")
     page = (output / "inspection.md").read_text(encoding="utf-8")
-    assert "- 88% of 16 codes are unused. Take a smaller `quantizer.codebook_size`" in page
+    assert "- 88% of 16 codes are unused. Take a smaller --quantizer.codebook-size" in page
     assert "| codes never used | 14 (87.5%) |" in page
     assert page in capsys.readouterr().out
     for name in ("figures.png", "worst.png", "codebook.png"):
@@ -381,7 +381,7 @@ def test_help(call_script, name, capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert f"vqlm {COMMANDS[name]} " in shown
     assert "--config CONFIG" in shown
-    if name not in ("app", "serve", "set_sampling", "watch"):  # which write no output
+    if name not in ("advise", "app", "serve", "set_sampling", "watch"):  # which write no output
         assert "--output OUTPUT" in shown
 
 

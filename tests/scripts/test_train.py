@@ -142,7 +142,7 @@ def test_a_finished_model_is_a_start(picture_folder, tmp_path, capsys):
     assert not (second / "image_tokenizer").exists()
     assert read_json(second / "model" / "run" / "settings.json")["init_from"] == str(first / "model")
     for wrong, message in (
-        (["--start", tmp_path / "none"], "none does not exist; name the folder of a finished model"),
+        (["--start", tmp_path / "none"], "none is not a folder; name the folder of a finished model"),
         (["--start", picture_folder], "holds no finished model: text_to_image.json is missing"),
         (["--start", first / "model", "--image-size", 64], "draws pictures of 16x16, `image_size` is 64"),
         (

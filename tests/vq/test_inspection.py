@@ -189,7 +189,7 @@ def sound() -> Inspection:
     """Measurements in which nothing is wrong, of a codebook of 4 in two dimensions."""
     z_e = torch.randn(20, 2)
     return Inspection(
-        counts=torch.full((1, 4), 10.0), perplexity=4.0, usage=1.0, position_entropy=[torch.ones(2, 2)],
+        counts=torch.full((1, 4), 20.0), perplexity=4.0, usage=1.0, position_entropy=[torch.ones(2, 2)],
         psnr=torch.full((10,), 20.0), ssim=torch.full((10,), 0.9), z_e=z_e, z_q=0.9 * z_e,
     )  # fmt: skip
 
