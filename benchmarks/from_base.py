@@ -14,9 +14,9 @@ import json
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -124,7 +124,8 @@ def print_table(figures: list[dict]) -> None:
 
 def sheet(data: Path, number: int, options: argparse.Namespace) -> None:
     """Held-out prompts: the original, drawn from nothing, drawn from the base."""
-    files = list(_spread(sorted((data / "test").glob("*.png"))))
+    files = sorted((data / "test").glob("*.png"))
+    files = files[:: max(1, len(files) // SHOWN)][:SHOWN]
     prompts = [path.stem.replace("-", " ") for path in files]
     columns = [torch.cat([_pixel_values(path) for path in files])]
     for start in (None, options.base):
@@ -135,13 +136,7 @@ def sheet(data: Path, number: int, options: argparse.Namespace) -> None:
     sample_sheet(cells, columns=4).save(options.output / f"{number}.png")
 
 
-def _spread(files: list[Path]) -> Iterator[Path]:
-    return iter(files[:: max(1, len(files) // SHOWN)][:SHOWN])
-
-
 def _pixel_values(picture: Path | Image.Image) -> torch.Tensor:
-    import numpy as np
-
     image = Image.open(picture) if isinstance(picture, Path) else picture
     return to_pixel_values(torch.from_numpy(np.asarray(image.convert("RGB")).copy()).permute(2, 0, 1)[None])
 

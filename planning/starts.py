@@ -9,14 +9,14 @@ from vqlm.data_prep import Collection
 from vqlm.planning.allowance import Settings, Start, Wishes
 from vqlm.planning.facts import CollectionFacts
 from vqlm.planning.plan import Plan
-from vqlm.planning.reasons import START
+from vqlm.planning.reasons import POOR_PSNR, START
 from vqlm.training.errors import UserError
 from vqlm.training.folders.files import read_json_object
 from vqlm.training.folders.folder_kinds import is_kind
 
 # The base model is the better start for at most so many pictures (benchmarks/from_base.py), if its image tokenizer
 # reconstructs them with at least so many dB.
-MOST_PICTURES, LEAST_PSNR = 1000, 20.0
+MOST_PICTURES, LEAST_PSNR = 1000, POOR_PSNR
 LOOKED_AT = 64  # pictures that are reconstructed
 
 
