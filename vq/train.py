@@ -1,6 +1,5 @@
 """Training stage one, on pictures as tensors. Knows nothing of captions, nor where pictures come from."""
 
-import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -243,14 +242,19 @@ class _LoggedUsage:
 def _finish(run: Run, model: VQVAE, held_out: PictureTensor) -> VQVAE:
     """Save the model with the record of its training, and pictures of what it does."""
     run.checkpoint()  # of the weights of the last step, where their average is saved
-    with contextlib.ExitStack() as at_last, run.averaged_weights():
+    drawing_error = None
+    with run.averaged_weights():
         figures = run.final_report or evaluate_reconstruction(model, held_out)
         model.config.training_record = run.summary(**figures)
         if run.accelerator.is_main_process:
             save_whole(run.output, CONFIG_NAME, model.save_pretrained, replaced=[WEIGHT_FILES])
-        at_last.callback(run.finish, **figures)  # also where the pictures cannot be drawn
-        if run.accelerator.is_main_process:
-            save_reconstructions(model, held_out, run.output / "reconstructions.png")
+            try:
+                save_reconstructions(model, held_out, run.output / "reconstructions.png")
+            except Exception as error:  # the training is finished without it; after an interrupt it is drawn again
+                drawing_error = error
+    run.finish(**figures)
+    if drawing_error is not None:
+        raise drawing_error
     return model
 
 
