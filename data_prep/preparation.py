@@ -31,9 +31,16 @@ from vqlm.data_prep.vocabulary import NAMES, Vocabulary
 from vqlm.training.errors import UserError
 from vqlm.training.folders.deciding import flatten, require_same_run
 from vqlm.training.folders.files import flush_to_disk, read_json, require_empty, write_json
+from vqlm.training.folders.folder_lock import LOCK_FILE, FolderLock
 from vqlm.training.machine.allocator import keep_freed_memory
 from vqlm.training.machine.device import is_bf16_fast, require_precision, training_device
-from vqlm.training.machine.processes import decided_by_main
+from vqlm.training.machine.processes import (
+    decided_by_main,
+    describe_processes,
+    lost_processes,
+    refuse_parallelism,
+    require_launch,
+)
 from vqlm.training.old_names import COLLECTION_FORM, EARLIER_VALUES
 from vqlm.training.watching.progress import Progress
 from vqlm.vq import VQVAE
@@ -83,7 +90,8 @@ def prepare(
 
     Raises:
         UserError: `output` holds something else; the collection's background or fit is not the tokenizer's; more
-            pictures than the collection's `max_skipped` cannot be used; a split is empty; the disk is full.
+            pictures than the collection's `max_skipped` cannot be used; a split is empty; the disk is full; for what
+            accelerate's launcher asks for and no stage of ours does.
 
     Example:
         >>> import pathlib, tempfile
@@ -102,7 +110,9 @@ def prepare(
     start, views, text = time.monotonic(), views or ViewConfig(), text or _text_of(output if resume else None)
     name = NAMES[image_tokenizer.config.network.spatial_dims]
     codebook_sizes = {name: image_tokenizer.config.codebook_size} | _checked(modalities or {}, name)
+    refuse_parallelism()
     device, is_bf16 = training_device(), mixed_precision == "bf16"
+    require_launch(device)
     require_precision(mixed_precision, device)
     if mixed_precision == "auto":
         is_bf16 = is_bf16_fast(device) and image_tokenizer.config.network.spatial_dims <= 2
@@ -133,11 +143,11 @@ def prepare(
             # Before the folder is claimed: settings of the text may be wrong.
             captions = [] if text.pretrained else _captions(collection, num_workers)
             new_vocabulary = Vocabulary.build(captions, text, codebook_sizes)
-        if resume and (output / BEGUN).exists():
-            _require_same_set(output, deciding, collection)
-        else:
-            (output / f"{BEGUN}.tmp").unlink(missing_ok=True)  # left by a run that was killed while it wrote this file
-            require_empty(output)
+        _require_ours(output, deciding, collection, resume)
+        if (output / MANIFEST).exists():
+            return
+        lock.take()
+        if not _require_ours(output, deciding, collection, resume):  # again: another program may have begun meanwhile
             write_json(output / BEGUN, made_from)
         if not (output / "vocabulary").exists():
             assert new_vocabulary is not None
@@ -145,21 +155,20 @@ def prepare(
         if not (output / "image_tokenizer").exists():
             _save_whole(image_tokenizer, output / "image_tokenizer")
 
-    decided_by_main(state, begin)
-    if (output / MANIFEST).exists():
-        return PreparedSet.load(output, verify=state.is_main_process)
-
-    vocabulary = Vocabulary.from_pretrained(output / "vocabulary")
-    image_tokenizer = image_tokenizer.to(state.device).eval()  # type: ignore[arg-type]
-    encoder = ShardEncoder(collection, image_tokenizer, vocabulary, output / SHARDS, views, num_workers, is_bf16)
-    keep_freed_memory()
-    _encode_shards(encoder, state.process_index, state.num_processes)
-    state.wait_for_everyone()
-    if state.is_main_process:
-        trained = image_tokenizer.config.training_record or {}
-        seconds = {"train_vq": trained.get("seconds"), "prepare_data": time.monotonic() - start}
-        _finish(encoder, output, made_from, seconds)
-    state.wait_for_everyone()
+    lock = FolderLock(output, output)
+    try:
+        decided_by_main(state, begin)
+        if not (output / MANIFEST).exists():
+            encoder = ShardEncoder(
+                collection, image_tokenizer.to(state.device).eval(),  # type: ignore[arg-type]
+                Vocabulary.from_pretrained(output / "vocabulary"), output / SHARDS, views, num_workers, is_bf16,
+            )  # fmt: skip
+            _encode(encoder, state)
+            if state.is_main_process:
+                _finish(encoder, output, made_from, start)
+            state.wait_for_everyone()
+    finally:
+        lock.release(forever=(output / MANIFEST).exists())
     return PreparedSet.load(output, verify=state.is_main_process)
 
 
@@ -187,6 +196,18 @@ def _text_of(output: Path | None) -> TextConfig:
     values: dict[str, Any] = (EARLIER_VALUES | begun) if begun else {}
     known = {field.name for field in fields(TextConfig)}
     return TextConfig(**{name: value for key, value in values.items() if (name := key.removeprefix("text.")) in known})
+
+
+def _require_ours(output: Path, deciding: dict[str, Any], collection: Collection, resume: bool) -> bool:
+    """Whether this set was begun in `output`. Raises UserError if anything else is there, or this set without `resume`.
+
+    What a program leaves that was killed before it had begun a set is nothing.
+    """
+    if resume and (output / BEGUN).exists():
+        _require_same_set(output, deciding, collection)
+        return True
+    require_empty(output, besides=(LOCK_FILE, f"{BEGUN}.tmp"))
+    return False
 
 
 def _require_same_set(output: Path, deciding: dict[str, Any], collection: Collection) -> None:
@@ -279,14 +300,19 @@ def _first_captions(rows: list[_Hashed]) -> tuple[list[_Hashed], int]:
     return rows, count
 
 
-def _encode_shards(encoder: ShardEncoder, process: int, num_processes: int) -> None:
-    numbers = range(process, len(encoder.collection.shards), num_processes)
+def _encode(encoder: ShardEncoder, state: PartialState) -> None:
+    """Encode the shards of this process that are not there yet, and wait for the other processes."""
+    keep_freed_memory()
+    progress = Progress("prepare", state.is_main_process)
+    described = describe_processes(state, "bf16" if encoder.is_bf16 else "no")
+    progress.say(described + lost_processes(state.num_processes))
+    numbers = range(state.process_index, len(encoder.collection.shards), state.num_processes)
     files = {number: encoder.folder / f"{number:06}" / SHARD_FILE for number in numbers}
     to_do = [number for number in numbers if not files[number].exists()]
     skipped = SkippedRows(encoder.collection.config.max_skipped)
     for number in set(numbers) - set(to_do):
         _count_skipped(skipped, read_json(files[number]))
-    progress, start = Progress("prepare", process == 0), time.monotonic()
+    start = time.monotonic()
     for done, described in enumerate(encoder.encode(to_do), start=1):
         _count_skipped(skipped, described)
         if len(skipped.rows) > CHECKED_ROWS:  # the share of the whole is judged at the end
@@ -295,13 +321,15 @@ def _encode_shards(encoder: ShardEncoder, process: int, num_processes: int) -> N
         left = (time.monotonic() - start) * (len(to_do) - done) / done
         progress.show((len(numbers) - len(to_do) + done) / len(numbers), left, f"{skipped.seen} pictures")
     progress.close()
+    state.wait_for_everyone()
 
 
 def _count_skipped(skipped: SkippedRows, shard: dict[str, Any]) -> None:
     skipped.add(shard["seen"], [Unusable(**row) for row in shard["skipped"]])
 
 
-def _finish(encoder: ShardEncoder, output: Path, made_from: dict[str, Any], seconds: dict[str, float | None]) -> None:
+def _finish(encoder: ShardEncoder, output: Path, made_from: dict[str, Any], start: float) -> None:
+    """Write the manifest of the shards, which began at `start` of the monotonic clock."""
     collection, config = encoder.collection, encoder.image_tokenizer.config
     names = [f"{number:06}" for number in range(len(collection.shards))]
     shards = [read_json(output / SHARDS / name / SHARD_FILE) for name in names]
@@ -314,6 +342,8 @@ def _finish(encoder: ShardEncoder, output: Path, made_from: dict[str, Any], seco
     skipped.require_few(output / SKIPPED)
     if absent := [split for split in collection.split_names if not splits[split]]:
         raise UserError(f"No picture of the split {absent[0]} could be used; see {output / SKIPPED}, or add pictures.")
+    of_training = (config.training_record or {}).get("seconds")
+    seconds = {"train_vq": of_training, "prepare_data": time.monotonic() - start}
     manifest = {
         "form": FORM,
         "made_from": made_from,

@@ -73,8 +73,10 @@ def main(arguments: list[str] | None = None) -> None:
 
     from vqlm.data_prep import Vocabulary, prepare
     from vqlm.planning.reached import reached_by_prepare
+    from vqlm.training.machine.processes import precision_with_launcher
     from vqlm.vq import load_image_tokenizer
 
+    precision = precision_with_launcher(settings.mixed_precision, ("bf16", "no"))
     image_tokenizer = load_image_tokenizer(settings.image_tokenizer if model is None else model / "image_tokenizer")
     vocabulary = None if model is None else Vocabulary.from_pretrained(model)
     collection = open_for_tokenizer(settings, image_tokenizer)
@@ -82,7 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
         collection, image_tokenizer, settings.output, settings.data, text, settings.modalities,
         views=settings.views,
         num_workers=settings.num_workers, resume=settings.resume, vocabulary=vocabulary,
-        mixed_precision=settings.mixed_precision,
+        mixed_precision=precision,
     )  # fmt: skip
     next_command = ("train-lm", "--data", settings.output, "--output", settings.output.with_name("model"))
     start = () if model is None else ("--init-from", model)

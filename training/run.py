@@ -38,7 +38,7 @@ from vqlm.training.folders.files import read_json, write_json
 from vqlm.training.folders.run_folder import RunFolder
 from vqlm.training.machine.allocator import keep_freed_memory, return_freed_memory
 from vqlm.training.machine.distributed import sum_over_processes
-from vqlm.training.machine.processes import decided_by_main, describe_processes, rows_per_step, start_accelerator
+from vqlm.training.machine.processes import decided_by_main, describe_training, rows_per_step, start_accelerator
 from vqlm.training.machine.sharding import ShardedState, launcher_sharding, shard
 from vqlm.training.optimization.gradients import Gradients
 from vqlm.training.optimization.weight_average import WeightAverage
@@ -159,7 +159,7 @@ class Run:
         self._log.start_window(self.state)
         self._samples.continue_at(self.state.step, self.share)
         self._trackers.start(self.folder / "trackers", self.progress.name, self._settings)
-        self.progress.say(describe_processes(self.accelerator, self.config))
+        self.progress.say(describe_training(self.accelerator, self.config))
         if self.is_resumed:
             self.progress.say(f"continues at step {self.state.step}")
         return prepared

@@ -1,6 +1,10 @@
 """SIGINT and SIGTERM end a run after the current step, with a checkpoint."""
 
 import signal
+import time
+
+# A launcher passes on a signal that its processes have received too, as when Slurm ends a job.
+REPEAT_SECONDS = 1.0
 
 
 class Interrupted(SystemExit):
@@ -15,10 +19,14 @@ class Interrupted(SystemExit):
 
 
 class StopSignals:
-    """While the context is open, the first SIGINT or SIGTERM is kept in `received`; a second one ends the program."""
+    """While the context is open, the first SIGINT or SIGTERM is kept in `received`; a later one ends the program.
+
+    One that follows within `REPEAT_SECONDS` is taken for the same.
+    """
 
     def __init__(self):
         self.received: int | None = None
+        self._received_at = 0.0
 
     def __enter__(self):
         try:
@@ -31,6 +39,7 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _receive(self, number, _frame):
-        if self.received is not None:
+        if self.received is None:
+            self.received, self._received_at = number, time.monotonic()
+        elif time.monotonic() - self._received_at > REPEAT_SECONDS:
             raise KeyboardInterrupt
-        self.received = number

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import shutil
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -28,6 +30,7 @@ from vqlm.data_prep.encoding import ShardEncoder, code_type
 from vqlm.data_prep.prepared_set import pictures_of
 from vqlm.data_prep.sources.rows import Row, Shard, Unusable
 from vqlm.training.errors import UserError
+from vqlm.training.folders import folder_lock
 from vqlm.training.folders.files import read_json
 from vqlm.vq import VQVAE
 from vqlm.vq.pixels import to_pixel_values
@@ -95,6 +98,28 @@ def test_manifest(prepared, collection, tiny_vqvae):
     assert manifest["attribution"] is None
     assert manifest["seconds"]["prepare_data"] >= 0
     assert (prepared.folder / "skipped.jsonl").read_text() == ""
+
+
+def test_the_first_line_says_processes_device_and_precision(collection, tiny_vqvae, tmp_path, capsys, monkeypatch):
+    make(collection, tiny_vqvae, tmp_path / "fp32")
+    assert "[prepare] 1 process on cpu in fp32\n" in capsys.readouterr().err
+    monkeypatch.setenv("MASTER_PORT", "29500")  # as `accelerate launch --cpu --num_processes 2` has it
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    make(collection, tiny_vqvae, tmp_path / "bf16", mixed_precision="bf16")
+    assert "[prepare] 1 process on cpu in bf16; accelerate launch was asked for several" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("variable", "message"), [("ACCELERATE_USE_FSDP", "asks for FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")]
+)
+def test_what_no_stage_of_whole_models_does_is_refused(
+    collection, tiny_vqvae, tmp_path, monkeypatch, variable, message
+):
+    monkeypatch.setenv(variable, "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    with pytest.raises(UserError, match=message):
+        make(collection, tiny_vqvae, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
 
 
 def test_the_attribution_is_carried(tiny_vqvae, tmp_path):
@@ -271,6 +296,35 @@ def test_a_killed_preparation_goes_on(in_parts, tiny_vqvae, tmp_path, monkeypatc
     make(in_parts, tiny_vqvae, tmp_path / "parts", resume=True)
     assert shards_of(tmp_path / "parts") == shards_of(tmp_path / "whole")
     assert {name: (tmp_path / "parts" / "shards" / name).stat().st_ino for name in kept} == kept  # not made twice
+
+
+HOLD_LOCK = """
+import sys
+from filelock import FileLock
+with FileLock(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_program_is_kept_out(in_parts, tiny_vqvae, tmp_path, monkeypatch):
+    """It continues what another program, which still runs, is making."""
+    whole, output = make(in_parts, tiny_vqvae, tmp_path / "whole"), tmp_path / "data"
+    shutil.copytree(whole.folder, output)
+    (output / "manifest.json").unlink()
+    shutil.rmtree(output / "shards" / "000003")
+    before = contents(output)
+    monkeypatch.setattr(folder_lock, "LOCK_PATIENCE", 0.1)
+    command = [sys.executable, "-c", HOLD_LOCK, str(output / "lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="Another program writes to .*data; wait until it has ended"):
+            make(in_parts, tiny_vqvae, output, resume=True)
+        assert contents(output) == before | {"lock": b""}
+        other.kill()
+    make(in_parts, tiny_vqvae, output, resume=True)
+    assert shards_of(output) == shards_of(whole.folder)
+    assert not (output / "lock").exists()
 
 
 def test_killed_before_the_first_shard(collection, tiny_vqvae, tmp_path, monkeypatch):

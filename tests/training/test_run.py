@@ -315,7 +315,16 @@ def test_a_run_stops_after_so_many_steps_of_each_start(make_run, tmp_path, stop_
     assert train(run) == whole
 
 
-def test_a_second_signal_ends_the_run_at_once(make_run):
+def test_a_signal_that_a_launcher_passes_on_is_the_same_one(make_run):
+    """Slurm tells every process, and torchrun tells its own again."""
+    run = make_run(max_steps=7)
+    with pytest.raises(Interrupted):
+        interrupt(run, step=3, times=2)
+    assert (run.folder / "checkpoint").exists()
+
+
+def test_a_second_signal_ends_the_run_at_once(make_run, monkeypatch):
+    monkeypatch.setattr("vqlm.training.stop_signals.REPEAT_SECONDS", -1.0)
     run, before = make_run(max_steps=7), signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
         interrupt(run, step=3, times=2)

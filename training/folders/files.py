@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vqlm.training.errors import UserError
+from vqlm.training.folders.folder_lock import LOCK_FILE
 
 LFS_POINTER = "version https://git-lfs"
 # Words by which a RuntimeError of torch is recognised as a failure to write: it raises no OSError.
@@ -125,9 +126,12 @@ def require_same_settings(folder: Path, earlier: dict, now: dict) -> None:
             )
 
 
-def require_empty(folder: Path, can_resume: bool = True) -> None:
-    """Raises UserError if `folder` holds anything. can_resume: whether the caller has an argument `resume`."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+def require_empty(folder: Path, can_resume: bool = True, besides: tuple[str, ...] = ()) -> None:
+    """Raises UserError if `folder` holds anything, files that are called as one of `besides` left aside.
+
+    can_resume: whether the caller has an argument `resume`.
+    """
+    if folder.exists() and (not folder.is_dir() or any(path.name not in besides for path in folder.iterdir())):
         advice = "continue the run in it with `resume`, or choose another" if can_resume else "choose another"
         raise UserError(f"{folder} already holds files; {advice} `output`.")
 
@@ -171,11 +175,27 @@ def require_writable(folder: Path, name: str = "output") -> None:
         raise UserError(f"`{name}` {folder} cannot be written: {place} is read-only for this user.") from None
 
 
+# What a run that was killed before its first checkpoint leaves.
+BEGINNINGS = {
+    LOCK_FILE, "settings.json", "settings.json.tmp", "log.jsonl", "log.jsonl.tmp", "checkpoint.tmp", "samples",
+    "trackers",
+}  # fmt: skip
+
+
 def require_output(folder: Path, resume: bool = False, can_resume: bool = True) -> None:
     """Raises UserError if a stage cannot write to `folder`: see `require_writable`, and without `resume` also
-    `require_empty`. The first of several processes looks, before any of them writes."""
+    `require_empty`, unless all it holds is the beginning of a run. The first of several processes looks, before any of
+    them writes."""
     if os.environ.get("RANK", "0") != "0":
         return
     require_writable(folder)
-    if not resume:
+    if not (resume or (can_resume and holds_a_beginning(folder))):
         require_empty(folder, can_resume)
+
+
+def holds_a_beginning(output: Path) -> bool:
+    """Whether nothing would be lost by starting a run in `output`: what it holds is of a run without a checkpoint."""
+    run = output / "run"
+    if not run.is_dir() or {path.name for path in output.iterdir()} != {run.name}:
+        return False
+    return {path.name for path in run.iterdir()} <= BEGINNINGS

@@ -38,6 +38,21 @@ def with_launcher(config: Config, can_shard: bool = False) -> Config:
     Raises UserError for what this training does not do, FSDP2 among it unless it `can_shard`, and for what contradicts
     a setting of `config`.
     """
+    refuse_parallelism(can_shard)
+    if (backend := os.environ.get("ACCELERATE_DYNAMO_BACKEND", "NO").upper()) != "NO":
+        raise UserError(f"The launcher asks for dynamo_backend {backend}; leave it out, and set `compile` instead.")
+    steps = _launcher_accumulation()
+    if steps > 1 and config.gradient_accumulation_steps not in (1, steps):
+        raise UserError(
+            f"The launcher sets gradient_accumulation_steps to {steps}, the training's own setting is "
+            f"{config.gradient_accumulation_steps}; leave one of them out."
+        )
+    config = replace(config, mixed_precision=precision_with_launcher(config.mixed_precision, ("bf16", "fp16", "no")))
+    return replace(config, gradient_accumulation_steps=steps) if steps > 1 else config
+
+
+def refuse_parallelism(can_shard: bool = False) -> None:
+    """Raises UserError where the launcher asks for anything but DDP, or for FSDP2 unless the stage `can_shard`."""
     if launcher_sharding() is not None and not can_shard:
         raise UserError(
             "The launcher asks for FSDP; the models of this stage are small, and every process holds the whole model "
@@ -50,25 +65,23 @@ def with_launcher(config: Config, can_shard: bool = False) -> Config:
                 "(FSDP2, stage two only). Start it with torchrun or `accelerate launch --multi_gpu`, or with "
                 "accelerate's `fsdp_version: 2`."
             )
-    if (backend := os.environ.get("ACCELERATE_DYNAMO_BACKEND", "NO").upper()) != "NO":
-        raise UserError(f"The launcher asks for dynamo_backend {backend}; leave it out, and set `compile` instead.")
-    steps = _launcher_accumulation()
-    if steps > 1 and config.gradient_accumulation_steps not in (1, steps):
+
+
+def precision_with_launcher(own: str, allowed: tuple[str, ...]) -> str:
+    """A stage's `own` setting of mixed_precision, or the launcher's where that is "auto".
+
+    Raises UserError for a precision of the launcher that is not `allowed`, or contradicts the stage's own.
+    """
+    of_launcher = launcher_precision()
+    if of_launcher not in (None, *allowed):
+        names = ", ".join(allowed[:-1]) + f" or {allowed[-1]}"
+        raise UserError(f"The launcher asks for mixed_precision {of_launcher}; use {names}.")
+    if of_launcher not in (None, "no", own) and own != "auto":
         raise UserError(
-            f"The launcher sets gradient_accumulation_steps to {steps}, the training's own setting is "
-            f"{config.gradient_accumulation_steps}; leave one of them out."
+            f"The launcher sets mixed_precision to {of_launcher}, the stage's own setting is {own}; leave one of them "
+            "out."
         )
-    of_launcher, of_config = launcher_precision(), config.mixed_precision
-    if of_launcher not in (None, "no", "bf16", "fp16"):
-        raise UserError(f"The launcher asks for mixed_precision {of_launcher}; use bf16, fp16 or no.")
-    if of_launcher not in (None, "no", of_config) and of_config != "auto":
-        raise UserError(
-            f"The launcher sets mixed_precision to {of_launcher}, the training's own setting is {of_config}; leave one "
-            "of them out."
-        )
-    if of_launcher is not None and of_config == "auto":
-        config = replace(config, mixed_precision=of_launcher)
-    return replace(config, gradient_accumulation_steps=steps) if steps > 1 else config
+    return of_launcher if of_launcher is not None and own == "auto" else own
 
 
 def launcher_precision() -> str | None:
@@ -91,12 +104,7 @@ def start_accelerator(config: TrainingConfig) -> Accelerator:
     Raises UserError for a precision or a number of processes that this machine lacks.
     """
     device = training_device()
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if device.type == "cuda" and here > torch.cuda.device_count():
-        raise UserError(
-            f"{here} processes were started on this machine, which has {torch.cuda.device_count()} GPUs; start one "
-            "per GPU, or set ACCELERATE_USE_CPU=true."
-        )
+    require_launch(device)
     precision = config.mixed_precision if config.mixed_precision != "auto" else fastest_precision(device)
     require_precision(precision, device)
     set_tf32(config.tf32, device)
@@ -131,6 +139,24 @@ def start_accelerator(config: TrainingConfig) -> Accelerator:
     return accelerator
 
 
+def require_launch(device: torch.device) -> None:
+    """Raises UserError for an environment of several processes that no launcher has made, as a shell or a cluster may
+    hold it, and for more processes on this machine than it has GPUs."""
+    count = os.environ.get("WORLD_SIZE", "1")
+    absent = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if count != "1" and absent:
+        raise UserError(
+            f"The environment has WORLD_SIZE {count} and no {', '.join(absent)}; start several processes with torchrun "
+            "or accelerate launch, or unset WORLD_SIZE for one."
+        )
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if device.type == "cuda" and here > torch.cuda.device_count():
+        raise UserError(
+            f"{here} processes were started on this machine, which has {torch.cuda.device_count()} GPUs; start one "
+            "per GPU, or set ACCELERATE_USE_CPU=true."
+        )
+
+
 def decided_by_main(accelerator: Accelerator | PartialState, function: Callable[[], T]) -> T:
     """The result of `function` on the main process, on every process; its UserError is raised on every process."""
     outcome: list[Any] = [None, None]
@@ -146,15 +172,19 @@ def decided_by_main(accelerator: Accelerator | PartialState, function: Callable[
     return outcome[0]
 
 
-def describe_processes(accelerator: Accelerator, config: TrainingConfig) -> str:
+def describe_processes(state: Accelerator | PartialState, precision: str) -> str:
+    """How many processes there are, on which kind of device, in which precision."""
+    count = state.num_processes
+    return f"{count} process{'es' if count > 1 else ''} on {state.device.type} in {PRECISION_NAMES[precision]}"
+
+
+def describe_training(accelerator: Accelerator, config: TrainingConfig) -> str:
     """The first line of a run: processes, device, precision, rows per step."""
     count, accumulated = accelerator.num_processes, config.gradient_accumulation_steps
     factors = [config.batch_size, *(factor for factor in (count, accumulated) if factor > 1)]
     rows = " x ".join(map(str, factors)) + (f" = {rows_per_step(accelerator, config)}" if len(factors) > 1 else "")
-    return (
-        f"{count} process{'es' if count > 1 else ''} on {accelerator.device.type} in "
-        f"{PRECISION_NAMES[accelerator.mixed_precision]}, {rows} rows per step{_lost_processes(count)}"
-    )
+    described = describe_processes(accelerator, accelerator.mixed_precision)
+    return f"{described}, {rows} rows per step{lost_processes(count)}"
 
 
 def rows_per_step(accelerator: Accelerator, config: TrainingConfig) -> int:
@@ -162,7 +192,7 @@ def rows_per_step(accelerator: Accelerator, config: TrainingConfig) -> int:
     return config.batch_size * accelerator.num_processes * config.gradient_accumulation_steps
 
 
-def _lost_processes(count: int) -> str:
+def lost_processes(count: int) -> str:
     """`accelerate launch --cpu --num_processes N` names a meeting point for several processes, and starts one."""
     if count > 1 or "MASTER_PORT" not in os.environ or "ACCELERATE_MIXED_PRECISION" not in os.environ:
         return ""

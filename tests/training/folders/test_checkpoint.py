@@ -180,7 +180,7 @@ def test_an_error_that_is_not_of_the_disk_keeps_its_traceback(make_run, monkeypa
 
 def test_a_second_program_is_kept_out(killed, make_run, monkeypatch):
     folder, whole = killed
-    monkeypatch.setattr(vqlm.training.folders.run_folder, "LOCK_PATIENCE", 0.1)
+    monkeypatch.setattr(vqlm.training.folders.folder_lock, "LOCK_PATIENCE", 0.1)
     command = [sys.executable, "-c", HOLD_LOCK, str(folder / "lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"

@@ -75,6 +75,18 @@ def test_the_advice_names_resume_only_where_it_exists(tmp_path):
         require_output(tmp_path, can_resume=False)
 
 
+def test_the_beginning_of_a_run_may_be_started_over(tmp_path):
+    (tmp_path / "run" / "samples").mkdir(parents=True)
+    for name in ("lock", "settings.json", "log.jsonl"):
+        (tmp_path / "run" / name).touch()
+    require_output(tmp_path)
+    with pytest.raises(UserError, match="already holds files"):
+        require_output(tmp_path, can_resume=False)  # of what is no training
+    (tmp_path / "run" / "checkpoint").mkdir()
+    with pytest.raises(UserError, match="already holds files; continue the run in it with `resume`"):
+        require_output(tmp_path)
+
+
 def test_only_an_empty_folder_is_empty(tmp_path):
     require_empty(tmp_path / "absent")
     require_empty(tmp_path)

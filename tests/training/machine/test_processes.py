@@ -8,7 +8,13 @@ from vqlm.training.config import TrainingConfig
 from vqlm.training.errors import UserError
 from vqlm.training.machine import device as devices, processes
 from vqlm.training.machine.device import fastest_precision, require_precision, training_device
-from vqlm.training.machine.processes import decided_by_main, describe_processes, start_accelerator, with_launcher
+from vqlm.training.machine.processes import (
+    decided_by_main,
+    describe_training,
+    precision_with_launcher,
+    start_accelerator,
+    with_launcher,
+)
 from vqlm.training.machine.sharding import Sharding, launcher_sharding
 
 
@@ -119,7 +125,7 @@ def test_the_precision_of_the_launcher_is_used(monkeypatch, own, launched, resul
 @pytest.mark.parametrize(
     ("own", "launched", "message"),
     [
-        ("no", "bf16", "sets mixed_precision to bf16, the training's own setting is no; leave one of them out"),
+        ("no", "bf16", "sets mixed_precision to bf16, the stage's own setting is no; leave one of them out"),
         ("auto", "fp8", "asks for mixed_precision fp8; use bf16, fp16 or no"),
     ],
 )
@@ -127,6 +133,14 @@ def test_a_contradicting_precision_of_the_launcher_is_refused(monkeypatch, own, 
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
     with pytest.raises(UserError, match=message):
         with_launcher(TrainingConfig(mixed_precision=own))
+
+
+def test_preparing_takes_no_fp16_of_the_launcher(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    with pytest.raises(UserError, match="The launcher asks for mixed_precision fp16; use bf16 or no."):
+        precision_with_launcher("auto", ("bf16", "no"))
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    assert precision_with_launcher("auto", ("bf16", "no")) == "no"
 
 
 def test_the_accumulation_of_the_launcher_is_used_or_refused(monkeypatch):
@@ -168,6 +182,17 @@ def test_a_precision_that_the_device_lacks_is_refused(monkeypatch):
     require_precision("bf16", torch.device("cpu"))
 
 
+@pytest.mark.parametrize("count", ["2", "two"])
+def test_half_an_environment_of_several_processes_is_refused(monkeypatch, count):
+    """accelerate would end with a traceback on a CPU, and train in one process on a GPU."""
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", count)
+    monkeypatch.setenv("MASTER_ADDR", "node7")
+    with pytest.raises(UserError, match=f"has WORLD_SIZE {count} and no RANK, LOCAL_RANK, MASTER_PORT; start several"):
+        start_accelerator(TrainingConfig())
+
+
 def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(processes, "training_device", lambda: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -179,10 +204,10 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
 def test_the_first_line_of_a_run(monkeypatch):
     config = TrainingConfig(batch_size=8, gradient_accumulation_steps=4, mixed_precision="no")
     accelerator = start_accelerator(config)
-    assert describe_processes(accelerator, config) == "1 process on cpu in fp32, 8 x 4 = 32 rows per step"
+    assert describe_training(accelerator, config) == "1 process on cpu in fp32, 8 x 4 = 32 rows per step"
     monkeypatch.setenv("MASTER_PORT", "29500")
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
-    assert "started one: use torchrun" in describe_processes(accelerator, config)
+    assert "started one: use torchrun" in describe_training(accelerator, config)
 
 
 def test_the_main_process_decides_alone_where_it_is_alone():
