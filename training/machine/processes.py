@@ -40,7 +40,8 @@ def with_launcher(config: Config, can_shard: bool = False) -> Config:
     """
     refuse_parallelism(can_shard)
     if (backend := os.environ.get("ACCELERATE_DYNAMO_BACKEND", "NO").upper()) != "NO":
-        raise UserError(f"The launcher asks for dynamo_backend {backend}; leave it out, and set `compile` instead.")
+        instead = ", and set `compile` instead" if hasattr(config, "compile") else "; this stage is not compiled"
+        raise UserError(f"The launcher asks for dynamo_backend {backend}; leave it out{instead}.")
     steps = _launcher_accumulation()
     if steps > 1 and config.gradient_accumulation_steps not in (1, steps):
         raise UserError(

@@ -4,6 +4,7 @@ import pytest
 import torch
 from accelerate import PartialState
 
+from vqlm.lm.settings import LMTrainingConfig
 from vqlm.training.config import TrainingConfig
 from vqlm.training.errors import UserError
 from vqlm.training.machine import device as devices, processes
@@ -16,6 +17,7 @@ from vqlm.training.machine.processes import (
     with_launcher,
 )
 from vqlm.training.machine.sharding import Sharding, launcher_sharding
+from vqlm.vq.settings import VQTrainingConfig
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +104,9 @@ def test_fsdp_needs_processes_and_no_fp16(monkeypatch):
 def test_the_compiler_of_the_launcher_is_refused(monkeypatch):
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "inductor")
     with pytest.raises(UserError, match="dynamo_backend INDUCTOR; leave it out, and set `compile`"):
-        with_launcher(TrainingConfig())
+        with_launcher(LMTrainingConfig())
+    with pytest.raises(UserError, match="dynamo_backend INDUCTOR; leave it out; this stage is not compiled"):
+        with_launcher(VQTrainingConfig())
 
 
 @pytest.mark.parametrize(
