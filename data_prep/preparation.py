@@ -304,7 +304,8 @@ def _encode(encoder: ShardEncoder, state: PartialState) -> None:
     """Encode the shards of this process that are not there yet, and wait for the other processes."""
     keep_freed_memory()
     progress = Progress("prepare", state.is_main_process)
-    described = describe_processes(state, "bf16" if encoder.is_bf16 else "no")
+    precision, device = "bf16" if encoder.is_bf16 else "no", encoder.image_tokenizer.device
+    described = describe_processes(state.num_processes, device, precision)
     progress.say(described + lost_processes(state.num_processes))
     numbers = range(state.process_index, len(encoder.collection.shards), state.num_processes)
     files = {number: encoder.folder / f"{number:06}" / SHARD_FILE for number in numbers}

@@ -10,6 +10,29 @@ _UNION = re.compile(r"(?:: )?Does not validate against any of the Union subtypes
                     r"Given value type: <class '\w+'> Given value: (.*)")  # fmt: skip
 _NOT_FINITE = re.compile(r": expected (?:int or )?float, found (?=[-+]?(?:nan|inf(?:inity)?)$)", re.IGNORECASE)
 
+# What transformers' Trainer and diffusers' scripts call a setting, and the option here.
+OF_OTHERS = {
+    "fp16": "--mixed-precision fp16",
+    "bf16": "--mixed-precision bf16",
+    "train_batch_size": "--batch-size",
+    "per_device_train_batch_size": "--batch-size",
+    "num_train_epochs": "--max-steps",
+    "max_train_steps": "--max-steps",
+    "resume_from_checkpoint": "--resume",
+    "output_dir": "--output",
+    "logging_steps": "--log-every",
+    "eval_steps": "--eval-every",
+    "save_steps": "--checkpoint-minutes",
+    "checkpointing_steps": "--checkpoint-minutes",
+    "report_to": "--log-with",
+    "lr_scheduler": "--schedule",
+    "lr_scheduler_type": "--schedule",
+    "lr_warmup_steps": "--warmup-ratio",
+    "warmup_steps": "--warmup-ratio",
+    "auto_find_batch_size": "--find-batch-size",
+    "dataloader_num_workers": "--num-workers",
+}
+
 
 @runtime_checkable
 class Parser(Protocol):
@@ -54,6 +77,8 @@ def _unknown_option(parser: Parser, name: str) -> str:
         return f"there is no option {parser.shown(name)}; those of {group}{''.join(kinds)} are {known}"
     names = {option for action in parser._actions for option in options_of(action)}
     near = difflib.get_close_matches(option_name(name), names, n=1)
+    if (here := OF_OTHERS.get(name.replace("-", "_"))) is not None and here.split()[0] in names:
+        near = [here]
     meant = f"; did you mean --{parser.prefix}{near[0][2:]}?" if near else ""
     return f"there is no option {parser.shown(name)}{meant}"
 

@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
         collection, image_tokenizer, settings.output, settings.data, text, settings.modalities,
         views=settings.views,
         num_workers=settings.num_workers, resume=settings.resume, vocabulary=vocabulary,
-        mixed_precision=precision,
+        mixed_precision=precision,  # type: ignore[arg-type]
     )  # fmt: skip
     next_command = ("train-lm", "--data", settings.output, "--output", settings.output.with_name("model"))
     start = () if model is None else ("--init-from", model)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from vqlm.scripts.option_errors import OF_OTHERS
+from vqlm.scripts.option_names import option_name
 from vqlm.scripts.options import script_parser
 from vqlm.scripts.settings_options import values_of
 from vqlm.training.config import TrainingConfig
@@ -29,6 +31,23 @@ def test_dashes_in_values_stay():
     parser.add_argument("--the_folder", type=Path)
     for arguments in (["--the-folder", "my-run"], ["--the-folder=my-run"]):
         assert parser.parse_args(arguments).the_folder == Path("my-run")
+
+
+@pytest.mark.parametrize("name", [*OF_OTHERS])
+def test_the_name_that_others_have_for_a_setting_leads_to_ours(name):
+    parser = script_parser(None)
+    parser.add_argument("--resume", type=bool, default=False)
+    parser.add_argument("--output", type=Path)
+    parser.add_class_arguments(TrainingConfig)
+    with pytest.raises(UserError, match=f"no option {option_name(name)}; did you mean {OF_OTHERS[name]}\\?"):
+        parser.parse_args([option_name(name), "3"])
+
+
+def test_the_name_of_others_is_no_hint_where_there_is_no_such_option():
+    parser = script_parser(None)
+    parser.add_argument("--output", type=Path)
+    with pytest.raises(UserError, match="there is no option --fp16; --help lists"):
+        parser.parse_args(["--fp16"])
 
 
 def test_help_holds_the_line_of_a_setting(capsys):

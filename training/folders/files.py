@@ -13,7 +13,7 @@ from vqlm.training.folders.folder_lock import LOCK_FILE
 
 LFS_POINTER = "version https://git-lfs"
 # Words by which a RuntimeError of torch is recognised as a failure to write: it raises no OSError.
-TORCH_WRITE_ERRORS = ("PytorchStreamWriter", "iostream error", "file write failed")
+TORCH_WRITE_ERRORS = ("PytorchStreamWriter", "iostream error", "file write failed", "inline_container.cc")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -46,8 +46,10 @@ def flush_to_disk(*paths: Path) -> None:
 
 def write_failure(error: Exception) -> str:
     """The reason why a file was not written, in one line. Re-raises an error that is no failure to write."""
-    if isinstance(error, RuntimeError) and not any(words in str(error) for words in TORCH_WRITE_ERRORS):
-        raise error
+    if isinstance(error, RuntimeError):
+        if not any(words in str(error) for words in TORCH_WRITE_ERRORS):
+            raise error
+        return "torch could not write a whole file, as on a full disk"
     return getattr(error, "strerror", None) or str(error).strip().splitlines()[0][:200]
 
 

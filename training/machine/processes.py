@@ -173,10 +173,9 @@ def decided_by_main(accelerator: Accelerator | PartialState, function: Callable[
     return outcome[0]
 
 
-def describe_processes(state: Accelerator | PartialState, precision: str) -> str:
+def describe_processes(count: int, device: torch.device, precision: str) -> str:
     """How many processes there are, on which kind of device, in which precision."""
-    count = state.num_processes
-    return f"{count} process{'es' if count > 1 else ''} on {state.device.type} in {PRECISION_NAMES[precision]}"
+    return f"{count} process{'es' if count > 1 else ''} on {device.type} in {PRECISION_NAMES[precision]}"
 
 
 def describe_training(accelerator: Accelerator, config: TrainingConfig) -> str:
@@ -184,7 +183,7 @@ def describe_training(accelerator: Accelerator, config: TrainingConfig) -> str:
     count, accumulated = accelerator.num_processes, config.gradient_accumulation_steps
     factors = [config.batch_size, *(factor for factor in (count, accumulated) if factor > 1)]
     rows = " x ".join(map(str, factors)) + (f" = {rows_per_step(accelerator, config)}" if len(factors) > 1 else "")
-    described = describe_processes(accelerator, accelerator.mixed_precision)
+    described = describe_processes(count, accelerator.device, accelerator.mixed_precision)
     return f"{described}, {rows} rows per step{lost_processes(count)}"
 
 

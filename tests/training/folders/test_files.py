@@ -2,8 +2,10 @@
 
 import json
 import os
+import resource
 
 import pytest
+import torch
 
 from vqlm.training.errors import UserError
 from vqlm.training.folders.files import (
@@ -13,6 +15,7 @@ from vqlm.training.folders.files import (
     require_output,
     require_same_settings,
     require_writable,
+    write_failure,
     write_json,
     write_notice,
 )  # fmt: skip
@@ -65,6 +68,24 @@ def test_a_file_that_is_not_utf_8_is_named(tmp_path):
     path.write_bytes(b'{"name": "Gr\xfcn"}')
     with pytest.raises(UserError, match=r"value\.json is not JSON \(not UTF-8\); run the stage"):
         read_json(path)
+
+
+@pytest.mark.parametrize("room", [0, 1, 500, 4096, 30_000, 70_000])
+def test_torchs_words_for_a_full_disk_are_known(tmp_path, room):
+    """The system lets no file grow beyond `room` bytes meanwhile; torch says that in several ways, none an OSError."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(RuntimeError) as error:
+            torch.save({"weights": torch.zeros(20_000)}, tmp_path / "optimizer.bin")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert write_failure(error.value) == "torch could not write a whole file, as on a full disk"
+
+
+def test_another_error_of_torch_is_none_of_the_disk():
+    with pytest.raises(RuntimeError, match="out of memory"):
+        write_failure(RuntimeError("CUDA out of memory"))
 
 
 def test_the_advice_names_resume_only_where_it_exists(tmp_path):
