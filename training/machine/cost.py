@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vqlm.training.config import TrainingConfig
 from vqlm.training.machine.allocator import keep_freed_memory, memory_held, memory_taken
-from vqlm.training.machine.device import fastest_precision
+from vqlm.training.machine.device import fastest_precision, require_precision
 from vqlm.training.machine.matrix_peak import matrix_peak
 
 # What `MemTracker` calls the parts, and what a person does.
@@ -131,8 +131,12 @@ def _extended(of_fewer: float, of_half: float, units: int) -> float:
 
 
 def peak_of(config: TrainingConfig, device: torch.device) -> tuple[str, float]:
-    """The precision that a training here would have, and the matrix peak in it, in GFLOPS."""
+    """The precision that a training here would have, and the matrix peak in it, in GFLOPS.
+
+    Raises UserError for a precision that `device` lacks, which a training refuses and a CPU computes for minutes.
+    """
     precision = config.mixed_precision if config.mixed_precision != "auto" else fastest_precision(device)
+    require_precision(precision, device)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}[precision]
     return precision, matrix_peak(dtype, device)
 

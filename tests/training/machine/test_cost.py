@@ -6,8 +6,9 @@ from torch import nn
 
 import vqlm.training.machine.cost as cost
 from vqlm.training.config import TrainingConfig
+from vqlm.training.errors import UserError
 from vqlm.training.machine.allocator import memory_held, memory_taken
-from vqlm.training.machine.cost import Cost, TracedStep, step_cost
+from vqlm.training.machine.cost import Cost, TracedStep, peak_of, step_cost
 from vqlm.vq import NetworkConfig, VQConfig, VQTrainingConfig, VQVAEConfig
 from vqlm.vq.cost import cost_of_vq
 
@@ -112,3 +113,9 @@ def test_more_rows_than_were_tried(monkeypatch, unchecked_types):
 def test_time_at_the_peak():
     whole = Cost({}, 64, 32, flops=34_000_000_000, memory={}, seconds=0.2, peak_gflops=340.0, precision="bf16")
     assert whole.peak_seconds == pytest.approx(0.1)
+
+
+def test_a_precision_that_a_training_would_refuse_is_not_measured(monkeypatch):
+    monkeypatch.setattr(cost, "matrix_peak", lambda *_: pytest.fail("fp16 on a CPU takes minutes"))
+    with pytest.raises(UserError, match="`mixed_precision` fp16 needs a GPU"):
+        peak_of(TrainingConfig(mixed_precision="fp16"), CPU)
