@@ -246,6 +246,13 @@ def test_without_npm_a_tarball_may_be_put_there(styles, packages, tmp_path, monk
         styles.read_package(package, tmp_path / "empty")
 
 
+def test_a_package_may_be_of_any_version(styles, packages):
+    """As `benchmarks/from_base.py` reads one: npm is not asked where a version lies there."""
+    pinned = styles.PACKAGES["noto"]
+    files = styles.read_package(styles.Package(pinned.name), packages)
+    assert files["icons.json"] == styles.read_package(pinned, packages)["icons.json"]
+
+
 def test_a_changed_licence_is_refused(styles, packages):
     info = styles.read_package(styles.PACKAGES["noto"], packages)["info.json"]
     with pytest.raises(UserError, match="is under Apache-2.0, expected MIT"):
