@@ -22,7 +22,7 @@ from vqlm import TextToImagePipeline
 from vqlm.data_prep.pictures.sheets import sample_sheet
 from vqlm.data_prep.pictures.svg import draw_svg
 from vqlm.data_prep.splits import hash_share
-from vqlm.training.folders.files import read_json, write_json
+from vqlm.training.folders.whole_files import read_json, write_json
 from vqlm.vq import to_pixel_values
 
 SIDE = 64

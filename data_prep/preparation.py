@@ -19,7 +19,7 @@ from accelerate import PartialState
 from datasets import Dataset
 
 from vqlm.data_prep.collections.collection import Collection
-from vqlm.data_prep.collections.loading import decode_few, require_shape
+from vqlm.data_prep.collections.picture_loading import decode_few, require_shape
 from vqlm.data_prep.collections.skipped import SkippedRows
 from vqlm.data_prep.collections.worker_processes import mapped_shards
 from vqlm.data_prep.encoding import SHARD_FILE, ShardEncoder
@@ -30,8 +30,9 @@ from vqlm.data_prep.sources.rows import Row, Unusable
 from vqlm.data_prep.splits import TRAIN, hash_share
 from vqlm.data_prep.vocabulary import NAMES, Vocabulary
 from vqlm.training.errors import UserError
-from vqlm.training.folders.deciding import flatten, require_same_run
-from vqlm.training.folders.files import flush_to_disk, read_json, require_empty, write_json
+from vqlm.training.folders.output_folder import require_empty
+from vqlm.training.folders.same_run import flatten, require_same_run
+from vqlm.training.folders.whole_files import flush_to_disk, read_json, write_json
 from vqlm.training.machine.allocator import keep_freed_memory
 from vqlm.training.machine.device import is_bf16_fast, require_precision, training_device
 from vqlm.training.machine.processes import decided_by_main

@@ -29,7 +29,7 @@ from vqlm.data_prep.splits import hash_share
 from vqlm.scripts.options import script_parser
 from vqlm.scripts.run_script import run_script
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import read_json, write_json
+from vqlm.training.folders.whole_files import read_json, write_json
 from vqlm.training.watching.progress import Progress
 
 

@@ -21,7 +21,7 @@ from vqlm.planning.saved_plan import load_plan, remove_inspection, remove_plan, 
 from vqlm.planning.starts import base_for, look_at_start, with_start_reason
 from vqlm.planning.without_effect import OPTION_OF_STAGE, without_effect
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import is_same_place
+from vqlm.training.folders.same_run import is_same_place
 
 DEFAULT_MINUTES = 30.0
 LIMITS = ("max_skipped",)  # arguments that change no result: a begun plan takes new values of them too

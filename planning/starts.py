@@ -11,8 +11,8 @@ from vqlm.planning.facts import CollectionFacts
 from vqlm.planning.plan import Plan
 from vqlm.planning.reasons import POOR_PSNR, START
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import read_json_object
 from vqlm.training.folders.folder_kinds import is_kind
+from vqlm.training.folders.whole_files import read_json_object
 
 # The base model is the better start for at most so many pictures (benchmarks/from_base.py), if its image tokenizer
 # reconstructs them with at least so many dB.
@@ -75,7 +75,7 @@ def look_at_start(folder: Path, collection: Collection) -> Start:
     """
     import torch
 
-    from vqlm.data_prep.collections.loading import decode_few
+    from vqlm.data_prep.collections.picture_loading import decode_few
     from vqlm.vq import load_image_tokenizer, to_pixel_values
     from vqlm.vq.metrics import psnr
 

@@ -10,8 +10,8 @@ from vqlm.lm.picture_requests import require_seed
 from vqlm.scripts.closing import close_stage
 from vqlm.scripts.options import script_parser
 from vqlm.scripts.run_script import run_script
-from vqlm.training.folders.files import require_writable
 from vqlm.training.folders.folder_kinds import require_kind
+from vqlm.training.folders.output_folder import require_writable
 
 
 def main(arguments: list[str] | None = None) -> None:

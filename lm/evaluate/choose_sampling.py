@@ -19,7 +19,7 @@ from vqlm.lm.pipeline import TextToImagePipeline
 from vqlm.lm.prompts import without_word_warnings
 from vqlm.lm.settings import SamplingConfig
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import read_json, write_json
+from vqlm.training.folders.whole_files import read_json, write_json
 from vqlm.training.watching.progress import Progress
 
 GRID = tuple(

@@ -29,7 +29,7 @@ from vqlm.data_prep.pictures.sides import median_side
 from vqlm.data_prep.prepared_set import pictures_of
 from vqlm.data_prep.sources.rows import Row, Shard, Unusable
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import read_json
+from vqlm.training.folders.whole_files import read_json
 from vqlm.vq import VQVAE
 from vqlm.vq.pixels import to_pixel_values
 

@@ -19,7 +19,7 @@ from vqlm.data_prep import load_collection
 from vqlm.data_prep.sources.openmoji import captions_by_code_points
 from vqlm.lm import TextToImagePipeline
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import read_json
+from vqlm.training.folders.whole_files import read_json
 
 pytestmark = pytest.mark.slow
 

@@ -16,14 +16,15 @@ import vqlm.lm.evaluate.choose_sampling
 import vqlm.lm.evaluate.report
 import vqlm.lm.train.loop
 import vqlm.vq.train
-from vqlm.data_prep import inspection, load_collection, preparation
+from vqlm.data_prep import load_collection, preparation
+from vqlm.data_prep.collections import inspection
 from vqlm.data_prep.pictures import picture_files
 from vqlm.planning import request
 from vqlm.planning.machine_speed import MachineSpeed
 from vqlm.scripts import train
 from vqlm.scripts.stage_settings import split_by_stage, typed_settings
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import read_json
+from vqlm.training.folders.whole_files import read_json
 from vqlm.training.machine import matrix_peak
 
 pytestmark = pytest.mark.slow

@@ -10,8 +10,9 @@ from filelock import FileLock, Timeout
 from vqlm.training.config import TrainingConfig
 from vqlm.training.errors import UserError
 from vqlm.training.folders.checkpoint import Checkpoint
-from vqlm.training.folders.deciding import flatten, require_same_run
-from vqlm.training.folders.files import read_json, require_empty, write_json
+from vqlm.training.folders.output_folder import require_empty
+from vqlm.training.folders.same_run import flatten, require_same_run
+from vqlm.training.folders.whole_files import read_json, write_json
 
 LOCK_FILE = "lock"
 # Seconds to wait for the lock: the workers of a killed program hold it until they notice.

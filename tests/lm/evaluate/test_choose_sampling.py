@@ -9,7 +9,7 @@ import torch
 from vqlm.lm import SamplingConfig, TextToImagePipeline
 from vqlm.lm.evaluate import choose_sampling as choosing
 from vqlm.lm.evaluate.choose_sampling import blank_share, choose_sampling, load_choice, save_choice
-from vqlm.training.folders.files import read_json
+from vqlm.training.folders.whole_files import read_json
 
 GRID = [SamplingConfig(temperature=temperature) for temperature in (1.0, 0.5, 0.25)]
 
