@@ -216,13 +216,13 @@ def test_a_start_gives_its_size_and_all_minutes_go_to_stage_two():
     assert plan.settings["train_vq"] == {}
     assert plan.settings["train_lm"]["init_from"] == "models/base"
     assert plan.settings["train_lm"]["learning_rate"] == pytest.approx(LMTrainingConfig().learning_rate / 10)
-    assert plan.settings["train_lm"]["max_steps"] == 30 * 900 // 48  # 30 times through the pictures
+    assert plan.settings["train_lm"]["max_steps"] == 30 * 900 // 48  # 30 epochs
     assert "model" not in plan.settings["train_lm"]
     assert plan.seconds["train_vq"] == 0
     assert choice(plan, "pictures") == "64x64, 64 codes each"
     assert plan.notes == []
     poor = plan_of(facts(900), FAST, 10, start=replace(start, psnr_db=17.2))
-    assert "rebuilds your pictures at 17.2 dB only" in poor.notes[0]
+    assert "reconstructs your pictures at 17.2 dB only" in poor.notes[0]
     with pytest.raises(UserError, match=r"models/base draws pictures of 64x64, `image_size` is 128"):
         plan_of(facts(900), FAST, 10, Wishes(image_size=128), start)
 
