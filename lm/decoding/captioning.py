@@ -3,13 +3,17 @@
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import NoRepeatNGramLogitsProcessor, PreTrainedModel
 
 from vqlm.data_prep.sequences import picture_ids
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.lm.decoding.decoders import build_decoder
 from vqlm.lm.decoding.logits_processor import text_mask
 from vqlm.lm.decoding.sampling import Generators, draw_uniform, require_finite, sample
+
+# A caption never holds the same so many tokens twice, as a model that has learned little would go on to the longest
+# caption. None of OpenMoji's 3,555 captions does; 346 hold the same two, such as those of "skin tone".
+NO_REPEAT = 3
 
 
 @torch.no_grad()
@@ -21,23 +25,36 @@ def draw_captions(
     temperature: float = 0.0,
     generator: Generators = None,
 ) -> list[str]:
-    """One caption for each picture, of 1 to `max_tokens` tokens; at temperature 0 always the likeliest token."""
+    """One caption for each picture, of 1 to `max_tokens` tokens; at temperature 0 always the likeliest token.
+
+    No `NO_REPEAT` tokens come twice. Where the model does not end a caption, it ends with its last whole word.
+    """
     device, end = model.device, vocabulary.eos
     inputs = picture_ids(vocabulary, codes.to(device))
     legal = text_mask(vocabulary).to(device)[: vocabulary.image.offset]
-    uniform = draw_uniform(len(codes), max_tokens, generator, device)
-    decoder, drawn = build_decoder(model, slice(0, vocabulary.image.offset)), []
+    # One more than may stay tells whether the last word is whole.
+    uniform = draw_uniform(len(codes), max_tokens + 1, generator, device)
+    decoder = build_decoder(model, slice(0, vocabulary.image.offset))
     logits = decoder.read(inputs, torch.ones_like(inputs, dtype=torch.bool), max_tokens)
+    without_repeats = NoRepeatNGramLogitsProcessor(NO_REPEAT)
+    drawn = inputs[:, :0]
     has_ended = torch.zeros(len(codes), dtype=torch.bool, device=device)
-    for step in range(max_tokens):
+    for step in range(max_tokens + 1):
         require_finite(logits, f"token {step}")
-        next_ids = sample(logits.masked_fill(~legal, -torch.inf), uniform[:, step], temperature)
-        next_ids = torch.where(has_ended, end, next_ids)
+        allowed = without_repeats(drawn, logits.masked_fill(~legal, -torch.inf))  # type: ignore[arg-type]
+        next_ids = torch.where(has_ended, end, sample(allowed, uniform[:, step], temperature))
         has_ended |= next_ids == end
-        if has_ended.all():
+        drawn = torch.cat([drawn, next_ids.unsqueeze(1)], 1)
+        if has_ended.all() or step == max_tokens:
             break
-        drawn.append(next_ids)
         logits = decoder.step(next_ids)
         legal[end] = True  # but not as the first token
-    rows = torch.stack(drawn, 1).tolist()
-    return [vocabulary.decode_text([id for id in row if id != end]) for row in rows]
+    return [_text([id for id in row if id != end], vocabulary, max_tokens) for row in drawn.tolist()]
+
+
+def _text(ids: list[int], vocabulary: Vocabulary, max_tokens: int) -> str:
+    """The caption; of one that did not end, which has a token too many, its whole words."""
+    if len(ids) <= max_tokens:
+        return vocabulary.decode_text(ids)
+    text = str(vocabulary.tokenizer.decode(ids, skip_special_tokens=True))
+    return text.lstrip().rpartition(" ")[0].strip() or vocabulary.decode_text(ids[:max_tokens])
