@@ -1,6 +1,7 @@
 """The lines of a plan: what was decided, and why."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from vqlm.planning.allowance import Budget, Settings, Start, Wishes, batch_size_of
 from vqlm.planning.facts import CollectionFacts
@@ -126,10 +127,11 @@ def rest_decision(budget: Budget, minutes: float, wishes: Wishes) -> Decision:
 def expectations(facts: CollectionFacts, start: Start | None) -> list[str]:
     """Sentences on what the model will not draw well, for pictures of which that can be foreseen."""
     notes = []
-    if facts.trained < VERY_FEW and start is None:
+    if facts.trained < VERY_FEW:
+        others = "mixtures of them" if start is None else f"mostly what {Path(start.folder).name} knows"
         notes.append(
-            f"{facts.trained} pictures are very few: expect the model to draw these again, and mixtures of them for "
-            "new prompts. Some hundreds with captions that share words make it draw new ones."
+            f"{facts.trained} pictures are very few: expect the model to draw these again, and {others} for new "
+            "prompts. Some hundreds with captions that share words make it draw new ones."
         )
     if facts.known_words < MOSTLY_UNKNOWN and facts.held_out:
         notes.append(

@@ -221,6 +221,8 @@ def test_a_start_gives_its_size_and_all_minutes_go_to_stage_two():
     assert plan.seconds["train_vq"] == 0
     assert choice(plan, "pictures") == "64x64, 64 codes each"
     assert plan.notes == []
+    few = plan_of(facts(18), FAST, 10, start=start)
+    assert "18 pictures are very few: expect the model to draw these again, and mostly what base knows" in few.notes[0]
     poor = plan_of(facts(900), FAST, 10, start=replace(start, psnr_db=17.2))
     assert "reconstructs your pictures at 17.2 dB only" in poor.notes[0]
     with pytest.raises(UserError, match=r"models/base draws pictures of 64x64, `image_size` is 128"):
