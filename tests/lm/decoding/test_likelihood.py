@@ -92,6 +92,8 @@ def test_greedy_captions_by_hand(model, vocabulary, codes):
             forbidden = specials - ({vocabulary.eos} if place else set())
             threes = list(zip(likeliest_ids, likeliest_ids[1:], likeliest_ids[2:], strict=False))
             repeating = {third for *two, third in threes if two == likeliest_ids[-2:]}
+            last = vocabulary.tokenizer.convert_ids_to_tokens(likeliest_ids[-1:])
+            repeating |= {likeliest_ids[-1] for piece in last if len(piece) > 1 and piece[0] != "Ġ"}
             logits[[id for id in forbidden | repeating if id < vocabulary.text_size]] = -torch.inf
             best = logits.argmax().item()
             if best == vocabulary.eos:
@@ -144,6 +146,15 @@ def test_captions_end(build_tiny, byte_vocabulary, monkeypatch, written, most, c
     planted = Planted(ids, vocabulary.eos, vocabulary.image.offset)
     monkeypatch.setattr("vqlm.lm.decoding.captioning.build_decoder", lambda *_: planted)
     assert draw_captions(build_tiny(), vocabulary, torch.zeros(1, 5, dtype=torch.int64), most) == [caption]
+
+
+def test_a_piece_does_not_follow_itself_within_a_word(build_tiny, vocabulary, monkeypatch):
+    inner, other, whole = vocabulary.tokenizer.convert_tokens_to_ids(["are", "qu", "Ġred"])
+    for ids, expected in (([inner], [inner]), ([inner, other], [inner, other] * 2), ([whole], [whole] * 3)):
+        planted = Planted(ids, vocabulary.eos, vocabulary.image.offset)
+        monkeypatch.setattr("vqlm.lm.decoding.captioning.build_decoder", lambda *_, planted=planted: planted)
+        drawn = draw_captions(build_tiny(), vocabulary, torch.zeros(1, 5, dtype=torch.int64), 9)
+        assert drawn == [vocabulary.decode_text(expected)]
 
 
 def test_captions_of_a_batch_equal_captions_alone(build_tiny, vocabulary, codes):
