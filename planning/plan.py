@@ -147,12 +147,26 @@ def _possible_sides(facts: CollectionFacts, wishes: Wishes, start: Start | None)
                 f"{start.folder} draws pictures of {start.side}x{start.side}, `image_size` is {side}; leave "
                 "`image_size` out, or `start`."
             )
+        _refuse_settings_of_new_models(wishes, start)
         return [start.side]
     if side is not None:
         check_side(side)
         return [side]
     possible = [side for side in SIDES if is_large_enough(facts.median_side, side)]
     return possible[1:] or [SIDES[0]]  # the smallest only where no other is possible
+
+
+def _refuse_settings_of_new_models(wishes: Wishes, start: Start) -> None:
+    """Raises UserError for settings that a training from `start` does not take."""
+    vq = dict(wishes.settings.get("train_vq", {}))
+    network = vq.pop("network", {}).keys() - {"input_shape"}  # which is that of `start`
+    names = [f"vq.{name}" for name in sorted({*vq, *(f"network.{name}" for name in network)})]
+    names += ["lm.model"] if wishes.of("train_lm", "model") else []
+    if names:
+        raise UserError(
+            f"the setting {names[0]} has no effect with `start` {start.folder}, whose image tokenizer and sizes are "
+            "kept; leave one of them out."
+        )
 
 
 def _refuse_minutes(

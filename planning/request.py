@@ -165,7 +165,8 @@ def open_collection(request: Request) -> tuple[Collection, list[Decision]]:
     except NoCaptions as error:
         words = {key: words_of_name(PurePosixPath(key).name) for key in error.keys}
         named = [key for key in error.keys if words[key]]
-        if len(named) < MOSTLY_NAMED * len(error.keys):
+        are_alike = len(error.keys) > 1 and len({words[key] for key in named}) == 1  # cat/1.png, dog/1.png
+        if len(named) < MOSTLY_NAMED * len(error.keys) or are_alike:
             raise
         config = replace(request.collection, captions_from="names")
         reason = f"no file holds captions, and {named[0]} is {words[named[0]]!r}"

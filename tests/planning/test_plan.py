@@ -227,6 +227,13 @@ def test_a_start_gives_its_size_and_all_minutes_go_to_stage_two():
     assert "reconstructs your pictures at 17.2 dB only" in poor.notes[0]
     with pytest.raises(UserError, match=r"models/base draws pictures of 64x64, `image_size` is 128"):
         plan_of(facts(900), FAST, 10, Wishes(image_size=128), start)
+    for given, name in (
+        ({"train_vq": {"quantizer": {"codebook_size": 256}}}, "vq.quantizer"),
+        ({"train_vq": {"network": {"input_shape": [64, 64], "stem_channels": 8}}}, "vq.network.stem_channels"),
+        ({"train_lm": {"model": {"hidden_size": 64}}}, "lm.model"),
+    ):
+        with pytest.raises(UserError, match=f"the setting {name} has no effect with `start` models/base, whose"):
+            plan_of(facts(900), FAST, 10, Wishes(None, given), start)
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,14 @@ def test_names_are_captions_where_there_are_no_others(tmp_path, capsys):
     assert "has no effect" not in capsys.readouterr().out
 
 
+def test_names_that_are_all_alike_are_no_captions(tmp_path):
+    for number in range(30):
+        (tmp_path / "classes" / f"class{number}").mkdir(parents=True)
+        Image.new("RGB", (16, 16), (8 * number, 0, 0)).save(tmp_path / "classes" / f"class{number}" / "front.png")
+    with pytest.raises(UserError, match="`class_template` to .* if its folders are classes"):
+        call(tmp_path / "classes", tmp_path / "mine", *TINY, "--plan-only")
+
+
 def test_names_without_words_are_no_captions(tmp_path):
     (tmp_path / "photos").mkdir()
     for number in range(30):
