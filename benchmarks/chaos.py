@@ -46,9 +46,9 @@ from vqlm.scripts.commands import COMMANDS, run_command
 from vqlm.scripts.run_script import run_script
 from vqlm.training.errors import UserError
 from vqlm.training.folders.checkpoint import find_damage
-from vqlm.training.folders.files import checksum_of, read_json
 from vqlm.training.folders.folder_kinds import FolderKind, is_kind
 from vqlm.training.folders.weight_files import weight_files
+from vqlm.training.folders.whole_files import checksum_of, read_json
 from vqlm.training.machine.matrix_peak import describe_machine
 
 SMALL = {

@@ -10,10 +10,8 @@ both what an idle one does in the minutes.
 
 import argparse
 import io
-import json
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +22,7 @@ from vqlm import TextToImagePipeline
 from vqlm.data_prep.pictures.sheets import sample_sheet
 from vqlm.data_prep.pictures.svg import draw_svg
 from vqlm.data_prep.splits import hash_share
-from vqlm.training.folders.files import read_json, write_json
+from vqlm.training.folders.whole_files import read_json, write_json
 from vqlm.vq import to_pixel_values
 
 SIDE = 64
@@ -32,7 +30,7 @@ HELD_OUT = 160
 SHOWN = 12
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
-from emoji_styles import svg_of  # noqa: E402
+from emoji_styles import Package, read_package, svg_of  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> list[dict]:
@@ -46,7 +44,7 @@ def main(arguments: list[str] | None = None) -> list[dict]:
     parser.add_argument("--base", type=Path, default=ROOT / "models" / "emoji")
     parser.add_argument("--output", type=Path, default=Path("outputs/from_base"))
     options = parser.parse_args(arguments)
-    icons = read_icons(options.package, options.output)
+    icons = read_package(Package(options.package), options.output)["icons.json"]
     figures = []
     for number in options.pictures:
         data = options.output / f"{number}-pictures"
@@ -57,18 +55,6 @@ def main(arguments: list[str] | None = None) -> list[dict]:
         sheet(data, number, options)
     write_json(options.output / f"from_base-{options.package}-{options.seed}.json", figures)
     return figures
-
-
-def read_icons(package: str, folder: Path) -> dict:
-    """The package's icons in Iconify's JSON, fetched by npm."""
-    path = folder / f"{package}.json"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        command = ["npm", "pack", "--silent", f"@iconify-json/{package}"]
-        name = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.split()[-1]
-        with tarfile.open(folder / name) as archive:
-            path.write_bytes(archive.extractfile("package/icons.json").read())  # type: ignore[union-attr]
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_pictures(icons: dict, number: int, folder: Path) -> None:

@@ -9,7 +9,7 @@ import pyarrow
 from datasets import Features, List, Value
 from PIL import Image
 
-from vqlm.training.folders.files import checksum_of
+from vqlm.training.folders.whole_files import checksum_of
 from vqlm.vq import VQVAE, NetworkConfig, VQVAEConfig
 
 WORDS = ("red", "blue", "green", "small", "large", "heart", "square", "circle", "flag", "cat", "dog", "moon")

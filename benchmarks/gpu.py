@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 from measure import current_commit
 
-from vqlm.training.folders.files import write_json
+from vqlm.training.folders.whole_files import write_json
 
 PARTS_FILE = Path(__file__).with_name("gpu_parts.py")
 # Of the whole time, for this program itself and the ends of the parts.

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from vqlm.training.folders.files import read_json, write_json
+from vqlm.training.folders.whole_files import read_json, write_json
 from vqlm.training.machine.device import best_device, fastest_precision, is_bf16_fast, is_fp16_fast
 from vqlm.training.machine.matrix_peak import describe_machine, matrix_peak
 

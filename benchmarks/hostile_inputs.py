@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from vqlm.data_prep import CollectionConfig, PreparedSet, ViewConfig, Vocabulary, load_collection, prepare
-from vqlm.data_prep.collections.loading import decode_rows
+from vqlm.data_prep.collections.picture_loading import decode_rows
 from vqlm.data_prep.pictures.file_kinds import readable_formats
 from vqlm.data_prep.sources.rows import LEFT_OUT, Unusable, read_all
 from vqlm.lm import LanguageModelConfig, TextToImagePipeline

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from vqlm.data_prep import load_collection, load_pictures
-from vqlm.training.folders.files import read_json
+from vqlm.training.folders.whole_files import read_json
 from vqlm.training.machine.allocator import keep_freed_memory
 from vqlm.training.machine.matrix_peak import describe_machine
 from vqlm.vq import VQVAE, VQVAEConfig, to_pixel_values

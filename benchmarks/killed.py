@@ -20,7 +20,7 @@ from pathlib import Path
 
 from generated import write_image_tokenizer, write_webdataset
 
-from vqlm.training.folders.files import read_json
+from vqlm.training.folders.whole_files import read_json
 from vqlm.training.machine.matrix_peak import describe_machine
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "prepare_data.py"

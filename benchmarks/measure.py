@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from vqlm.training.folders.files import write_json
+from vqlm.training.folders.whole_files import write_json
 from vqlm.training.machine.matrix_peak import describe_machine
 
 RESULTS = Path("outputs/bench")

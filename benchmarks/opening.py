@@ -18,7 +18,7 @@ from vqlm.data_prep import PreparedSet, RowCollator, Vocabulary
 from vqlm.data_prep.batching import CaptionLengths, PackedBatches, PackedRows, choose_shape
 from vqlm.data_prep.prepared_set import FORM
 from vqlm.data_prep.sequences import ROW_OVERHEAD
-from vqlm.training.folders.files import write_json
+from vqlm.training.folders.whole_files import write_json
 from vqlm.vq import VQVAE
 
 

@@ -19,7 +19,7 @@ from measure import Report, choose, in_child, parser, peak_megabytes
 
 from vqlm.data_prep import PreparedSet, load_collection, prepare
 from vqlm.lm.settings import LMTrainingConfig, SamplingConfig
-from vqlm.lm.train.cost import Rows, cost_of_lm
+from vqlm.lm.train.cost import RowsToTrain, cost_of_lm
 from vqlm.lm.train.loop import train_lm
 from vqlm.scripts import train_lm as lm_script, train_vq as vq_script
 from vqlm.scripts.settings_options import values_of
@@ -84,7 +84,7 @@ def plan(name: str, side: int, folder: Path) -> tuple[float, ...]:
     if side:
         prepared = PreparedSet.load(folder / "data", verify=False)
         settings, config = lm_settings(name)
-        cost = cost_of_lm(settings.model, config, settings.sequences, Rows.of(prepared))
+        cost = cost_of_lm(settings.model, config, settings.sequences, RowsToTrain.of(prepared))
     else:
         cost = cost_of_vq(*vq_settings(name), PICTURES)
     return sum(cost.memory.values()) / 2**20, cost.memory.get(LIBRARIES, 0) / 2**20

@@ -14,7 +14,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from measure import RESULTS, table_head, table_row
 
-from vqlm.training.folders.files import read_json
+from vqlm.training.folders.whole_files import read_json
 
 # As a reader wants them; what is not named comes after.
 ORDER = ("roofline", "drawing", "lm_training", "lm_step", "vq_training", "data_loading", "nearest_codes",

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from vqlm.data_prep import load_collection, load_pictures
-from vqlm.training.folders.files import read_json
+from vqlm.training.folders.whole_files import read_json
 from vqlm.training.machine.allocator import keep_freed_memory
 from vqlm.training.machine.compiling import compile_failure
 from vqlm.vq import NetworkConfig, VQVAEConfig, to_pixel_values

@@ -1,9 +1,9 @@
 from .collections.collection import Collection as Collection
-from .collections.loading import (
+from .collections.collection_loading import load_collection as load_collection
+from .collections.picture_loading import (
     LoadedPictures as LoadedPictures,
     load_pictures as load_pictures,
 )
-from .collections.opening import load_collection as load_collection
 from .preparation import prepare as prepare
 from .prepared_set import PreparedSet as PreparedSet
 from .sequences import RowCollator as RowCollator

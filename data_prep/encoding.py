@@ -26,14 +26,14 @@ from datasets import Array2D, Array3D, Array4D, Dataset, Features, Image, List, 
 from PIL import Image as PILImage
 
 from vqlm.data_prep.collections.collection import Collection
-from vqlm.data_prep.collections.loading import DecodedBatch, decode_rows
+from vqlm.data_prep.collections.picture_loading import DecodedBatch, decode_rows
 from vqlm.data_prep.collections.worker_processes import mapped_shards
 from vqlm.data_prep.settings import ViewConfig
 from vqlm.data_prep.sources.rows import Row, Shard, Unusable
 from vqlm.data_prep.splits import TRAIN
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import write_json
+from vqlm.training.folders.whole_files import write_json
 from vqlm.vq import VQVAE, to_pixel_values
 
 SHARD_FILE = "shard.json"

@@ -19,19 +19,21 @@ from accelerate import PartialState
 from datasets import Dataset
 
 from vqlm.data_prep.collections.collection import Collection
-from vqlm.data_prep.collections.loading import decode_few, require_shape
+from vqlm.data_prep.collections.picture_loading import decode_few, require_shape
 from vqlm.data_prep.collections.skipped import SkippedRows
 from vqlm.data_prep.collections.worker_processes import mapped_shards
 from vqlm.data_prep.encoding import SHARD_FILE, ShardEncoder
+from vqlm.data_prep.pictures.sides import median_side
 from vqlm.data_prep.prepared_set import FORM, MANIFEST, SHARDS, PreparedSet
 from vqlm.data_prep.settings import TextConfig, ViewConfig
 from vqlm.data_prep.sources.rows import Row, Unusable
 from vqlm.data_prep.splits import TRAIN, hash_share
 from vqlm.data_prep.vocabulary import NAMES, Vocabulary
 from vqlm.training.errors import UserError
-from vqlm.training.folders.deciding import flatten, require_same_run
-from vqlm.training.folders.files import flush_to_disk, read_json, require_empty, write_json
 from vqlm.training.folders.folder_lock import LOCK_FILE, FolderLock
+from vqlm.training.folders.output_folder import require_empty
+from vqlm.training.folders.same_run import flatten, require_same_run
+from vqlm.training.folders.whole_files import flush_to_disk, read_json, write_json
 from vqlm.training.machine.allocator import keep_freed_memory
 from vqlm.training.machine.device import is_bf16_fast, require_precision, training_device
 from vqlm.training.machine.processes import (
@@ -249,16 +251,22 @@ def check_sample(collection: Collection, input_shape: list[int]) -> None:
     Raises UserError if half of them cannot be used; where they are all rows, if more than `max_skipped` cannot.
     """
     require_shape(collection, input_shape)
+    rows, is_all = _first_rows(collection)
+    skipped = SkippedRows(collection.config.max_skipped)
+    for batch in decode_few(rows, input_shape, collection.config):
+        skipped.add(len(batch.rows) + len(batch.skipped), batch.skipped)
+    skipped.require_few(at_least=0.0 if is_all else GROSS)
+
+
+def _first_rows(collection: Collection) -> tuple[list[Row | Unusable], bool]:
+    """A few rows of a few shards, and whether these are all."""
     every = -(-len(collection.shards) // CHECKED_SHARDS)
     rows, is_all = [], every == 1
     for shard in collection.shards[::every]:
         first = list(itertools.islice(shard.read(), CHECKED_ROWS + 1))
         is_all &= len(first) <= CHECKED_ROWS
         rows += first[:CHECKED_ROWS]
-    skipped = SkippedRows(collection.config.max_skipped)
-    for batch in decode_few(rows, input_shape, collection.config):
-        skipped.add(len(batch.rows) + len(batch.skipped), batch.skipped)
-    skipped.require_few(at_least=0.0 if is_all else GROSS)
+    return rows, is_all
 
 
 def _captions(collection: Collection, num_workers: int | None) -> list[str]:
@@ -356,6 +364,7 @@ def _finish(encoder: ShardEncoder, output: Path, made_from: dict[str, Any], star
         "tokens_per_image": config.tokens_per_image,
         "caption_lengths": {str(length): lengths[length] for length in sorted(lengths)},
         "longest_caption_tokens": max(lengths),
+        "median_side": median_side(collection, _first_rows(collection)[0]),
         "attribution": collection.attribution,
         "seconds": {stage: None if spent is None else round(spent, 1) for stage, spent in seconds.items()},
         "shards": [

@@ -25,8 +25,9 @@ from vqlm.data_prep.captions.wording import compared_form
 from vqlm.data_prep.splits import TRAIN
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import checksum_of, read_json, require_match
 from vqlm.training.folders.folder_kinds import require_kind
+from vqlm.training.folders.same_run import require_match
+from vqlm.training.folders.whole_files import checksum_of, read_json
 from vqlm.vq import VQVAE, load_image_tokenizer
 
 MANIFEST = "manifest.json"

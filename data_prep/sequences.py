@@ -4,7 +4,8 @@
     bos boi codes eoi caption eos      image to text
     bos boi codes eoi eos              a picture without a caption
 
-Every id except bos is predicted from the ids before it in its row; eos is never an input.
+Every id except bos is predicted from the ids before it in its row; eos is never an input. Joined to a document, rows
+follow one another without eos, but a caption after its picture still predicts eos: there its text ends.
 """
 
 from collections.abc import Sequence
@@ -126,13 +127,15 @@ def picture_ids(vocabulary: Vocabulary, codes: Int[Tensor, "b n"]) -> Int[Tensor
 
 
 class Piece(NamedTuple):
-    """The inputs of one row: ids (T,), which of them are codes, which belong to a caption after its picture.
+    """The inputs of one row: ids (T,), which of them are codes, what each predicts, and whether that belongs to a
+    caption after its picture.
 
     numpy arrays: a batch takes hundreds of small operations, which have less overhead in numpy than in torch.
     """
 
     ids: Int[np.ndarray, " t"]
     is_code: Bool[np.ndarray, " t"]
+    targets: Int[np.ndarray, " t"]
     is_described: Bool[np.ndarray, " t"]
 
 
@@ -169,7 +172,7 @@ class RowCollator:
         code_places, text_places, text_targets, is_described = [], [], [], []
         for number, pack in enumerate(documents):
             start = 0
-            for ids, is_code, described in pack:
+            for ids, is_code, targets, described in pack:
                 end = start + len(ids)
                 input_ids[number, start:end] = ids
                 position_ids[number, start:end] = np.arange(len(ids))
@@ -177,9 +180,8 @@ class RowCollator:
                 predicts_code = np.append(is_code[1:], False)
                 code_places.append(places[predicts_code])
                 text_places.append(places[~predicts_code])
-                text_targets += [ids[1:][~is_code[1:]], [vocabulary.eos]]
-                # The eos of a caption counts as part of it.
-                is_described.append(np.append(described[1:], described[-1])[~predicts_code])
+                text_targets.append(targets[~predicts_code])
+                is_described.append(described[~predicts_code])
                 start = end
         text = np.concatenate(text_targets)
         num_codes, num_texts = codes.numel(), len(text)
@@ -199,15 +201,15 @@ class RowCollator:
     def _piece(self, prompt: list[int], codes: Int[np.ndarray, " n"]) -> Piece:
         """The inputs of one row from `bos caption boi` and the ids of its codes, in one of the two orders."""
         before, after = prompt, [self.vocabulary.eoi]
-        is_described = self._draw(self.config.captioning)
-        if is_described:
+        if self._draw(self.config.captioning):
             bos, *caption, boi = prompt
             before, after = [bos, boi], after + caption
         ids = np.concatenate([before, codes, after])
-        is_code, described = np.zeros(len(ids), dtype=bool), np.zeros(len(ids), dtype=bool)
-        is_code[len(before) : len(before) + len(codes)] = True
-        described[len(before) + len(codes) + 1 :] = is_described
-        return Piece(ids, is_code, described)
+        is_code, is_described = np.zeros(len(ids), dtype=bool), np.zeros(len(ids), dtype=bool)
+        end = len(before) + len(codes)
+        is_code[len(before) : end] = True
+        is_described[end:] = len(after) > 1  # the eos of a caption counts as part of it
+        return Piece(ids, is_code, np.append(ids[1:], self.vocabulary.eos), is_described)
 
     @staticmethod
     def _draw(share: float) -> bool:
@@ -233,7 +235,11 @@ class RowCollator:
 
 
 def _joined(pieces: list[Piece]) -> list[Piece]:
-    """Several rows as one document: only the first keeps its bos."""
+    """Several rows as one document: only the first keeps its bos, and each predicts the beginning of the next, unless a
+    caption ends it."""
+    for piece, following in zip(pieces, pieces[1:], strict=False):
+        if not piece.is_described[-1]:
+            piece.targets[-1] = following.ids[1]
     kept = [Piece(*(part[number > 0 :] for part in piece)) for number, piece in enumerate(pieces)]
     return [Piece(*map(np.concatenate, zip(*kept, strict=True)))] if kept else []
 

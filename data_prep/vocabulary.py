@@ -23,7 +23,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from vqlm.data_prep.captions.tokenizer import build_text_tokenizer
 from vqlm.data_prep.settings import TextConfig
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import read_json_object, require_no_pointer, write_json
+from vqlm.training.folders.whole_files import read_json_object, require_no_pointer, write_json
 
 RANGES_FILE, TOKENIZER_FILE = "vocabulary.json", "tokenizer.json"
 # Name of the image tokenizer's modality by its number of spatial dimensions.

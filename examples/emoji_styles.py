@@ -29,21 +29,32 @@ from vqlm.data_prep.splits import hash_share
 from vqlm.scripts.options import script_parser
 from vqlm.scripts.run_script import run_script
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import read_json, write_json
+from vqlm.training.folders.whole_files import read_json, write_json
 from vqlm.training.watching.progress import Progress
 
 
 class Package(NamedTuple):
-    """A package of npm, the SHA-512 of its tarball as npm states it, and the licence that we know it under."""
+    """A package of npm, the SHA-512 of its tarball as npm states it, and the licence that we know it under; the newest
+    version, unchecked, where these are not given."""
 
     name: str
-    version: str
-    integrity: str
-    license: str
+    version: str | None = None
+    integrity: str | None = None
+    license: str | None = None
+
+    @property
+    def spec(self) -> str:
+        """As npm knows it."""
+        return f"@iconify-json/{self.name}" + (f"@{self.version}" if self.version else "")
 
     @property
     def tarball(self) -> str:
-        return f"iconify-json-{self.name}-{self.version}.tgz"
+        """The name of its file; of the newest version a pattern that it matches."""
+        return f"iconify-json-{self.name}-{self.version or '[0-9]*'}.tgz"
+
+    def found_in(self, folder: Path) -> Path | None:
+        """Its file in `folder`, if it is there; of several versions the last by name."""
+        return max(folder.glob(self.tarball), default=None)
 
 
 PACKAGES = {
@@ -147,31 +158,36 @@ def read_package(package: Package, folder: Path) -> dict[str, dict]:
 
     Raises UserError if npm is missing or fails, and for a tarball that is not the pinned one.
     """
-    path, spec = folder / package.tarball, f"@iconify-json/{package.name}@{package.version}"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        npm = shutil.which("npm")
-        if npm is None:
-            raise UserError(
-                f"npm is needed to fetch {spec}; install it, or put {package.tarball} into {folder} yourself, from "
-                f"https://registry.npmjs.org/@iconify-json/{package.name}/-/{package.name}-{package.version}.tgz."
-            )
-        print(f"npm pack {spec}", flush=True)
-        run = subprocess.run([npm, "pack", "--silent", spec], cwd=folder, capture_output=True, text=True)
-        if run.returncode or not path.exists():
-            raise UserError(f"npm could not fetch {spec}: {' '.join(run.stderr.split())[-300:]}")
+    path = package.found_in(folder) or fetch_package(package, folder)
     content = path.read_bytes()
-    if base64.b64encode(hashlib.sha512(content).digest()).decode() != package.integrity:
-        raise UserError(f"{path} is not the tarball of {spec} (its SHA-512 differs); remove it and run again.")
+    if package.integrity and base64.b64encode(hashlib.sha512(content).digest()).decode() != package.integrity:
+        raise UserError(f"{path} is not the tarball of {package.spec} (its SHA-512 differs); remove it and run again.")
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-        names = ("icons.json", "chars.json", "info.json")
-        return {name: json.load(archive.extractfile(f"package/{name}")) for name in names}  # type: ignore[arg-type]
+        files = {f"package/{name}": name for name in ("icons.json", "chars.json", "info.json")}
+        return {files[name]: json.load(archive.extractfile(name)) for name in archive.getnames() if name in files}  # type: ignore[arg-type]
+
+
+def fetch_package(package: Package, folder: Path) -> Path:
+    """The tarball that npm packs into `folder`. Raises UserError if npm is missing or fails."""
+    folder.mkdir(parents=True, exist_ok=True)
+    npm = shutil.which("npm")
+    if npm is None:
+        raise UserError(
+            f"npm is needed to fetch {package.spec}; install it, or put {package.tarball} into {folder} yourself, from "
+            f"https://www.npmjs.com/package/@iconify-json/{package.name}."
+        )
+    print(f"npm pack {package.spec}", flush=True)
+    run = subprocess.run([npm, "pack", "--silent", package.spec], cwd=folder, capture_output=True, text=True)
+    path = package.found_in(folder)
+    if run.returncode or path is None:
+        raise UserError(f"npm could not fetch {package.spec}: {' '.join(run.stderr.split())[-300:]}")
+    return path
 
 
 def notice_of(package: Package, info: dict) -> str:
     """The line that every model trained on the family carries. Raises UserError if the package changed its licence."""
     if info["license"]["spdx"] != package.license:
-        raise UserError(f"{package.tarball} is under {info['license']['spdx']}, expected {package.license}.")
+        raise UserError(f"{package.spec} is under {info['license']['spdx']}, expected {package.license}.")
     return (
         f"Trained on pictures of {info['name']} (copyright {info['author']['name']}, {info['author']['url']}), "
         f"licensed {info['license']['title']} ({info['license']['url']})."

@@ -35,12 +35,12 @@ def main(arguments: list[str] | None = None) -> None:
     output = pipeline(captions, generator=generator)  # one per held-out series, so that classes are equally frequent
     drawn = torch.stack(list(output.images))
     codes = pipeline.encode(held_out)
-    rebuilt = torch.stack(list(pipeline.decode(pipeline.image_tokenizer.unflatten_codes(codes))))
+    reconstruction = torch.stack(list(pipeline.decode(pipeline.image_tokenizer.unflatten_codes(codes))))
     train_codes = {tuple(row) for row in pipeline.encode(train).tolist()}
 
     print(f"{len(train)} series trained on, {len(held_out)} held out, {len(set(captions))} captions")
     print(f"always the most common caption: {max(Counter(captions).values()) / len(captions):.1%}")
-    for name, series in (("real, held out", held_out), ("reconstructed", rebuilt), ("drawn", drawn)):
+    for name, series in (("real, held out", held_out), ("reconstructed", reconstruction), ("drawn", drawn)):
         guesses = nearest(series, train, train_captions)
         print(f"{name}: {np.mean([guess == caption for guess, caption in zip(guesses, captions, strict=True)]):.1%}")
     repeated = [tuple(row) in train_codes for row in output.codes.flatten(1).tolist()]

@@ -47,7 +47,8 @@ class PictureDescriber(LoadedModel):
             generator, batch_size: as in `__call__`.
 
         Returns:
-            list of str: one caption per picture.
+            list of str: one caption per picture, no longer than the longest that was trained on; none repeats three
+            tokens.
 
         Raises:
             UserError: for a model that was not trained to caption.

@@ -4,7 +4,8 @@ Says in one sentence what is wrong with a prompt.
 """
 
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from vqlm.data_prep.captions.known_words import unknown_words
@@ -13,6 +14,7 @@ from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.training.errors import UserError
 
 Prompts = str | Sequence[str | None] | None
+NO_KNOWN_WORD = "No word of the prompt"
 
 
 def as_list(prompts: Prompts, name: str = "prompt") -> list[str | None]:
@@ -62,12 +64,20 @@ def tokenize_prompts(
         for text in dict.fromkeys(texts):
             if unknown := unknown_words(text, known_words, vocabulary):
                 warnings.warn(
-                    f"No word of the prompt {text!r:.80} is common in the training captions: the model knows nothing "
+                    f"{NO_KNOWN_WORD} {text!r:.80} is common in the training captions: the model knows nothing "
                     f"of {', '.join(unknown[:8])}.",
                     stacklevel=2,
                 )
     remaining = iter(captions)
     return [None if text is None else next(remaining) for text in prompts]
+
+
+@contextmanager
+def without_word_warnings() -> Iterator[None]:
+    """No warnings of prompts without a known word: for held-out prompts, whose share of unknown words is a figure."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=NO_KNOWN_WORD)
+        yield
 
 
 def cut(

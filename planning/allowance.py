@@ -10,9 +10,9 @@ from vqlm.planning.machine_speed import PICTURES, ROWS, MachineSpeed
 
 Settings = dict[str, Any]
 
-# More passes over the pictures only overfit.
+# More epochs only overfit.
 MOST_VQ_EPOCHS, MOST_LM_EPOCHS = 400, 200
-# From a finished model: with more passes it forgets what it knows of other pictures (docs/experiments.md).
+# From a finished model: with more epochs it forgets what it knows of other pictures (docs/experiments.md).
 MOST_TUNING_EPOCHS = 30
 VQ_SHARE = 0.2  # stage one's share of the training seconds
 TRAINING_SHARE = 0.85  # at least this share of the minutes is for training steps and compiling
@@ -73,7 +73,7 @@ class Budget:
         vq_seconds: seconds of those steps; `lm_seconds` likewise.
         rest_seconds: seconds beside the steps: reading, compiling, preparing, choosing the sampling, evaluating.
         is_compiled: whether compiling stage two gives it more steps.
-        is_vq_capped: whether something else than the minutes limits `vq_steps`: the passes over the pictures, or what a
+        is_vq_capped: whether something else than the minutes limits `vq_steps`: the epochs, or what a
             person set; `is_lm_capped` likewise.
     """
 
@@ -156,7 +156,7 @@ def batch_size_of(facts: CollectionFacts, wishes: Wishes, stage: str, default: i
 def _steps(
     possible: float, facts: CollectionFacts, batch_size: int, most_epochs: int, wishes: Wishes, stage: str
 ) -> tuple[int, bool]:
-    """Steps of a stage, and whether they are capped: set by the person, or limited by the passes over the pictures."""
+    """Steps of a stage, and whether they are capped: set by the person, or limited by the epochs."""
     steps, has_minutes = wishes.of(stage, "max_steps"), wishes.of(stage, "max_minutes") is not None
     if has_minutes:
         in_minutes = max(1, int(possible))

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
+from vqlm.data_prep.pictures.sides import is_large_enough
 from vqlm.planning.allowance import Budget, Settings, Start, Wishes, budget_for, choosing_seconds
 from vqlm.planning.arguments import STRIDES, check_minutes, check_side, side_of
 from vqlm.planning.facts import CollectionFacts
@@ -22,7 +23,6 @@ from vqlm.planning.reasons import (
 from vqlm.training.errors import UserError
 
 SIDES = (32, 64, 96, 128)  # of pictures that a plan chooses
-ENLARGED = 1.3  # the largest factor by which pictures are enlarged
 # Steps of each stage that a size above the smallest possible one needs. At 64x64, 1,000 and 1,400 steps reach R@1 71%;
 # at 128x128, 1,717 and 1,300 steps reach 74% and look far better.
 ENOUGH_VQ, ENOUGH_LM = 800, 800
@@ -147,14 +147,26 @@ def _possible_sides(facts: CollectionFacts, wishes: Wishes, start: Start | None)
                 f"{start.folder} draws pictures of {start.side}x{start.side}, `image_size` is {side}; leave "
                 "`image_size` out, or `start`."
             )
+        _refuse_settings_of_new_models(wishes, start)
         return [start.side]
     if side is not None:
         check_side(side)
         return [side]
-    if facts.median_side is None:
-        return list(SIDES[1:])
-    return [side for side in SIDES if side <= ENLARGED * facts.median_side and (side > SIDES[0] or
-            facts.median_side < SIDES[1] / ENLARGED)] or [SIDES[0]]  # fmt: skip
+    possible = [side for side in SIDES if is_large_enough(facts.median_side, side)]
+    return possible[1:] or [SIDES[0]]  # the smallest only where no other is possible
+
+
+def _refuse_settings_of_new_models(wishes: Wishes, start: Start) -> None:
+    """Raises UserError for settings that a training from `start` does not take."""
+    vq = dict(wishes.settings.get("train_vq", {}))
+    network = vq.pop("network", {}).keys() - {"input_shape"}  # which is that of `start`
+    names = [f"vq.{name}" for name in sorted({*vq, *(f"network.{name}" for name in network)})]
+    names += ["lm.model"] if wishes.of("train_lm", "model") else []
+    if names:
+        raise UserError(
+            f"the setting {names[0]} has no effect with `start` {start.folder}, whose image tokenizer and sizes are "
+            "kept; leave one of them out."
+        )
 
 
 def _refuse_minutes(

@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from vqlm.training.folders.files import read_json
+from vqlm.training.folders.whole_files import read_json
 from vqlm.training.watching.progress import format_seconds
 from vqlm.vq import VQVAEConfig
 

@@ -1,6 +1,7 @@
 """The lines of a plan: what was decided, and why."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from vqlm.planning.allowance import Budget, Settings, Start, Wishes, batch_size_of
 from vqlm.planning.facts import CollectionFacts
@@ -66,13 +67,13 @@ def stage_decision(
         if wishes.of("train_lm", "model")
         else ("15M parameters" if is_large else "5M parameters")
     )
-    passes = f"{steps * batch_size / max(1, facts.trained):.0f} times through {facts.trained:,} pictures"
+    epochs = f"{steps * batch_size / max(1, facts.trained):.0f} epochs of {facts.trained:,} pictures"
     if wishes.of(stage, "max_steps") is not None or wishes.of(stage, "max_minutes") is not None:
         return Decision(name, choice, "as you set it")
     if is_capped:
         why = "more steps would overfit" if start is None else "more steps would take what it knew before"
-        return Decision(name, choice, f"{passes}; {why}")
-    return Decision(name, choice, f"a fifth of the training; {passes}" if is_first else f"{size}; {passes}")
+        return Decision(name, choice, f"{epochs}; {why}")
+    return Decision(name, choice, f"a fifth of the training; {epochs}" if is_first else f"{size}; {epochs}")
 
 
 def compile_decision(budget: Budget, speed: MachineSpeed, settings: dict[str, Settings]) -> Decision:
@@ -85,7 +86,7 @@ def compile_decision(budget: Budget, speed: MachineSpeed, settings: dict[str, Se
 def start_decision(start: Start | None) -> Decision:
     if start is None:
         return Decision(START, "a new model", "no finished one was given")
-    return Decision(START, start.folder, f"its image tokenizer rebuilds your pictures at {start.psnr_db:.1f} dB")
+    return Decision(START, start.folder, f"its image tokenizer reconstructs your pictures at {start.psnr_db:.1f} dB")
 
 
 def fit_decision(fit: str, facts: CollectionFacts, start: Start | None, is_given: bool) -> Decision:
@@ -126,10 +127,11 @@ def rest_decision(budget: Budget, minutes: float, wishes: Wishes) -> Decision:
 def expectations(facts: CollectionFacts, start: Start | None) -> list[str]:
     """Sentences on what the model will not draw well, for pictures of which that can be foreseen."""
     notes = []
-    if facts.trained < VERY_FEW and start is None:
+    if facts.trained < VERY_FEW:
+        others = "mixtures of them" if start is None else f"mostly what {Path(start.folder).name} knows"
         notes.append(
-            f"{facts.trained} pictures are very few: expect the model to draw these again, and mixtures of them for "
-            "new prompts. Some hundreds with captions that share words make it draw new ones."
+            f"{facts.trained} pictures are very few: expect the model to draw these again, and {others} for new "
+            "prompts. Some hundreds with captions that share words make it draw new ones."
         )
     if facts.known_words < MOSTLY_UNKNOWN and facts.held_out:
         notes.append(
@@ -138,7 +140,7 @@ def expectations(facts: CollectionFacts, start: Start | None) -> list[str]:
         )
     if start is not None and start.psnr_db < POOR_PSNR:
         notes.append(
-            f"The image tokenizer of {start.folder} rebuilds your pictures at {start.psnr_db:.1f} dB only, and nothing "
-            "drawn can be better; without `start` they get an image tokenizer of their own."
+            f"The image tokenizer of {start.folder} reconstructs your pictures at {start.psnr_db:.1f} dB only, and "
+            "nothing drawn can be better; without `start` they get an image tokenizer of their own."
         )
     return notes

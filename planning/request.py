@@ -21,7 +21,7 @@ from vqlm.planning.saved_plan import load_plan, remove_inspection, remove_plan, 
 from vqlm.planning.starts import base_for, look_at_start, with_start_reason
 from vqlm.planning.without_effect import OPTION_OF_STAGE, without_effect
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import is_same_place
+from vqlm.training.folders.same_run import is_same_place
 
 DEFAULT_MINUTES = 30.0
 LIMITS = ("max_skipped",)  # arguments that change no result: a begun plan takes new values of them too
@@ -165,7 +165,8 @@ def open_collection(request: Request) -> tuple[Collection, list[Decision]]:
     except NoCaptions as error:
         words = {key: words_of_name(PurePosixPath(key).name) for key in error.keys}
         named = [key for key in error.keys if words[key]]
-        if len(named) < MOSTLY_NAMED * len(error.keys):
+        are_alike = len(error.keys) > 1 and len({words[key] for key in named}) == 1  # cat/1.png, dog/1.png
+        if len(named) < MOSTLY_NAMED * len(error.keys) or are_alike:
             raise
         config = replace(request.collection, captions_from="names")
         reason = f"no file holds captions, and {named[0]} is {words[named[0]]!r}"

@@ -16,7 +16,7 @@ import yaml
 from vqlm.planning.arguments import STAGES, read_settings
 from vqlm.planning.plan import Plan
 from vqlm.planning.reasons import Decision
-from vqlm.training.folders.files import read_json, write_json
+from vqlm.training.folders.whole_files import read_json, write_json
 
 MADE_FOR = "made_for.json"  # written last: with it the plan is whole
 PAGE = "plan.md"

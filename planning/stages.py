@@ -15,7 +15,7 @@ from vqlm.planning.reached import reached_by_evaluation
 from vqlm.planning.request import Request
 from vqlm.planning.saved_plan import MADE_FOR, remove_inspection
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import read_json
+from vqlm.training.folders.whole_files import read_json
 from vqlm.training.watching.progress import format_seconds
 
 RunCommand = Callable[[str, list[str]], None]

@@ -11,8 +11,8 @@ from vqlm.planning.facts import CollectionFacts
 from vqlm.planning.plan import Plan
 from vqlm.planning.reasons import POOR_PSNR, START
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import read_json_object
 from vqlm.training.folders.folder_kinds import is_kind
+from vqlm.training.folders.whole_files import read_json_object
 
 # The base model is the better start for at most so many pictures (benchmarks/from_base.py), if its image tokenizer
 # reconstructs them with at least so many dB.
@@ -44,8 +44,8 @@ def base_for(
         return None, f"{facts.trained:,} pictures are enough to learn shapes from"
     base = look_at_start(folder, collection)
     if base.psnr_db < LEAST_PSNR:
-        return None, f"the image tokenizer of {folder.name} rebuilds your pictures at {base.psnr_db:.1f} dB only"
-    return base, f"{facts.trained:,} pictures are few: it knows shapes, and rebuilds yours at {base.psnr_db:.1f} dB"
+        return None, f"the image tokenizer of {folder.name} reconstructs your pictures at {base.psnr_db:.1f} dB only"
+    return base, f"{facts.trained:,} pictures are few: it knows shapes, and reconstructs yours at {base.psnr_db:.1f} dB"
 
 
 def with_start_reason(plan: Plan, reason: str) -> Plan:
@@ -75,7 +75,7 @@ def look_at_start(folder: Path, collection: Collection) -> Start:
     """
     import torch
 
-    from vqlm.data_prep.collections.loading import decode_few
+    from vqlm.data_prep.collections.picture_loading import decode_few
     from vqlm.vq import load_image_tokenizer, to_pixel_values
     from vqlm.vq.metrics import psnr
 
@@ -96,6 +96,6 @@ def look_at_start(folder: Path, collection: Collection) -> Start:
     pictures = torch.cat([batch.values[:, 0] for batch in decode_few(rows, shape, collection.config)])
     with torch.no_grad():
         pixel_values = to_pixel_values(pictures)
-        rebuilt = tokenizer.decode_codes(tokenizer.encode(pixel_values))
-        value = psnr(rebuilt, pixel_values).mean().item()
+        reconstruction = tokenizer.decode_codes(tokenizer.encode(pixel_values))
+        value = psnr(reconstruction, pixel_values).mean().item()
     return Start(str(folder), shape[0], config.tokens_per_image, value, config.fit)

@@ -8,7 +8,7 @@ from typing import Any
 from vqlm.lm.settings import is_finished
 from vqlm.planning.allowance import Settings
 from vqlm.planning.plan import Plan
-from vqlm.training.folders.files import is_same_place
+from vqlm.training.folders.same_run import is_same_place
 
 OPTION_OF_STAGE = {"train_vq": "vq", "prepare": "prepare", "train_lm": "lm"}
 FOLDER_OF_STAGE = {"train_vq": "image_tokenizer", "prepare": "data", "train_lm": "model"}

@@ -13,7 +13,7 @@ from vqlm.scripts.opening import require_pictures
 from vqlm.scripts.options import script_parser
 from vqlm.scripts.run_script import run_script
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import require_writable
+from vqlm.training.folders.output_folder import require_writable
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -3,7 +3,6 @@
 vqlm evaluate --model runs/model --data runs/data --output runs/eval
 """
 
-import warnings
 from pathlib import Path
 
 from vqlm.lm.model_folder.names import settings_of
@@ -11,8 +10,8 @@ from vqlm.lm.picture_requests import require_seed
 from vqlm.scripts.closing import close_stage
 from vqlm.scripts.options import script_parser
 from vqlm.scripts.run_script import run_script
-from vqlm.training.folders.files import require_writable
 from vqlm.training.folders.folder_kinds import require_kind
+from vqlm.training.folders.output_folder import require_writable
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -38,15 +37,14 @@ def main(arguments: list[str] | None = None) -> None:
     from vqlm.lm.evaluate.report import evaluate, require_no_other, require_pictures, write_report
     from vqlm.lm.evaluate.report_page import report_page
     from vqlm.lm.model_folder.finished_model import record_figures
+    from vqlm.lm.prompts import without_word_warnings
     from vqlm.planning.reached import reached_by_evaluation
 
     require_no_other(settings.output)
     prepared = PreparedSet.load(settings.data)
     pipeline = TextToImagePipeline.from_pretrained(settings.model)
     require_pictures(pipeline, settings.model)
-    with warnings.catch_warnings():
-        # Of held-out prompts without a known word the page tells the share.
-        warnings.filterwarnings("ignore", message="No word of the prompt")
+    with without_word_warnings():
         figures, shown = evaluate(pipeline, prepared, settings.seed)
         if settings.other_tasks:
             figures["other_tasks"] = evaluate_other_tasks(pipeline, prepared, settings.seed)

@@ -13,7 +13,8 @@ from vqlm.scripts.opening import open_collection
 from vqlm.scripts.options import script_parser
 from vqlm.scripts.run_script import run_script
 from vqlm.training.errors import require_range
-from vqlm.training.folders.files import require_output, write_json
+from vqlm.training.folders.output_folder import require_output
+from vqlm.training.folders.whole_files import write_json
 
 STAGE_TWO = ("long_captions",)  # options of `vqlm train-lm` that the page speaks of
 
@@ -36,8 +37,14 @@ def main(arguments: list[str] | None = None) -> None:
     require_data(settings.data)
 
     from vqlm.data_prep import Vocabulary
-    from vqlm.data_prep.inspection import COPIES_FILE, UNUSABLE_FILE, findings, inspect_collection, leak_finding
-    from vqlm.data_prep.inspection_page import page, write_copies
+    from vqlm.data_prep.collections.inspection import (
+        COPIES_FILE,
+        UNUSABLE_FILE,
+        findings,
+        inspect_collection,
+        leak_finding,
+    )
+    from vqlm.data_prep.collections.inspection_page import page, write_copies
     from vqlm.data_prep.pictures.sheets import sample_sheet
     from vqlm.vq import to_pixel_values
 

@@ -16,8 +16,8 @@ from vqlm.scripts.options import script_parser
 from vqlm.scripts.run_script import run_script
 from vqlm.training.errors import UserError
 from vqlm.training.extras import install_hint
-from vqlm.training.folders.files import require_output
 from vqlm.training.folders.folder_kinds import require_kind
+from vqlm.training.folders.output_folder import require_output
 from vqlm.vq.quantizers.settings import CONFIGS
 from vqlm.vq.settings import VQTrainingConfig
 

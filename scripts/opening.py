@@ -9,7 +9,8 @@ from typing import Any
 from vqlm.data_prep.settings import CollectionConfig
 from vqlm.scripts.settings_options import values_of
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import read_json, require_writable
+from vqlm.training.folders.output_folder import require_writable
+from vqlm.training.folders.whole_files import read_json
 
 
 def require_pictures(*paths: Path | str | None) -> None:

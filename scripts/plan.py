@@ -92,13 +92,13 @@ def _vq_lines(settings: Any) -> list[str]:
 
 def _lm_lines(settings: Any) -> list[str]:
     from vqlm.data_prep import PreparedSet
-    from vqlm.lm.train.cost import Rows, cost_of_lm
+    from vqlm.lm.train.cost import RowsToTrain, cost_of_lm
 
     config = values_of(LMTrainingConfig, settings)
     if str(settings.data) == NOWHERE:
-        rows = Rows.made_up(settings.codes_per_picture, settings.codebook_size)
+        rows = RowsToTrain.made_up(settings.codes_per_picture, settings.codebook_size)
     else:
-        rows = Rows.of(PreparedSet.load(settings.data, verify=False))
+        rows = RowsToTrain.of(PreparedSet.load(settings.data, verify=False))
     cost = cost_of_lm(settings.model, config, settings.sequences, rows)
     return _lines("stage two", cost, config, f"out of {rows.vocabulary.image.size:,}")
 

@@ -13,8 +13,8 @@ from vqlm.scripts.opening import open_for_tokenizer
 from vqlm.scripts.options import ScriptParser, script_parser
 from vqlm.scripts.run_script import run_script
 from vqlm.training.errors import UserError, require_range
-from vqlm.training.folders.files import require_output
 from vqlm.training.folders.folder_kinds import require_kind
+from vqlm.training.folders.output_folder import require_output
 
 FIRST = (
     "data", "image_tokenizer", "output", "resume", "views.views", "text.size", "text.pretrained", "for_model",

@@ -13,8 +13,9 @@ from vqlm.scripts.options import script_parser
 from vqlm.scripts.run_script import run_script
 from vqlm.scripts.settings_options import add_overrides, overrides_of
 from vqlm.training.errors import UserError, require_range
-from vqlm.training.folders.files import read_json_object, require_writable
 from vqlm.training.folders.folder_kinds import require_kind
+from vqlm.training.folders.output_folder import require_writable
+from vqlm.training.folders.whole_files import read_json_object
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -23,7 +23,7 @@ from vqlm.scripts.options import script_parser
 from vqlm.scripts.run_script import run_script
 from vqlm.scripts.settings_options import values_of
 from vqlm.scripts.stage_settings import STAGES, split_by_stage, typed_settings
-from vqlm.training.folders.files import require_writable
+from vqlm.training.folders.output_folder import require_writable
 
 FIRST = ("data", "minutes", "output", "image_size", "start", "plan_only", "plan", "ignore_findings")
 PREFIXES = {"train-vq": "vq.", "prepare": "prepare.", "train-lm": "lm."}  # of a command's options here

@@ -12,8 +12,9 @@ from vqlm.scripts.closing import close_stage, say
 from vqlm.scripts.options import ScriptParser, script_parser
 from vqlm.scripts.run_script import run_script
 from vqlm.scripts.settings_options import values_of
-from vqlm.training.folders.files import read_json, require_output
 from vqlm.training.folders.folder_kinds import refuse_other_kind, require_kind
+from vqlm.training.folders.output_folder import require_output
+from vqlm.training.folders.whole_files import read_json
 
 FIRST = (
     "data", "output", "max_minutes", "max_steps", "resume", "model.hidden_size", "model.num_hidden_layers",

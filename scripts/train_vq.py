@@ -13,7 +13,7 @@ from vqlm.scripts.options import ScriptParser, script_parser
 from vqlm.scripts.run_script import run_script
 from vqlm.scripts.settings_options import add_typed_settings, values_of
 from vqlm.training.errors import require_range
-from vqlm.training.folders.files import require_output
+from vqlm.training.folders.output_folder import require_output
 from vqlm.training.old_names import COLLECTION_FORM
 from vqlm.vq.quantizers.settings import CONFIGS
 from vqlm.vq.settings import NetworkConfig, VQTrainingConfig

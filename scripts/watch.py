@@ -12,7 +12,7 @@ from pathlib import Path
 from vqlm.scripts.options import script_parser
 from vqlm.scripts.run_script import run_script
 from vqlm.training.errors import UserError, require_range
-from vqlm.training.folders.files import require_writable
+from vqlm.training.folders.output_folder import require_writable
 from vqlm.training.watching.watch_page import find_runs, watch_page
 
 

@@ -15,7 +15,7 @@ from vqlm.serve.fields import schema_of
 from vqlm.serve.jobs import ServedModel
 from vqlm.serve.middleware import PICTURE_PATH, Counted, Guard
 from vqlm.serve.page import add_page
-from vqlm.serve.requests import read_form, read_json
+from vqlm.serve.requests import read_form, read_json_body
 from vqlm.serve.service import Service
 from vqlm.serve.settings import ServeConfig
 
@@ -67,7 +67,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/images/generations", openapi_extra=_body("generations", "application/json"), responses=ERRORS)
     async def generate(request: Request) -> Response:
         """Draw a prompt."""
-        return await service.draw(request, "generations", await read_json(request, "generations"))
+        return await service.draw(request, "generations", await read_json_body(request, "generations"))
 
     @app.post("/v1/images/edits", openapi_extra=_body("edits", "multipart/form-data"), responses=ERRORS)
     async def edit(request: Request) -> Response:

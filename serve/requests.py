@@ -13,7 +13,7 @@ from vqlm.serve.fields import FILES, read_fields
 IMAGES = ("image", "image[]")
 
 
-async def read_json(request: Request, endpoint: str) -> dict[str, Any]:
+async def read_json_body(request: Request, endpoint: str) -> dict[str, Any]:
     """The fields of a JSON body."""
     return read_fields(await read_json_object(request), endpoint)
 

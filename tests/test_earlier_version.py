@@ -14,7 +14,7 @@ from vqlm.lm.train.loop import _deciding as deciding_of_lm
 from vqlm.scripts import train_lm, train_vq
 from vqlm.scripts.settings_options import values_of
 from vqlm.training.errors import UserError
-from vqlm.training.folders.deciding import BUDGET_SETTINGS, require_same_run
+from vqlm.training.folders.same_run import BUDGET_SETTINGS, require_same_run
 from vqlm.vq import VQVAEConfig
 from vqlm.vq.settings import VQTrainingConfig
 from vqlm.vq.train import _deciding as deciding_of_vq

@@ -33,9 +33,9 @@ from vqlm.training.budget import budget_text, ends_interval, schedule, share_of_
 from vqlm.training.config import TrainingConfig
 from vqlm.training.errors import UserError
 from vqlm.training.folders.checkpoint import Checkpoint, RunState
-from vqlm.training.folders.deciding import BUDGET_SETTINGS, flatten
-from vqlm.training.folders.files import read_json, write_json
 from vqlm.training.folders.run_folder import RunFolder
+from vqlm.training.folders.same_run import BUDGET_SETTINGS, flatten
+from vqlm.training.folders.whole_files import read_json, write_json
 from vqlm.training.machine.allocator import keep_freed_memory, return_freed_memory
 from vqlm.training.machine.distributed import sum_over_processes
 from vqlm.training.machine.processes import decided_by_main, describe_training, rows_per_step, start_accelerator

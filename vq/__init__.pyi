@@ -2,6 +2,7 @@ from .config import VQVAEConfig as VQVAEConfig
 from .fitting import (
     fit_rgb as fit_rgb,
     has_shape as has_shape,
+    scale_and_crop as scale_and_crop,
     to_fitted_rgb as to_fitted_rgb,
 )
 from .image_processor import VQVAEImageProcessor as VQVAEImageProcessor
@@ -13,7 +14,6 @@ from .model import (
 from .pixels import (
     draft as draft,
     picture_grid as picture_grid,
-    scale_and_crop as scale_and_crop,
     to_pil as to_pil,
     to_pixel_values as to_pixel_values,
     to_rgb as to_rgb,

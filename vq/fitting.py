@@ -3,11 +3,12 @@
 `auto` decides per picture. A picture of the model's shape needs neither. One with transparent pixels is padded with the
 background on which it is laid; one with a border of one colour, with that colour; the others, photographs, are cropped.
 
-Padding is done here; `scale_and_crop` in `pixels.py` crops whatever is left to crop.
+`to_fitted_rgb` pads; `scale_and_crop` crops whatever is left to crop.
 """
 
 import numpy as np
-from PIL import Image
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
 
 from vqlm.vq.pixels import to_rgb
 from vqlm.vq.settings import Fit
@@ -35,6 +36,14 @@ def fit_rgb(
         return rgb
     colour = padding_colour(rgb, original is None or is_transparent(original), background, fit)
     return rgb if colour is None else pad_to_shape(rgb, size, colour)
+
+
+def scale_and_crop(picture: Image.Image, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+    """An RGB picture, scaled and cropped about its centre to (height, width) `size`."""
+    height, width = size
+    if picture.size != (width, height):
+        picture = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+    return np.asarray(picture)
 
 
 def has_shape(picture: Image.Image, size: tuple[int, int]) -> bool:

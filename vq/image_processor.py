@@ -17,8 +17,8 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from vqlm.training.errors import UserError
 from vqlm.vq.config import VQVAEConfig
-from vqlm.vq.fitting import to_fitted_rgb
-from vqlm.vq.pixels import draft, scale_and_crop, to_pixel_values
+from vqlm.vq.fitting import scale_and_crop, to_fitted_rgb
+from vqlm.vq.pixels import draft, to_pixel_values
 from vqlm.vq.settings import Fit
 
 

@@ -16,9 +16,9 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import follow_umask, read_json, read_json_object, write_notice
 from vqlm.training.folders.folder_kinds import require_kind
 from vqlm.training.folders.weight_files import COPY_AGAIN, weight_files
+from vqlm.training.folders.whole_files import follow_umask, read_json, read_json_object, write_notice
 from vqlm.training.machine.placement import HUB, device_of, precision_of, require_known
 from vqlm.training.old_names import with_old_names
 from vqlm.vq.config import VQVAEConfig

@@ -1,6 +1,5 @@
 """Pixel values and what people look at: PIL pictures of any mode and size, uint8 tensors, grids."""
 
-import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float, Shaped, UInt8
@@ -35,14 +34,6 @@ def to_rgb(picture: Image.Image, background: str = "white") -> Image.Image:
     if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip at 255
         picture = picture.convert("I").point(lambda value: value / 257).convert("L")
     return picture.convert("RGB")
-
-
-def scale_and_crop(picture: Image.Image, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
-    """An RGB picture, scaled and cropped about its centre to (height, width) `size`."""
-    height, width = size
-    if picture.size != (width, height):
-        picture = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
-    return np.asarray(picture)
 
 
 def to_pixel_values(pictures: UInt8[Tensor, "b c *shape"] | Float[Tensor, "b c *shape"]) -> Float[Tensor, "b c *shape"]:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image as PILImage
 
 from vqlm.data_prep.collections.collection import Collection
-from vqlm.data_prep.collections.loading import in_order
+from vqlm.data_prep.collections.picture_loading import in_order
 from vqlm.data_prep.collections.worker_processes import mapped_shards
 from vqlm.data_prep.pictures.picture_files import UnreadablePicture, decode_picture
 from vqlm.data_prep.settings import CollectionConfig

@@ -28,7 +28,7 @@ SHORT_OF_MEMORY = "Memory is short: pictures are drawn {} at a time."
 
 
 @dataclass
-class Rows:
+class RowsToDraw:
     """What is drawn from: for each of B rows its prompt `bos caption boi`, the unconditional prompt that guidance leads
     away from (None without guidance), the codes that are known and `UNKNOWN`, and random numbers in [0, 1)."""
 
@@ -37,11 +37,11 @@ class Rows:
     known: Int[Tensor, "b n"]
     uniform: Float[Tensor, "b n"]
 
-    def part(self, start: int, size: int) -> "Rows":
+    def part(self, start: int, size: int) -> "RowsToDraw":
         """`size` rows from `start` on."""
         rows = slice(start, start + size)
         unconditional = None if self.unconditional is None else self.unconditional[rows]
-        return Rows(self.prompts[rows], unconditional, self.known[rows], self.uniform[rows])
+        return RowsToDraw(self.prompts[rows], unconditional, self.known[rows], self.uniform[rows])
 
 
 @torch.no_grad()
@@ -77,7 +77,7 @@ def draw_codes(
     if settings.is_guided:
         unconditional = negative_prompts or [[vocabulary.bos, vocabulary.boi]] * count
     known = torch.full((count, num_codes), UNKNOWN) if known is None else known
-    rows = Rows(prompts, unconditional, known, draw_uniform(count, num_codes, generator, device))
+    rows = RowsToDraw(prompts, unconditional, known, draw_uniform(count, num_codes, generator, device))
     batch_size = min(options.batch_size, MOST_ROWS, max(1, count))
     length = max(map(len, [*prompts, *(unconditional or [])]), default=0) + num_codes
     if rows_that_fit(model, length) < batch_size:
@@ -103,7 +103,7 @@ def draw_codes(
 def _draw_part(
     model: PreTrainedModel,
     vocabulary: Vocabulary,
-    rows: Rows,
+    rows: RowsToDraw,
     settings: SamplingConfig,
     options: DecodingOptions,
     on_codes: OnCodes | None,

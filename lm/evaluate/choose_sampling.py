@@ -16,9 +16,10 @@ from vqlm.lm.evaluate.metrics import recall_at, retrieval_ranks
 from vqlm.lm.model_folder.finished_model import weights_checksum
 from vqlm.lm.model_folder.settings import save_sampling
 from vqlm.lm.pipeline import TextToImagePipeline
+from vqlm.lm.prompts import without_word_warnings
 from vqlm.lm.settings import SamplingConfig
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import read_json, write_json
+from vqlm.training.folders.whole_files import read_json, write_json
 from vqlm.training.watching.progress import Progress
 
 GRID = tuple(
@@ -63,6 +64,7 @@ class SamplingChoice:
 
 
 @torch.no_grad()
+@without_word_warnings()
 def choose_sampling(
     pipeline: TextToImagePipeline,
     prepared: PreparedSet,

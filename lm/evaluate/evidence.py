@@ -13,9 +13,14 @@ from vqlm.lm.settings import SamplingConfig
 
 
 def gather_evidence(
-    figures: dict[str, Any], shown: dict[str, Shown], pipeline: TextToImagePipeline, model: Path
+    figures: dict[str, Any],
+    shown: dict[str, Shown],
+    pipeline: TextToImagePipeline,
+    model: Path,
+    median_side: int | None,
 ) -> Evidence:
-    """Of the report's `figures` and what it shows; `model` is the folder of the pipeline, with its training log."""
+    """Of the report's `figures` and what it shows; `model` is the folder of the pipeline, with its training log;
+    `median_side` is the collection's."""
     counts, scale = figures["prompts"], figures["default_sampling"]["guidance_scale"]
     retrieval = figures["retrieval"]
     known = pipeline.settings.known_words
@@ -44,6 +49,7 @@ def gather_evidence(
         shared_captions=sum(figures["prompts_also_trained_on"].values())
         / sum(figures["pictures"][split] for split in retrieval),
         is_sampling_plain=pipeline.sampling == SamplingConfig(),
+        median_side=median_side,
     )
 
 

@@ -19,7 +19,8 @@ from vqlm.lm.evaluate.other_tasks import other_tasks_markdown
 from vqlm.lm.evaluate.training_record import stage_seconds
 from vqlm.lm.pipeline import TextToImagePipeline
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import require_match, write_json
+from vqlm.training.folders.same_run import require_match
+from vqlm.training.folders.whole_files import write_json
 from vqlm.training.machine.matrix_peak import describe_machine
 from vqlm.training.watching.progress import Progress
 from vqlm.vq import to_pixel_values

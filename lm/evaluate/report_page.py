@@ -44,7 +44,9 @@ def report_page(
         model: the model's folder, with its training log and the table of its sampling.
     """
     data = prepared.manifest["made_from"]["data"]
-    verdict = judge(gather_evidence(figures, shown, pipeline, model), names_of(figures, model, prepared.folder, data))
+    median_side = prepared.manifest.get("median_side")  # which earlier versions did not record
+    evidence = gather_evidence(figures, shown, pipeline, model, median_side)
+    verdict = judge(evidence, names_of(figures, model, prepared.folder, data))
     held_out = {split: part for split, part in shown.items() if split != TRAIN}
     sections = [
         _verdict(verdict),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vqlm.lm.pipeline import TextToImagePipeline
-from vqlm.training.folders.files import read_json
+from vqlm.training.folders.whole_files import read_json
 
 LOG_FILE = "training_log.jsonl"
 

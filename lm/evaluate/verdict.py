@@ -9,10 +9,13 @@ from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import Any
 
+from vqlm.data_prep.pictures.sides import is_large_enough
+
 # dB, held out. The demo (64x64, 64 codes, 1,000 steps) measures 23.87 and looks mottled; OpenMoji at 128x128 with 256
 # codes measured 29.04 after 2,600 steps and looks clean. The limit between the two is reasoned; so is 20, below which
 # reconstructions of drawings lose their parts.
 CLEAR_PSNR, POOR_PSNR = 28.0, 20.0
+LARGER_SIDES = (64, 96, 128)  # which may be advised
 # Recall below is R@10 above chance, as a share of what is left above chance: in a large collection, R@10 itself.
 # Of prompts that were trained on. The demo's 64 measure 98%. A model below the limits has not yet learned its own
 # pictures; where they lie is reasoned.
@@ -69,6 +72,8 @@ class Evidence:
         nll: of each held-out split, nats per code at each evaluation of the training.
         shared_captions: share of the held-out prompts that are also captions of pictures trained on.
         is_sampling_plain: whether codes are drawn from the model's distribution as it is.
+        median_side: median of the collection's shorter sides in pixels, before pictures are fitted; None for drawings,
+            which have any size.
     """
 
     psnr_db: float
@@ -83,6 +88,13 @@ class Evidence:
     nll: dict[str, list[float]] = field(default_factory=dict)
     shared_captions: float = 0.0
     is_sampling_plain: bool = False
+    median_side: int | None = None
+
+    @property
+    def larger_side(self) -> int | None:
+        """The largest side for which the collection's pictures are large enough; None if the model has it."""
+        possible = [side for side in LARGER_SIDES if side > self.image_size and is_large_enough(self.median_side, side)]
+        return max(possible, default=None)
 
     @property
     def is_recall_telling(self) -> bool:
@@ -180,16 +192,18 @@ def _more_minutes(names: Names) -> str:
 
 
 def _image_tokenizer(evidence: Evidence, names: Names) -> Finding:
-    rebuilt = f"It rebuilds held-out pictures at {evidence.psnr_db:.1f} dB"
+    reconstructed = f"It reconstructs held-out pictures at {evidence.psnr_db:.1f} dB"
     larger = "with more steps of stage one"
-    if evidence.image_size < 128:
-        larger = f"at 128x128, which has more codes per picture: `vqlm train {names.data} --image-size 128`"
+    if not is_large_enough(evidence.median_side, LARGER_SIDES[-1]):
+        larger += f" or with larger pictures: these are about {evidence.median_side} pixels wide"
+    if side := evidence.larger_side:
+        larger = f"at {side}x{side}, which has more codes per picture: `vqlm train {names.data} --image-size {side}`"
     if evidence.psnr_db < POOR_PSNR:
-        text = f"{rebuilt}: parts are lost before anything is drawn, and no drawing is better than its reconstruction."
+        text = f"{reconstructed}: parts are lost before anything is drawn, and no drawing surpasses its reconstruction."
         return Finding("image tokenizer", Limit.MOST, text, f"Train it again {larger}. `vqlm inspect-vq` looks closer.")
     if evidence.psnr_db >= CLEAR_PSNR:
-        return Finding("image tokenizer", Limit.NOT, f"{rebuilt}, which looks clean.")
-    text = f"{rebuilt}: recognisable, with blurred or mottled details that every drawing has too."
+        return Finding("image tokenizer", Limit.NOT, f"{reconstructed}, which looks clean.")
+    text = f"{reconstructed}: recognisable, with blurred or mottled details that every drawing has too."
     is_next = max(map(evidence.above_chance, evidence.held_out.values())) >= DRAWS_NEW
     return Finding(
         "image tokenizer", Limit.MUCH if is_next else Limit.LITTLE, text, f"For sharper ones train {larger}."

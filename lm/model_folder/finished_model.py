@@ -29,18 +29,18 @@ from vqlm.lm.model_folder.settings import ModelFolderSettings
 from vqlm.lm.model_folder.tokenizers import IMAGE_TOKENIZER, fingerprints, load_parts, save_parts
 from vqlm.lm.settings import SETTINGS_FILE
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import (
+from vqlm.training.folders.folder_kinds import require_kind
+from vqlm.training.folders.output_folder import require_writable
+from vqlm.training.folders.weight_files import COPY_AGAIN, WEIGHT_FILES, weight_files, weights_fingerprint
+from vqlm.training.folders.whole_files import (
     NOTICE_FILE,
     checksum_of,
     follow_umask,
     read_json,
     read_json_object,
-    require_writable,
     write_json,
     write_notice,
 )
-from vqlm.training.folders.folder_kinds import require_kind
-from vqlm.training.folders.weight_files import COPY_AGAIN, WEIGHT_FILES, weight_files, weights_fingerprint
 from vqlm.training.folders.whole_folder import save_whole
 from vqlm.training.machine.placement import precision_of
 from vqlm.vq import VQVAE, VQVAEConfig

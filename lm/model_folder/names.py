@@ -6,8 +6,8 @@ from typing import Any
 
 from vqlm.lm.settings import SETTINGS_FILE
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import read_json_object
 from vqlm.training.folders.folder_kinds import require_kind
+from vqlm.training.folders.whole_files import read_json_object
 
 REPOSITORY = re.compile(r"\w[\w.-]*/[\w.-]+")
 # Finished models that come with a checkout; an installed wheel has no such folder.

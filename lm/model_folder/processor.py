@@ -17,8 +17,8 @@ from vqlm.lm.image_codes import Picture, Pictures, decode_pictures, encode_pictu
 from vqlm.lm.model_folder.tokenizers import fingerprints, load_parts, local_folder, save_parts
 from vqlm.lm.prompts import cut, tokenize_prompts
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import read_json_object, write_json
 from vqlm.training.folders.folder_kinds import refuse_other_kind
+from vqlm.training.folders.whole_files import read_json_object, write_json
 from vqlm.training.machine.placement import require_known
 from vqlm.vq import VQVAE
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from vqlm.lm.settings import SETTINGS_FILE, SamplingConfig
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import read_json_object, write_json
+from vqlm.training.folders.whole_files import read_json_object, write_json
 
 VERSION = 1
 

@@ -9,7 +9,7 @@ from huggingface_hub import snapshot_download
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.lm.model_folder.names import find_folder
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import require_match
+from vqlm.training.folders.same_run import require_match
 from vqlm.vq import VQVAE, load_image_tokenizer
 
 IMAGE_TOKENIZER = "image_tokenizer"

@@ -27,7 +27,7 @@ MADE_UP_CAPTIONS, MOST_WORDS = 2048, 5
 CODEBOOK_DIM = 16
 
 
-class Rows:
+class RowsToTrain:
     """Rows to train on, with their vocabulary: those of a prepared set, or made-up ones if there is none yet.
 
     Args:
@@ -40,11 +40,11 @@ class Rows:
         self.vocabulary, self.rows, self.tokens_per_image = vocabulary, rows, tokens_per_image
 
     @classmethod
-    def of(cls, prepared: PreparedSet) -> "Rows":
+    def of(cls, prepared: PreparedSet) -> "RowsToTrain":
         return cls(prepared.vocabulary, prepared.train, prepared.tokens_per_image)
 
     @classmethod
-    def made_up(cls, tokens_per_image: int, codebook_size: int) -> "Rows":
+    def made_up(cls, tokens_per_image: int, codebook_size: int) -> "RowsToTrain":
         """Captions of up to five made-up words, in a vocabulary of the default size."""
         random = np.random.default_rng(0)
         syllables = [first + vowel for first in "bcdfghklmnprstvw" for vowel in "aeiou"]
@@ -64,7 +64,7 @@ class Rows:
 
 
 def cost_of_lm(
-    model_config: LanguageModelConfig, config: LMTrainingConfig, sequences: SequenceConfig, rows: Rows
+    model_config: LanguageModelConfig, config: LMTrainingConfig, sequences: SequenceConfig, rows: RowsToTrain
 ) -> Cost:
     """What training a language model of these settings on `rows` costs on this machine, not compiled.
 
@@ -104,7 +104,7 @@ def _step(
     model_config: LanguageModelConfig,
     config: LMTrainingConfig,
     sequences: SequenceConfig,
-    rows: Rows,
+    rows: RowsToTrain,
     lengths: CaptionLengths,
     shape,
     length: int,

@@ -25,8 +25,8 @@ def load_start(folder: str, prepared: PreparedSet) -> TextToImagePipeline:
     ):
         if fingerprint != other:
             raise UserError(
-                f"The {part} of `init_from` {folder!r} is {fingerprint}, that of the data in {prepared.folder} is "
-                f"{other}; prepare the data for this model, with `for_model` {folder}."
+                f"The {part} of `init_from` {folder!r} is not that of the data in {prepared.folder}; prepare the data "
+                f"for this model: `vqlm prepare` with `for_model` {folder}."
             )
     return pipeline
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from vqlm.training.folders.files import follow_umask
+from vqlm.training.folders.whole_files import follow_umask
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Start:
+class ModelToTrain:
     """model: the one to train. adapters: PEFT's wrapper of it if low-rank adapters train, else None."""
 
     model: PreTrainedModel
@@ -53,7 +53,7 @@ def choose_start(
     vocabulary: Vocabulary,
     max_length: int,
     codebook: Tensor | None,
-) -> Start:
+) -> ModelToTrain:
     """The model to train, with a context of at least `max_length` ids.
 
     Args:
@@ -68,8 +68,8 @@ def choose_start(
         model = build_language_model(model_config, vocabulary, max_length)
         if codebook is not None:
             initialize_code_embeddings(model, vocabulary, codebook)
-        return Start(model)
+        return ModelToTrain(model)
     if base is None:
-        return Start(load_pretrained(config.init_from, vocabulary, max_length, config.new_rows, codebook))
+        return ModelToTrain(load_pretrained(config.init_from, vocabulary, max_length, config.new_rows, codebook))
     lengthen_context(base, config.init_from, max_length)
-    return Start(base.model, add_adapters(base.model, config.lora_rank) if config.lora else None)
+    return ModelToTrain(base.model, add_adapters(base.model, config.lora_rank) if config.lora else None)

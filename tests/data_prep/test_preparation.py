@@ -27,11 +27,12 @@ from vqlm.data_prep import (
     prepare,
 )  # fmt: skip
 from vqlm.data_prep.encoding import ShardEncoder, code_type
+from vqlm.data_prep.pictures.sides import median_side
 from vqlm.data_prep.prepared_set import pictures_of
 from vqlm.data_prep.sources.rows import Row, Shard, Unusable
 from vqlm.training.errors import UserError
 from vqlm.training.folders import folder_lock
-from vqlm.training.folders.files import read_json
+from vqlm.training.folders.whole_files import read_json
 from vqlm.vq import VQVAE
 from vqlm.vq.pixels import to_pixel_values
 
@@ -95,6 +96,7 @@ def test_manifest(prepared, collection, tiny_vqvae):
     lengths = list(map(len, prepared.vocabulary.encode_text([row.captions[0] for row in collection.rows()])))
     assert manifest["longest_caption_tokens"] == max(lengths)
     assert manifest["caption_lengths"] == {str(length): lengths.count(length) for length in sorted(set(lengths))}
+    assert manifest["median_side"] == min(Image.open(next(collection.rows()).image).size)
     assert manifest["attribution"] is None
     assert manifest["seconds"]["prepare_data"] >= 0
     assert (prepared.folder / "skipped.jsonl").read_text() == ""
@@ -120,6 +122,29 @@ def test_what_no_stage_of_whole_models_does_is_refused(
     with pytest.raises(UserError, match=message):
         make(collection, tiny_vqvae, tmp_path / "data")
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "drawings", "expected"),
+    [
+        ([(50, 70), (90, 60), (40, 40), (20, 300)], 0, 45),
+        ([(20, 20), (40, 40)], 3, None),
+        ([(20, 20), (40, 40)], 1, 30),
+    ],
+)
+def test_the_median_side_of_pictures(tmp_path, sizes, drawings, expected):
+    rows: list[Row | Unusable] = [Unusable("none", "it is missing"), Row("broken", b"not a picture", ("a",))]
+    for number, size in enumerate(sizes):
+        Image.new("RGB", size).save(tmp_path / f"{number}.png")
+        rows.append(Row(str(number), tmp_path / f"{number}.png", ("a",)))
+    svg = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'
+    rows += [Row(f"drawing {number}", svg, ("a",)) for number in range(drawings)]
+    assert median_side(Collection([], splits={}), rows) == expected
+
+
+def test_arrays_have_no_median_side(tiny_vqvae, tmp_path):
+    prepared = make(collection_of(["one", "two"], ["three"]), tiny_vqvae, tmp_path / "data")
+    assert prepared.manifest["median_side"] is None
 
 
 def test_the_attribution_is_carried(tiny_vqvae, tmp_path):

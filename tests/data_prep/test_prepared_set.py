@@ -11,7 +11,7 @@ from vqlm.data_prep import Collection, PreparedSet, TextConfig, Vocabulary, load
 from vqlm.data_prep.prepared_set import pictures_of
 from vqlm.data_prep.sources.rows import Row, Shard
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import read_json, write_json
+from vqlm.training.folders.whole_files import read_json, write_json
 from vqlm.vq import VQVAE, load_image_tokenizer
 
 TEXT = TextConfig(size=280)

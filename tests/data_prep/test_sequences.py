@@ -175,6 +175,17 @@ def test_a_document_by_hand(byte_vocabulary):
     assert batch.text_places.tolist() == [0, 1, 2, 3, 7, 8, 9, 10, 14, 15]
 
 
+def test_a_described_picture_ends_in_a_document_too(byte_vocabulary):
+    batch = collator(byte_vocabulary, captioning=1.0, interleaved=1.0)([[*ROWS, row(None, [2, 3, 4]), ROWS[1]]])
+    ids = [BOS, BOI, 261, 266, 276, EOI, SPACE, A, B, BOI, 268, 268, 262, EOI, SPACE, A]
+    ids += [BOI, 263, 264, 265, EOI, BOI, 268, 268, 262, EOI, SPACE, A]
+    assert batch.input_ids.tolist() == [ids]
+    first, second, third = [BOI, EOI, SPACE, A, B, EOS], [EOI, SPACE, A, EOS], [EOI, BOI]
+    assert batch.text_targets.tolist() == first + second + third + second
+    described = [0, 0, 1, 1, 1, 1] + [0, 1, 1, 1] + [0, 0] + [0, 1, 1, 1]
+    assert batch.is_described.tolist() == [bool(number) for number in described]
+
+
 @pytest.mark.parametrize("name", ["captioning", "interleaved"])
 def test_directions_come_in_about_their_shares(byte_vocabulary, name):
     packs = [ROWS] * 1000

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 from vqlm.data_prep.settings import TextConfig
 from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import read_json, write_json
+from vqlm.training.folders.whole_files import read_json, write_json
 
 CAPTIONS = ["red heart", "blue heart", "red square"] * 3
 SPELLED = ["<image_3>", "<bos>", "</image>", "<image>", "<pad> <eos>", "a<image_3>b", "<image_3><image_4>"]

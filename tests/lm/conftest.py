@@ -11,7 +11,7 @@ from vqlm.data_prep import Collection, PreparedSet, TextConfig, Vocabulary, load
 from vqlm.lm import LanguageModelConfig, SamplingConfig, TextToImagePipeline
 from vqlm.lm.model import build_language_model
 from vqlm.lm.model_folder.settings import ModelFolderSettings
-from vqlm.training.folders.files import write_json
+from vqlm.training.folders.whole_files import write_json
 from vqlm.vq import VQVAE, VQVAEConfig
 
 NUM_CODES = 16  # the codebook's size; a tiny picture has as many tokens

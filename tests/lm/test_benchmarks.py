@@ -9,7 +9,7 @@ import torch
 from vqlm.lm.decoding.packed_weights import require_int8
 from vqlm.lm.evaluate.metrics import evaluate_nll
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import read_json
+from vqlm.training.folders.whole_files import read_json
 
 pytestmark = pytest.mark.slow
 

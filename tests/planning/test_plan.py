@@ -216,15 +216,24 @@ def test_a_start_gives_its_size_and_all_minutes_go_to_stage_two():
     assert plan.settings["train_vq"] == {}
     assert plan.settings["train_lm"]["init_from"] == "models/base"
     assert plan.settings["train_lm"]["learning_rate"] == pytest.approx(LMTrainingConfig().learning_rate / 10)
-    assert plan.settings["train_lm"]["max_steps"] == 30 * 900 // 48  # 30 times through the pictures
+    assert plan.settings["train_lm"]["max_steps"] == 30 * 900 // 48  # 30 epochs
     assert "model" not in plan.settings["train_lm"]
     assert plan.seconds["train_vq"] == 0
     assert choice(plan, "pictures") == "64x64, 64 codes each"
     assert plan.notes == []
+    few = plan_of(facts(18), FAST, 10, start=start)
+    assert "18 pictures are very few: expect the model to draw these again, and mostly what base knows" in few.notes[0]
     poor = plan_of(facts(900), FAST, 10, start=replace(start, psnr_db=17.2))
-    assert "rebuilds your pictures at 17.2 dB only" in poor.notes[0]
+    assert "reconstructs your pictures at 17.2 dB only" in poor.notes[0]
     with pytest.raises(UserError, match=r"models/base draws pictures of 64x64, `image_size` is 128"):
         plan_of(facts(900), FAST, 10, Wishes(image_size=128), start)
+    for given, name in (
+        ({"train_vq": {"quantizer": {"codebook_size": 256}}}, "vq.quantizer"),
+        ({"train_vq": {"network": {"input_shape": [64, 64], "stem_channels": 8}}}, "vq.network.stem_channels"),
+        ({"train_lm": {"model": {"hidden_size": 64}}}, "lm.model"),
+    ):
+        with pytest.raises(UserError, match=f"the setting {name} has no effect with `start` models/base, whose"):
+            plan_of(facts(900), FAST, 10, Wishes(None, given), start)
 
 
 @pytest.mark.parametrize(

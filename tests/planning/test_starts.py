@@ -28,7 +28,7 @@ def collection(picture_folder) -> Collection:
 
 @pytest.fixture
 def psnr_db(monkeypatch):
-    """Sets at how many dB the base rebuilds the pictures."""
+    """Sets at how many dB the base reconstructs the pictures."""
 
     def set_it(value: float) -> None:
         base = Start(str(EMOJI), 64, 64, value, "auto")
@@ -48,7 +48,7 @@ def test_few_pictures_start_from_the_base(collection, psnr_db):
     base, reason = choose(collection)
     assert base is not None
     assert Path(base.folder) == EMOJI
-    assert reason == "500 pictures are few: it knows shapes, and rebuilds yours at 23.0 dB"
+    assert reason == "500 pictures are few: it knows shapes, and reconstructs yours at 23.0 dB"
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_what_speaks_against_the_base(collection, psnr_db, changed, reason):
 
 def test_pictures_that_the_base_rebuilds_badly(collection, psnr_db):
     psnr_db(LEAST_PSNR - 0.1)
-    assert choose(collection) == (None, "the image tokenizer of emoji rebuilds your pictures at 19.9 dB only")
+    assert choose(collection) == (None, "the image tokenizer of emoji reconstructs your pictures at 19.9 dB only")
     psnr_db(LEAST_PSNR)
     assert choose(collection)[0] is not None
 

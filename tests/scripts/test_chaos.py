@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vqlm.training.folders.files import checksum_of, write_json
+from vqlm.training.folders.whole_files import checksum_of, write_json
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vqlm.training.folders.files import read_json
+from vqlm.training.folders.whole_files import read_json
 
 pytestmark = pytest.mark.slow
 

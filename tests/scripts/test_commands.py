@@ -10,7 +10,7 @@ import pytest
 
 from vqlm.scripts import commands
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import read_json
+from vqlm.training.folders.whole_files import read_json
 
 KNOWN = {name: command for group in commands.COMMANDS.values() for name, command in group.items()}
 HEAVY = ["torch", "transformers", "datasets", "accelerate", "numpy", "pandas", "pyarrow", "scipy", "PIL.Image"]

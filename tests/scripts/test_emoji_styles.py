@@ -19,7 +19,7 @@ from vqlm.data_prep import load_collection
 from vqlm.data_prep.sources.openmoji import captions_by_code_points
 from vqlm.lm import TextToImagePipeline
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import read_json
+from vqlm.training.folders.whole_files import read_json
 
 pytestmark = pytest.mark.slow
 
@@ -244,6 +244,13 @@ def test_without_npm_a_tarball_may_be_put_there(styles, packages, tmp_path, monk
     assert len(styles.read_package(package, packages)["chars.json"]) == 4
     with pytest.raises(UserError, match=r"put iconify-json-test-noto-1.0.0.tgz into .*/empty yourself"):
         styles.read_package(package, tmp_path / "empty")
+
+
+def test_a_package_may_be_of_any_version(styles, packages):
+    """As `benchmarks/from_base.py` reads one: npm is not asked where a version lies there."""
+    pinned = styles.PACKAGES["noto"]
+    files = styles.read_package(styles.Package(pinned.name), packages)
+    assert files["icons.json"] == styles.read_package(pinned, packages)["icons.json"]
 
 
 def test_a_changed_licence_is_refused(styles, packages):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vqlm.training.folders.files import read_json
+from vqlm.training.folders.whole_files import read_json
 from vqlm.vq import VQVAE
 
 pytestmark = pytest.mark.slow

@@ -11,11 +11,10 @@ from PIL import Image
 
 import vqlm.lm.train.start
 from vqlm.data_prep import load_collection
-from vqlm.data_prep.collections import opening
 from vqlm.lm import TextToImagePipeline
 from vqlm.scripts import commands
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import read_json
+from vqlm.training.folders.whole_files import read_json
 from vqlm.training.machine import matrix_peak
 from vqlm.vq import VQVAE
 
@@ -208,8 +207,8 @@ def test_a_run_under_old_names_is_resumed(call_script, picture_folder, vq_yaml, 
 def demo(call_script, picture_folder, vq_yaml, lm_yaml, tmp_path, monkeypatch):
     """The demo on the folder of pictures, with tiny networks; returns its output folder."""
     few = load_collection(str(picture_folder))
-    monkeypatch.setattr(opening, "openmoji_shards", lambda image_size, languages: (few.shards, few.splits))
-    monkeypatch.setattr(opening, "SPLITS", few.held_out_names)
+    monkeypatch.setattr(collection_loading, "openmoji_shards", lambda image_size, languages: (few.shards, few.splits))
+    monkeypatch.setattr(collection_loading, "SPLITS", few.held_out_names)
     configs = tmp_path / "configs"
     configs.mkdir()
     (configs / "train_vq.yaml").write_text(vq_yaml.read_text())

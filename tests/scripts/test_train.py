@@ -16,14 +16,15 @@ import vqlm.lm.evaluate.choose_sampling
 import vqlm.lm.evaluate.report
 import vqlm.lm.train.loop
 import vqlm.vq.train
-from vqlm.data_prep import inspection, load_collection, preparation
+from vqlm.data_prep import load_collection, preparation
+from vqlm.data_prep.collections import inspection
 from vqlm.data_prep.pictures import picture_files
 from vqlm.planning import request
 from vqlm.planning.machine_speed import MachineSpeed
 from vqlm.scripts import train
 from vqlm.scripts.stage_settings import split_by_stage, typed_settings
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import read_json
+from vqlm.training.folders.whole_files import read_json
 from vqlm.training.machine import matrix_peak
 
 pytestmark = pytest.mark.slow
@@ -189,6 +190,14 @@ def test_names_are_captions_where_there_are_no_others(tmp_path, capsys):
     call(folder, output, *TINY)
     assert read_json(output / "model" / "image_tokenizer" / "config.json")["fit"] == "auto"
     assert "has no effect" not in capsys.readouterr().out
+
+
+def test_names_that_are_all_alike_are_no_captions(tmp_path):
+    for number in range(30):
+        (tmp_path / "classes" / f"class{number}").mkdir(parents=True)
+        Image.new("RGB", (16, 16), (8 * number, 0, 0)).save(tmp_path / "classes" / f"class{number}" / "front.png")
+    with pytest.raises(UserError, match="`class_template` to .* if its folders are classes"):
+        call(tmp_path / "classes", tmp_path / "mine", *TINY, "--plan-only")
 
 
 def test_names_without_words_are_no_captions(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
-from vqlm.training.folders.files import read_json
+from vqlm.training.folders.whole_files import read_json
 from vqlm.training.machine.device import is_bf16_fast, is_fp16_fast
 from vqlm.training.stop_signals import Interrupted
 from vqlm.vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig

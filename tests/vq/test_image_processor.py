@@ -9,10 +9,10 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
 
 from vqlm.data_prep import CollectionConfig, ViewConfig
-from vqlm.data_prep.collections.loading import decode_rows
+from vqlm.data_prep.collections.picture_loading import decode_rows
 from vqlm.data_prep.sources.rows import Row
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import read_json
+from vqlm.training.folders.whole_files import read_json
 from vqlm.vq import VQVAE, NetworkConfig, VQVAEConfig, VQVAEImageProcessor, to_pixel_values
 
 HEIGHT, WIDTH, BACKGROUND = 12, 8, "#20c0ff"

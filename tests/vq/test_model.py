@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import write_json
+from vqlm.training.folders.whole_files import write_json
 from vqlm.vq import VQVAE, VQConfig, VQVAEConfig, load_image_tokenizer
 
 

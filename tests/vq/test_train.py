@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 import vqlm.training.watching.samples
 import vqlm.vq.train
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import read_json
+from vqlm.training.folders.whole_files import read_json
 from vqlm.training.run import Run
 from vqlm.training.stop_signals import Interrupted
 from vqlm.vq import VQVAE

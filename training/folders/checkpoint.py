@@ -10,7 +10,14 @@ from accelerate.utils import gather_object
 from safetensors import SafetensorError
 
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import checksum_of, flush_to_disk, follow_umask, read_json, write_failure, write_json
+from vqlm.training.folders.whole_files import (
+    checksum_of,
+    flush_to_disk,
+    follow_umask,
+    read_json,
+    write_failure,
+    write_json,
+)
 from vqlm.training.machine.sharding import ShardedState
 
 STATE_FILE, CHECKSUMS_FILE, SHARDED_FOLDER = "state.json", "checksums.json", "sharded"

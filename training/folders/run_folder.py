@@ -5,9 +5,10 @@ from typing import Any
 
 from vqlm.training.config import TrainingConfig
 from vqlm.training.folders.checkpoint import Checkpoint
-from vqlm.training.folders.deciding import flatten, require_same_run
-from vqlm.training.folders.files import holds_a_beginning, read_json, require_empty, write_json
 from vqlm.training.folders.folder_lock import FolderLock
+from vqlm.training.folders.output_folder import holds_a_beginning, require_empty
+from vqlm.training.folders.same_run import flatten, require_same_run
+from vqlm.training.folders.whole_files import read_json, write_json
 
 
 class RunFolder:

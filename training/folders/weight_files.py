@@ -14,7 +14,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import read_json, require_no_pointer
+from vqlm.training.folders.whole_files import read_json, require_no_pointer
 
 WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
 WEIGHT_FILES = "model*.safetensors*"  # every file of weights that a model may have, and the index

@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import flush_to_disk, write_failure
+from vqlm.training.folders.whole_files import flush_to_disk, write_failure
 
 SAVING = "saving.tmp"
 

@@ -10,7 +10,7 @@ from accelerate.utils import find_executable_batch_size
 
 from vqlm.training.config import TrainingConfig
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import read_json
+from vqlm.training.folders.whole_files import read_json
 
 Config = TypeVar("Config", bound=TrainingConfig)
 T = TypeVar("T")

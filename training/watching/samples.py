@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from vqlm.training.folders.files import replace_file, write_json
+from vqlm.training.folders.whole_files import replace_file, write_json
 
 # The samples may take this share of the training time.
 TIME_SHARE = 0.02

@@ -18,7 +18,7 @@ from vqlm.data_prep.captions.wording import vary_tags
 from vqlm.data_prep.sequences import RowCollator
 from vqlm.data_prep.sources.rows import Unusable, read_all
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import read_json
+from vqlm.training.folders.whole_files import read_json
 
 SIZES = {"a": (20, 20), "b": (9, 30), "c": (40, 20), "d": (100, 10), "e": (16, 16)}
 

@@ -10,7 +10,7 @@ from datasets.distributed import split_dataset_by_node
 from PIL import Image
 
 from vqlm.data_prep import Collection, CollectionConfig, load_collection, load_pictures
-from vqlm.data_prep.collections.loading import in_order, quotas
+from vqlm.data_prep.collections.picture_loading import in_order, quotas
 from vqlm.data_prep.sources.rows import MAX_SHARDS, Row, Shard, Unusable, join_shards, rows_per_shard
 from vqlm.data_prep.splits import hash_share, is_held_out
 from vqlm.training.errors import UserError

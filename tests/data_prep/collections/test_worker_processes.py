@@ -22,8 +22,8 @@ from vqlm.data_prep import (
 )
 from vqlm.data_prep.collections import worker_processes
 from vqlm.data_prep.collections.copies import without_copies
+from vqlm.data_prep.collections.inspection import inspect_collection
 from vqlm.data_prep.collections.worker_processes import mapped_shards
-from vqlm.data_prep.inspection import inspect_collection
 from vqlm.data_prep.pictures import picture_files
 from vqlm.data_prep.pictures.picture_files import open_picture, read_picture
 from vqlm.data_prep.sources.rows import Row, Shard, Unusable

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from vqlm.data_prep import CollectionConfig, load_collection
-from vqlm.data_prep.inspection import findings, inspect_collection
-from vqlm.data_prep.inspection_page import page
+from vqlm.data_prep.collections.inspection import findings, inspect_collection
+from vqlm.data_prep.collections.inspection_page import page
 from vqlm.training.errors import UserError
 
 

@@ -9,7 +9,7 @@ import pytest
 from captioned_folder import draw, folder_shards, write_csv, write_jsonl
 
 from vqlm.data_prep import CollectionConfig, load_collection, load_pictures
-from vqlm.data_prep.collections.loading import decode_few
+from vqlm.data_prep.collections.picture_loading import decode_few
 from vqlm.data_prep.sources.folder import read_folder, shards_of_content
 from vqlm.training.errors import UserError
 

@@ -83,20 +83,78 @@ def test_another_picture_changes_the_captions_likelihood(build_tiny, vocabulary,
 
 
 def test_greedy_captions_by_hand(model, vocabulary, codes):
-    drawn = draw_captions(model, vocabulary, codes, 4)
+    drawn = draw_captions(model, vocabulary, codes, 6)
     specials = set(vocabulary.tokenizer.all_special_ids)
     for picture_codes, caption in zip(codes, drawn, strict=True):
         row, likeliest_ids = picture_row(vocabulary, picture_codes), []
-        for place in range(4):
+        for place in range(7):
             logits = next_log_probs(model, row, slice(0, vocabulary.text_size))
             forbidden = specials - ({vocabulary.eos} if place else set())
-            logits[[id for id in forbidden if id < vocabulary.text_size]] = -torch.inf
+            threes = list(zip(likeliest_ids, likeliest_ids[1:], likeliest_ids[2:], strict=False))
+            repeating = {third for *two, third in threes if two == likeliest_ids[-2:]}
+            last = vocabulary.tokenizer.convert_ids_to_tokens(likeliest_ids[-1:])
+            repeating |= {likeliest_ids[-1] for piece in last if len(piece) > 1 and piece[0] != "Ġ"}
+            logits[[id for id in forbidden | repeating if id < vocabulary.text_size]] = -torch.inf
             best = logits.argmax().item()
             if best == vocabulary.eos:
                 break
             likeliest_ids.append(best)
             row.append(best)
-        assert caption == vocabulary.decode_text(likeliest_ids)
+        text = vocabulary.decode_text(likeliest_ids)
+        if len(likeliest_ids) > 6:
+            text = vocabulary.tokenizer.decode(likeliest_ids).lstrip()
+            text = text.rpartition(" ")[0].strip() or vocabulary.decode_text(likeliest_ids[:6])
+        assert caption == text
+
+
+class Planted:
+    """A decoder that writes planted ids again and again, and ends where it must not."""
+
+    def __init__(self, ids: list[int], end: int, size: int):
+        self.ids, self.end, self.size = ids, end, size
+
+    def read(self, _inputs, _mask, steps: int) -> torch.Tensor:
+        self.steps_left, self.place = steps, 0
+        return self._logits()
+
+    def step(self, _ids) -> torch.Tensor:
+        self.steps_left, self.place = self.steps_left - 1, self.place + 1
+        assert self.steps_left >= 0
+        return self._logits()
+
+    def _logits(self) -> torch.Tensor:
+        logits = torch.zeros(1, self.size)
+        logits[0, self.end], logits[0, self.ids[self.place % len(self.ids)]] = 1.0, 2.0
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("written", "most", "caption"),
+    [
+        ("ul", 10, "ulul"),  # "ulu" would come again
+        ("red square", 7, "red"),
+        ("red square", 4, "red"),
+        ("red square", 3, "red"),
+        ("redsquare", 3, "red"),
+        ("a red square", 5, "a red"),
+        ("a red square", 4, "a"),
+    ],
+)
+def test_captions_end(build_tiny, byte_vocabulary, monkeypatch, written, most, caption):
+    vocabulary = byte_vocabulary
+    ids = [223 if letter == " " else ord(letter) - 30 for letter in written]
+    planted = Planted(ids, vocabulary.eos, vocabulary.image.offset)
+    monkeypatch.setattr("vqlm.lm.decoding.captioning.build_decoder", lambda *_: planted)
+    assert draw_captions(build_tiny(), vocabulary, torch.zeros(1, 5, dtype=torch.int64), most) == [caption]
+
+
+def test_a_piece_does_not_follow_itself_within_a_word(build_tiny, vocabulary, monkeypatch):
+    inner, other, whole = vocabulary.tokenizer.convert_tokens_to_ids(["are", "qu", "Ġred"])
+    for ids, expected in (([inner], [inner]), ([inner, other], [inner, other] * 2), ([whole], [whole] * 3)):
+        planted = Planted(ids, vocabulary.eos, vocabulary.image.offset)
+        monkeypatch.setattr("vqlm.lm.decoding.captioning.build_decoder", lambda *_, planted=planted: planted)
+        drawn = draw_captions(build_tiny(), vocabulary, torch.zeros(1, 5, dtype=torch.int64), 9)
+        assert drawn == [vocabulary.decode_text(expected)]
 
 
 def test_captions_of_a_batch_equal_captions_alone(build_tiny, vocabulary, codes):

@@ -1,11 +1,15 @@
 """Sampling defaults chosen on held-out prompts."""
 
+import warnings
+from dataclasses import replace
+
+import pytest
 import torch
 
 from vqlm.lm import SamplingConfig, TextToImagePipeline
 from vqlm.lm.evaluate import choose_sampling as choosing
 from vqlm.lm.evaluate.choose_sampling import blank_share, choose_sampling, load_choice, save_choice
-from vqlm.training.folders.files import read_json
+from vqlm.training.folders.whole_files import read_json
 
 GRID = [SamplingConfig(temperature=temperature) for temperature in (1.0, 0.5, 0.25)]
 
@@ -31,6 +35,15 @@ def test_the_planted_best_is_chosen(finished, prepared, monkeypatch):
         assert choice.line["r1"] == 1.0
         assert choice.plain == choice.table[0]
         assert (choice.prompts, choice.pictures) == (len(prepared.held_out["held_out"]), 24)
+
+
+def test_held_out_prompts_of_unknown_words_give_no_warning(finished, prepared):
+    finished.settings = replace(finished.settings, known_words="nothing")
+    with pytest.warns(UserWarning, match="No word of the prompt"):
+        finished(prepared.held_out["held_out"]["captions"][0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        choose_sampling(finished, prepared, grid=GRID[:1])
 
 
 def test_time_is_bounded(finished, prepared, monkeypatch):

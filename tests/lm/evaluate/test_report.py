@@ -12,7 +12,7 @@ from vqlm.lm.evaluate.metrics import evaluate_nll
 from vqlm.lm.evaluate.report import evaluate, report_markdown, require_no_other, write_report
 from vqlm.lm.model import build_language_model
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import read_json
+from vqlm.training.folders.whole_files import read_json
 from vqlm.training.machine import matrix_peak
 from vqlm.vq.metrics import CodeUsage, psnr
 from vqlm.vq.pixels import to_pixel_values

@@ -150,7 +150,7 @@ def test_the_evidence_is_that_of_the_report(finished, prepared, tmp_path):
     (folder / "run" / "log.jsonl").write_text('{"step": 1, "held_out_image_nll": 3.0}\n{"step": 2, "image_nll": 1.0}\n')
     figures, shown = evaluate(finished, prepared)
     finished.settings = replace(finished.settings, known_words="red square")
-    evidence = gather_evidence(figures, shown, finished, folder)
+    evidence = gather_evidence(figures, shown, finished, folder, 64)
     recall = figures["retrieval"]["held_out"]["1.25"]
     assert vars(evidence.held_out["held_out"]) == recall | {"prompts": 2}
     assert evidence.by_guidance["held_out"][evidence.guidance] == recall["r10"]
@@ -162,6 +162,7 @@ def test_the_evidence_is_that_of_the_report(finished, prepared, tmp_path):
     assert (evidence.image_size, evidence.pictures, evidence.trained_pictures) == (16, 24, 22)
     assert evidence.shared_captions == figures["prompts_also_trained_on"]["held_out"] / 2
     assert not evidence.is_sampling_plain
+    assert evidence.median_side == 64
     figures["seconds"] = {"train_vq": 60.0, "train_lm": 120.0, "evaluate": None}
     names = names_of(figures, folder, prepared.folder, "my pictures")
     assert (names.data, names.minutes) == ("'my pictures'", 3.0)

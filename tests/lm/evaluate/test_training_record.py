@@ -5,7 +5,7 @@ import json
 from vqlm.lm import TextToImagePipeline
 from vqlm.lm.evaluate.training_record import LOG_FILE, stage_seconds, training_log
 from vqlm.lm.model_folder.settings import ModelFolderSettings
-from vqlm.training.folders.files import write_json
+from vqlm.training.folders.whole_files import write_json
 
 SECONDS = {"train_vq": 10.0, "prepare_data": 20.0, "train_lm": 30.0}
 OLD_SECONDS = {"train_vq": 1.0, "prepare_data": None, "train_lm": 3.0}

@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-import vqlm.training.folders.files
+import vqlm.training.folders.output_folder
 from vqlm.lm import TextToImagePipeline
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import read_json, write_json
 from vqlm.training.folders.weight_files import weights_fingerprint
+from vqlm.training.folders.whole_files import read_json, write_json
 from vqlm.vq import VQVAE, load_image_tokenizer
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 20693912\n"
@@ -218,7 +218,7 @@ def test_a_folder_that_cannot_be_written(pipeline, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="`folder` .*file/model cannot be a folder: .*file is a file"):
         pipeline.save_pretrained(tmp_path / "file" / "model")
-    monkeypatch.setattr(vqlm.training.folders.files.os, "access", lambda path, mode: mode != os.W_OK | os.X_OK)
+    monkeypatch.setattr(vqlm.training.folders.output_folder.os, "access", lambda path, mode: mode != os.W_OK | os.X_OK)
     with pytest.raises(UserError, match="`folder` .*model cannot be written: .* is read-only"):
         pipeline.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()

@@ -17,7 +17,7 @@ from vqlm.lm import TextToImagePipeline, TextToImageProcessor
 from vqlm.lm.model_folder.card import data_name, license_of
 from vqlm.lm.model_folder.finished_model import record_figures, weights_checksum
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import read_json
+from vqlm.training.folders.whole_files import read_json
 
 FIGURES = {
     "held_out_psnr_db": 24.784,

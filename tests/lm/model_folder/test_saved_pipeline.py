@@ -12,7 +12,7 @@ from vqlm.data_prep import Vocabulary
 from vqlm.lm import SamplingConfig, TextToImagePipeline
 from vqlm.lm.model_folder.settings import ModelFolderSettings
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import read_json, write_json
+from vqlm.training.folders.whole_files import read_json, write_json
 
 PROMPTS = ["red square", "a green circle"]
 

@@ -15,7 +15,7 @@ from vqlm.data_prep import SequenceConfig
 from vqlm.lm import SamplingConfig
 from vqlm.lm.settings import LMTrainingConfig
 from vqlm.lm.train.loop import train_lm
-from vqlm.training.folders.files import read_json
+from vqlm.training.folders.whole_files import read_json
 from vqlm.training.machine.device import is_bf16_fast, is_fp16_fast
 from vqlm.training.stop_signals import Interrupted
 

@@ -19,8 +19,8 @@ from vqlm.lm.settings import LMTrainingConfig
 from vqlm.lm.train import loop as lm_train
 from vqlm.lm.train.loop import train_lm
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import read_json
 from vqlm.training.folders.folder_kinds import is_kind, require_kind
+from vqlm.training.folders.whole_files import read_json
 from vqlm.training.run import Run
 from vqlm.training.stop_signals import Interrupted
 from vqlm.training.watching.progress import Progress

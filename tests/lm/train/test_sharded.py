@@ -21,7 +21,7 @@ from vqlm.lm.evaluate.metrics import evaluate_nll
 from vqlm.lm.settings import LMTrainingConfig
 from vqlm.lm.train.sharded import refuse_unsharded
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import read_json
+from vqlm.training.folders.whole_files import read_json
 from vqlm.vq import VQVAE, NetworkConfig, VQConfig, VQVAEConfig
 
 pytestmark = pytest.mark.slow

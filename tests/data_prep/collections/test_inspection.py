@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from vqlm.data_prep import load_collection
-from vqlm.data_prep.inspection import findings, inspect_collection
-from vqlm.data_prep.inspection_page import aspect_table, page, size_summary, write_copies
+from vqlm.data_prep.collections.inspection import findings, inspect_collection
+from vqlm.data_prep.collections.inspection_page import aspect_table, page, size_summary, write_copies
 from vqlm.data_prep.splits import is_held_out
 from vqlm.training.errors import UserError
 

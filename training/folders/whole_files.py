@@ -1,15 +1,13 @@
-"""Files that are whole or absent, reading JSON, and checks of an output folder before anything is written to it."""
+"""Files that are whole or absent, JSON above all, and what is wrong with a file that cannot be read or written."""
 
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from vqlm.training.errors import UserError
-from vqlm.training.folders.folder_lock import LOCK_FILE
 
 LFS_POINTER = "version https://git-lfs"
 # Words by which a RuntimeError of torch is recognised as a failure to write: it raises no OSError.
@@ -112,92 +110,7 @@ def _pointer_error(path: Path) -> UserError:
     )
 
 
-def is_same_place(first: Any, second: Any) -> bool:
-    """Whether two texts name the same file or folder of this machine: /data/cats/, ../cats, a link to it."""
-    texts = isinstance(first, str) and isinstance(second, str)
-    return texts and os.path.exists(first) and os.path.exists(second) and os.path.samefile(first, second)
-
-
-def require_same_settings(folder: Path, earlier: dict, now: dict) -> None:
-    """Raises UserError naming the first setting in which the run in `folder`, with the settings `earlier`, differs."""
-    for key in {**now, **earlier}:
-        if earlier.get(key) != now.get(key) and not is_same_place(earlier.get(key), now.get(key)):
-            raise UserError(
-                f"{folder} holds another run: its `{key}` is {earlier.get(key)!r}, now {now.get(key)!r}; "
-                "use the same settings to continue it, or another `output`."
-            )
-
-
-def require_empty(folder: Path, can_resume: bool = True, besides: tuple[str, ...] = ()) -> None:
-    """Raises UserError if `folder` holds anything, files that are called as one of `besides` left aside.
-
-    can_resume: whether the caller has an argument `resume`.
-    """
-    if folder.exists() and (not folder.is_dir() or any(path.name not in besides for path in folder.iterdir())):
-        advice = "continue the run in it with `resume`, or choose another" if can_resume else "choose another"
-        raise UserError(f"{folder} already holds files; {advice} `output`.")
-
-
-def require_match(what: str, fingerprint: str | None, expected_what: str, expected: str | None) -> None:
-    """Raises UserError naming the two things whose fingerprints disagree.
-
-    Args:
-        what: the thing that was found, with a verb, such as "the model's vocabulary is".
-        fingerprint: of that thing.
-        expected_what: the thing that it must equal, with a verb.
-        expected: the fingerprint of that thing.
-    """
-    if fingerprint != expected:
-        raise UserError(
-            f"{what} {fingerprint}, but {expected_what} {expected}; they do not belong together. "
-            "Use the parts of one run, or prepare the data again."
-        )
-
-
 def checksum_of(path: Path) -> str:
     """SHA-256 of a file, as `sha256sum` prints it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def require_writable(folder: Path, name: str = "output") -> None:
-    """Raises UserError if `folder` is a file, lies below one, or cannot be written to; `name` is the argument's.
-    Leaves nothing there."""
-    place = folder.absolute()
-    while not os.path.lexists(place):
-        place = place.parent
-    if not place.is_dir():
-        what = f"a link to {os.readlink(place)}, which does not exist" if place.is_symlink() else "a file"
-        raise UserError(f"`{name}` {folder} cannot be a folder: {place} is {what}.")
-    try:
-        if not os.access(place, os.W_OK | os.X_OK):
-            raise PermissionError
-        tempfile.TemporaryFile(dir=place).close()  # some file systems, such as /proc, refuse what they seem to allow
-    except OSError:
-        raise UserError(f"`{name}` {folder} cannot be written: {place} is read-only for this user.") from None
-
-
-# What a run that was killed before its first checkpoint leaves.
-BEGINNINGS = {
-    LOCK_FILE, "settings.json", "settings.json.tmp", "log.jsonl", "log.jsonl.tmp", "checkpoint.tmp", "samples",
-    "trackers",
-}  # fmt: skip
-
-
-def require_output(folder: Path, resume: bool = False, can_resume: bool = True) -> None:
-    """Raises UserError if a stage cannot write to `folder`: see `require_writable`, and without `resume` also
-    `require_empty`, unless all it holds is the beginning of a run. The first of several processes looks, before any of
-    them writes."""
-    if os.environ.get("RANK", "0") != "0":
-        return
-    require_writable(folder)
-    if not (resume or (can_resume and holds_a_beginning(folder))):
-        require_empty(folder, can_resume)
-
-
-def holds_a_beginning(output: Path) -> bool:
-    """Whether nothing would be lost by starting a run in `output`: what it holds is of a run without a checkpoint."""
-    run = output / "run"
-    if not run.is_dir() or {path.name for path in output.iterdir()} != {run.name}:
-        return False
-    return {path.name for path in run.iterdir()} <= BEGINNINGS

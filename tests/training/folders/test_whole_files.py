@@ -8,17 +8,9 @@ import pytest
 import torch
 
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import (
-    is_same_place,
-    read_json,
-    require_empty,
-    require_output,
-    require_same_settings,
-    require_writable,
-    write_failure,
-    write_json,
-    write_notice,
-)  # fmt: skip
+from vqlm.training.folders.output_folder import require_empty, require_output, require_writable  # fmt: skip
+from vqlm.training.folders.same_run import is_same_place, require_same_settings
+from vqlm.training.folders.whole_files import read_json, write_failure, write_json, write_notice
 
 
 def test_json_there_and_back(tmp_path):
@@ -150,7 +142,7 @@ def test_a_place_that_cannot_be_written(tmp_path, monkeypatch):
     def refuse(**_):
         raise OSError  # as /proc does, which seems to allow it
 
-    monkeypatch.setattr("vqlm.training.folders.files.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("vqlm.training.folders.output_folder.tempfile.TemporaryFile", refuse)
     with pytest.raises(UserError, match="is read-only for this user"):
         require_writable(tmp_path / "new")
 

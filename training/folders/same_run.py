@@ -1,11 +1,12 @@
-"""The settings that decide a result: whether a run, or a prepared set, may be continued with the settings of today."""
+"""Whether a run, or a prepared set, may be continued with the settings of today, and whether parts are of one run."""
 
 import json
+import os
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from vqlm.training.folders.files import require_same_settings
+from vqlm.training.errors import UserError
 from vqlm.training.old_names import EARLIER_VALUES, RECORDED_LATER, with_new_names
 
 # These do not decide the result: a run may continue with other values of them.
@@ -79,3 +80,35 @@ def _defaults(settings: dict[str, Any]) -> dict[str, Any]:
             if default is not MISSING:
                 defaults[f"{key}.{field.name}".removeprefix(".")] = default
     return flatten(defaults)
+
+
+def is_same_place(first: Any, second: Any) -> bool:
+    """Whether two texts name the same file or folder of this machine: /data/cats/, ../cats, a link to it."""
+    texts = isinstance(first, str) and isinstance(second, str)
+    return texts and os.path.exists(first) and os.path.exists(second) and os.path.samefile(first, second)
+
+
+def require_same_settings(folder: Path, earlier: dict, now: dict) -> None:
+    """Raises UserError naming the first setting in which the run in `folder`, with the settings `earlier`, differs."""
+    for key in {**now, **earlier}:
+        if earlier.get(key) != now.get(key) and not is_same_place(earlier.get(key), now.get(key)):
+            raise UserError(
+                f"{folder} holds another run: its `{key}` is {earlier.get(key)!r}, now {now.get(key)!r}; "
+                "use the same settings to continue it, or another `output`."
+            )
+
+
+def require_match(what: str, fingerprint: str | None, expected_what: str, expected: str | None) -> None:
+    """Raises UserError naming the two things whose fingerprints disagree.
+
+    Args:
+        what: the thing that was found, with a verb, such as "the model's vocabulary is".
+        fingerprint: of that thing.
+        expected_what: the thing that it must equal, with a verb.
+        expected: the fingerprint of that thing.
+    """
+    if fingerprint != expected:
+        raise UserError(
+            f"{what} {fingerprint}, but {expected_what} {expected}; they do not belong together. "
+            "Use the parts of one run, or prepare the data again."
+        )

@@ -15,7 +15,7 @@ from vqlm.data_prep.captions.names import NO_WORDS
 from vqlm.data_prep.captions.wording import compared_form
 from vqlm.data_prep.collections.collection import Collection
 from vqlm.data_prep.collections.copies import digest_of_pixels
-from vqlm.data_prep.collections.loading import in_order
+from vqlm.data_prep.collections.picture_loading import in_order
 from vqlm.data_prep.collections.skipped import SkippedRows
 from vqlm.data_prep.collections.worker_processes import mapped_shards
 from vqlm.data_prep.pictures.picture_files import UnreadablePicture, decode_picture, explained_picture

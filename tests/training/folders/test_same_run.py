@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vqlm.training.errors import UserError
-from vqlm.training.folders.deciding import flatten, require_same_run
+from vqlm.training.folders.same_run import flatten, require_same_run
 
 
 @dataclass

@@ -31,7 +31,7 @@ from vqlm.data_prep.sources.tables import count_rows, has_picture_column, hub_sh
 from vqlm.data_prep.sources.webdataset import count_members, tar_shards, unique_names
 from vqlm.data_prep.splits import GIVEN_NAMES, given_split, split_rule
 from vqlm.training.errors import UserError
-from vqlm.training.folders.files import NOTICE_FILE
+from vqlm.training.folders.whole_files import NOTICE_FILE
 
 SAVED_DATASET = ("state.json", "dataset_dict.json")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vqlm.data_prep.captions.check import caption_rows
-from vqlm.data_prep.inspection import CollectionInspection
+from vqlm.data_prep.collections.inspection import CollectionInspection
 from vqlm.data_prep.sources.rows import TABLE_ROWS
 
 COPIES_SHOWN = 20
