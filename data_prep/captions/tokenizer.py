@@ -88,7 +88,7 @@ def normalization_steps(config: TextConfig) -> list[normalizers.Normalizer]:
             normalizers.Replace(Regex(rf"(?<=[^{BEFORE}{AFTER}])[{AFTER}]+\z"), ""),
         ]
     if config.drop_article:  # not of "a." or "a - b"
-        steps.append(normalizers.Replace(Regex(r"\A\s*(?i:an?|the)\s+(?=[(\[\"']*\w)"), ""))
+        steps.append(normalizers.Replace(Regex(r"\A\s*(?i:an?|the)\s+(?=[(\[\"' ]*\w)"), ""))
         if config.plain_punctuation:  # what stood behind the article
             steps.append(leave_out_before)
     return steps
