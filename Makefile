@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # killed.py, chaos.py, gpu.py and image_tokenizers.py answer other questions than of speed, and are run by hand.
 BENCHMARKS := roofline drawing lm_training lm_step vq_training data_loading nearest_codes encoding_rate \
-	encoding_memory plan_memory opening startup growth
+	encoding_memory plan_memory opening startup busy_machine growth
 # These ask a finished model: where `make demo` has made one.
 OF_THE_DEMO := speculative quantized variety
 

@@ -18,8 +18,8 @@ from vqlm.training.folders.files import read_json
 
 # As a reader wants them; what is not named comes after.
 ORDER = ("roofline", "drawing", "lm_training", "lm_step", "vq_training", "data_loading", "nearest_codes",
-         "encoding_rate", "encoding_memory", "plan_memory", "opening", "startup", "growth", "speculative", "quantized",
-         "serve")  # fmt: skip
+         "encoding_rate", "encoding_memory", "plan_memory", "opening", "startup", "busy_machine", "growth",
+         "speculative", "quantized", "serve")  # fmt: skip
 INTRODUCTION = """# Benchmarks
 
 Written by `{command}`; do not edit. Peers run in the same process as ours and in turns with it; figures are medians,

@@ -57,6 +57,7 @@ def main(arguments: list[str] | None = None) -> dict:
     with Server(options.model) as server:
         measure_throughput(report, server, rounds, requests, options.clients)
         measure_first_picture(report, server, 3 * rounds)
+        measure_page(report, server, TextToImagePipeline.from_pretrained(options.model, "cpu"), 3 * rounds)
         measure_soak(report, server, options.model, options.soak or soak, options.clients)
     return report.save()
 
@@ -141,6 +142,20 @@ def measure_first_picture(report: Report, server: Server, rounds: int) -> None:
     table = report.table("A stream with 3 unfinished pictures", ["first, s", "finished, s", "first / finished"])
     first, last = ([pair[number] for pair in pairs] for number in (0, 1))
     table.row(Spread.of(first), Spread.of(last), ratio(first, last))
+
+
+def measure_page(report: Report, server: Server, pipe: TextToImagePipeline, rounds: int) -> None:
+    """What the page asks for one picture, which it shows row by row, against the pipeline in this process."""
+
+    def page() -> None:
+        body = {"prompt": PROMPTS[0], "n": 1, "seed": 0, "stream": True, "partial_rows": True}
+        with server.http.stream("POST", "/generations", json=body) as answer:
+            list(answer.iter_lines())
+
+    times = in_turns({"page": page, "pipe()": lambda: pipe(PROMPTS[0], generator=0)}, rounds)
+    table = report.table("One picture on the page", ["", "s", "times pipe()"])
+    for name, seconds in times.items():
+        table.row(name, Spread.of(seconds), ratio(seconds, times["pipe()"]))
 
 
 def measure_soak(report: Report, server: Server, model: Path, count: int, clients: int) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from vqlm.lm.decoding.stepper import Row, Stepper
 from vqlm.serve.errors import ApiError
 from vqlm.serve.jobs import Done, Job, Partial, PictureJob, ServedModel, choose
+from vqlm.serve.threads import in_passing_thread
 from vqlm.training.errors import UserError
 
 log = logging.getLogger("vqlm.serve")
@@ -35,7 +36,7 @@ class Engine:
     """
 
     def __init__(self, models: Sequence[ServedModel], max_slots: int, max_queue: int):
-        self._lanes = {model.name: Lane(model, max_slots) for model in models}
+        self._lanes = {model.name: in_passing_thread(Lane, model, max_slots) for model in models}
         self._max_queue, self._stops, self._recent = max_queue, False, 1.0
         self._inbox: list[Job] = []
         self._wakes = threading.Condition()

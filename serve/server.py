@@ -12,6 +12,7 @@ from vqlm.lm import TextToImagePipeline
 from vqlm.serve.app import create_app
 from vqlm.serve.jobs import ServedModel
 from vqlm.serve.settings import ServeConfig
+from vqlm.serve.threads import in_passing_thread
 from vqlm.training.errors import UserError
 
 KEY_VARIABLE = "VQLM_API_KEY"
@@ -29,7 +30,7 @@ def load_models(
     models = []
     for folder, name in zip(folders, names or [Path(folder).resolve().name for folder in folders], strict=True):
         try:
-            pipeline = TextToImagePipeline.from_pretrained(folder, dtype=dtype)
+            pipeline = in_passing_thread(TextToImagePipeline.from_pretrained, folder, dtype=dtype)
         except UserError:
             raise
         except Exception as error:  # whatever transformers and safetensors raise for damaged files

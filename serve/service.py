@@ -18,6 +18,7 @@ from vqlm.serve.middleware import PICTURE_PATH
 from vqlm.serve.pictures import prepare_edit, read_picture, size_of
 from vqlm.serve.prometheus import Metrics
 from vqlm.serve.settings import ServeConfig
+from vqlm.serve.threads import in_passing_thread
 from vqlm.training.errors import UserError
 
 GONE = 499  # nobody reads it; the log and the metrics show it
@@ -70,7 +71,7 @@ class Service:
             deadline = began + self.config.timeout
             return Job(model, pictures, on_event, deadline, endpoint == "edits", caption)
 
-        job = await asyncio.to_thread(prepare)
+        job = await asyncio.to_thread(in_passing_thread, prepare)
         self.engine.submit(job)
         answer = Answer(values, size, len(job.captions), model.num_codes, endpoint, int(time.time()))
         headers = {"X-Seed": str(seed)}

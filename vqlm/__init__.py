@@ -8,6 +8,7 @@ Names are loaded when they are first used, so that `import vqlm` and `vqlm --hel
 """
 
 import importlib
+import os
 import sys
 from functools import partial
 
@@ -15,6 +16,12 @@ import lazy_loader
 import wrapt
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+# The threads of GNU's OpenMP wait for one another by spinning, by default for milliseconds. Beside one busy program
+# the thread that they wait for gets no core meanwhile, and training and drawing become several times slower. A shorter
+# time costs nothing on a free machine (benchmarks/busy_machine.py). OpenMP reads it when torch is first imported.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 # Each of ours registers itself with the Auto class of transformers that it belongs to when it is imported. Whoever
 # imports such an Auto class gets ours with it; to import them here would cost seconds and need torch.

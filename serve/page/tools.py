@@ -15,6 +15,7 @@ from vqlm.serve.jobs import ServedModel
 from vqlm.serve.pictures import read_picture
 from vqlm.serve.requests import read_json_object, read_upload
 from vqlm.serve.service import Service
+from vqlm.serve.threads import in_passing_thread
 from vqlm.training.errors import UserError
 from vqlm.vq import to_pil
 from vqlm.vq.metrics import psnr
@@ -32,12 +33,12 @@ def add_tools(app: FastAPI, service: Service) -> None:
     @app.post("/page/describe", include_in_schema=False)
     async def describe(request: Request) -> dict[str, Any]:
         model, picture = await uploaded(request)
-        return await asyncio.to_thread(_described, model, picture)
+        return await asyncio.to_thread(in_passing_thread, _described, model, picture)
 
     @app.post("/page/codes", include_in_schema=False)
     async def codes(request: Request) -> dict[str, Any]:
         model, picture = await uploaded(request)
-        return await asyncio.to_thread(encoded, model, picture)
+        return await asyncio.to_thread(in_passing_thread, encoded, model, picture)
 
     @app.post("/page/neighbors", include_in_schema=False)
     async def neighbors(request: Request) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def add_tools(app: FastAPI, service: Service) -> None:
             raise wrong("model", "`model` must be a name.", "invalid_type")
         model = service.model(name)
         codes, position = _read_codes(model, body)
-        return await asyncio.to_thread(neighbors_of, model, codes, position)
+        return await asyncio.to_thread(in_passing_thread, neighbors_of, model, codes, position)
 
     async def uploaded(request: Request) -> tuple[ServedModel, Image.Image]:
         name, data = await read_upload(request)

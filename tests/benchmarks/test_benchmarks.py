@@ -65,7 +65,9 @@ def first_cells(result: dict, column: int = 0, table: int = 0) -> set:
     return {row[column] for row in rows_of(result, table)}
 
 
-@pytest.mark.parametrize("name", ["roofline", "data_loading", "opening", "startup", "encoding_rate", "encoding_memory"])
+@pytest.mark.parametrize("name", [
+    "roofline", "data_loading", "opening", "startup", "busy_machine", "encoding_rate", "encoding_memory",
+])  # fmt: skip
 def test_it_answers(run_tiny, name):
     run_tiny(name)
 

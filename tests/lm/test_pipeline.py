@@ -8,9 +8,11 @@ import torch
 
 import vqlm.lm.pipeline
 from vqlm.lm import SamplingConfig, TextToImagePipeline
+from vqlm.lm.image_codes import decode_pixel_values
 from vqlm.lm.model_folder.settings import ModelFolderSettings
 from vqlm.lm.settings import DecodingOptions
 from vqlm.training.errors import UserError
+from vqlm.vq import VQVAE, VQConfig, VQVAEConfig
 
 PROMPTS = ["red square", "a green circle"]
 
@@ -50,6 +52,14 @@ def test_the_batch_size_changes_no_picture(pipeline, batch_size):
         for s in (settings, settings | {"batch_size": 64})
     ]
     assert torch.equal(one_each[0].codes, one_each[1].codes)
+
+
+def test_codes_give_the_same_picture_alone_and_in_any_batch():
+    image_tokenizer = VQVAE(VQVAEConfig(quantizer=VQConfig(codebook_size=64))).eval()  # of a size that people train
+    codes = torch.randint(0, 64, (65, *image_tokenizer.config.code_shape))
+    together = decode_pixel_values(image_tokenizer, codes)
+    for number in (0, 1, 64):
+        assert torch.equal(decode_pixel_values(image_tokenizer, codes[number : number + 1])[0], together[number])
 
 
 def test_none_draws_without_a_prompt(pipeline):

@@ -25,7 +25,7 @@ def benchmark(monkeypatch):
 def test_it_answers(benchmark, tmp_path):
     build_pipeline().save_pretrained(tmp_path / "model")
     result = benchmark.main(["--tiny", "--model", str(tmp_path / "model"), "--output", str(tmp_path)])
-    throughput, stream, soak = (table["rows"] for table in result["tables"])
-    assert (len(throughput), len(stream)) == (2, 1)
+    throughput, stream, page, soak = (table["rows"] for table in result["tables"])
+    assert (len(throughput), len(stream), len(page)) == (2, 1, 2)
     assert soak[0][:5] == [20, 18, 1, 1, 0]  # requests: drawn, left, malformed, wrong
     assert soak[0][5:7] == [18, 0]  # checked by seed, differing
