@@ -15,6 +15,7 @@ from vqlm.serve.errors import ApiError
 from vqlm.serve.jobs import Done, Job, Partial, PictureJob, ServedModel, choose
 from vqlm.serve.threads import in_passing_thread
 from vqlm.training.errors import UserError
+from vqlm.vq import to_pil
 
 log = logging.getLogger("vqlm.serve")
 
@@ -164,9 +165,9 @@ class Lane:
         self.stepper.join(joining)
 
     def _show(self) -> None:
-        """Make pictures of what is finished or due to be shown, all in one batch."""
-        codes: list[list[int]] = []
-        shown: list[tuple[Job, int, PictureJob, bool]] = []
+        """Make pictures of what is finished or due to be shown."""
+        done: list[tuple[Job, int, PictureJob]] = []
+        partial: list[tuple[Job, int, PictureJob]] = []
         partly = [self.queue[0]] if self.queue else []
         for job in [*self.running, *partly]:
             for number, picture in enumerate(job.pictures):
@@ -174,22 +175,25 @@ class Lane:
                     continue
                 if picture.is_finished:
                     job.finished.add(number)
-                    codes.append(choose(job, picture))
-                    shown.append((job, number, picture, True))
+                    done.append((job, number, picture))
                 elif picture.is_partial_due:
-                    codes.append(picture.codes_so_far(self.model.num_codes))
-                    shown.append((job, number, picture, False))
-        if not shown:
-            return
-        tokenizer = self.model.pipeline.image_tokenizer
-        drawn: Tensor = tokenizer.unflatten_codes(torch.tensor(codes))
-        for image, (job, number, picture, is_done) in zip(self.model.pipeline.decode(drawn), shown, strict=True):
-            if is_done:
+                    partial.append((job, number, picture))
+        pipe = self.model.pipeline
+        if done:
+            images = pipe.decode(self._codes([choose(job, picture) for job, _, picture in done]))
+            for image, (job, number, picture) in zip(images, done, strict=True):
                 job.on_event(number, Done(image, picture.text))  # type: ignore[arg-type]
-            else:
-                job.on_event(number, Partial(picture.shown, image))  # type: ignore[arg-type]
-                picture.shown += 1
-        self.running = [job for job in self.running if len(job.finished) < len(job.pictures)]
+            self.running = [job for job in self.running if len(job.finished) < len(job.pictures)]
+        if partial:
+            # Nobody draws these again by their seed: their last bits may depend on the batch, unlike those of `decode`.
+            codes = self._codes([picture.codes_so_far(self.model.num_codes) for _, _, picture in partial])
+            images = to_pil(pipe.image_tokenizer.decode_codes(codes.to(pipe.image_tokenizer.device)).cpu())
+            for image, (job, number, picture) in zip(images, partial, strict=True):
+                job.on_event(number, Partial(picture.shown, image))
+                picture.partial_is_shown()
+
+    def _codes(self, flat: list[list[int]]) -> Tensor:
+        return self.model.pipeline.image_tokenizer.unflatten_codes(torch.tensor(flat))
 
 
 def _end(job: Job, error: ApiError) -> None:

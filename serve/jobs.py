@@ -26,6 +26,9 @@ from vqlm.serve.fields import SAMPLING
 from vqlm.serve.pictures import Size
 from vqlm.training.errors import UserError
 
+# Least seconds between two rows that are shown: each delays the drawing by the time of a step or two.
+ROW_PAUSE = 0.1
+
 
 @dataclass
 class Partial:
@@ -70,14 +73,19 @@ class ServedModel:
 @dataclass(eq=False)
 class PictureJob:
     """One picture: the rows that are drawn for it, of which one is kept, the numbers of codes after which an
-    unfinished picture is shown, and what the file says of how it was drawn."""
+    unfinished picture is shown, and what the file says of how it was drawn.
+
+    partial_pause: least seconds between two unfinished pictures; those that come sooner are left out.
+    """
 
     rows: list[Row]
     partial_at: list[int]
     text: str
     begun: Tensor | None = None  # (n,) codes of the picture that is edited
+    partial_pause: float = 0.0
     waiting: list[Row] = field(init=False)
     shown: int = field(default=0, init=False)
+    next_partial: float = field(default=0.0, init=False)  # of time.monotonic
 
     def __post_init__(self):
         self.waiting = list(self.rows)
@@ -88,7 +96,16 @@ class PictureJob:
 
     @property
     def is_partial_due(self) -> bool:
-        return self.shown < len(self.partial_at) and len(self.rows[0].codes) >= self.partial_at[self.shown]
+        is_reached = bool(self.partial_at) and len(self.rows[0].codes) >= self.partial_at[0]
+        return is_reached and time.monotonic() >= self.next_partial
+
+    def partial_is_shown(self) -> None:
+        """The next unfinished picture is that of later codes."""
+        self.shown += 1
+        self.next_partial = time.monotonic() + self.partial_pause
+        del self.partial_at[0]
+        while self.partial_pause and self.partial_at and self.partial_at[0] <= len(self.rows[0].codes):
+            del self.partial_at[0]
 
     def codes_so_far(self, num_codes: int) -> list[int]:
         """All codes of the picture: those drawn, and what stands for the rest."""
@@ -137,8 +154,9 @@ def make_pictures(
     prompt = prompt_ids(vocabulary, [caption])[0]
     kept_codes = None if image is None else pipe.encode([image])[0].cpu()
     tries = values["candidates"] if image is not None else values["rerank"]
-    partial_at = partial_steps(values["partial_images"], num_codes)
+    partial_at, partial_pause = partial_steps(values["partial_images"], num_codes), 0.0
     if values["partial_rows"]:
+        partial_pause = ROW_PAUSE
         row = num_codes // pipe.image_tokenizer.config.code_shape[0]
         partial_at = list(range(row, num_codes, row))
     pictures = []
@@ -153,7 +171,8 @@ def make_pictures(
             known = torch.where(holes, UNKNOWN, kept_codes)
         uniform = draw_uniform(tries, num_codes, generators, torch.device("cpu"))
         rows = [Row(prompt, settings, numbers, negative, known) for numbers in uniform]
-        pictures.append(PictureJob(rows, partial_at, picture_text(model, values, seed, number), kept_codes))
+        text = picture_text(model, values, seed, number)
+        pictures.append(PictureJob(rows, list(partial_at), text, kept_codes, partial_pause))
     return pictures, caption
 
 

@@ -5,10 +5,14 @@ import shutil
 
 import httpx
 import pytest
+import torch
 from PIL import Image
 from serving import SIDE, build_pipeline, opened, png, running, same
 
-from vqlm.serve.jobs import ServedModel
+from vqlm.lm import SamplingConfig
+from vqlm.lm.decoding.stepper import Row
+from vqlm.serve import jobs
+from vqlm.serve.jobs import PictureJob, ServedModel
 from vqlm.serve.page import FOLDER
 from vqlm.serve.server import uvicorn_config
 from vqlm.serve.settings import ServeConfig
@@ -57,12 +61,27 @@ def test_every_field_has_a_label():
     assert len(re.findall(r"<label[^>]*>[^<]+<(?:input|select)", text)) == len(inputs) == 9
 
 
-def test_rows_appear_one_after_another(page_server):
+def test_rows_appear_one_after_another(page_server, monkeypatch):
+    monkeypatch.setattr(jobs, "ROW_PAUSE", 0.0)  # else a model as fast as this shows one
     body = {"prompt": "red", "n": 2, "stream": True, "partial_rows": True, "seed": 0}
     answer = page_server.post(json=body)
     kinds = re.findall(r'"type": "image_generation\.(\w+)".*?"index": (\d)', answer.text)
     for index in "01":
         assert [kind for kind, own in kinds if own == index] == ["partial_image"] * 3 + ["completed"]
+
+
+def test_rows_that_come_sooner_than_anyone_can_see_are_left_out():
+    row = Row([0], SamplingConfig(), torch.zeros(16))
+    picture = PictureJob([row], [4, 8, 12], "", partial_pause=60.0)
+    assert not picture.is_partial_due
+    row.codes = [0] * 9
+    assert picture.is_partial_due
+    picture.partial_is_shown()
+    assert picture.partial_at == [12]
+    row.codes = [0] * 12
+    assert not picture.is_partial_due  # not yet
+    picture.next_partial = 0.0
+    assert picture.is_partial_due
 
 
 def upload(page_server, path: str, image: bytes, model: str = "tiny") -> httpx.Response:
