@@ -25,7 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hostile_inputs import KINDS, Outcome
+from hostile_drawings import DrawingElements
+from hostile_inputs import KINDS as OF_BYTES, Outcome
 from hypothesis import HealthCheck, Phase, given, seed, settings, strategies as st
 
 from vqlm.training.errors import UserError
@@ -38,6 +39,8 @@ NASTY = (
     b"&#0;", b"url(/dev/zero)", b"!!python/object/apply:os.system [x]", b"A" * 5000, "é".encode("latin-1"),
     "♥".encode(),
 )  # fmt: skip
+# "svg" is damaged as bytes, which is seldom XML afterwards.
+KINDS = OF_BYTES | {"svg-elements": DrawingElements}
 MOST_REASONS = 6
 WRITES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "shutil.rmtree"}
 
@@ -92,6 +95,7 @@ def work(kind: str, count: int, number: int, folder: Path, connection: Any) -> N
     subject = KINDS[kind](folder)
     _watch(folder, outside)
     bases = subject.bases()
+    change = getattr(subject, "mutated", mutated)
 
     @seed(number)
     @settings(
@@ -100,7 +104,7 @@ def work(kind: str, count: int, number: int, folder: Path, connection: Any) -> N
     )  # fmt: skip
     @given(st.integers(0, len(bases) - 1), edits())
     def try_one(base: int, changes: list[Edit]) -> None:
-        content = mutated(bases[base], changes)
+        content = change(bases[base], changes)
         (folder / "last").write_bytes(content)
         connection.send(("begin", None))
         outside.clear()

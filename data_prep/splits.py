@@ -8,7 +8,7 @@ import fnmatch
 import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ GIVEN_NAMES = {
 # Of the files dataset_*.json; restval is what was left of the validation set, and is trained on.
 KARPATHY_SPLITS = {"train": TRAIN, "restval": TRAIN, "val": "validation", "test": "test"}
 NAMED_SET = re.compile(r"held_out-(\w+?)-\d+$")
+NUMBER_OF_SPLIT = re.compile(r"[ _-]?\d+$")
 REPEATED = re.compile(r" \(row \d+\)$")  # of a key whose id several rows have: they belong to one split
 
 
@@ -170,6 +171,23 @@ def split_rule(
         f"`held_out` must be a share such as 0.1, a split of the collection ({known}), a file with one key per line, "
         f"or a pattern of keys such as test/*; found {held_out!r}."
     )
+
+
+def splits_of_folders(keys: Iterable[str]) -> dict[str, str]:
+    """The split of each folder that is named after one, such as train, images/val, cat/test or train2017.
+
+    Only one level counts: the topmost that has folders to train on and others, else the topmost of all.
+    """
+    folders = {tuple(key.split("/")[:-1]) for key in keys}
+    top: dict[str, str] = {}
+    for depth in range(1, max(map(len, folders), default=0) + 1):
+        names = sorted({folder[:depth] for folder in folders if len(folder) >= depth})
+        splits = {name: GIVEN_NAMES.get(NUMBER_OF_SPLIT.sub("", name[-1].lower())) for name in names}
+        given = {"/".join(name): split for name, split in splits.items() if split is not None}
+        if TRAIN in given.values() and len(set(given.values())) > 1:
+            return given
+        top = top or (given if depth == 1 else {})
+    return top
 
 
 def given_split(*names: str) -> str | None:

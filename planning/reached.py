@@ -14,7 +14,7 @@ def reached_by_vq(folder: Path) -> str:
     sheet = folder / "reconstructions.png"  # of pictures only
     return (
         f"image tokenizer: {figures['held_out_psnr_db']:.1f} dB on held-out pictures, "
-        f"{figures['held_out_usage']:.0%} of the codes in use, after {figures['steps']:,} steps in "
+        f"which use {figures['held_out_usage']:.0%} of the codes, after {figures['steps']:,} steps in "
         f"{format_seconds(figures['seconds'])}" + (f"; look at {sheet}" if sheet.exists() else "")
     )
 

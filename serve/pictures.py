@@ -6,7 +6,7 @@ from typing import Any
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from vqlm.data_prep.pictures.picture_files import UnreadablePicture, explained_picture
+from vqlm.data_prep.pictures.render_process import RENDERER, RenderingFailed
 from vqlm.lm.picture_requests import TEXT_KEY
 from vqlm.serve.errors import wrong
 from vqlm.vq.fitting import has_shape, is_transparent, pad_to_shape, padding_colour
@@ -15,6 +15,7 @@ from vqlm.vq.settings import Fit
 
 Size = tuple[int, int]  # width, height
 HALF = 128
+ACCEPTED = ("PNG", "JPEG", "WEBP", "GIF")  # formats of uploads
 
 
 def size_of(text: str, model_size: Size, is_strict: bool, max_pixels: int) -> Size:
@@ -56,16 +57,15 @@ def encode_picture(
 
 
 def read_picture(data: bytes, name: str, max_pixels: int) -> Image.Image:
-    """An uploaded picture, decoded, with the transparency that it has. Raises ApiError for what is not one."""
+    """An uploaded picture, decoded in another process, with the transparency that it has. Raises ApiError for what is
+    not one."""
     try:
-        with explained_picture(data, max_pixels) as picture:
-            if picture is None:
-                raise UnreadablePicture("SVG is not accepted; send a PNG, JPEG or WebP")
-            picture.load()
-            has_alpha = bool({"A", "a"} & set(picture.getbands())) or "transparency" in picture.info
-            return ImageOps.exif_transpose(picture.convert("RGBA") if has_alpha else picture)
-    except UnreadablePicture as error:
+        png = RENDERER.decode(data, max_pixels, ACCEPTED)
+    except RenderingFailed as error:
         raise wrong(name, f"`{name}` is not a picture that can be read: {error}.", f"invalid_{name}") from None
+    picture = Image.open(io.BytesIO(png), formats=["PNG"])
+    picture.load()
+    return picture
 
 
 def prepare_edit(

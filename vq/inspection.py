@@ -1,13 +1,13 @@
 """Measures an image tokenizer on pictures, and says in words what is wrong and what to do. Makes no pictures."""
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from vqlm.vq.metrics import TELLING, CodeUsage, psnr
+from vqlm.vq.metrics import CodeUsage, psnr, reachable_usage
 from vqlm.vq.model import VQVAE
 from vqlm.vq.pixels import to_pixel_values
 from vqlm.vq.quantizers.base import as_vectors
@@ -17,9 +17,6 @@ BATCH = 64
 SSIM_SMALLEST_SIDE = 6  # its window of 11 is reflected at the edges
 # Thresholds of the findings.
 UNUSED_SHARE = 0.05
-# The same where fewer than `TELLING` counts were made for each code: neighbouring codes of a picture are alike, and no
-# codebook is used evenly, so that of a healthy one this share of what equal frequencies would show may be missing.
-UNUSED_SHARE_OF_FEW = 0.5
 LOW_PERPLEXITY_SHARE = 0.2
 CONSTANT_POSITION_NATS = 0.1
 CONSTANT_POSITION_SHARE = 0.25
@@ -34,6 +31,7 @@ class Inspection:
         counts: (num_codebooks, K), how often each code occurs.
         perplexity: of the codes.
         usage: share of the codebook that occurs.
+        reachable_usage: share that would occur in any number of such pictures, as `vqlm.vq.metrics` estimates it.
         position_entropy: in nats, for each codebook in the shape of its codes.
         psnr: (N,) in dB.
         ssim: (N,); None for a series, or for sides too short for it.
@@ -45,6 +43,7 @@ class Inspection:
     counts: Tensor
     perplexity: float
     usage: float
+    reachable_usage: float
     position_entropy: list[Tensor]
     psnr: Tensor
     ssim: Tensor | None
@@ -81,12 +80,24 @@ def inspect_tokenizer(model: VQVAE, pictures: UInt8[Tensor, "n c *shape"] | Floa
         counts=usage.counts.cpu(),
         perplexity=usage.perplexity,
         usage=usage.usage,
+        reachable_usage=reachable_usage(pictures_with(by_codebook, size), len(pictures)),
         position_entropy=[position_entropy(part, size) for part in by_codebook],
         psnr=torch.cat(psnr_values),
         ssim=torch.cat(ssim_values) if ssim_values else None,
         z_e=z_e,
         z_q=z_q,
     )
+
+
+def pictures_with(by_codebook: Sequence[Tensor], codebook_size: int) -> Int[Tensor, "c k"]:
+    """In how many pictures each code occurs, for each codebook of codes (N, *shape)."""
+    counts = []
+    for codes in by_codebook:
+        in_order = codes.flatten(1).sort(1).values
+        is_first = torch.ones_like(in_order, dtype=torch.bool)
+        is_first[:, 1:] = in_order[:, 1:] != in_order[:, :-1]
+        counts.append(torch.bincount(in_order[is_first], minlength=codebook_size))
+    return torch.stack(counts)
 
 
 def ssim(reconstruction: Float[Tensor, "b c *shape"], pixel_values: Float[Tensor, "b c *shape"]) -> Float[Tensor, " b"]:
@@ -113,20 +124,19 @@ def usage_findings(
     codebook_size: int,
     quantizer: QuantizerConfig,
     since_step: int | None = None,
-    num_counted: int | float = math.inf,
+    reachable: float | None = None,
 ) -> list[str]:
     """Sentences about how the codebook was used in a window of training, or on a collection.
 
-    `since_step` is the step since which training left as many codes unused, where that is known. `num_counted` codes
-    of each codebook were counted: of few, some would not occur if all were equally frequent.
+    `since_step` is the step since which training left as many codes unused, where that is known. `reachable` is the
+    share of the codebook that more pictures would use, where `usage` is of a sample of them; else it is `usage`.
     """
-    expected = -math.expm1(-num_counted / codebook_size)
-    tolerated = UNUSED_SHARE if num_counted >= TELLING * codebook_size else UNUSED_SHARE_OF_FEW
+    reachable = usage if reachable is None else reachable
     since = "" if since_step is None else f" (in training since step {since_step})"
     findings = []
-    if usage < (1 - tolerated) * expected:
+    if reachable < 1 - UNUSED_SHARE:
         findings.append(
-            f"{100 * (1 - usage):.0f}% of {codebook_size} codes are unused{since}. {_remedy_for_dead(quantizer)}"
+            f"{100 * (1 - reachable):.0f}% of {codebook_size} codes are unused{since}. {_remedy_for_dead(quantizer)}"
         )
     if perplexity < LOW_PERPLEXITY_SHARE * usage * codebook_size:
         findings.append(
@@ -143,7 +153,7 @@ def findings(inspection: Inspection, model: VQVAE, log: list[dict]) -> list[str]
     since = unused_since([line for line in log if "usage" in line])
     sentences = usage_findings(
         inspection.usage, inspection.perplexity, model.config.codebook_size, quantizer, since,
-        num_counted=inspection.counts.sum(1).min().item(),
+        reachable=inspection.reachable_usage,
     )  # fmt: skip
     if inspection.z_e is not None and inspection.z_q is not None:
         error, length = (inspection.z_e - inspection.z_q).norm(dim=1).mean(), inspection.z_e.norm(dim=1).mean()

@@ -236,7 +236,8 @@ class VQVAE(PreTrainedModel):
             The model in evaluation mode.
 
         Raises:
-            UserError: for an argument that does not exist, a device that this machine lacks, damaged weights.
+            UserError: for an argument that does not exist, a device that this machine lacks, weights that are missing
+                or damaged.
             OSError: for a folder or a name without a model.
 
         Example:
@@ -251,7 +252,7 @@ class VQVAE(PreTrainedModel):
         kwargs["use_safetensors"] = True
         if Path(pretrained_model_name_or_path, "config.json").exists() and not kwargs.get("subfolder"):
             _require_type(Path(pretrained_model_name_or_path))
-            weight_files(Path(pretrained_model_name_or_path))
+            weight_files(Path(pretrained_model_name_or_path), kwargs.get("variant"))
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         if device is not None:
             (loaded[0] if isinstance(loaded, tuple) else loaded).to(device)

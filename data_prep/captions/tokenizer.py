@@ -67,6 +67,7 @@ def normalization_steps(config: TextConfig) -> list[normalizers.Normalizer]:
     """What becomes of a text before it is split into tokens, in order. They are saved in tokenizer.json, so that the
     stock tokenizer takes the same steps. None of them leaves an empty text, but of characters that are invisible."""
     steps: list[normalizers.Normalizer] = []
+    leave_out_before = normalizers.Replace(Regex(rf"\A[{BEFORE}]+(?=[^{BEFORE}{AFTER}])"), "")
     if config.normalization != "none":
         steps.append(normalizers.NFC() if config.normalization == "nfc" else normalizers.NFKC())
     if config.lowercase:
@@ -83,11 +84,13 @@ def normalization_steps(config: TextConfig) -> list[normalizers.Normalizer]:
             normalizers.Replace(Regex("[‐‑‒–—―−－]"), "-"),
             normalizers.Replace("…", "..."),
             normalizers.Replace(Regex(r"[\s\x1c-\x1f]+"), " "),
-            normalizers.Replace(Regex(rf"\A[{BEFORE}]+(?=[^{BEFORE}{AFTER}])"), ""),
+            leave_out_before,
             normalizers.Replace(Regex(rf"(?<=[^{BEFORE}{AFTER}])[{AFTER}]+\z"), ""),
         ]
     if config.drop_article:  # not of "a." or "a - b"
-        steps.append(normalizers.Replace(Regex(r"\A\s*(?i:an?|the)\s+(?=[(\[\"']*\w)"), ""))
+        steps.append(normalizers.Replace(Regex(r"\A\s*(?i:an?|the)\s+(?=[(\[\"' ]*\w)"), ""))
+        if config.plain_punctuation:  # what stood behind the article
+            steps.append(leave_out_before)
     return steps
 
 

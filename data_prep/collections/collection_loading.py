@@ -29,7 +29,7 @@ from vqlm.data_prep.sources.openmoji import ATTRIBUTION, SPLITS, openmoji_shards
 from vqlm.data_prep.sources.rows import TABLE_ROWS, Shard, join_shards, kind_of_other
 from vqlm.data_prep.sources.tables import count_rows, has_picture_column, hub_shards, parquet_shards
 from vqlm.data_prep.sources.webdataset import count_members, tar_shards, unique_names
-from vqlm.data_prep.splits import GIVEN_NAMES, given_split, split_rule
+from vqlm.data_prep.splits import given_split, split_rule, splits_of_folders
 from vqlm.training.errors import UserError
 from vqlm.training.folders.whole_files import NOTICE_FILE
 
@@ -181,14 +181,16 @@ def _of_folder(folder: Path, reading: Reading) -> Collection:
         folder, config.class_template, config.columns, config.allow_outside_files, names, config.is_named,
         config.caption_lines, reading.needs_captions,
     )  # fmt: skip
-    first_parts = {key.partition("/")[0] for key in content.entries if "/" in key}
-    given = {part: GIVEN_NAMES[part.lower()] for part in sorted(first_parts) if part.lower() in GIVEN_NAMES}
     shards = _chosen(shards_of_content(folder, content), reading)
     told = (NO_WORDS, no_line(config.caption_lines))
     notes = tuple(f"{content.kinds[kind]:,} {kind}" for kind in told if content.kinds[kind])
     count = partial(Counter, content.kinds)
     return Collection(
-        shards, config, rule=split_rule(config.held_out, given, content.splits), count_files=count, notes=notes
+        shards,
+        config,
+        rule=split_rule(config.held_out, splits_of_folders(content.entries), content.splits),
+        count_files=count,
+        notes=notes,
     )
 
 

@@ -1,10 +1,11 @@
-"""Renders SVG in another process, since some drawings abort the process that renders them, and some never end.
+"""Renders SVG and decodes uploads in another process, since some abort the process that does it, and some never end.
 
 Run as a script, this file is that process: it reads requests from its standard input until that is closed. It imports
 nothing of ours, so that it starts in milliseconds.
 """
 
 import atexit
+import io
 import os
 import select
 import struct
@@ -12,16 +13,24 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 
-REQUEST = struct.Struct("<QII")  # bytes of the SVG, width in pixels, bytes of the background's name
+# Whether it is an SVG, the number of its bytes, the width in pixels of an SVG or the most pixels of another picture,
+# the number of bytes of the text that follows: the background of an SVG, or the formats that are accepted.
+REQUEST = struct.Struct("<?QQI")
 ANSWER = struct.Struct("<?Q")  # whether it was rendered, bytes of the PNG or of the reason
-SECONDS = 20.0  # longest time for one drawing
+SECONDS = 20.0  # longest time for one picture
 MEMORY = 4 * 2**30  # bytes of address space
 DPI = 96.0  # of CSS
+ORIENTATION = 0x0112  # of EXIF, and what brings a picture of it upright
+TURNED = {
+    2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE",
+    8: "ROTATE_90",
+}  # fmt: skip
 
 
 class RenderingFailed(ValueError):
-    """Its text says why a drawing could not be rendered, for people."""
+    """Its text says why a picture could not be rendered or decoded, for people."""
 
 
 class RenderProcess:
@@ -34,18 +43,24 @@ class RenderProcess:
 
     def render(self, svg: str, width: int, background: str) -> bytes:
         """The drawing as a PNG. Raises RenderingFailed."""
-        content, colour = svg.encode(), background.encode()
-        request = REQUEST.pack(len(content), width, len(colour)) + content + colour
+        return self._ask(True, svg.encode(), width, background.encode(), "render", "the renderer")
+
+    def decode(self, content: bytes, max_pixels: int, formats: Sequence[str]) -> bytes:
+        """A picture of one of `formats` as a PNG, upright, with its transparency. Raises RenderingFailed."""
+        return self._ask(False, content, max_pixels, " ".join(formats).encode(), "decode", "its decoder")
+
+    def _ask(self, is_svg: bool, content: bytes, size: int, text: bytes, doing: str, what: str) -> bytes:
+        request = REQUEST.pack(is_svg, len(content), size, len(text)) + content + text
         with self._lock:
             process = self._running()
             try:
                 return self._answer(process, request)
             except TimeoutError:
                 self.close()
-                raise RenderingFailed(f"it takes longer than {SECONDS:g} seconds to render") from None
+                raise RenderingFailed(f"it takes longer than {SECONDS:g} seconds to {doing}") from None
             except (OSError, EOFError):
                 self.close()
-                raise RenderingFailed("the renderer crashed on it") from None
+                raise RenderingFailed(f"{what} crashed on it") from None
 
     def close(self) -> None:
         """End the other process, if this one has started it."""
@@ -106,23 +121,54 @@ if hasattr(os, "register_at_fork"):
 
 def _serve() -> None:
     """Answer requests until the other side is gone."""
-    import resvg_py
-
     _limit_memory()
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     while head := requests.read(REQUEST.size):
-        size, width, colour_size = REQUEST.unpack(head)
-        svg, background = requests.read(size).decode(), requests.read(colour_size).decode()
+        is_svg, length, size, text_length = REQUEST.unpack(head)
+        content, text = requests.read(length), requests.read(text_length).decode()
         try:
-            content, is_rendered = bytes(
-                resvg_py.svg_to_bytes(
-                    svg_string=svg, width=width, background=background, skip_system_fonts=True, dpi=DPI
-                )
-            ), True  # fmt: skip
+            answer, is_rendered = (_rendered if is_svg else _decoded)(content, size, text), True
         except BaseException as error:  # panics of the renderer are no Exception
-            content, is_rendered = " ".join(str(error).split())[:300].encode(), False
-        answers.write(ANSWER.pack(is_rendered, len(content)) + content)
+            reason = " ".join(str(error).split()) or type(error).__name__
+            answer, is_rendered = reason[:300].encode(), False
+        answers.write(ANSWER.pack(is_rendered, len(answer)) + answer)
         answers.flush()
+
+
+def _rendered(svg: bytes, width: int, background: str) -> bytes:
+    import resvg_py
+
+    png = resvg_py.svg_to_bytes(
+        svg_string=svg.decode(), width=width, background=background, skip_system_fonts=True, dpi=DPI
+    )
+    return bytes(png)
+
+
+def _decoded(content: bytes, max_pixels: int, formats: str) -> bytes:
+    from PIL import Image, UnidentifiedImageError
+
+    Image.MAX_IMAGE_PIXELS = max_pixels
+    try:
+        picture: Image.Image = Image.open(io.BytesIO(content), formats=formats.split())
+    except UnidentifiedImageError:
+        raise ValueError(f"it is none of {formats.replace(' ', ', ')}") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"it has more than {max_pixels:,} pixels; scale it down") from None
+    if picture.width * picture.height > max_pixels:
+        raise ValueError(f"it is {picture.width}x{picture.height}, more than {max_pixels:,} pixels; scale it down")
+    picture.load()
+    has_alpha = bool({"A", "a"} & set(picture.getbands())) or "transparency" in picture.info
+    try:
+        orientation = picture.getexif().get(ORIENTATION, 1)
+    except Exception:  # damaged EXIF, which many photographs have, is of no importance
+        orientation = 1
+    if has_alpha or picture.mode not in ("1", "L", "P", "RGB", "I;16", "I"):
+        picture = picture.convert("RGBA" if has_alpha else "RGB")
+    if orientation in TURNED:
+        picture = picture.transpose(Image.Transpose[TURNED[orientation]])
+    file = io.BytesIO()
+    picture.save(file, "PNG", compress_level=0)
+    return file.getvalue()
 
 
 def _limit_memory() -> None:

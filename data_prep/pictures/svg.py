@@ -21,9 +21,10 @@ MAX_ELEMENTS = 200_000
 PIXELS_PER_UNIT = {
     "": 1.0, "px": 1.0, "pt": DPI / 72, "pc": DPI / 6, "mm": DPI / 25.4, "cm": DPI / 2.54, "in": DPI,
 }  # fmt: skip
-LENGTH = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([a-zA-Z%]*)\s*$")
-URL = re.compile(r"url\(\s*['\"]?\s*(?!['\"]?\s*(?:#|data:))", re.IGNORECASE)
-LOCAL_URL = re.compile(r"url\(\s*['\"]?\s*#([^)'\"\s]+)", re.IGNORECASE)
+# What has matched is not tried again (*+ and ++): on a long text of strangers that would take hours.
+LENGTH = re.compile(r"\s*+([+-]?(?:\d++\.?\d*+|\.\d++)(?:[eE][+-]?\d++)?)\s*+([a-zA-Z%]*+)\s*+$")
+URL = re.compile(r"url\(\s*+['\"]?+\s*+(?!#|data:)", re.IGNORECASE)
+LOCAL_URL = re.compile(r"url\(\s*+['\"]?+\s*+#([^)'\"\s]++)", re.IGNORECASE)
 EMBEDDED = re.compile(r"data:image/(?!svg)[a-z0-9.+-]+;base64,(.*)$", re.IGNORECASE | re.DOTALL)
 
 

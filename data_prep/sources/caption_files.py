@@ -17,7 +17,7 @@ from vqlm.data_prep.sources.columns import pick_columns
 from vqlm.data_prep.sources.rows import CAPTION_COLUMNS, PICTURE_COLUMNS
 from vqlm.training.errors import UserError
 
-DELIMITERS = ",;\t"
+DELIMITERS = ",;\t|"
 MAX_FIELD = 2**31 - 1  # characters; the limit of the csv module is 131,072
 
 

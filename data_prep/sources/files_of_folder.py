@@ -30,12 +30,17 @@ def files_below(folder: Path) -> Iterator[str]:
         for name in sorted(folders):
             path = os.path.join(place, name)
             target = os.path.realpath(path)
-            # Where a link leads to is inside the folder anyway, or was entered before.
-            is_repeated = os.path.islink(path) and (target in entered or target.startswith(root + os.sep))
+            # A link that leads into the folder, or to what holds it, would repeat its files.
+            is_repeated = os.path.islink(path) and (_is_inside(target, root) or _is_inside(root, target))
+            is_repeated = is_repeated or target in entered
             if not is_system_file(name) and not is_repeated:
                 entered.add(target)
                 kept.append(name)
         folders[:] = kept
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    return f"{path}{os.sep}".startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def is_special(path: Path) -> bool:

@@ -65,6 +65,31 @@ def test_the_same_with_classes(tmp_path, count):
         assert {row.captions for row in rows} == {("a cat",)}
 
 
+@pytest.mark.parametrize(
+    ("train", "held_out", "split"),
+    [
+        ("images/train", "images/val", "validation"),
+        ("a/b/Train", "a/b/TEST", "test"),
+        ("train2017", "val2017", "validation"),
+        ("training_01", "dev-1", "validation"),
+    ],
+)
+def test_folders_of_splits_under_others_and_with_numbers(tmp_path, train, held_out, split):
+    write_pictures(tmp_path, f"{train}/1.png", f"{train}/deep/2.png", f"{held_out}/1.png", f"{held_out}/deep/2.png")
+    assert splits_of(tmp_path) == {
+        "train": [f"{train}/1.png", f"{train}/deep/2.png"],
+        split: [f"{held_out}/1.png", f"{held_out}/deep/2.png"],
+    }
+
+
+def test_folders_of_splits_below_classes(tmp_path):
+    write_pictures(tmp_path, "cat/train/1.png", "cat/test/1.png", "dog/train/1.png", "dog/test/good/1.png", "0.png")
+    assert splits_of(tmp_path) == {
+        "train": ["0.png", "cat/train/1.png", "dog/train/1.png"],
+        "test": ["cat/test/1.png", "dog/test/good/1.png"],
+    }
+
+
 def test_a_class_that_is_called_train(tmp_path):
     write_pictures(tmp_path, "train/1.png", "train/2.png", "plane/1.png", "plane/2.png")
     splits = splits_of(tmp_path)

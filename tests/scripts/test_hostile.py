@@ -14,11 +14,11 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "hostile.py"
 
 def test_no_escapes(tmp_path):
     run = subprocess.run(
-        [sys.executable, str(SCRIPT), "--inputs", "130", "--output", str(tmp_path)], capture_output=True, text=True
+        [sys.executable, str(SCRIPT), "--inputs", "140", "--output", str(tmp_path)], capture_output=True, text=True
     )
     assert run.returncode == 0, run.stdout + run.stderr
     kinds = json.loads((tmp_path / "hostile.json").read_text())["kinds"]
-    assert len(kinds) == 13
+    assert len(kinds) == 14
     assert all(kind["inputs"] == 10 for kind in kinds.values())
-    assert all(kinds[name]["read"] for name in ("pictures", "svg", "captions", "tar"))
+    assert all(kinds[name]["read"] for name in ("pictures", "svg", "svg-elements", "captions", "tar"))
     assert sum(sum(kind["lost"].values()) for kind in kinds.values()) > 10

@@ -25,13 +25,14 @@ from vqlm.vq.inspection import (
     Inspection,
     findings,
     inspect_tokenizer,
+    pictures_with,
     position_entropy,
     ssim,
     unused_since,
     usage_findings,
 )
 from vqlm.vq.inspection_page import commonest_neighborhood, write_page
-from vqlm.vq.metrics import psnr
+from vqlm.vq.metrics import psnr, reachable_usage
 
 pytestmark = pytest.mark.slow
 
@@ -189,8 +190,9 @@ def sound() -> Inspection:
     """Measurements in which nothing is wrong, of a codebook of 4 in two dimensions."""
     z_e = torch.randn(20, 2)
     return Inspection(
-        counts=torch.full((1, 4), 20.0), perplexity=4.0, usage=1.0, position_entropy=[torch.ones(2, 2)],
-        psnr=torch.full((10,), 20.0), ssim=torch.full((10,), 0.9), z_e=z_e, z_q=0.9 * z_e,
+        counts=torch.full((1, 4), 20.0), perplexity=4.0, usage=1.0, reachable_usage=1.0,
+        position_entropy=[torch.ones(2, 2)], psnr=torch.full((10,), 20.0), ssim=torch.full((10,), 0.9),
+        z_e=z_e, z_q=0.9 * z_e,
     )  # fmt: skip
 
 
@@ -206,8 +208,8 @@ def test_sound_measurements_give_no_finding(sound, small_model):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"usage": 0.75}, "25% of 4 codes are unused"),
-        ({"usage": 0.96}, None),
+        ({"usage": 0.7, "reachable_usage": 0.75}, "25% of 4 codes are unused"),
+        ({"usage": 0.7, "reachable_usage": 0.96}, None),
         ({"perplexity": 0.7}, "A few codes do most of the work: perplexity 1 of 4 codes used"),
         ({"perplexity": 0.9}, None),
         ({"position_entropy": [torch.tensor([[0.0, 0.05], [1.0, 1.0]])]}, "At 50% of the positions"),
@@ -271,17 +273,35 @@ def test_all_codes_in_even_use_are_no_finding():
     assert usage_findings(0.96, 200.0, 1000, VQConfig()) == []
 
 
-@pytest.mark.parametrize(("usage", "is_found"), [(0.632, False), (0.32, False), (0.31, True)])
-def test_a_large_codebook_of_which_few_codes_were_counted(usage, is_found):
-    """As many codes as the codebook has, all equally frequent, leave 1/e of it out; those of pictures more."""
-    findings = usage_findings(usage, 0.4 * 65536, 65536, VQConfig(), num_counted=65536)
-    assert (findings != []) == is_found
+def test_in_how_many_pictures_a_code_is():
+    codes = torch.tensor([[[1, 1], [2, 1]], [[1, 3], [3, 3]], [[0, 3], [1, 1]]])
+    assert pictures_with([codes, codes[:1]], 5).tolist() == [[1, 3, 1, 2, 0], [0, 1, 1, 0, 0]]
 
 
-@pytest.mark.parametrize(("num_counted", "is_found"), [(28 * 64, False), (20 * 1024 - 1, False), (20 * 1024, True)])
-def test_a_healthy_codebook_on_28_pictures(num_counted, is_found):
-    """The demo's uses 58% of its 1,024 codes on 28 held-out pictures, and 93% on 210."""
-    assert (usage_findings(0.58, 465.0, 1024, VQConfig(), num_counted=num_counted) != []) == is_found
+@pytest.mark.parametrize("num_pictures", [5, 28, 100, 400])
+def test_a_healthy_codebook_is_healthy_on_any_sample(num_pictures):
+    """1,024 codes as uneven as words (Zipf with an offset); 64 of them in each picture, neighbours alike in pairs."""
+    codes = drawn(num_pictures, 1024)
+    assert len(codes.unique()) < 0.95 * 1024 or num_pictures == 400
+    assert usage_findings(0.5, 465.0, 1024, VQConfig(), reachable=reachable_of(codes, 1024)) == []
+
+
+@pytest.mark.parametrize(("alive", "num_pictures"), [(512, 56), (512, 100), (512, 400), (100, 10), (100, 28)])
+def test_a_codebook_that_is_dead_in_part_is_found_on_a_sample(alive, num_pictures):
+    reachable = reachable_of(drawn(num_pictures, alive), 1024)
+    assert reachable == pytest.approx(alive / 1024, abs=0.06)
+    assert "of 1024 codes are unused" in usage_findings(0.45, 300.0, 1024, VQConfig(), reachable=reachable)[0]
+
+
+def drawn(num_pictures: int, alive: int) -> Tensor:
+    """(N, 64) codes below `alive`."""
+    shares = 1 / (torch.arange(alive) + 0.4 * alive)
+    draw = torch.Generator().manual_seed(0)
+    return torch.multinomial(shares.expand(num_pictures, -1), 32, generator=draw).repeat_interleave(2, 1)
+
+
+def reachable_of(codes: Tensor, codebook_size: int) -> float:
+    return reachable_usage(pictures_with([codes], codebook_size), len(codes))
 
 
 # The page

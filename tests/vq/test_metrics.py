@@ -6,7 +6,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from vqlm.vq.metrics import CodeUsage, psnr
+from vqlm.vq.metrics import CodeUsage, psnr, reachable_usage
 
 
 def test_psnr_by_hand():
@@ -65,3 +65,24 @@ def test_usage_tells_something_from_20_codes_a_code_on():
     usage = CodeUsage(2, num_codebooks=2).add(torch.zeros(40, dtype=torch.int64), torch.zeros(39, dtype=torch.int64))
     assert not usage.is_telling
     assert usage.add(torch.tensor([], dtype=torch.int64), torch.tensor([1])).is_telling
+
+
+@pytest.mark.parametrize(
+    ("counts", "num_pictures", "share"),
+    [
+        # Of ten codes seven are seen, one in one picture and one in two: 7 + 37/20 - 18 * 18 / (20 * 19).
+        ([20, 9, 8, 7, 6, 2, 1, 0, 0, 0], 20, 0.79973684),
+        ([20, 9, 8, 0, 0, 0, 0, 0, 0, 0], 20, 0.3),
+        ([20, 9, 8, 2, 2, 2, 0, 0, 0, 0], 20, 0.6),  # never below those that are seen
+        ([20, 9, 8, 1, 1, 0, 0, 0, 0, 0], 20, 1.0),  # of five codes two are in one picture only: it cannot tell
+        ([9, 9, 8, 0, 0, 0, 0, 0, 0, 0], 9, 1.0),  # nor can nine pictures
+        ([20, 20, 20, 20, 20, 20, 20, 20, 1, 1], 20, 1.0),
+    ],
+)
+def test_reachable_usage_by_hand(counts, num_pictures, share):
+    assert reachable_usage(torch.tensor([counts]), num_pictures) == pytest.approx(share)
+
+
+def test_reachable_usage_is_the_mean_of_codebooks():
+    counts = torch.tensor([[20, 20, 0, 0], [20, 20, 20, 20]])
+    assert reachable_usage(counts, 20) == 0.75

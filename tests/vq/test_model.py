@@ -41,6 +41,17 @@ def test_saved_and_loaded_bit_for_bit(tiny_vqvae_config, codebook_training, pixe
         assert torch.equal(loaded.state_dict()[name], tensor), name
 
 
+def test_a_variant_of_the_weights(tiny_vqvae, tmp_path):
+    tiny_vqvae.save_pretrained(tmp_path, variant="fp16")
+    assert VQVAE.from_pretrained(tmp_path, variant="fp16").fingerprint() == tiny_vqvae.fingerprint()
+    with pytest.raises(UserError, match=r"no weights of the `variant` 'bf16' \(model.bf16.safetensors\), only "
+                                        r"model.fp16.safetensors; name another, or leave `variant` out"):  # fmt: skip
+        VQVAE.from_pretrained(tmp_path, variant="bf16")
+    (tmp_path / "model.fp16.safetensors").unlink()
+    with pytest.raises(UserError, match="holds no weights"):
+        VQVAE.from_pretrained(tmp_path, variant="fp16")
+
+
 def test_auto_classes_know_it(tiny_vqvae, pixel_values, tmp_path):
     tiny_vqvae.save_pretrained(tmp_path)
     loaded = AutoModel.from_pretrained(tmp_path)

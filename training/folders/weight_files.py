@@ -21,8 +21,10 @@ WEIGHT_FILES = "model*.safetensors*"  # every file of weights that a model may h
 COPY_AGAIN = "copy or download the whole folder again, or train the model again"
 
 
-def weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
     """The files that hold the weights in `folder`, each of them whole.
+
+    `variant` chooses among several weights of one model, such as "fp16" those in model.fp16.safetensors.
 
     Raises UserError for a folder without weights, a file that is a Git LFS pointer or is cut, an index that names what
     is not in the folder, or an adapter of another model.
@@ -32,28 +34,41 @@ def weight_files(folder: Path) -> list[Path]:
             f"{folder} holds {ADAPTER}, an adapter of another model, which is not loaded; merge the adapter into that "
             "model and save the whole."
         )
-    paths = [folder / WEIGHTS] if (folder / WEIGHTS).exists() else _files_of_index(folder)
+    weights, index = (folder / name for name in _names_of(variant))
+    known = ", ".join(path.name for path in sorted(folder.glob(WEIGHT_FILES)))
+    if variant is not None and known and not weights.exists() and not index.exists():
+        raise UserError(
+            f"{folder} holds no weights of the `variant` {variant!r} ({weights.name}), only {known}; name another, or "
+            "leave `variant` out."
+        )
+    paths = [weights] if weights.exists() else _files_of_index(index)
     for path in paths:
         if not path.is_file():
-            raise UserError(f"{path} is missing, and {folder / INDEX} names it; {COPY_AGAIN}.")
+            raise UserError(f"{path} is missing, and {index} names it; {COPY_AGAIN}.")
         require_no_pointer(path)
         with _opened(path):
             pass
     return paths
 
 
-def _files_of_index(folder: Path) -> list[Path]:
-    if not (folder / INDEX).exists():
+def _names_of(variant: str | None) -> tuple[str, str]:
+    """The names of the file of weights and of the index, as transformers forms them."""
+    if variant is None:
+        return WEIGHTS, INDEX
+    return WEIGHTS.replace(".safetensors", f".{variant}.safetensors"), INDEX.replace(".json", f".{variant}.json")
+
+
+def _files_of_index(index: Path) -> list[Path]:
+    folder = index.parent
+    if not index.exists():
         raise UserError(f"{folder} holds no weights ({WEIGHTS}); {COPY_AGAIN}.")
-    places = read_json(folder / INDEX)
+    places = read_json(index)
     names = places.get("weight_map") if isinstance(places, dict) else None
     if not isinstance(names, dict) or not names:
-        raise UserError(f"{folder / INDEX} names no files of weights; {COPY_AGAIN}.")
+        raise UserError(f"{index} names no files of weights; {COPY_AGAIN}.")
     for name in names.values():
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise UserError(
-                f"{folder / INDEX} names {name!r:.80}, which is no safetensors file of the folder; {COPY_AGAIN}."
-            )
+            raise UserError(f"{index} names {name!r:.80}, which is no safetensors file of the folder; {COPY_AGAIN}.")
     return [folder / name for name in sorted(set(names.values()))]
 
 

@@ -54,6 +54,7 @@ AS_TYPED = [
     "“red heart”", "„Red heart.“", "A red heart...", "'red heart'", "«red heart»", "red heart!", "Red heart?!",
     "red heart…", "red\theart\n", "\u3000red\u2009heart\u2028", "red\r\nheart", "\ufeffred heart\u200b",
     "an red heart", "`red heart´", "¡Red heart!", "red heart。", "“A red heart.”", "red heart,", "re\u00add heart",
+    "The “red heart”.", "an 'Red Heart'", "THE\u00a0«\u00a0RED HEART\u00a0»",
 ]  # fmt: skip
 # Texts that mean the same, the canonical form first.
 SAME = [
@@ -71,6 +72,7 @@ SAME = [
     ["大きな 心", "大きな\u3000心", "大きな 心。", "「大きな 心」"],
     ["u.s. flag", "U.S. Flag", "The U.S. flag."],
     ["red ... heart", "red … heart", "Red … Heart!"],
+    ['"red" heart', "A “red” heart.", "a 'RED\" heart", 'red" heart'],
     ["(red) heart", "a (red) heart", "A (RED) HEART."],
 ]
 

@@ -1,9 +1,11 @@
 """SVG drawings: sizes in every unit, and drawings that would read files or end the process."""
 
 import base64
+import contextlib
 import io
 import multiprocessing
 import signal
+import time
 
 import pytest
 from PIL import Image
@@ -130,6 +132,24 @@ def test_entities_that_multiply_end_no_process():
     )
     svg = f"<!DOCTYPE svg [{entities}]>" + drawing("&m;")
     assert refusal(svg)
+
+
+@pytest.mark.parametrize(
+    ("inside", "attributes"),
+    [
+        (f'<rect fill="url({" " * 100_000}#a)"/>', 'viewBox="0 0 10 10"'),
+        (f'<rect fill="{"url(" * 50_000}#a)"/>', 'viewBox="0 0 10 10"'),
+        ("", f'width="{"1" * 100_000}!" viewBox="0 0 10 10"'),
+        ("", f'width="1{" " * 100_000}!" viewBox="0 0 10 10"'),
+    ],
+    ids=["spaces", "url", "digits", "trailing"],
+)
+def test_a_long_value_is_checked_once(inside, attributes):
+    """Expressions that try every division of it would take hours."""
+    start = time.monotonic()
+    with contextlib.suppress(UnreadablePicture):
+        decode_picture(drawing(inside, attributes).encode(), (16, 16))
+    assert time.monotonic() - start < 10
 
 
 def test_a_reference_to_itself():

@@ -126,6 +126,25 @@ def test_a_link_into_its_own_parent_multiplies_nothing(folder, read):
     assert set(read(folder_shards(folder))[0]) == {"a.png", "b.png", "sub/c.png"}
 
 
+@pytest.mark.parametrize("target", ["..", "../..", "/"])
+def test_a_link_to_what_holds_the_folder_is_not_followed(folder, read, target):
+    draw(folder.parent / "beside", ["c.png"])
+    for name in ("a.txt", "b.txt"):
+        (folder / name).write_text("x")
+    (folder / "up").symlink_to(target)
+    assert set(read(folder_shards(folder))[0]) == {"a.png", "b.png"}
+
+
+def test_folders_of_a_link_that_were_entered_are_not_entered_again(folder, tmp_path, read):
+    draw(tmp_path / "store" / "inner", ["c.png"])
+    (tmp_path / "store" / "inner" / "c.txt").write_text("x")
+    for name in ("a.txt", "b.txt"):
+        (folder / name).write_text("x")
+    (folder / "1").symlink_to(tmp_path / "store" / "inner")
+    (folder / "2").symlink_to(tmp_path / "store")
+    assert set(read(folder_shards(folder))[0]) == {"a.png", "b.png", "1/c.png"}
+
+
 def test_links_to_another_place_are_followed_once(folder, tmp_path, read):
     draw(tmp_path / "store", ["c.png"])
     (tmp_path / "store" / "c.txt").write_text("x")

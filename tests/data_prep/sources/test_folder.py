@@ -225,7 +225,7 @@ def test_separators_of_lines_inside_flickr8k_survive(folder, read):
     assert read(folder_shards(folder))[0] == {"a.png": ("one two three four five",), "b.png": ('"two',)}
 
 
-@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|", " | "])
 def test_delimiters(folder, read, delimiter):
     rows = [["file_name", "width", "caption"], ["a.png", "2", '"red, round; thing"'], ["b.png", "2", "two"]]
     write_csv(folder, *(delimiter.join(row) for row in rows))
