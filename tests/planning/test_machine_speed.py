@@ -83,6 +83,7 @@ def test_of_a_machine_that_is_busy_for_a_moment_the_best_repetition_counts(monke
     assert len(slow["vq", 2]) == 1
 
 
+@pytest.mark.slow
 def test_a_step_of_each_stage_is_timed(monkeypatch):
     monkeypatch.setattr(machine_speed, "SIDE", 16)
     monkeypatch.setattr(machine_speed, "PICTURES", 4)

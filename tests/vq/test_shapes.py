@@ -53,6 +53,7 @@ def test_days_of_power_demand_come_back(tmp_path, capsys):
     assert figures["held_out_usage"] > 0.5
 
 
+@pytest.mark.slow
 def test_an_appliance_is_cut_scaled_and_lengthened():
     example = load_example("appliances")
     curve = example.curve(np.array([0.0, 2.0, -1.0, 1.0]))

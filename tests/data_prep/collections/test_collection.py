@@ -199,6 +199,7 @@ def test_batches_of_several_workers_come_in_the_order_of_the_shards():
     assert list(in_order(iter(batches))) == [(0, "a1"), (0, "a2"), (1, "b1"), (1, "b2"), (2, "c1")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_pictures", [None, 120, 150])
 def test_pictures_do_not_depend_on_the_number_of_cores(draw, monkeypatch, max_pictures):
     folder = draw(NAMES)

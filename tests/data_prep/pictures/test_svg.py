@@ -165,6 +165,7 @@ def test_no_drawing(text):
 # What no check foresees
 
 
+@pytest.mark.slow
 def test_a_crash_of_the_renderer_costs_one_drawing(monkeypatch):
     """Without our check of the depth the renderer overflows its stack."""
     monkeypatch.setattr(svg_module, "MAX_DEPTH", 10**9)

@@ -129,6 +129,7 @@ def test_rows_go_to_the_split_of_their_name(few):
     assert [row.key for row in collection.rows("novel")] == [key for key in rows if collection.split_of(key) == "novel"]
 
 
+@pytest.mark.slow
 def test_names_of_other_languages_never_move_a_split(few):
     english, german, both = (load_collection(f"openmoji{part}", 3) for part in ("", ":de", ":de,en,fr"))
     assert english.splits == german.splits == both.splits

@@ -62,6 +62,7 @@ def test_a_saved_pipeline_draws_the_same(pipeline, tmp_path):
     np.testing.assert_array_equal(pixels_of(ours.images), pixels_of(theirs.images))
 
 
+@pytest.mark.slow
 def test_stock_transformers_loads_the_folder(pipeline, vocabulary, tmp_path):
     folder, expected = tmp_path / "model", tmp_path / "expected.safetensors"
     pipeline.save_pretrained(folder)
