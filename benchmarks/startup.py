@@ -38,7 +38,8 @@ def main(arguments: list[str] | None = None) -> dict:
     }
     with tempfile.TemporaryDirectory() as folder:
         if options.model is not None:
-            drawing = ["--model", options.model, "--prompt", "red heart", "--seed", 1, "--output", f"{folder}/one.png"]
+            drawing = ["--model", options.model, "--prompt", "red heart", "--seed", 1, "--output", f"{folder}/one.png",
+                       "--overwrite"]  # fmt: skip
             programs[LOADING] = ["-c", STOCK, str(options.model)]
             programs["vqlm generate, one picture"] = [*vqlm, "generate", *map(str, drawing)]
         report = Report("startup", __doc__, options)

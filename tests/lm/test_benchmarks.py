@@ -33,6 +33,13 @@ def test_speculative(tables):
     assert all(1 <= row[2] <= 17 for row in rows)
 
 
+def test_startup(tmp_path, finished, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    importlib.import_module("startup").main(["--tiny", "--model", str(tmp_path / "model"), "--output", str(tmp_path)])
+    programs = [row[0] for row in read_json(tmp_path / "startup.json")["tables"][0]["rows"]]
+    assert programs[-2:] == ["stock: load model and tokenizer", "vqlm generate, one picture"]
+
+
 def test_quantized(tables, finished, prepared):
     names = ["fp32", "bf16", "int8"]
     try:
