@@ -194,7 +194,8 @@ def _busy_note(minutes: float, now: Budget, undisturbed: Budget) -> str:
     return (
         f"At the speed that was measured now, {minutes:g} minutes allow {now.vq_steps:,} steps of stage one and "
         f"{now.lm_steps:,} of stage two, from which little is learned; undisturbed, this machine should do "
-        f"{undisturbed.vq_steps:,} and {undisturbed.lm_steps:,}, which are planned."
+        f"{undisturbed.vq_steps:,} and {undisturbed.lm_steps:,}, which are planned: while other programs "
+        "run, that takes longer than your minutes."
     )
 
 

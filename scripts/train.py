@@ -26,6 +26,8 @@ from vqlm.scripts.stage_settings import STAGES, split_by_stage, typed_settings
 from vqlm.training.folders.output_folder import require_writable
 
 FIRST = ("data", "minutes", "output", "image_size", "start", "plan_only", "plan", "ignore_findings")
+# Folders that people collected hold more broken and oversized files than a prepared data set; each is listed.
+MAX_SKIPPED = 0.1
 PREFIXES = {"train-vq": "vq.", "prepare": "prepare.", "train-lm": "lm."}  # of a command's options here
 
 
@@ -47,6 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="Decides which pictures the plan looks at.")
     parser.add_class_arguments(CollectionConfig)
+    parser.set_defaults(max_skipped=MAX_SKIPPED)
     given = list(sys.argv[1:] if arguments is None else arguments)
     words, of_stages = split_by_stage(given)
     settings = parser.parse_args(words)

@@ -197,7 +197,8 @@ def _image_tokenizer(evidence: Evidence, names: Names) -> Finding:
     if not is_large_enough(evidence.median_side, LARGER_SIDES[-1]):
         larger += f" or with larger pictures: these are about {evidence.median_side} pixels wide"
     if side := evidence.larger_side:
-        larger = f"at {side}x{side}, which has more codes per picture: `vqlm train {names.data} --image-size {side}`"
+        command = f"`vqlm train {names.data} --image-size {side}`, with an --output of its own"
+        larger = f"at {side}x{side}, which has more codes per picture: {command}"
     if evidence.psnr_db < POOR_PSNR:
         text = f"{reconstructed}: parts are lost before anything is drawn, and no drawing surpasses its reconstruction."
         return Finding("image tokenizer", Limit.MOST, text, f"Train it again {larger}. `vqlm inspect-vq` looks closer.")

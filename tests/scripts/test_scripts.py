@@ -11,6 +11,7 @@ from PIL import Image
 
 import vqlm.lm.train.start
 from vqlm.data_prep import load_collection
+from vqlm.data_prep.collections import collection_loading
 from vqlm.lm import TextToImagePipeline
 from vqlm.scripts import commands
 from vqlm.training.errors import UserError

@@ -230,7 +230,7 @@ def test_copies_on_both_sides_are_left_out(picture_folder, tmp_path, capsys):
     call(picture_folder, output, *TINY)
     said = capsys.readouterr().out
     assert "are also trained on under another name" in said
-    assert "This training leaves the copies out; with --ignore-findings it keeps them." in said
+    assert "--drop-copies. This training does so; with --ignore-findings it keeps them." in said
     for folder in ("image_tokenizer", "data"):
         assert len(re.findall(rf"--drop-copies .*--output \S*{folder}", said)) == 1
     report = json.loads((output / "report.json").read_text())
@@ -253,20 +253,32 @@ def test_findings_that_would_ruin_the_training_stop_it(picture_folder, tmp_path,
 
 def test_pictures_that_cannot_be_used_and_what_is_advised(picture_folder, tmp_path, capsys):
     """Both ways that the error names go to the end, in every stage."""
-    (picture_folder / "blue-circle-2.png").write_bytes(b"no picture")
+    collection = load_collection(str(picture_folder))
+    for key in [row.key for row in collection.rows() if collection.split_of(row.key) == "train"][:3]:
+        (picture_folder / key).write_bytes(b"no picture")
     output = tmp_path / "mine"
     with pytest.raises(
         UserError,
-        match=r"--max-skipped 0\.01\..*inspection/unusable\.jsonl\..*--max-skipped 0\.05\..*`ignore_findings`",
+        match=r"--max-skipped 0\.1\..*inspection/unusable\.jsonl\..*--max-skipped 0\.13\..*`ignore_findings`",
     ):
         call(picture_folder, output, *TINY)
     call(picture_folder, output, *TINY, "--ignore-findings")
     said = capsys.readouterr().out
-    assert "1 of 24 pictures skipped, most often (1) because" in said
-    assert "1 could not be used" in said
+    assert "3 of 24 pictures skipped, most often (3) because" in said
+    assert "3 could not be used" in said
     assert (output / "report.json").exists()
-    call(picture_folder, tmp_path / "other", *TINY, "--max-skipped", 0.05)
+    call(picture_folder, tmp_path / "other", *TINY, "--max-skipped", 0.13)
     assert (tmp_path / "other" / "report.json").exists()
+
+
+def test_a_few_broken_pictures_stop_nothing(picture_folder, tmp_path, capsys):
+    for name in ("blue-circle-2.png", "red-square-4.png"):
+        (picture_folder / name).write_bytes(b"no picture")
+    call(picture_folder, tmp_path / "mine", *TINY)
+    said = capsys.readouterr().out
+    assert "2 of 24 pictures" in said
+    assert len(re.findall(r"--max-skipped 0\.1 ", said)) == 2  # of train-vq and prepare
+    assert (tmp_path / "mine" / "report.json").exists()
 
 
 def test_decoders_that_crash_end_no_run(picture_folder, tmp_path, monkeypatch):
@@ -282,7 +294,7 @@ def test_decoders_that_crash_end_no_run(picture_folder, tmp_path, monkeypatch):
         (picture_folder / name).write_bytes(b"crash")
     monkeypatch.setattr(picture_files, "_is_svg", crash)
     output = tmp_path / "mine"
-    call(picture_folder, output, *TINY, "--max-skipped", 0.1)
+    call(picture_folder, output, *TINY)
     for listed in ("inspection/unusable.jsonl", "data/skipped.jsonl"):
         reasons = [json.loads(line) for line in (output / listed).read_text().splitlines()]
         assert sorted(row["key"] for row in reasons) == ["blue-circle-2.png", "red-square-4.png"]
