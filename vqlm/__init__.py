@@ -19,7 +19,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 # The threads of GNU's OpenMP wait for one another by spinning, by default for milliseconds. Beside one busy program
 # the thread that they wait for gets no core meanwhile, and training and drawing become several times slower. A shorter
-# time costs nothing on a free machine (benchmarks/busy_machine.py). OpenMP reads it when torch is first imported.
+# time costs little on a free machine (benchmarks/busy_machine.py). OpenMP reads it when torch is first imported.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
