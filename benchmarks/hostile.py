@@ -25,6 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+os.environ["OMP_NUM_THREADS"] = "1"  # a fork has none of the threads of its parent
+
 from hostile_drawings import DrawingElements
 from hostile_inputs import KINDS as OF_BYTES, Outcome
 from hypothesis import HealthCheck, Phase, given, seed, settings, strategies as st
