@@ -20,10 +20,10 @@ from datasets import Dataset
 
 from vqlm.data_prep.collections.collection import Collection
 from vqlm.data_prep.collections.picture_loading import decode_few, require_shape
+from vqlm.data_prep.collections.sides import median_side
 from vqlm.data_prep.collections.skipped import SkippedRows
 from vqlm.data_prep.collections.worker_processes import mapped_shards
 from vqlm.data_prep.encoding import SHARD_FILE, ShardEncoder
-from vqlm.data_prep.pictures.sides import median_side
 from vqlm.data_prep.prepared_set import FORM, MANIFEST, SHARDS, PreparedSet
 from vqlm.data_prep.settings import TextConfig, ViewConfig
 from vqlm.data_prep.sources.rows import Row, Unusable

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from vqlm.data_prep.pictures.sides import is_large_enough
+from vqlm.data_prep.collections.sides import is_large_enough
 from vqlm.planning.allowance import Budget, Settings, Start, Wishes, budget_for, choosing_seconds
 from vqlm.planning.arguments import STRIDES, check_minutes, check_side, side_of
 from vqlm.planning.facts import CollectionFacts

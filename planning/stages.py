@@ -129,7 +129,8 @@ def run_stages(plan: Plan, request: Request, run_command: RunCommand, prefix: li
 def _run_inspection(request: Request, run_command: RunCommand, prefix: list[str], say: Say, count: int) -> None:
     folder = request.output / "inspection"
     page, result = folder / "inspection.md", folder / FINDINGS_FILE
-    if not result.exists():
+    is_new = not result.exists()
+    if is_new:
         remove_inspection(folder)  # an earlier run was stopped while it wrote
         words = _words("--config", request.plan_folder / "inspect.yaml", "--data", request.data, "--output", folder)
         say(f"\n[1/{count}] look for what is wrong with the pictures and captions")
@@ -140,17 +141,16 @@ def _run_inspection(request: Request, run_command: RunCommand, prefix: list[str]
             except SystemExit as stopped:
                 if stopped.code != 1:  # 1: something is wrong, which the page says
                     raise
-        findings = read_json(result)
-        repaired = findings.get("drop_copies", []) if _drops_copies(request) else []
-        lines = [f"- wrong: {text}" for text in findings["wrong"] if text not in repaired]
+    findings = read_json(result)
+    repaired = findings.get("drop_copies", []) if _drops_copies(request) else []
+    wrong = [text for text in findings["wrong"] if text not in repaired]
+    if is_new:
+        lines = [f"- wrong: {text}" for text in wrong]
         lines += [f"- {text} This training does so; with --ignore-findings it keeps them." for text in repaired]
         lines += [f"- {text}" for text in findings["remarks"]]
         for line in lines:
             say(line)
         say(f"{'nothing wrong was found; ' if not lines else ''}look at {page}")
-    findings = read_json(result)
-    repaired = findings.get("drop_copies", []) if _drops_copies(request) else []
-    wrong = [text for text in findings["wrong"] if text not in repaired]
     if wrong and not request.ignore_findings:
         raise UserError(
             f"training on {request.data} would go wrong: {wrong[0]} Repair that and run the same command again, or "

@@ -5,6 +5,7 @@ nothing of ours, so that it starts in milliseconds.
 """
 
 import atexit
+import contextlib
 import io
 import os
 import select
@@ -22,11 +23,6 @@ ANSWER = struct.Struct("<?Q")  # whether it was rendered, bytes of the PNG or of
 SECONDS = 20.0  # longest time for one picture
 MEMORY = 4 * 2**30  # bytes of address space
 DPI = 96.0  # of CSS
-ORIENTATION = 0x0112  # of EXIF, and what brings a picture of it upright
-TURNED = {
-    2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE",
-    8: "ROTATE_90",
-}  # fmt: skip
 
 
 class RenderingFailed(ValueError):
@@ -145,7 +141,7 @@ def _rendered(svg: bytes, width: int, background: str) -> bytes:
 
 
 def _decoded(content: bytes, max_pixels: int, formats: str) -> bytes:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     Image.MAX_IMAGE_PIXELS = max_pixels
     try:
@@ -158,14 +154,10 @@ def _decoded(content: bytes, max_pixels: int, formats: str) -> bytes:
         raise ValueError(f"it is {picture.width}x{picture.height}, more than {max_pixels:,} pixels; scale it down")
     picture.load()
     has_alpha = bool({"A", "a"} & set(picture.getbands())) or "transparency" in picture.info
-    try:
-        orientation = picture.getexif().get(ORIENTATION, 1)
-    except Exception:  # damaged EXIF, which many photographs have, is of no importance
-        orientation = 1
+    with contextlib.suppress(Exception):  # damaged EXIF, which many photographs have, is of no importance
+        picture = ImageOps.exif_transpose(picture)
     if has_alpha or picture.mode not in ("1", "L", "P", "RGB", "I;16", "I"):
         picture = picture.convert("RGBA" if has_alpha else "RGB")
-    if orientation in TURNED:
-        picture = picture.transpose(Image.Transpose[TURNED[orientation]])
     file = io.BytesIO()
     picture.save(file, "PNG", compress_level=0)
     return file.getvalue()

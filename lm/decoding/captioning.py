@@ -11,8 +11,8 @@ from vqlm.lm.decoding.decoders import build_decoder
 from vqlm.lm.decoding.logits_processor import text_mask
 from vqlm.lm.decoding.sampling import Generators, draw_uniform, require_finite, sample
 
-# A model that has learned little repeats itself up to the longest caption. A caption never holds the same so many
-# tokens twice: none of OpenMoji's 3,555 captions does, while 346 hold the same two, such as those of "skin tone".
+# A model that has learned little repeats itself up to the longest caption. OpenMoji's captions hold no three tokens
+# twice, while many hold the same two, such as those of "skin tone".
 NO_REPEAT = 3
 WORD_MARKS = ("Ġ", "▁")  # with which the tokens of byte-level and other BPE begin a word
 

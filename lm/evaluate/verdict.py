@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import Any
 
-from vqlm.data_prep.pictures.sides import is_large_enough
+from vqlm.data_prep.collections.sides import is_large_enough
 
 # dB, held out. The demo (64x64, 64 codes, 1,000 steps) measures 23.87 and looks mottled; OpenMoji at 128x128 with 256
 # codes measured 29.04 after 2,600 steps and looks clean. The limit between the two is reasoned; so is 20, below which

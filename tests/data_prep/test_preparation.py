@@ -26,8 +26,8 @@ from vqlm.data_prep import (
     load_pictures,
     prepare,
 )  # fmt: skip
+from vqlm.data_prep.collections.sides import median_side
 from vqlm.data_prep.encoding import ShardEncoder, code_type
-from vqlm.data_prep.pictures.sides import median_side
 from vqlm.data_prep.prepared_set import pictures_of
 from vqlm.data_prep.sources.rows import Row, Shard, Unusable
 from vqlm.training.errors import UserError
