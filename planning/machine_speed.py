@@ -1,4 +1,4 @@
-"""How long a training step takes on this machine: a few real steps are timed at one size, others are estimated."""
+"""How long a training step takes on this machine: a few real steps are timed at two sizes, others are estimated."""
 
 import math
 import os
@@ -11,9 +11,12 @@ from vqlm.data_prep.sequences import ROW_OVERHEAD
 
 # Sizes at which the steps are measured.
 SIDE, PICTURES, CODES, ROWS = 64, 32, 64, 48
-# A step takes longer by this power of the sides' and of the rows' lengths: 0.091 s at 64x64 and 0.28 s at 128x128;
-# 0.27 s with 64 codes and 1.48 s with 256 (2 cores, bf16 matrix peak 2,152 GFLOPS).
+# Larger ones, in smaller batches, at which the growth is measured.
+LARGE_SIDE, LARGE_PICTURES, LARGE_CODES, LARGE_ROWS = 128, 16, 256, 24
+# A step takes longer by these powers of the sides' and of the rows' lengths, which differ between machines: 0.96 to
+# 1.62, and 0.91 to 1.32. Linear growth in the pixels is a power of 2, and fixed costs lower it.
 SIDE_EXPONENT, LENGTH_EXPONENT = 1.62, 1.32
+LEAST_EXPONENT, MOST_EXPONENT = 0.5, 2.5
 # Stage two: seconds of a compiled step / of one that is not, and what compiling takes, in steps that are not compiled
 # (docs/benchmarks.md, lm_step: 302 and 384 ms, 19.6 s of first steps; the experiments had 33 s).
 COMPILED_STEP, COMPILING_STEPS = 0.79, 85
@@ -41,6 +44,8 @@ class MachineSpeed:
         fastest_vq_step: seconds of the fastest single step of stage one, with one thread or all; None where only
             `vq_step` is known. `fastest_lm_step` likewise.
         one_thread_gain: seconds of a step with all threads / with one thread; 1 where it was not measured.
+        side_exponent: a step of stage one takes longer by this power of the side. `length_exponent`: a step of stage
+            two takes longer by this power of the rows' length.
     """
 
     vq_step: float
@@ -54,10 +59,12 @@ class MachineSpeed:
     fastest_vq_step: float | None = None
     fastest_lm_step: float | None = None
     one_thread_gain: float = 1.0
+    side_exponent: float = SIDE_EXPONENT
+    length_exponent: float = LENGTH_EXPONENT
 
     def vq_seconds(self, side: int, batch_size: int = PICTURES) -> float:
         """Seconds per step of stage one for pictures of `side` x `side`."""
-        return self.vq_step * (side / SIDE) ** SIDE_EXPONENT * batch_size / PICTURES
+        return self.vq_step * (side / SIDE) ** self.side_exponent * batch_size / PICTURES
 
     def lm_seconds(
         self, codes: int, tokens_per_caption: float, batch_size: int = ROWS, is_compiled: bool = True, size: float = 1.0
@@ -65,7 +72,7 @@ class MachineSpeed:
         """Seconds per step of stage two. `size`: the time of a step of the model / that of the default model."""
         length = codes + tokens_per_caption + ROW_OVERHEAD
         measured = CODES + self.tokens_per_caption + ROW_OVERHEAD
-        seconds = self.lm_step * (length / measured) ** LENGTH_EXPONENT * batch_size / ROWS * size
+        seconds = self.lm_step * (length / measured) ** self.length_exponent * batch_size / ROWS * size
         return seconds * (COMPILED_STEP if is_compiled else 1.0)
 
     @property
@@ -131,7 +138,12 @@ def measure_speed(captions: list[str], seconds: float = 4.0) -> MachineSpeed:
             taken = _repeated(steps, counts, seconds, torch.set_num_threads)
         finally:
             torch.set_num_threads(threads)
+        large_step, _ = language_step(captions, LARGE_CODES, LARGE_ROWS)
+        large_steps = {"vq": tokenizer_step(LARGE_SIDE, LARGE_PICTURES), "lm": large_step}
+        large = _repeated(large_steps, [threads], seconds / 3, torch.set_num_threads)
     typical = {key: min(map(statistics.median, repetitions)) for key, repetitions in taken.items()}
+    larger = {stage: min(map(statistics.median, large[stage, threads])) for stage in steps}
+    longer = (LARGE_CODES + tokens_per_caption + ROW_OVERHEAD) / (CODES + tokens_per_caption + ROW_OVERHEAD)
     fastest = {stage: min(min(map(min, taken[stage, count])) for count in counts) for stage in steps}
     return MachineSpeed(
         vq_step=typical["vq", threads],
@@ -145,7 +157,14 @@ def measure_speed(captions: list[str], seconds: float = 4.0) -> MachineSpeed:
         fastest_vq_step=fastest["vq"],
         fastest_lm_step=fastest["lm"],
         one_thread_gain=min(typical[stage, threads] / typical[stage, counts[-1]] for stage in steps),
+        side_exponent=_exponent(larger["vq"] * PICTURES / LARGE_PICTURES / typical["vq", threads], LARGE_SIDE / SIDE),
+        length_exponent=_exponent(larger["lm"] * ROWS / LARGE_ROWS / typical["lm", threads], longer),
     )
+
+
+def _exponent(times_longer: float, times_larger: float) -> float:
+    """The power of `times_larger` that is `times_longer`, within bounds that a disturbed measurement may pass."""
+    return min(MOST_EXPONENT, max(LEAST_EXPONENT, math.log(times_longer) / math.log(times_larger)))
 
 
 def _repeated(

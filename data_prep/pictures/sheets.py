@@ -1,30 +1,19 @@
 """Contact sheets of captioned pictures."""
 
-import contextlib
 import textwrap
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
+from vqlm.training.watching.font import label_font
 from vqlm.vq import to_pil
 
 CELL, MARGIN, LINE = 128, 8, 15
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """DejaVu Sans, which has the letters of most European languages, where the system or matplotlib has it."""
-    with contextlib.suppress(OSError):
-        return ImageFont.truetype("DejaVuSans.ttf", size)
-    with contextlib.suppress(ImportError, OSError):
-        import matplotlib
-
-        return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
-    return ImageFont.load_default(size=size)
-
-
 def sample_sheet(cells: list[tuple[str, list[Tensor]]], columns: int = 4) -> Image.Image:
     """One picture of many cells: a caption under its pictures, which are (C, H, W) in [-1, 1], side by side."""
-    font = _font(LINE - 2)
+    font = label_font(LINE - 2)
     per_cell = len(cells[0][1])
     width, height = per_cell * CELL + 2 * MARGIN, CELL + 3 * LINE + 2 * MARGIN
     rows = -(-len(cells) // columns)

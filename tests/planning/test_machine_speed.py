@@ -1,4 +1,4 @@
-"""Steps are measured at one size and scaled to the others; a slow machine is told why it may be slow."""
+"""Steps are measured at two sizes and scaled to the others; a slow machine is told why it may be slow."""
 
 import re
 from dataclasses import replace
@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from vqlm.data_prep.sequences import ROW_OVERHEAD
 from vqlm.planning import machine_speed
-from vqlm.planning.machine_speed import MachineSpeed, measure_speed
+from vqlm.planning.machine_speed import LEAST_EXPONENT, MOST_EXPONENT, MachineSpeed, _exponent, measure_speed
 
 FAST = MachineSpeed(vq_step=0.091, lm_step=0.34)
 
@@ -83,8 +84,29 @@ def test_of_a_machine_that_is_busy_for_a_moment_the_best_repetition_counts(monke
     assert len(slow["vq", 2]) == 1
 
 
+@pytest.mark.parametrize(
+    ("times_longer", "times_larger", "power"),
+    [(4.0, 2.0, 2.0), (2.0, 2.0, 1.0), (5.4, 3.6, 1.3166), (0.5, 2.0, LEAST_EXPONENT), (100.0, 2.0, MOST_EXPONENT)],
+)
+def test_the_power_by_which_steps_take_longer(times_longer, times_larger, power):
+    assert _exponent(times_longer, times_larger) == pytest.approx(power, rel=1e-3)
+
+
+def test_measured_growth_decides_the_seconds_of_larger_pictures():
+    grown = replace(FAST, side_exponent=1.0, length_exponent=1.0)
+    assert grown.vq_seconds(64) == FAST.vq_seconds(64)
+    assert grown.vq_seconds(128) == pytest.approx(2 * 0.091)
+    assert grown.lm_seconds(256, 6.0, is_compiled=False) == pytest.approx(
+        0.34 * (262 + ROW_OVERHEAD) / (70 + ROW_OVERHEAD)
+    )
+
+
 @pytest.mark.slow
 def test_a_step_of_each_stage_is_timed(monkeypatch):
+    monkeypatch.setattr(machine_speed, "LARGE_SIDE", 32)
+    monkeypatch.setattr(machine_speed, "LARGE_PICTURES", 2)
+    monkeypatch.setattr(machine_speed, "LARGE_CODES", 16)
+    monkeypatch.setattr(machine_speed, "LARGE_ROWS", 2)
     monkeypatch.setattr(machine_speed, "SIDE", 16)
     monkeypatch.setattr(machine_speed, "PICTURES", 4)
     monkeypatch.setattr(machine_speed, "CODES", 4)
@@ -96,4 +118,5 @@ def test_a_step_of_each_stage_is_timed(monkeypatch):
     assert speed.threads >= 1
     assert 0 < speed.fastest_vq_step <= speed.vq_step
     assert 0 < speed.fastest_lm_step <= speed.lm_step
+    assert min(speed.side_exponent, speed.length_exponent) >= LEAST_EXPONENT
     assert torch.get_num_threads() == speed.threads

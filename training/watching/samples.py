@@ -1,6 +1,7 @@
 """Pictures of what a run can do so far: a row now and then, in a strip that grows, for a small share of the time."""
 
 import math
+import textwrap
 import time
 import warnings
 from collections.abc import Callable
@@ -12,12 +13,14 @@ import torch
 from PIL import Image, ImageDraw
 
 from vqlm.training.folders.whole_files import replace_file, write_json
+from vqlm.training.watching.font import label_font
 
 # The samples may take this share of the training time.
 TIME_SHARE = 0.02
 # How long a picture takes is not known before the first; it is drawn once the training has gone on for so long.
 SECONDS_BEFORE_FIRST = 5.0
 GAP, LABEL_WIDTH, LABEL_HEIGHT = 2, 44, 12
+NAME_LINES, LETTER_SIZE, LETTER_WIDTH = 3, 10, 6  # a name above its column: lines at most, pixels per letter
 STRIP, NAMES, ORIGINALS = "strip.png", "names.json", "originals.png"
 
 DrawPictures = Callable[[int, int], list[Image.Image]]
@@ -104,7 +107,7 @@ class Samples:
         self._rows_due = due
         row = _side_by_side(pictures)
         self._save(row, f"{step:08}.png")
-        self._save(self._strip(), STRIP)
+        self._save(self._strip(pictures[0].width + GAP), STRIP)
         self.last_seconds, self._saving_seconds = time.monotonic() - began, time.monotonic() - drawn
         return row
 
@@ -121,12 +124,14 @@ class Samples:
     def _rows(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("*.png") if path.stem.isdigit())
 
-    def _strip(self) -> Image.Image:
-        """All rows, each with its step, under the originals."""
+    def _strip(self, column_width: int) -> Image.Image:
+        """All rows, each with its step, under the names and the originals."""
+        assert self.source is not None
         paths = self._rows()
         rows = [(f"{int(path.stem):,}", Image.open(path)) for path in paths]
         if (self.folder / ORIGINALS).exists():
             rows.insert(0, ("", Image.open(self.folder / ORIGINALS)))
+        rows.insert(0, ("", _names(self.source.names, column_width)))
         size = (LABEL_WIDTH + max(row.width for _, row in rows), sum(row.height for _, row in rows))
         strip = Image.new("RGB", size, "white")
         pen, top = ImageDraw.Draw(strip), 0
@@ -144,6 +149,20 @@ class Samples:
 def as_array(row: Image.Image) -> np.ndarray:
     """A row of pictures, (1, H, W, 3) uint8, as trackers take it."""
     return np.asarray(row)[None]
+
+
+def _names(names: list[str], column_width: int) -> Image.Image:
+    """The names in columns, as much of each as fits above its pictures."""
+    row = Image.new("RGB", (column_width * len(names), NAME_LINES * LABEL_HEIGHT + GAP), "white")
+    pen, letters = ImageDraw.Draw(row), max(1, column_width // LETTER_WIDTH)
+    font = label_font(LETTER_SIZE)
+    for number, name in enumerate(names):
+        lines = (
+            textwrap.wrap(name, letters, max_lines=NAME_LINES, placeholder="...") if letters > 3 else [name[:letters]]
+        )
+        for place, line in enumerate(lines):
+            pen.text((number * column_width, place * LABEL_HEIGHT), line, fill="black", font=font)
+    return row
 
 
 def _side_by_side(pictures: list[Image.Image]) -> Image.Image:

@@ -1,6 +1,7 @@
 """Samples: which rows are drawn when, in how much time, into which files, and without a trace in the training."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,9 +10,10 @@ import torch
 from PIL import Image
 
 import vqlm.training.watching.samples as module
-from vqlm.training.watching.samples import GAP, LABEL_WIDTH, Samples, SampleSource
+from vqlm.training.watching.samples import GAP, LABEL_HEIGHT, LABEL_WIDTH, NAME_LINES, Samples, SampleSource
 
 SIDE = 10
+NAMES_HEIGHT = NAME_LINES * LABEL_HEIGHT + GAP
 
 
 @pytest.fixture
@@ -52,8 +54,13 @@ def test_a_row_per_share_of_the_budget(tmp_path, source):
         samples.add_row(step, step / 8, 1000.0 * step, 0.0)
     assert rows_in(tmp_path) == {2: 4, 4: 4, 6: 4, 8: 4}
     strip = Image.open(tmp_path / "strip.png")
-    assert strip.size == (LABEL_WIDTH + 4 * (SIDE + GAP), 4 * (SIDE + GAP))
-    assert [strip.getpixel((LABEL_WIDTH + (SIDE + GAP) * number, 0))[0] for number in range(4)] == [0, 50, 100, 150]
+    assert strip.size == (LABEL_WIDTH + 4 * (SIDE + GAP), NAMES_HEIGHT + 4 * (SIDE + GAP))
+    assert [strip.getpixel((LABEL_WIDTH + (SIDE + GAP) * number, NAMES_HEIGHT))[0] for number in range(4)] == [
+        0,
+        50,
+        100,
+        150,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -111,10 +118,23 @@ def test_nothing_is_drawn_or_written_where_it_is_not_wanted(tmp_path, source, ev
     assert not (tmp_path / "samples").exists()
 
 
+def test_names_stand_above_their_columns(tmp_path, clock, source):
+    """The names of the second and the fourth column are ink, those of the others are blank."""
+    named = replace(source, names=[" ", "lllll", " ", "wwwww"])
+    clock.per_picture = 0.0
+    assert make(tmp_path, named).add_row(step=1, share=0.25, seconds=100, spent=0) is not None
+    strip = Image.open(tmp_path / "strip.png").convert("L")
+    columns = [LABEL_WIDTH + (SIDE + GAP) * number for number in range(5)]
+    darkest = [
+        strip.crop((left, 0, right, NAMES_HEIGHT)).getextrema()[0] for left, right in itertools.pairwise(columns)
+    ]
+    assert [value < 128 for value in darkest] == [False, True, False, True]
+
+
 def test_originals_head_the_strip(tmp_path, source):
     originals = [Image.new("RGB", (SIDE, SIDE), "red") for _ in itertools.repeat(None, 4)]
     samples = make(tmp_path, SampleSource(source.draw, source.names, originals))
     samples.add_row(1, 1.0, 1000.0, 0.0)
     strip = Image.open(tmp_path / "strip.png")
-    assert strip.getpixel((LABEL_WIDTH, 0)) == (255, 0, 0)
-    assert strip.getpixel((LABEL_WIDTH, SIDE + GAP)) == (0, 0, 0)
+    assert strip.getpixel((LABEL_WIDTH, NAMES_HEIGHT)) == (255, 0, 0)
+    assert strip.getpixel((LABEL_WIDTH, NAMES_HEIGHT + SIDE + GAP)) == (0, 0, 0)
