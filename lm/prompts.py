@@ -14,7 +14,8 @@ from vqlm.data_prep.vocabulary import Vocabulary
 from vqlm.training.errors import UserError
 
 Prompts = str | Sequence[str | None] | None
-NO_KNOWN_WORD = "No word of the prompt"
+UNKNOWN_WORDS = "The model does not know"
+MOST_NAMED = 8  # words in a warning
 
 
 def as_list(prompts: Prompts, name: str = "prompt") -> list[str | None]:
@@ -51,7 +52,7 @@ def tokenize_prompts(
     """The caption ids of each prompt, None for None.
 
     Prompts are cut to `max_tokens`; a warning quotes what is left out, unless `truncation` asks for it. Another one
-    says of which prompts no word is among `known_words`. Raises UserError for an empty prompt.
+    says which words of a prompt are not among `known_words`. Raises UserError for an empty prompt.
     """
     texts = [normalize_caption(text) for text in prompts if text is not None]
     captions = vocabulary.encode_text(texts)
@@ -61,22 +62,30 @@ def tokenize_prompts(
             raise UserError(f"Prompt {index} is empty; write what to draw, or pass None to draw without a prompt.")
     captions = cut(vocabulary, captions, max_tokens, truncation)
     if known_words is not None:
-        for text in dict.fromkeys(texts):
-            if unknown := unknown_words(text, known_words, vocabulary):
-                warnings.warn(
-                    f"{NO_KNOWN_WORD} {text!r:.80} is common in the training captions: the model knows nothing "
-                    f"of {', '.join(unknown[:8])}.",
-                    stacklevel=2,
-                )
+        _warn_of_unknown_words(vocabulary, texts, known_words)
     remaining = iter(captions)
     return [None if text is None else next(remaining) for text in prompts]
 
 
+def _warn_of_unknown_words(vocabulary: Vocabulary, texts: list[str], known_words: Collection[str]) -> None:
+    unknown = {text: words for text in dict.fromkeys(texts) if (words := unknown_words(text, known_words, vocabulary))}
+    if not unknown:
+        return
+    words = list(dict.fromkeys(word for words in unknown.values() for word in words))
+    named = ", ".join(words[:MOST_NAMED]) + (f" and {len(words) - MOST_NAMED} more" if len(words) > MOST_NAMED else "")
+    others = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+    warnings.warn(
+        f"{UNKNOWN_WORDS} {named} of the prompt {next(iter(unknown))!r:.80}{others}: no training caption has it, or "
+        "very few.",
+        stacklevel=3,
+    )
+
+
 @contextmanager
 def without_word_warnings() -> Iterator[None]:
-    """No warnings of prompts without a known word: for held-out prompts, whose share of unknown words is a figure."""
+    """No warnings of unknown words: for held-out prompts, whose share of unknown words is a figure."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=NO_KNOWN_WORD)
+        warnings.filterwarnings("ignore", message=UNKNOWN_WORDS)
         yield
 
 

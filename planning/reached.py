@@ -2,7 +2,10 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
+from vqlm.lm.evaluate.training_record import training_log
+from vqlm.lm.evaluate.verdict import NLL_MOVES
 from vqlm.training.folders.whole_files import read_json
 from vqlm.training.watching.progress import format_seconds
 from vqlm.vq import VQVAEConfig
@@ -41,7 +44,23 @@ def reached_by_lm(folder: Path) -> str:
     return (
         f"language model: NLL per held-out code {nll} (drawn uniformly {uniform:.2f}), after {figures['steps']:,} "
         f"steps in {format_seconds(figures['seconds'])}; look at {folder / 'README.md'}"
+        + risen_nll(training_log(folder) or [], figures)
     )
+
+
+def risen_nll(log: list[dict[str, Any]], final: dict[str, float]) -> str:
+    """A line for each held-out split whose NLL was clearly lower during the training that wrote `log`."""
+    lines = []
+    for name, value in final.items():
+        evaluated = [line for line in log if name.endswith("_image_nll") and name in line]
+        lowest = min(evaluated, key=lambda line: line[name], default=None)
+        if lowest is not None and lowest[name] < value - NLL_MOVES:
+            lines.append(
+                f"\n  the NLL of {name.removesuffix('_image_nll')} was lower, {lowest[name]:.2f}, at step "
+                f"{lowest['step']:,}; from there on the model learned its own pictures by heart, which the drawings of "
+                "new prompts show best"
+            )
+    return "".join(lines)
 
 
 def reached_by_evaluation(folder: Path) -> list[str]:

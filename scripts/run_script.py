@@ -5,7 +5,9 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 from vqlm.scripts.options import ScriptParser
@@ -21,7 +23,9 @@ def run_script(main: Callable[[list[str] | None], Any], arguments: list[str] | N
     _quiet_libraries()
     Progress.told = ScriptParser.told
     try:
-        main(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = partial(_show_warning, warnings.showwarning)
+            main(arguments)
     except KeyboardInterrupt:
         _end(f"\nstopped{_how_to_continue()}", 128 + signal.SIGINT)  # as a shell has it
     except SystemExit as stopped:
@@ -41,6 +45,14 @@ def run_script(main: Callable[[list[str] | None], Any], arguments: list[str] | N
         _end(f"error: the disk is full ({' '.join(str(error).split())[:200]}); make room{_how_to_continue()}.", 2)
     finally:
         Progress.told = str
+
+
+def _show_warning(show: Callable, message: Warning | str, category: type, filename: str, *rest: Any) -> None:
+    """A warning for users is one line; one for programmers is shown as Python does, with its file."""
+    if not issubclass(category, UserWarning):
+        show(message, category, filename, *rest)
+    elif os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"warning: {message}", file=sys.stderr)
 
 
 def _end(text: str, status: int) -> NoReturn:

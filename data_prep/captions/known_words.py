@@ -1,4 +1,4 @@
-"""The words of the training captions, by which a prompt that a model knows nothing of is recognised."""
+"""The words of the training captions, by which the words of a prompt that a model never saw are recognised."""
 
 import re
 from collections import Counter
@@ -28,6 +28,5 @@ def known_words(captions: Iterable[str], vocabulary: Vocabulary) -> str:
 
 
 def unknown_words(prompt: str, known: Collection[str], vocabulary: Vocabulary) -> list[str]:
-    """The words of `prompt` if none of them is `known`; else none, since the known ones say what is meant."""
-    words = words_of(prompt, vocabulary)
-    return [] if any(word in known for word in words) else words
+    """The words of `prompt` that are not `known`, each once."""
+    return [word for word in dict.fromkeys(words_of(prompt, vocabulary)) if word not in known]

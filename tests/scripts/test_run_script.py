@@ -1,6 +1,7 @@
 """How a script ends: an error that is meant for the user in one line, others with their traceback."""
 
 import errno
+import warnings
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,13 @@ def test_a_file_that_cannot_be_opened_is_one_line(capsys):
     assert capsys.readouterr().err == (
         "error: /root/state.json cannot be read or written (Permission denied); check its path and who may use it.\n"
     )
+
+
+def test_a_warning_for_users_is_one_line(capsys):
+    run_script(lambda _: warnings.warn("the prompt is cut", stacklevel=1))
+    assert capsys.readouterr().err == "warning: the prompt is cut\n"
+    with pytest.warns(FutureWarning, match="use another argument"):
+        run_script(lambda _: warnings.warn("use another argument", FutureWarning, stacklevel=1))
 
 
 def test_errors_of_a_command_inside_name_the_options_of_the_outer_one(capsys):

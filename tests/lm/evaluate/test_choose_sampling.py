@@ -39,7 +39,7 @@ def test_the_planted_best_is_chosen(finished, prepared, monkeypatch):
 
 def test_held_out_prompts_of_unknown_words_give_no_warning(finished, prepared):
     finished.settings = replace(finished.settings, known_words="nothing")
-    with pytest.warns(UserWarning, match="No word of the prompt"):
+    with pytest.warns(UserWarning, match="does not know"):
         finished(prepared.held_out["held_out"]["captions"][0])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
