@@ -258,7 +258,11 @@ class ScriptParser(ArgumentParser):
 
 
 class _HelpFormatter(DefaultHelpFormatter):
-    """Options with dashes; both forms of a boolean."""
+    """Options with dashes; both forms of a boolean; no default where an option has none."""
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        text = super()._expand_help(action)
+        return text.replace(", default: null)", ")").removesuffix(" (default: null)")
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings:
@@ -270,7 +274,8 @@ class _HelpFormatter(DefaultHelpFormatter):
 
     def _get_type_str(self, action: argparse.Action) -> str | None:
         is_path = Path in (action.type, getattr(action, "_typehint", None))
-        return "path" if is_path else super()._get_type_str(action)
+        kind = "path" if is_path else super()._get_type_str(action)
+        return kind and kind.removesuffix(" | null").replace(", null]", "]")
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "".join(indent + line for line in text.splitlines(keepends=True))  # commands stay lines

@@ -57,6 +57,8 @@ def test_help_holds_the_line_of_a_setting(capsys):
     printed = " ".join(capsys.readouterr().out.split())
     assert "optimizer steps to train for" in printed
     assert "rows per process that are computed at once" in printed
+    assert "minutes to train for. (type: float)" in printed  # has no default
+    assert "null" not in printed
 
 
 def test_an_unknown_option_fails_and_is_named():
