@@ -27,8 +27,8 @@ def without_effect(
         stages: the given settings by stage, nested as in their YAML.
     """
     lines = [
-        f"note: {_option(name)} {value} has no effect any more: the plan in {output / 'plan'} was made with "
-        f"{'none' if earlier.get(name) is None else earlier[name]} and has begun; take another --output."
+        f"note: {_option(name)} {_shown(value)} has no effect any more: the plan in {output / 'plan'} was made "
+        f"{_made(name, earlier)} and has begun; take another --output."
         for name, value in given.items()
         if value != earlier.get(name) and not is_same_place(value, earlier.get(name))
     ]
@@ -57,6 +57,15 @@ def sampling_line(model: Path, sampling: dict[str, Any], prefix: str) -> str:
     verb = "has" if len(sampling) == 1 else "have"
     command = shlex.join(["vqlm", "set-sampling", str(model), *words])
     return f"note: {options} {verb} no effect on a finished model; this changes how it draws: {command}"
+
+
+def _made(name: str, earlier: dict[str, Any]) -> str:
+    return f"without {_option(name)}" if earlier.get(name) is None else f"with {_shown(earlier[name])}"
+
+
+def _shown(value: Any) -> str:
+    """As a person types it: 20 for 20.0."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _of_stage(output: Path, stage: str, name: str, value: Any) -> str:

@@ -35,6 +35,6 @@ def test_settings_of_a_stage(tmp_path, there, stage, settings, said):
 def test_arguments_of_the_plan(tmp_path):
     lines = without_effect(tmp_path, PLAN, {"minutes": 5.0, "image_size": 64}, {"minutes": None, "image_size": 64}, {})
     assert lines == [
-        f"note: --minutes 5.0 has no effect any more: the plan in {tmp_path / 'plan'} was made with none and has begun"
-        "; take another --output."
+        f"note: --minutes 5 has no effect any more: the plan in {tmp_path / 'plan'} was made without --minutes and "
+        "has begun; take another --output."
     ]

@@ -77,7 +77,7 @@ def test_from_a_folder_to_a_page(picture_folder, tmp_path, capsys):
     words = ["--minutes", 50, "--lm.max_steps", 9, "--lm.sampling.temperature", 0.5, "--lm.sampling.top-k", 7]
     call(picture_folder, output, *words, "--lm.compile", "no")
     said = capsys.readouterr().out
-    assert "note: --minutes 50.0 has no effect any more: the plan in" in said
+    assert "note: --minutes 50 has no effect any more: the plan in" in said
     assert "note: --lm.max-steps 9 has no effect any more: its stage has begun" in said
     assert "note: --lm.sampling.temperature 0.5, --lm.sampling.top-k 7 have no effect on a finished model; " in said
     assert f"vqlm set-sampling {output / 'model'} --temperature 0.5 --top-k 7\n" in said
