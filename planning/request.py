@@ -169,7 +169,8 @@ def open_collection(request: Request) -> tuple[Collection, list[Decision]]:
         if len(named) < MOSTLY_NAMED * len(error.keys) or are_alike:
             raise
         config = replace(request.collection, captions_from="names")
-        reason = f"no file holds captions, and {named[0]} is {words[named[0]]!r}"
+        example = sorted(named, key=len)[len(named) // 2]
+        reason = f"no file holds captions, and {example} is {words[example]!r}"
         return load_collection(request.data, FACTS_SIDE, config), [Decision("captions", "from names", reason)]
 
 
