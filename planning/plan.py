@@ -23,11 +23,11 @@ from vqlm.planning.reasons import (
 from vqlm.training.errors import UserError
 
 SIDES = (32, 64, 96, 128)  # of pictures that a plan chooses
-# Steps of each stage that a size above the smallest possible one needs. At 64x64, 1,000 and 1,400 steps reach R@1 71%;
-# at 128x128, 1,717 and 1,300 steps reach 74% and look far better.
-ENOUGH_VQ, ENOUGH_LM = 800, 800
+# Steps of each stage that a size above the smallest possible one needs. At 64x64, 2,000 and 1,400 steps reach R@1 70%;
+# at 128x128, 3,400 and 1,300 steps reach 74% and look far better.
+ENOUGH_VQ, ENOUGH_LM = 1600, 800
 # With fewer steps of either stage the minutes are refused: nothing worth looking at is learned.
-LEAST_VQ, LEAST_LM = 150, 250
+LEAST_VQ, LEAST_LM = 300, 250
 FEW_PICTURES = 1500  # with fewer, the training adds noise
 WORDS_TO_SPARE = 3  # mean words per caption from which words are dropped: shorter ones would lose their sense
 # A larger model trains if there are so many pictures and it still gets so many steps at the largest size.
