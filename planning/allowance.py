@@ -6,7 +6,7 @@ from typing import Any
 
 from vqlm.planning.arguments import STRIDES
 from vqlm.planning.facts import CollectionFacts
-from vqlm.planning.machine_speed import PICTURES, ROWS, MachineSpeed
+from vqlm.planning.machine_speed import CODES, PICTURES, ROWS, MachineSpeed
 
 Settings = dict[str, Any]
 
@@ -71,6 +71,7 @@ class Budget:
         codes: codes per picture.
         vq_steps: steps of stage one; `lm_steps` are those of stage two.
         vq_seconds: seconds of those steps; `lm_seconds` likewise.
+        rows: pictures of a step of stage two.
         rest_seconds: seconds beside the steps: reading, compiling, preparing, choosing the sampling, evaluating.
         is_compiled: whether compiling stage two gives it more steps.
         is_vq_capped: whether something else than the minutes limits `vq_steps`: the epochs, or what a
@@ -83,14 +84,20 @@ class Budget:
     lm_steps: int
     vq_seconds: float
     lm_seconds: float
+    rows: int
     rest_seconds: float
     is_compiled: bool
     is_vq_capped: bool
     is_lm_capped: bool
 
     def has(self, vq_steps: int, lm_steps: int) -> bool:
-        """Whether each stage gets at least so many steps, or is capped."""
-        return (self.is_vq_capped or self.vq_steps >= vq_steps) and (self.is_lm_capped or self.lm_steps >= lm_steps)
+        """Whether each stage gets at least so many steps, those of stage two of `ROWS` rows, or is capped."""
+        return (self.is_vq_capped or self.vq_steps >= vq_steps) and (self.is_lm_capped or self.full_steps >= lm_steps)
+
+    @property
+    def full_steps(self) -> float:
+        """`lm_steps`, if they were of `ROWS` rows."""
+        return self.lm_steps * self.rows / ROWS
 
 
 def budget_for(
@@ -108,7 +115,8 @@ def budget_for(
     """
     codes = start.codes if start is not None else (side // math.prod(STRIDES)) ** 2
     tokens = facts.tokens_per_caption
-    pictures, rows = batch_size_of(facts, wishes, "train_vq", PICTURES), batch_size_of(facts, wishes, "train_lm", ROWS)
+    pictures = batch_size_of(facts, wishes, "train_vq", PICTURES)
+    rows = batch_size_of(facts, wishes, "train_lm", rows_of_step(codes))
     vq_step = speed.vq_seconds(side, pictures)
     plain, compiled = (speed.lm_seconds(codes, tokens, rows, is_compiled, size) for is_compiled in (False, True))
     total = 60 * minutes
@@ -137,8 +145,18 @@ def budget_for(
         is_compiled, lm_step = False, plain
     rest += speed.compile_seconds if is_compiled else 0.0
     return Budget(
-        side, codes, vq_steps, lm_steps, vq_seconds, lm_steps * lm_step, rest, is_compiled, is_vq_capped, is_lm_capped
-    )
+        side,
+        codes,
+        vq_steps,
+        lm_steps,
+        vq_seconds,
+        lm_steps * lm_step,
+        rows,
+        rest,
+        is_compiled,
+        is_vq_capped,
+        is_lm_capped,
+    )  # fmt: skip
 
 
 def choosing_seconds(minutes: float, wishes: Wishes) -> float:
@@ -146,6 +164,12 @@ def choosing_seconds(minutes: float, wishes: Wishes) -> float:
     if wishes.of("train_lm", "sampling") is not None:
         return 0.0
     return min(MOST_CHOOSING, max(LEAST_CHOOSING, CHOOSING_SHARE * 60 * minutes))
+
+
+def rows_of_step(codes: int) -> int:
+    """Rows of a step of stage two: half as many where a picture has four times the codes, since more, smaller steps
+    learn more from as many rows (docs/experiments.md)."""
+    return min(ROWS, 8 * max(1, round(ROWS / 8 * math.sqrt(CODES / codes))))
 
 
 def batch_size_of(facts: CollectionFacts, wishes: Wishes, stage: str, default: int) -> int:

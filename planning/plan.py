@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass, field
 
 from vqlm.data_prep.collections.sides import is_large_enough
-from vqlm.planning.allowance import Budget, Settings, Start, Wishes, budget_for, choosing_seconds
+from vqlm.planning.allowance import Budget, Settings, Start, Wishes, budget_for, choosing_seconds, rows_of_step
 from vqlm.planning.arguments import STRIDES, check_minutes, check_side, side_of
 from vqlm.planning.facts import CollectionFacts
-from vqlm.planning.machine_speed import PICTURES, ROWS, MachineSpeed
+from vqlm.planning.machine_speed import PICTURES, MachineSpeed
 from vqlm.planning.reasons import (
     Decision,
     compile_decision,
@@ -23,8 +23,8 @@ from vqlm.planning.reasons import (
 from vqlm.training.errors import UserError
 
 SIDES = (32, 64, 96, 128)  # of pictures that a plan chooses
-# Steps of each stage that a size above the smallest possible one needs. At 64x64, 2,000 and 1,400 steps reach R@1 70%;
-# at 128x128, 3,400 and 1,300 steps reach 74% and look far better.
+# Steps of each stage, of 16 and of 48 pictures, that a size above the smallest possible one needs. At 64x64, 2,000 and
+# 1,400 steps reach R@1 70%; at 128x128, 3,400 and 1,300 reach 74% and look far better.
 ENOUGH_VQ, ENOUGH_LM = 1600, 800
 # With fewer steps of either stage the minutes are refused: nothing worth looking at is learned.
 LEAST_VQ, LEAST_LM = 300, 250
@@ -202,7 +202,7 @@ def _busy_note(minutes: float, now: Budget, undisturbed: Budget) -> str:
 def _is_large(budget: Budget, facts: CollectionFacts, speed: MachineSpeed, wishes: Wishes) -> bool:
     if wishes.of("train_lm", "model") or facts.trained < MANY_PICTURES or budget.side < SIDES[-1]:
         return False
-    return budget.lm_steps / LARGE >= MANY_STEPS
+    return budget.full_steps / LARGE >= MANY_STEPS
 
 
 def _settings(
@@ -218,7 +218,7 @@ def _settings(
         **collection,
     }
     lm: Settings = {
-        "batch_size": min(ROWS, facts.trained),
+        "batch_size": min(rows_of_step(budget.codes), facts.trained),
         **_stage_limit(budget.lm_steps, budget.lm_seconds, budget.is_lm_capped, wishes.settings.get("train_lm", {})),
         "compile": "auto" if budget.is_compiled else "no",
         **({"embedding_dropout": 0.1} if is_few else {}),
