@@ -69,9 +69,8 @@ class Budget:
     Args:
         side: height and width of the pictures in pixels.
         codes: codes per picture.
-        vq_steps: steps of stage one; `lm_steps` are those of stage two.
+        vq_steps: steps of stage one, of `pictures` each; `lm_steps` are those of stage two, of `rows` each.
         vq_seconds: seconds of those steps; `lm_seconds` likewise.
-        rows: pictures of a step of stage two.
         rest_seconds: seconds beside the steps: reading, compiling, preparing, choosing the sampling, evaluating.
         is_compiled: whether compiling stage two gives it more steps.
         is_vq_capped: whether something else than the minutes limits `vq_steps`: the epochs, or what a
@@ -84,6 +83,7 @@ class Budget:
     lm_steps: int
     vq_seconds: float
     lm_seconds: float
+    pictures: int
     rows: int
     rest_seconds: float
     is_compiled: bool
@@ -91,11 +91,12 @@ class Budget:
     is_lm_capped: bool
 
     def has(self, vq_steps: int, lm_steps: int) -> bool:
-        """Whether each stage gets at least so many steps, those of stage two of `ROWS` rows, or is capped."""
-        return (self.is_vq_capped or self.vq_steps >= vq_steps) and (self.is_lm_capped or self.full_steps >= lm_steps)
+        """Whether each stage gets at least so many steps, if they were of `PICTURES` and `ROWS`, or is capped."""
+        is_long = self.vq_steps * self.pictures >= vq_steps * PICTURES
+        return (self.is_vq_capped or is_long) and (self.is_lm_capped or self.full_lm_steps >= lm_steps)
 
     @property
-    def full_steps(self) -> float:
+    def full_lm_steps(self) -> float:
         """`lm_steps`, if they were of `ROWS` rows."""
         return self.lm_steps * self.rows / ROWS
 
@@ -115,8 +116,7 @@ def budget_for(
     """
     codes = start.codes if start is not None else (side // math.prod(STRIDES)) ** 2
     tokens = facts.tokens_per_caption
-    pictures = batch_size_of(facts, wishes, "train_vq", PICTURES)
-    rows = batch_size_of(facts, wishes, "train_lm", rows_of_step(codes))
+    pictures, rows = (batch_size_of(facts, wishes, stage, codes) for stage in ("train_vq", "train_lm"))
     vq_step = speed.vq_seconds(side, pictures)
     plain, compiled = (speed.lm_seconds(codes, tokens, rows, is_compiled, size) for is_compiled in (False, True))
     total = 60 * minutes
@@ -145,17 +145,8 @@ def budget_for(
         is_compiled, lm_step = False, plain
     rest += speed.compile_seconds if is_compiled else 0.0
     return Budget(
-        side,
-        codes,
-        vq_steps,
-        lm_steps,
-        vq_seconds,
-        lm_steps * lm_step,
-        rows,
-        rest,
-        is_compiled,
-        is_vq_capped,
-        is_lm_capped,
+        side, codes, vq_steps, lm_steps, vq_seconds, lm_steps * lm_step, pictures, rows, rest, is_compiled,
+        is_vq_capped, is_lm_capped,
     )  # fmt: skip
 
 
@@ -166,15 +157,18 @@ def choosing_seconds(minutes: float, wishes: Wishes) -> float:
     return min(MOST_CHOOSING, max(LEAST_CHOOSING, CHOOSING_SHARE * 60 * minutes))
 
 
-def rows_of_step(codes: int) -> int:
-    """Rows of a step of stage two: half as many where a picture has four times the codes, since more, smaller steps
-    learn more from as many rows (docs/experiments.md)."""
-    return min(ROWS, 8 * max(1, round(ROWS / 8 * math.sqrt(CODES / codes))))
+def pictures_of_step(stage: str, codes: int) -> int:
+    """Pictures of a step of "train_vq" or "train_lm": half as many where a picture has four times the codes.
+
+    More, smaller steps learn more from as many pictures there (docs/experiments.md).
+    """
+    most = PICTURES if stage == "train_vq" else ROWS
+    return min(most, 8 * max(1, round(most / 8 * math.sqrt(CODES / codes))))
 
 
-def batch_size_of(facts: CollectionFacts, wishes: Wishes, stage: str, default: int) -> int:
-    """The batch size that was set for `stage`, else `default`, or all pictures where they are fewer."""
-    return wishes.of(stage, "batch_size") or max(1, min(default, facts.trained))
+def batch_size_of(facts: CollectionFacts, wishes: Wishes, stage: str, codes: int) -> int:
+    """The batch size that was set for `stage`, else `pictures_of_step`, or all pictures where they are fewer."""
+    return wishes.of(stage, "batch_size") or max(1, min(pictures_of_step(stage, codes), facts.trained))
 
 
 def _steps(

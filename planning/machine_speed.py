@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from vqlm.data_prep.sequences import ROW_OVERHEAD
 
 # Sizes at which the steps are measured.
-SIDE, PICTURES, CODES, ROWS = 64, 16, 64, 48
+SIDE, PICTURES, CODES, ROWS = 64, 32, 64, 48
 # Larger ones, in smaller batches, at which the growth is measured.
 LARGE_SIDE, LARGE_PICTURES, LARGE_CODES, LARGE_ROWS = 128, 16, 256, 24
 # A step takes longer by these powers of the sides' and of the rows' lengths, which differ between machines: 0.96 to
@@ -21,7 +21,7 @@ LEAST_EXPONENT, MOST_EXPONENT = 0.5, 2.5
 # (docs/benchmarks.md, lm_step: 302 and 384 ms, 19.6 s of first steps; the experiments had 33 s).
 COMPILED_STEP, COMPILING_STEPS = 0.79, 85
 # Seconds of a step of each stage on 2 cores at this matrix peak; they fall with about the root of the peak.
-KNOWN_VQ_STEP, KNOWN_LM_STEP, KNOWN_GFLOPS, GFLOPS_EXPONENT = 0.0455, 0.34, 2152, 0.47
+KNOWN_VQ_STEP, KNOWN_LM_STEP, KNOWN_GFLOPS, GFLOPS_EXPONENT = 0.091, 0.34, 2152, 0.47
 SLOW = 2.5  # steps of so many times the expected seconds are worth a warning
 REPETITIONS = 3  # of the measurement; the fastest counts, since a machine may be busy for a moment
 FASTER = 1.3  # one thread at least so many times as fast as all threads is worth a warning
@@ -32,7 +32,7 @@ class MachineSpeed:
     """Seconds per step, and where they were measured.
 
     Args:
-        vq_step: seconds of stage one for 16 pictures of 64x64.
+        vq_step: seconds of stage one for 32 pictures of 64x64.
         lm_step: seconds of stage two for 48 rows of 64 codes and `tokens_per_caption`, not compiled, 5.2M parameters.
         tokens_per_caption: mean tokens of the captions in `lm_step`.
         device: "cpu", or the name of the accelerator.

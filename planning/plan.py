@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass, field
 
 from vqlm.data_prep.collections.sides import is_large_enough
-from vqlm.planning.allowance import Budget, Settings, Start, Wishes, budget_for, choosing_seconds, rows_of_step
+from vqlm.planning.allowance import Budget, Settings, Start, Wishes, budget_for, choosing_seconds, pictures_of_step
 from vqlm.planning.arguments import STRIDES, check_minutes, check_side, side_of
 from vqlm.planning.facts import CollectionFacts
-from vqlm.planning.machine_speed import PICTURES, MachineSpeed
+from vqlm.planning.machine_speed import MachineSpeed
 from vqlm.planning.reasons import (
     Decision,
     compile_decision,
@@ -23,11 +23,11 @@ from vqlm.planning.reasons import (
 from vqlm.training.errors import UserError
 
 SIDES = (32, 64, 96, 128)  # of pictures that a plan chooses
-# Steps of each stage, of 16 and of 48 pictures, that a size above the smallest possible one needs. At 64x64, 2,000 and
-# 1,400 steps reach R@1 70%; at 128x128, 3,400 and 1,300 reach 74% and look far better.
-ENOUGH_VQ, ENOUGH_LM = 1600, 800
+# Steps of each stage, of 32 and of 48 pictures, that a size above the smallest possible one needs. At 64x64, 1,000 and
+# 1,400 steps reach R@1 70%; at 128x128, 1,717 and 1,300 steps reach 74% and look far better.
+ENOUGH_VQ, ENOUGH_LM = 800, 800
 # With fewer steps of either stage the minutes are refused: nothing worth looking at is learned.
-LEAST_VQ, LEAST_LM = 300, 250
+LEAST_VQ, LEAST_LM = 150, 250
 FEW_PICTURES = 1500  # with fewer, the training adds noise
 WORDS_TO_SPARE = 3  # mean words per caption from which words are dropped: shorter ones would lose their sense
 # A larger model trains if there are so many pictures and it still gets so many steps at the largest size.
@@ -202,7 +202,7 @@ def _busy_note(minutes: float, now: Budget, undisturbed: Budget) -> str:
 def _is_large(budget: Budget, facts: CollectionFacts, speed: MachineSpeed, wishes: Wishes) -> bool:
     if wishes.of("train_lm", "model") or facts.trained < MANY_PICTURES or budget.side < SIDES[-1]:
         return False
-    return budget.full_steps / LARGE >= MANY_STEPS
+    return budget.full_lm_steps / LARGE >= MANY_STEPS
 
 
 def _settings(
@@ -212,13 +212,13 @@ def _settings(
     vq: Settings = {
         "network": {"input_shape": [budget.side, budget.side], "strides": list(STRIDES)},
         "quantizer": {"codebook_size": _codebook_size(facts, budget.codes)},
-        "batch_size": min(PICTURES, facts.trained),
+        "batch_size": min(pictures_of_step("train_vq", budget.codes), facts.trained),
         **_stage_limit(budget.vq_steps, budget.vq_seconds, budget.is_vq_capped, wishes.settings.get("train_vq", {})),
         **({"flip": 0.5, "max_shift": budget.side // 32} if is_few else {}),
         **collection,
     }
     lm: Settings = {
-        "batch_size": min(rows_of_step(budget.codes), facts.trained),
+        "batch_size": min(pictures_of_step("train_lm", budget.codes), facts.trained),
         **_stage_limit(budget.lm_steps, budget.lm_seconds, budget.is_lm_capped, wishes.settings.get("train_lm", {})),
         "compile": "auto" if budget.is_compiled else "no",
         **({"embedding_dropout": 0.1} if is_few else {}),

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from vqlm.planning.allowance import Budget, Settings, Start, Wishes, batch_size_of, rows_of_step
+from vqlm.planning.allowance import Budget, Settings, Start, Wishes
 from vqlm.planning.facts import CollectionFacts
-from vqlm.planning.machine_speed import PICTURES, MachineSpeed
+from vqlm.planning.machine_speed import MachineSpeed
 from vqlm.training.watching.progress import format_seconds
 
 VERY_FEW = 200
@@ -60,7 +60,7 @@ def stage_decision(
         if is_first
         else ("train_lm", budget.lm_steps, budget.lm_seconds, budget.is_lm_capped)
     )
-    batch_size = batch_size_of(facts, wishes, stage, PICTURES if is_first else rows_of_step(budget.codes))
+    batch_size = budget.pictures if is_first else budget.rows
     choice = f"about {steps:,} steps of {batch_size} pictures, {format_seconds(seconds)}"
     size = (
         "your model, as long a step as the default's"

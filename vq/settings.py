@@ -133,9 +133,8 @@ class VQTrainingConfig(TrainingConfig):
         loss: terms of the reconstruction loss.
     """
 
-    default_steps: ClassVar[int] = 3200
+    default_steps: ClassVar[int] = 1600
 
-    batch_size: int = 16
     optimizer: OptimizerName = "muon"
     learning_rate: float = 5e-3
     flip: float = 0.0

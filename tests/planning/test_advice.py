@@ -34,5 +34,5 @@ def test_few_small_pictures_are_worth_few_minutes():
 
 
 def test_more_minutes_always_help_many_pictures_on_a_slow_machine():
-    slowest = MachineSpeed(vq_step=10.0, lm_step=60.0, bf16_gflops=400)
+    slowest = MachineSpeed(vq_step=20.0, lm_step=60.0, bf16_gflops=400)
     assert minutes_worth(facts(50_000), slowest).most is None

@@ -10,13 +10,13 @@ from vqlm.data_prep.sequences import ROW_OVERHEAD
 from vqlm.planning import machine_speed
 from vqlm.planning.machine_speed import LEAST_EXPONENT, MOST_EXPONENT, MachineSpeed, _exponent, measure_speed
 
-FAST = MachineSpeed(vq_step=0.0455, lm_step=0.34)
+FAST = MachineSpeed(vq_step=0.091, lm_step=0.34)
 
 
 def test_the_scale_meets_the_sizes_that_were_measured():
-    assert FAST.vq_seconds(64) == pytest.approx(0.0455)
-    assert FAST.vq_seconds(128) == pytest.approx(0.14, rel=0.02)
-    assert FAST.vq_seconds(64, 32) == pytest.approx(0.091)
+    assert FAST.vq_seconds(64) == pytest.approx(0.091)
+    assert FAST.vq_seconds(128) == pytest.approx(0.28, rel=0.02)
+    assert FAST.vq_seconds(64, 16) == pytest.approx(0.0455)
     assert FAST.lm_seconds(64, 6.0) == pytest.approx(0.27, rel=0.02)
     assert FAST.lm_seconds(256, 6.0) == pytest.approx(1.48, rel=0.02)
     assert FAST.lm_seconds(64, 6.0, is_compiled=False) == pytest.approx(0.34)
@@ -27,12 +27,12 @@ def test_the_scale_meets_the_sizes_that_were_measured():
     ("changed", "said"),
     [
         ({}, None),
-        ({"vq_step": 0.1, "bf16_gflops": 400}, None),  # what such a processor needs
-        ({"vq_step": 0.25, "threads": 16}, "torch uses 16 threads on 2 cores; set OMP_NUM_THREADS=2"),
-        ({"vq_step": 0.25, "load": 6.0}, r"other programs are running \(load 6.0 on 2 cores\)"),
-        ({"vq_step": 0.25, "cores": 8, "threads": 8, "load": 1.0}, ": set OMP_NUM_THREADS=4; it is 8 now."),
-        ({"vq_step": 0.25, "threads": 1, "load": 6.0}, r"on 2 cores\); stop them\.$"),
-        ({"vq_step": 0.25, "device": "NVIDIA H200"}, None),
+        ({"vq_step": 0.2, "bf16_gflops": 400}, None),  # what such a processor needs
+        ({"vq_step": 0.5, "threads": 16}, "torch uses 16 threads on 2 cores; set OMP_NUM_THREADS=2"),
+        ({"vq_step": 0.5, "load": 6.0}, r"other programs are running \(load 6.0 on 2 cores\)"),
+        ({"vq_step": 0.5, "cores": 8, "threads": 8, "load": 1.0}, ": set OMP_NUM_THREADS=4; it is 8 now."),
+        ({"vq_step": 0.5, "threads": 1, "load": 6.0}, r"on 2 cores\); stop them\.$"),
+        ({"vq_step": 0.5, "device": "NVIDIA H200"}, None),
         ({"one_thread_gain": 1.2}, None),
         ({"one_thread_gain": 3.0}, "One thread takes a step 3.0 times as fast as 2, .*: set OMP_NUM_THREADS=1"),
         ({"one_thread_gain": 3.0, "device": "NVIDIA H200"}, None),
@@ -49,12 +49,12 @@ def test_a_warning_where_steps_take_far_longer_than_the_matrix_peak_allows(chang
 @pytest.mark.parametrize(
     ("changed", "vq_step", "lm_step"),
     [
-        ({}, 0.0455, 0.34),
-        ({"vq_step": 1.0, "lm_step": 8.0}, 0.0455, 0.34),  # by the matrix peak
-        ({"vq_step": 1.0, "lm_step": 8.0, "bf16_gflops": 400}, 0.1005, 0.751),
-        ({"vq_step": 1.0, "lm_step": 8.0, "fastest_vq_step": 0.04, "fastest_lm_step": 0.3}, 0.04, 0.3),
-        ({"vq_step": 0.025, "lm_step": 0.2, "fastest_vq_step": 0.025, "fastest_lm_step": 0.19}, 0.025, 0.19),
-        ({"vq_step": 1.0, "lm_step": 8.0, "fastest_vq_step": 0.5, "device": "NVIDIA H200"}, 0.5, 8.0),
+        ({}, 0.091, 0.34),
+        ({"vq_step": 2.0, "lm_step": 8.0}, 0.091, 0.34),  # by the matrix peak
+        ({"vq_step": 2.0, "lm_step": 8.0, "bf16_gflops": 400}, 0.201, 0.751),
+        ({"vq_step": 2.0, "lm_step": 8.0, "fastest_vq_step": 0.08, "fastest_lm_step": 0.3}, 0.08, 0.3),
+        ({"vq_step": 0.05, "lm_step": 0.2, "fastest_vq_step": 0.05, "fastest_lm_step": 0.19}, 0.05, 0.19),
+        ({"vq_step": 2.0, "lm_step": 8.0, "fastest_vq_step": 0.5, "device": "NVIDIA H200"}, 0.5, 8.0),
     ],
 )  # fmt: skip
 def test_the_undisturbed_speed(changed, vq_step, lm_step):
@@ -95,7 +95,7 @@ def test_the_power_by_which_steps_take_longer(times_longer, times_larger, power)
 def test_measured_growth_decides_the_seconds_of_larger_pictures():
     grown = replace(FAST, side_exponent=1.0, length_exponent=1.0)
     assert grown.vq_seconds(64) == FAST.vq_seconds(64)
-    assert grown.vq_seconds(128) == pytest.approx(2 * 0.0455)
+    assert grown.vq_seconds(128) == pytest.approx(2 * 0.091)
     assert grown.lm_seconds(256, 6.0, is_compiled=False) == pytest.approx(
         0.34 * (262 + ROW_OVERHEAD) / (70 + ROW_OVERHEAD)
     )

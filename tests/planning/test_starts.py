@@ -17,7 +17,7 @@ from vqlm.planning.plan import make_plan
 from vqlm.planning.starts import LEAST_PSNR, MOST_PICTURES, base_for, look_at_start
 from vqlm.training.errors import UserError
 
-FAST = MachineSpeed(vq_step=0.0455, lm_step=0.34)
+FAST = MachineSpeed(vq_step=0.091, lm_step=0.34)
 EMOJI = names.CHECKOUT / "models" / "emoji"
 
 
