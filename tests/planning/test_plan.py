@@ -210,7 +210,7 @@ def test_what_is_set_is_taken():
     assert plan.settings["train_vq"]["network"] == {"input_shape": [128, 128], "strides": [4, 2], "stem_channels": 96}
     assert plan.settings["train_vq"]["max_steps"] == 7
     assert plan.settings["train_lm"]["sampling"]["top_k"] == 5
-    assert plan.seconds["train_vq"] == pytest.approx(7 * FAST.vq_seconds(128))
+    assert plan.seconds["train_vq"] == pytest.approx(7 * FAST.vq_seconds(128, 16))
     reasons = {decision.what: decision.reason for decision in plan.decisions}
     assert reasons["pictures"] == reasons["stage one"] == reasons["sampling"] == "as you set it"
     assert reasons["stage two"] != "as you set it"

@@ -74,7 +74,7 @@ class VQConfig(QuantizerSettings):
     distance: Literal["l2", "cosine"] = "l2"
     gradient_estimator: Literal["straight_through", "rotation"] = "straight_through"
     initialization: Literal["sample", "kmeans", "random"] = "sample"
-    dead_code_threshold: float = 0.1
+    dead_code_threshold: float = 0.05
     normalize_z_e: bool = True
 
     def __post_init__(self):

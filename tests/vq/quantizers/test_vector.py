@@ -215,7 +215,9 @@ def test_the_threshold_is_a_share_of_the_mean_count(scale):
 @pytest.mark.parametrize("vectors_per_code", [8, 1000])
 def test_new_codes_live_for_some_steps_whatever_the_batch(vectors_per_code):
     """Codes that `initialize` drew, and after them revived ones, are replaced only after 22 steps without a vector."""
-    quantizer = VectorQuantizer(VQConfig(codebook_size=4, codebook_dim=1, normalize_z_e=False))
+    quantizer = VectorQuantizer(
+        VQConfig(codebook_size=4, codebook_dim=1, normalize_z_e=False, dead_code_threshold=0.15)
+    )
     vectors = torch.arange(4.0).repeat(vectors_per_code).view(1, 1, -1)
     quantizer.initialize(vectors)
     codes = torch.zeros(1, 4 * vectors_per_code, dtype=torch.int64)
