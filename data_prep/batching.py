@@ -24,9 +24,8 @@ from vqlm.training.errors import UserError
 POOL_ROWS = 2**20
 # How many batches' rows are packed together.
 WINDOW_BATCHES = 64
-# An id of a pack takes time in proportion to 1 + length / this, since attention reaches over the whole pack. On two
-# cores a compiled step of 48 rows of 256 codes took 1.11 s in packs of 278 ids and 1.38 s in packs of 538; one of 64
-# codes took 0.35 s in packs of 86 ids and 0.33 s in packs of 152, which have less padding.
+# An id of a pack takes time in proportion to 1 + length / this, since attention reaches over the whole pack
+# (benchmarks/lm_step.py).
 ATTENTION_LENGTH = 670
 SAMPLE_ROWS = 2048
 LONGEST_PACK = 4  # times the longest row
