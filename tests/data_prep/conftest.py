@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from vqlm.data_prep import Collection, Vocabulary, load_collection
+from vqlm.data_prep import Collection, PreparedSet, TextConfig, Vocabulary, load_collection, prepare
+from vqlm.data_prep.sources.rows import Shard
 from vqlm.vq import VQVAE, VQVAEConfig
 
 IMAGE_CODES = 16
@@ -34,3 +35,20 @@ def byte_vocabulary() -> Vocabulary:
 def vocabulary() -> Vocabulary:
     """With merges of a few words."""
     return Vocabulary.train(["red heart", "blue heart", "red square"] * 3, 280, {"image": IMAGE_CODES})
+
+
+@pytest.fixture
+def in_parts(picture_folder) -> Collection:
+    """The 24 pictures in 6 shards of 4."""
+    whole = load_collection(str(picture_folder))
+    rows = list(whole.rows())
+    whole.shards = [
+        Shard(f"part {start}", lambda start=start: iter(rows[start : start + 4]), str(start))
+        for start in range(0, 24, 4)
+    ]
+    return whole
+
+
+@pytest.fixture
+def prepared(collection, tiny_vqvae, tmp_path) -> PreparedSet:
+    return prepare(collection, tiny_vqvae, tmp_path / "data", "pictures", TextConfig(size=280), num_workers=0)

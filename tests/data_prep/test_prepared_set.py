@@ -17,11 +17,6 @@ from vqlm.vq import VQVAE, load_image_tokenizer
 TEXT = TextConfig(size=280)
 
 
-@pytest.fixture
-def prepared(collection, tiny_vqvae, tmp_path) -> PreparedSet:
-    return prepare(collection, tiny_vqvae, tmp_path / "data", "pictures", TEXT, num_workers=0)
-
-
 def assert_names_both(error: UserError, found: str, expected: str) -> None:
     assert found in str(error)
     assert expected in str(error)
