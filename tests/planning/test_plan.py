@@ -126,6 +126,7 @@ def test_few_pictures_make_small_batches_and_a_small_codebook(trained, batches, 
 def test_pictures_of_more_codes_make_smaller_batches(side, batches):
     settings = plan_of(OPENMOJI, FAST, 60, Wishes(image_size=side)).settings
     assert (settings["train_vq"]["batch_size"], settings["train_lm"]["batch_size"]) == batches
+    assert settings["train_vq"]["quantizer"].get("commitment_weight") == (1.0 if side == 128 else None)
 
 
 @pytest.mark.parametrize(("trained", "words", "noise"), [(3555, 3, False), (900, 3, True), (900, 1, True)])
