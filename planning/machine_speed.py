@@ -13,8 +13,8 @@ from vqlm.data_prep.sequences import ROW_OVERHEAD
 SIDE, PICTURES, CODES, ROWS = 64, 32, 64, 48
 # Larger ones, in smaller batches, at which the growth is measured.
 LARGE_SIDE, LARGE_PICTURES, LARGE_CODES, LARGE_ROWS = 128, 16, 256, 24
-# A step takes longer by these powers of the sides' and of the rows' lengths, which differ between machines: 0.96 to
-# 1.62, and 0.91 to 1.32. Linear growth in the pixels is a power of 2, and fixed costs lower it.
+# A step takes longer by these powers of the sides' and of the rows' lengths, where they are not measured. They differ
+# between machines. Growth with the number of pixels is a power of 2; fixed costs lower it.
 SIDE_EXPONENT, LENGTH_EXPONENT = 1.62, 1.32
 LEAST_EXPONENT, MOST_EXPONENT = 0.5, 2.5
 # Stage two: seconds of a compiled step / of one that is not, and what compiling takes, in steps that are not compiled

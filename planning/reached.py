@@ -57,8 +57,8 @@ def risen_nll(log: list[dict[str, Any]], final: dict[str, float]) -> str:
         if lowest is not None and lowest[name] < value - NLL_MOVES:
             lines.append(
                 f"\n  the NLL of {name.removesuffix('_image_nll')} was lower, {lowest[name]:.2f}, at step "
-                f"{lowest['step']:,}; from there on the model learned its own pictures by heart, which the drawings of "
-                "new prompts show best"
+                f"{lowest['step']:,}: after that the model learned its own pictures by heart; whether it draws new "
+                "prompts worse, the pictures of both show"
             )
     return "".join(lines)
 
