@@ -91,9 +91,9 @@ class Budget:
     is_lm_capped: bool
 
     def has(self, vq_steps: int, lm_steps: int) -> bool:
-        """Whether each stage gets at least so many steps, if they were of `PICTURES` and `ROWS`, or is capped."""
-        is_long = self.vq_steps * self.pictures >= vq_steps * PICTURES
-        return (self.is_vq_capped or is_long) and (self.is_lm_capped or self.full_lm_steps >= lm_steps)
+        """Whether each stage gets at least so many steps, those of stage two if they were of `ROWS`, or is capped."""
+        is_long = self.is_vq_capped or self.vq_steps >= vq_steps
+        return is_long and (self.is_lm_capped or self.full_lm_steps >= lm_steps)
 
     @property
     def full_lm_steps(self) -> float:
@@ -158,12 +158,14 @@ def choosing_seconds(minutes: float, wishes: Wishes) -> float:
 
 
 def pictures_of_step(stage: str, codes: int) -> int:
-    """Pictures of a step of "train_vq" or "train_lm": half as many where a picture has four times the codes.
+    """Pictures of a step of "train_vq" or "train_lm".
 
-    More, smaller steps learn more from as many pictures there (docs/experiments.md).
+    In stage two half as many where a picture has four times the codes: more, smaller steps learn more from as many
+    pictures there (docs/experiments.md).
     """
-    most = PICTURES if stage == "train_vq" else ROWS
-    return min(most, 8 * max(1, round(most / 8 * math.sqrt(CODES / codes))))
+    if stage == "train_vq":
+        return PICTURES
+    return min(ROWS, 8 * max(1, round(ROWS / 8 * math.sqrt(CODES / codes))))
 
 
 def batch_size_of(facts: CollectionFacts, wishes: Wishes, stage: str, codes: int) -> int:

@@ -11,8 +11,8 @@ from vqlm.data_prep.sequences import ROW_OVERHEAD
 
 # Sizes at which the steps are measured.
 SIDE, PICTURES, CODES, ROWS = 64, 32, 64, 48
-# Larger ones, in smaller batches, at which the growth is measured.
-LARGE_SIDE, LARGE_PICTURES, LARGE_CODES, LARGE_ROWS = 128, 16, 256, 24
+# Larger ones, at which the growth is measured.
+LARGE_SIDE, LARGE_PICTURES, LARGE_CODES, LARGE_ROWS = 128, 32, 256, 24
 # A step takes longer by these powers of the sides' and of the rows' lengths, where they are not measured. They differ
 # between machines. Growth with the number of pixels is a power of 2; fixed costs lower it.
 SIDE_EXPONENT, LENGTH_EXPONENT = 1.62, 1.32

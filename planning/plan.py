@@ -36,9 +36,6 @@ LARGE_MODEL = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers
 LARGE = 2.6  # time of a step of the large model / of the default one
 VECTORS_PER_CODE = 16  # training vectors per code of the codebook, at least, so that each code is trained
 SMALLEST_CODEBOOK, DEFAULT_CODEBOOK = 64, 1024
-# Of pictures with at least so many codes a stronger commitment gives 0.4 dB more with as few codes in use; of 64x64 it
-# only spreads the codes (docs/experiments.md).
-MANY_CODES, STRONG_COMMITMENT = 256, 1.0
 TUNING_LEARNING_RATE = 6e-4  # from a finished model: a tenth of the default
 # What a person who sets a part of the sampling gets for the rest: the demo's values. Else it is chosen after training.
 SAMPLING = {"guidance_scale": 2.0, "temperature": 0.25, "min_p": 0.05}
@@ -214,10 +211,7 @@ def _settings(
     is_few = facts.trained < FEW_PICTURES
     vq: Settings = {
         "network": {"input_shape": [budget.side, budget.side], "strides": list(STRIDES)},
-        "quantizer": {
-            "codebook_size": _codebook_size(facts, budget.codes),
-            **({"commitment_weight": STRONG_COMMITMENT} if budget.codes >= MANY_CODES else {}),
-        },
+        "quantizer": {"codebook_size": _codebook_size(facts, budget.codes)},
         "batch_size": min(pictures_of_step("train_vq", budget.codes), facts.trained),
         **_stage_limit(budget.vq_steps, budget.vq_seconds, budget.is_vq_capped, wishes.settings.get("train_vq", {})),
         **({"flip": 0.5, "max_shift": budget.side // 32} if is_few else {}),
