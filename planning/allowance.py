@@ -6,7 +6,7 @@ from typing import Any
 
 from vqlm.planning.arguments import STRIDES
 from vqlm.planning.facts import CollectionFacts
-from vqlm.planning.machine_speed import CODES, PICTURES, ROWS, MachineSpeed
+from vqlm.planning.machine_speed import PICTURES, ROWS, MachineSpeed
 
 Settings = dict[str, Any]
 
@@ -91,14 +91,8 @@ class Budget:
     is_lm_capped: bool
 
     def has(self, vq_steps: int, lm_steps: int) -> bool:
-        """Whether each stage gets at least so many steps, those of stage two if they were of `ROWS`, or is capped."""
-        is_long = self.is_vq_capped or self.vq_steps >= vq_steps
-        return is_long and (self.is_lm_capped or self.full_lm_steps >= lm_steps)
-
-    @property
-    def full_lm_steps(self) -> float:
-        """`lm_steps`, if they were of `ROWS` rows."""
-        return self.lm_steps * self.rows / ROWS
+        """Whether each stage gets at least so many steps, or is capped."""
+        return (self.is_vq_capped or self.vq_steps >= vq_steps) and (self.is_lm_capped or self.lm_steps >= lm_steps)
 
 
 def budget_for(
@@ -116,7 +110,7 @@ def budget_for(
     """
     codes = start.codes if start is not None else (side // math.prod(STRIDES)) ** 2
     tokens = facts.tokens_per_caption
-    pictures, rows = (batch_size_of(facts, wishes, stage, codes) for stage in ("train_vq", "train_lm"))
+    pictures, rows = batch_size_of(facts, wishes, "train_vq", PICTURES), batch_size_of(facts, wishes, "train_lm", ROWS)
     vq_step = speed.vq_seconds(side, pictures)
     plain, compiled = (speed.lm_seconds(codes, tokens, rows, is_compiled, size) for is_compiled in (False, True))
     total = 60 * minutes
@@ -157,20 +151,9 @@ def choosing_seconds(minutes: float, wishes: Wishes) -> float:
     return min(MOST_CHOOSING, max(LEAST_CHOOSING, CHOOSING_SHARE * 60 * minutes))
 
 
-def pictures_of_step(stage: str, codes: int) -> int:
-    """Pictures of a step of "train_vq" or "train_lm".
-
-    In stage two half as many where a picture has four times the codes: more, smaller steps learn more from as many
-    pictures there (docs/experiments.md).
-    """
-    if stage == "train_vq":
-        return PICTURES
-    return min(ROWS, 8 * max(1, round(ROWS / 8 * math.sqrt(CODES / codes))))
-
-
-def batch_size_of(facts: CollectionFacts, wishes: Wishes, stage: str, codes: int) -> int:
-    """The batch size that was set for `stage`, else `pictures_of_step`, or all pictures where they are fewer."""
-    return wishes.of(stage, "batch_size") or max(1, min(pictures_of_step(stage, codes), facts.trained))
+def batch_size_of(facts: CollectionFacts, wishes: Wishes, stage: str, default: int) -> int:
+    """The batch size that was set for `stage`, else `default`, or all pictures where they are fewer."""
+    return wishes.of(stage, "batch_size") or max(1, min(default, facts.trained))
 
 
 def _steps(

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 from vqlm.data_prep.collections.sides import is_large_enough
-from vqlm.planning.allowance import Budget, Settings, Start, Wishes, budget_for, choosing_seconds, pictures_of_step
+from vqlm.planning.allowance import Budget, Settings, Start, Wishes, budget_for, choosing_seconds
 from vqlm.planning.arguments import STRIDES, check_minutes, check_side, side_of
 from vqlm.planning.facts import CollectionFacts
 from vqlm.planning.machine_speed import MachineSpeed
@@ -202,7 +202,7 @@ def _busy_note(minutes: float, now: Budget, undisturbed: Budget) -> str:
 def _is_large(budget: Budget, facts: CollectionFacts, speed: MachineSpeed, wishes: Wishes) -> bool:
     if wishes.of("train_lm", "model") or facts.trained < MANY_PICTURES or budget.side < SIDES[-1]:
         return False
-    return budget.full_lm_steps / LARGE >= MANY_STEPS
+    return budget.lm_steps / LARGE >= MANY_STEPS
 
 
 def _settings(
@@ -212,13 +212,13 @@ def _settings(
     vq: Settings = {
         "network": {"input_shape": [budget.side, budget.side], "strides": list(STRIDES)},
         "quantizer": {"codebook_size": _codebook_size(facts, budget.codes)},
-        "batch_size": min(pictures_of_step("train_vq", budget.codes), facts.trained),
+        "batch_size": budget.pictures,
         **_stage_limit(budget.vq_steps, budget.vq_seconds, budget.is_vq_capped, wishes.settings.get("train_vq", {})),
         **({"flip": 0.5, "max_shift": budget.side // 32} if is_few else {}),
         **collection,
     }
     lm: Settings = {
-        "batch_size": min(pictures_of_step("train_lm", budget.codes), facts.trained),
+        "batch_size": budget.rows,
         **_stage_limit(budget.lm_steps, budget.lm_seconds, budget.is_lm_capped, wishes.settings.get("train_lm", {})),
         "compile": "auto" if budget.is_compiled else "no",
         **({"embedding_dropout": 0.1} if is_few else {}),

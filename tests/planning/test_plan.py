@@ -122,12 +122,6 @@ def test_few_pictures_make_small_batches_and_a_small_codebook(trained, batches, 
     assert settings["train_vq"]["quantizer"]["codebook_size"] == codebook_size
 
 
-@pytest.mark.parametrize(("side", "batches"), [(32, (32, 48)), (64, (32, 48)), (96, (32, 32)), (128, (32, 24))])
-def test_pictures_of_more_codes_make_smaller_batches(side, batches):
-    settings = plan_of(OPENMOJI, FAST, 60, Wishes(image_size=side)).settings
-    assert (settings["train_vq"]["batch_size"], settings["train_lm"]["batch_size"]) == batches
-
-
 @pytest.mark.parametrize(("trained", "words", "noise"), [(3555, 3, False), (900, 3, True), (900, 1, True)])
 def test_few_pictures_get_noise_against_learning_by_heart(trained, words, noise):
     settings = plan_of(facts(trained, words_per_caption=float(words)), FAST, 10).settings
