@@ -201,7 +201,7 @@ def _remedy_for_dead(quantizer: QuantizerConfig) -> str:
     if isinstance(quantizer, LFQConfig):
         return "Raise `quantizer.entropy_weight` or `quantizer.diversity`."
     if quantizer.codebook_training != "simvq" and quantizer.dead_code_threshold == 0:
-        return "Set `quantizer.dead_code_threshold` to 0.05, so that dead codes are revived."
+        return "Set `quantizer.dead_code_threshold` to 0.1, so that dead codes are revived."
     if quantizer.initialization == "random":
         return "Set `quantizer.initialization` to sample or kmeans, so that all codes start where z_e is."
     if quantizer.codebook_dim > 16:

@@ -174,7 +174,7 @@ def test_a_collapse_is_warned_of_once_while_training(train, tiny_vqvae_config, c
     train(max_steps=60, log_every=20)
     said = [line for line in capsys.readouterr().err.splitlines() if "warning, step" in line]
     assert len([line for line in said if "unused" in line]) == 1
-    assert "of 64 codes are unused. Set `quantizer.dead_code_threshold` to 0.05" in said[0]
+    assert "of 64 codes are unused. Set `quantizer.dead_code_threshold` to 0.1" in said[0]
 
 
 def test_a_collapse_of_a_large_codebook_is_warned_of(capsys):

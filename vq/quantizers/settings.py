@@ -60,8 +60,8 @@ class VQConfig(QuantizerSettings):
         distance: "l2"; or "cosine", where z_e and codes are scaled to length 1.
         gradient_estimator: "straight_through", or the "rotation" trick (Fifty et al. 2024, arXiv 2410.06424).
         initialization: where the codebook starts: "sample" of encoder outputs, "kmeans" of them, or "random".
-        dead_code_threshold: a code whose running count per step falls below this share of the mean count is revived; 0
-            never revives, and "simvq" never does.
+        dead_code_threshold: a code whose running count per step falls below this is revived, or below this share of
+            the mean count where that is less than 1; 0 never revives, and "simvq" never does.
         normalize_z_e: normalise each encoder output over its D channels, so that the codebook meets one scale.
     """
 
@@ -74,7 +74,7 @@ class VQConfig(QuantizerSettings):
     distance: Literal["l2", "cosine"] = "l2"
     gradient_estimator: Literal["straight_through", "rotation"] = "straight_through"
     initialization: Literal["sample", "kmeans", "random"] = "sample"
-    dead_code_threshold: float = 0.05
+    dead_code_threshold: float = 0.1
     normalize_z_e: bool = True
 
     def __post_init__(self):

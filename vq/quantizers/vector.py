@@ -12,9 +12,6 @@ from vqlm.vq.quantizers.base import Quantizer, QuantizerOutput, as_vectors
 from vqlm.vq.quantizers.estimators import ESTIMATORS
 from vqlm.vq.quantizers.settings import VQConfig
 
-# A new code's running count / that of a dead one: unused, it lives for 22 steps at a decay of 0.99.
-NEW_COUNT = 1.25
-
 
 class VectorQuantizer(Quantizer):
     """The nearest code (van den Oord et al. 2017, equations 1 to 3)."""
@@ -102,12 +99,6 @@ class VectorQuantizer(Quantizer):
         )
         total = torch.zeros_like(self.ema_sum).index_add_(0, flat_codes, flat_vectors)
         count, total = sum_over_processes(count), sum_over_processes(total)
-        # Below this share of the mean count a code is dead. A new one begins above it, to have time to be chosen.
-        threshold = self.config.dead_code_threshold * count.mean()
-        new_count = (NEW_COUNT * threshold).clamp(min=1.0)
-        if self.num_updates == 0:  # codes that `initialize` drew are new
-            self.ema_sum *= new_count
-            self.ema_count *= new_count
         self.num_updates += 1
         self.ema_count.lerp_(count, 1 - self.config.ema_decay)
         self.ema_sum.lerp_(total, 1 - self.config.ema_decay)
@@ -115,13 +106,15 @@ class VectorQuantizer(Quantizer):
             self.codebook.copy_(self.ema_sum / self.ema_count.clamp(min=1e-6).unsqueeze(1))
         if self.config.codebook_training == "simvq":
             return 0
-        return self._revive(flat_vectors, self.ema_count < threshold, new_count)
+        # Codes that all vectors share alike are used less than once per step where there are more codes than vectors.
+        threshold = self.config.dead_code_threshold * count.mean().clamp(max=1.0)
+        return self._revive(flat_vectors, self.ema_count < threshold)
 
     def normalize(self, z_e: Float[Tensor, "b d *shape"]) -> Float[Tensor, "b d *shape"]:
         z_e = layer_norm(z_e.float()) if self.config.normalize_z_e else z_e.float()
         return F.normalize(z_e, dim=1) if self.config.distance == "cosine" else z_e
 
-    def _revive(self, vectors: Tensor, is_dead: Tensor, new_count: Tensor) -> int:
+    def _revive(self, vectors: Tensor, is_dead: Tensor) -> int:
         """Give every dead code one of this step's vectors: codebook, sum and count together, or the next update
         would pull the code back to where it died."""
         dead = is_dead.nonzero().squeeze(1)
@@ -129,9 +122,10 @@ class VectorQuantizer(Quantizer):
             return 0
         generator = torch.Generator().manual_seed(int(self.num_updates))  # the same draw on every process
         fresh = _draw_rows(gather_rows(vectors), dead.numel(), generator)
+        fresh_count = max(1.0, self.config.dead_code_threshold)
         self.codebook.data[dead] = fresh
-        self.ema_sum[dead] = fresh * new_count
-        self.ema_count[dead] = new_count
+        self.ema_sum[dead] = fresh * fresh_count
+        self.ema_count[dead] = fresh_count
         return dead.numel()
 
 
