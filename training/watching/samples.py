@@ -20,7 +20,7 @@ TIME_SHARE = 0.02
 # How long a picture takes is not known before the first; it is drawn once the training has gone on for so long.
 SECONDS_BEFORE_FIRST = 5.0
 GAP, LABEL_WIDTH, LABEL_HEIGHT = 2, 44, 12
-NAME_LINES, LETTER_SIZE, LETTER_WIDTH = 3, 10, 6  # a name above its column: lines at most, pixels per letter
+NAME_LINES, LETTER_SIZE, LETTER_WIDTH = 3, 10, 7  # a name above its column: lines at most, pixels per letter
 STRIP, NAMES, ORIGINALS = "strip.png", "names.json", "originals.png"
 
 DrawPictures = Callable[[int, int], list[Image.Image]]
