@@ -29,10 +29,11 @@ class Measured(NamedTuple):
     trained_r10: float | None
 
 
-# Printed by benchmarks/from_base.py, `make demo`, `make demo-128` and `make base`.
+# Printed by benchmarks/from_base.py, `make demo`, `make demo-128`, `make base` and `vqlm train`.
 MEASURED = (
     Measured(500, "icons", "nothing", (1194, 1577), 64, 23.13, 0.437, 0.016, 1.0),
     Measured(500, "icons", "emoji", (0, 312), 64, 22.57, 0.538, 0.016, 1.0),
+    Measured(852, "icons", "nothing", (1463, 1575), 96, 26.13, 0.426, 0.0105, 0.984),
     Measured(2000, "icons", "nothing", (1187, 1563), 64, 24.73, 0.518, 0.005, 1.0),
     Measured(2000, "icons", "emoji", (0, 1250), 64, 22.91, 0.526, 0.005, 1.0),
     Measured(3334, "OpenMoji, known in other skin tones", "nothing", (2959, 3494), 128, 28.15, 0.894, 0.0027, 0.688),
