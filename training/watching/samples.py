@@ -127,11 +127,10 @@ class Samples:
     def _strip(self, column_width: int) -> Image.Image:
         """All rows, each with its step, under the names and the originals."""
         assert self.source is not None
-        paths = self._rows()
-        rows = [(f"{int(path.stem):,}", Image.open(path)) for path in paths]
+        rows: list[tuple[str, Image.Image]] = [("", _names(self.source.names, column_width))]
         if (self.folder / ORIGINALS).exists():
-            rows.insert(0, ("", Image.open(self.folder / ORIGINALS)))
-        rows.insert(0, ("", _names(self.source.names, column_width)))
+            rows.append(("", Image.open(self.folder / ORIGINALS)))
+        rows += [(f"{int(path.stem):,}", Image.open(path)) for path in self._rows()]
         size = (LABEL_WIDTH + max(row.width for _, row in rows), sum(row.height for _, row in rows))
         strip = Image.new("RGB", size, "white")
         pen, top = ImageDraw.Draw(strip), 0
