@@ -14,7 +14,7 @@ from vqlm.planning.allowance import Start, Wishes
 from vqlm.planning.arguments import folder_of_start
 from vqlm.planning.machine_speed import MachineSpeed
 from vqlm.planning.plan import make_plan
-from vqlm.planning.starts import LEAST_PSNR, MOST_PICTURES, base_for, look_at_start
+from vqlm.planning.starts import LEAST_PSNR, MOST_PICTURES, VERY_FEW_PICTURES, base_for, look_at_start
 from vqlm.training.errors import UserError
 
 FAST = MachineSpeed(vq_step=0.091, lm_step=0.34)
@@ -51,11 +51,21 @@ def test_few_pictures_start_from_the_base(collection, psnr_db):
     assert reason == "500 pictures are few: it knows shapes, and reconstructs yours at 23.0 dB"
 
 
+def test_very_few_pictures_start_from_the_base_though_the_minutes_allow_larger_ones(collection, psnr_db):
+    base, reason = choose(collection, trained=100, side=200, minutes=45.0)
+    assert base is not None
+    assert reason.endswith("at 23.0 dB; a new model could draw 128x128, but few new prompts")
+
+
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
         ({"trained": MOST_PICTURES + 1}, f"{MOST_PICTURES + 1:,} pictures are enough to learn shapes from"),
-        ({"side": 200, "minutes": 45.0}, "emoji draws 64x64 only"),  # the plan takes 128x128
+        (
+            {"trained": VERY_FEW_PICTURES + 1, "side": 200, "minutes": 45.0},
+            "emoji draws 64x64 only",
+        ),  # it takes 128x128
+        ({"trained": 100, "side": 200, "wishes": Wishes(image_size=128)}, "emoji draws 64x64 only"),
         ({"side": 20}, "emoji draws 64x64 only"),  # and 32x32
         ({"wishes": Wishes(settings={"train_vq": {"batch_size": 8}})}, "you set its image tokenizer"),
         ({"wishes": Wishes(settings={"train_lm": {"model": {"hidden_size": 64}}})}, "you set the language model"),
