@@ -14,7 +14,7 @@ from vqlm.planning.allowance import Start, Wishes
 from vqlm.planning.arguments import folder_of_start
 from vqlm.planning.machine_speed import MachineSpeed
 from vqlm.planning.plan import make_plan
-from vqlm.planning.starts import LEAST_PSNR, MOST_PICTURES, VERY_FEW_PICTURES, base_for, look_at_start
+from vqlm.planning.starts import LEAST_PSNR, MOST_PICTURES, MOST_AT_ANY_SIZE, base_for, look_at_start
 from vqlm.training.errors import UserError
 
 FAST = MachineSpeed(vq_step=0.091, lm_step=0.34)
@@ -62,7 +62,7 @@ def test_very_few_pictures_start_from_the_base_though_the_minutes_allow_larger_o
     [
         ({"trained": MOST_PICTURES + 1}, f"{MOST_PICTURES + 1:,} pictures are enough to learn shapes from"),
         (
-            {"trained": VERY_FEW_PICTURES + 1, "side": 200, "minutes": 45.0},
+            {"trained": MOST_AT_ANY_SIZE + 1, "side": 200, "minutes": 45.0},
             "emoji draws 64x64 only",
         ),  # it takes 128x128
         ({"trained": 100, "side": 200, "wishes": Wishes(image_size=128)}, "emoji draws 64x64 only"),
