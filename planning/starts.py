@@ -17,8 +17,8 @@ from vqlm.training.folders.whole_files import read_json_object
 # The base model is the better start for at most so many pictures (benchmarks/from_base.py), if its image tokenizer
 # reconstructs them with at least so many dB.
 MOST_PICTURES, LEAST_PSNR = 1000, POOR_PSNR
-# With at most so many it is taken even where the minutes allow larger pictures. At 64x64 it draws 3 times as many of 500
-# icons' new prompts right (R@1), and with 100 a new model draws blots; a new model of larger pictures was not compared.
+# With at most so many it is taken even where the minutes allow larger pictures. At 64x64 it draws 3 times as many new
+# prompts of 500 icons right (R@1), and with 100 a new model draws blots; one of larger pictures was not compared.
 MOST_AT_ANY_SIZE = 500
 LOOKED_AT = 64  # pictures that are reconstructed
 

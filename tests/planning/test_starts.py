@@ -14,7 +14,7 @@ from vqlm.planning.allowance import Start, Wishes
 from vqlm.planning.arguments import folder_of_start
 from vqlm.planning.machine_speed import MachineSpeed
 from vqlm.planning.plan import make_plan
-from vqlm.planning.starts import LEAST_PSNR, MOST_PICTURES, MOST_AT_ANY_SIZE, base_for, look_at_start
+from vqlm.planning.starts import LEAST_PSNR, MOST_AT_ANY_SIZE, MOST_PICTURES, base_for, look_at_start
 from vqlm.training.errors import UserError
 
 FAST = MachineSpeed(vq_step=0.091, lm_step=0.34)
